@@ -1,0 +1,208 @@
+"""Bags of features: what a slide is once it has been encoded, and its store on disk.
+
+A store is one zarr group, written whole to a temporary name and moved into place. Bags hold numbers
+and JSON only; nothing in them is executed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from tiacrossfusion.encoders import EncoderSpec
+from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.sampling.spec import SCALES, SamplingSpec
+
+STORE_VERSION = 1
+
+
+class Provenance(BaseModel):
+    """Where a bag comes from: enough to tell whether it serves, and to make it again.
+
+    Attributes:
+        slide: file name of the slide.
+        slide_size: size of the file (of all files of a DICOM slide) in bytes.
+        slide_mtime_ns: time of last change, in nanoseconds.
+        dimensions: width and height in level-0 pixels.
+        mpp: microns per level-0 pixel along x and y.
+        power: objective power of level 0.
+        offset: level-0 position of the scanned area that QuPath counts from.
+        mask: "otsu" and so on for TIAToolbox's mask, or the hash of the user's mask.
+        sampling: how patches were laid and kept.
+        encoder: what made the features.
+        versions: versions of the packages that made the bag.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    slide: str
+    slide_size: int
+    slide_mtime_ns: int
+    dimensions: tuple[int, int]
+    mpp: tuple[float, float]
+    power: float
+    offset: tuple[int, int]
+    mask: str
+    sampling: SamplingSpec
+    encoder: EncoderSpec
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class ScaleFeatures:
+    """The patches of one scale of a slide.
+
+    Attributes:
+        features: (N, E) float16.
+        bounds: (N, 4) int64, level-0 pixels (x0, y0, x1, y1).
+        grid: (N, 2) int32, column and row on this scale's grid; the parent of a patch stands at
+            (column // 2, row // 2) of the next coarser grid.
+    """
+
+    features: np.ndarray
+    bounds: np.ndarray
+    grid: np.ndarray
+
+    def __len__(self) -> int:
+        """Return the number of patches, N."""
+        return len(self.features)
+
+
+@dataclass(frozen=True)
+class FeatureBag:
+    """All features of one slide at 5x, 10x and 20x, and where they come from."""
+
+    scales: dict[str, ScaleFeatures]
+    provenance: Provenance
+
+    def __post_init__(self) -> None:
+        """Check that the arrays belong together.
+
+        Raises:
+            TiacfError: an array is missing or its shape does not fit, or a value is not finite.
+        """
+        label = f"bag of {self.provenance.slide}"
+        if tuple(self.scales) != SCALES:
+            raise TiacfError(f"{label}: has the scales {list(self.scales)}, needs {list(SCALES)}")
+        for name, scale in self.scales.items():
+            n, width = len(scale.features), self.provenance.encoder.width
+            for field, array, shape in (
+                ("features", scale.features, (n, width)),
+                ("bounds", scale.bounds, (n, 4)),
+                ("grid", scale.grid, (n, 2)),
+            ):
+                if array.shape != shape:
+                    raise TiacfError(
+                        f"{label}: {name} {field} has the shape {array.shape}, not {shape}; "
+                        "extract it again"
+                    )
+            if not np.isfinite(scale.features).all():
+                raise TiacfError(f"{label}: {name} features are not finite; extract it again")
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of patches per scale."""
+        return {name: len(scale) for name, scale in self.scales.items()}
+
+    def save(self, path: Path) -> None:
+        """Write the bag as a zarr group; an existing store at `path` is replaced in one step."""
+        import zarr
+
+        path = Path(path)
+        part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+        try:
+            group = zarr.create_group(part)
+            group.attrs["tiacrossfusion"] = {
+                "store_version": STORE_VERSION,
+                "provenance": self.provenance.model_dump(mode="json"),
+            }
+            for name, scale in self.scales.items():
+                for field in ("features", "bounds", "grid"):
+                    group.create_array(f"{name}/{field}", data=getattr(scale, field))
+            replace_folder(part, path)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+    @classmethod
+    def load(cls, path: Path) -> FeatureBag:
+        """Read a bag.
+
+        Raises:
+            TiacfError: there is no store, or it is damaged or of another version.
+        """
+        import zarr
+
+        path = Path(path)
+        try:
+            group = zarr.open_group(path, mode="r")
+            record: Any = group.attrs["tiacrossfusion"]
+            if record["store_version"] != STORE_VERSION:
+                raise TiacfError(
+                    f"{path}: bag of store version {record['store_version']}, this program reads "
+                    f"{STORE_VERSION}; update tiacrossfusion or extract it again"
+                )
+            scales = {
+                name: ScaleFeatures(
+                    **{
+                        field: np.asarray(group[f"{name}/{field}"][:])
+                        for field in ("features", "bounds", "grid")
+                    }
+                )
+                for name in SCALES
+            }
+            provenance = Provenance.model_validate(record["provenance"])
+        except TiacfError:
+            raise
+        except Exception as error:  # zarr raises many kinds on a damaged store
+            raise TiacfError(
+                f"{path}: not a feature bag, or a damaged one ({type(error).__name__}: {error}); "
+                "extract it again"
+            ) from error
+        return cls(scales, provenance)
+
+
+def replace_folder(part: Path, path: Path) -> None:
+    """Move a finished folder into place, over an older one if there is one.
+
+    Folders cannot be swapped in one step everywhere: the old one is moved aside first, so that at any
+    moment either the old or the new one is whole.
+    """
+    old = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.old")
+    if path.exists():
+        os.replace(path, old)
+    os.replace(part, path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def slide_identity(path: Path) -> tuple[int, int]:
+    """Size in bytes and time of last change (ns) of a slide file, or of a DICOM folder's files."""
+    files = sorted(path.glob("*.dcm")) if path.is_dir() else [path]
+    stats = [file.stat() for file in files]
+    return sum(s.st_size for s in stats), max((s.st_mtime_ns for s in stats), default=0)
+
+
+def check_same(wanted: BaseModel, found: BaseModel, what: str, label: str) -> None:
+    """Refuse a bag made in another way than a model wants, saying which field differs.
+
+    Args:
+        wanted: what the model was trained with.
+        found: what the bag was made with.
+        what: "encoder" or "sampling", for the message.
+        label: names the bag.
+
+    Raises:
+        TiacfError: a field differs; a wanted field that is None is unknown and matches anything.
+    """
+    for field in type(wanted).model_fields:
+        want, have = getattr(wanted, field), getattr(found, field)
+        if want is not None and want != have:
+            raise TiacfError(
+                f"{label}: made with {what} {field} = {have}, the model needs {want}; "
+                "extract the slide again for this model"
+            )

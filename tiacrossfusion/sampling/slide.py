@@ -1,0 +1,189 @@
+"""Opening slides: what TIAToolbox reads, and one clear line when it cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tiacrossfusion.errors import TiacfError
+
+if TYPE_CHECKING:
+    from tiatoolbox.wsicore.wsireader import WSIReader
+
+#: Patterns of slide files looked for in a folder. PNG and JPEG are left out: beside slides they are
+#: mostly thumbnails.
+DEFAULT_FILE_TYPES = "*.svs, *.ndpi, *.mrxs, *.tif, *.tiff, *.qptiff, *.jp2"
+
+
+@dataclass(frozen=True)
+class Slide:
+    """An open slide whose scale is known.
+
+    Attributes:
+        reader: TIAToolbox reader.
+        path: the file or DICOM folder; None for a reader made from an array.
+        dimensions: width and height in level-0 pixels.
+        mpp: microns per level-0 pixel along x and y.
+        power: objective power of level 0.
+        offset: level-0 position (x, y) of the scanned area where the file states one
+            (`openslide.bounds-x/-y`: MIRAX, Leica SCN). QuPath counts its coordinates from there.
+    """
+
+    reader: WSIReader
+    path: Path | None
+    dimensions: tuple[int, int]
+    mpp: tuple[float, float]
+    power: float
+    offset: tuple[int, int] = (0, 0)
+
+    @property
+    def name(self) -> str:
+        """Name to show: that of the file, or "array" for a reader without one."""
+        return self.path.name if self.path is not None else "array"
+
+
+def find_slides(source: Path, file_types: str = DEFAULT_FILE_TYPES) -> list[Path]:
+    """List the slides a path stands for, sorted by name.
+
+    A file is itself. A folder with `.dcm` files is one DICOM slide. Any other folder gives the files
+    in it that match `file_types` and its sub-folders that are DICOM slides.
+
+    Args:
+        source: file or folder.
+        file_types: comma-separated patterns, compared without regard to case.
+
+    Raises:
+        TiacfError: the path does not exist, or holds no slide.
+    """
+    if not source.exists():
+        broken = " (a broken link)" if source.is_symlink() else ""
+        raise TiacfError(f"{source}: no such file or folder{broken}; check --img-input")
+    if source.is_file() or _is_dicom_folder(source):
+        return [source]
+    patterns = [pattern.strip().lower() for pattern in file_types.split(",") if pattern.strip()]
+    if not patterns:
+        raise TiacfError(f'--file-types is empty; give patterns such as "{DEFAULT_FILE_TYPES}"')
+    found = [
+        entry
+        for entry in sorted(source.iterdir())
+        if _is_dicom_folder(entry)
+        or (not entry.is_dir() and any(fnmatch(entry.name.lower(), p) for p in patterns))
+    ]
+    if not found:
+        raise TiacfError(
+            f"{source}: no slide in this folder matches {', '.join(patterns)}; "
+            "give other patterns with --file-types"
+        )
+    return found
+
+
+def _is_dicom_folder(path: Path) -> bool:
+    return path.is_dir() and any(entry.suffix.lower() == ".dcm" for entry in path.iterdir())
+
+
+def open_slide(
+    image: str | Path | WSIReader, *, mpp: float | None = None, power: float | None = None
+) -> Slide:
+    """Open a slide with TIAToolbox and settle its scale.
+
+    Args:
+        image: path of a slide, or a TIAToolbox reader.
+        mpp: microns per level-0 pixel; overrides what the file says.
+        power: objective power of level 0; overrides what the file says.
+
+    Raises:
+        TiacfError: the file is missing, empty, damaged, of a format TIAToolbox does not read, or has
+            neither mpp nor objective power.
+    """
+    from tiatoolbox.wsicore.wsireader import WSIReader
+
+    if isinstance(image, WSIReader):
+        reader = image
+        path = Path(reader.input_path) if reader.input_path is not None else None
+    else:
+        path = Path(image)
+        _check_file(path)
+        try:
+            reader = WSIReader.open(path, mpp=(mpp, mpp) if mpp else None, power=power)
+        except Exception as error:  # readers raise whatever their file format library raises
+            raise TiacfError(_cannot_open(path, error)) from error
+    label = path or "array"
+    try:
+        info = reader.info
+    except Exception as error:
+        raise TiacfError(_cannot_open(label, error)) from error
+    slide_mpp, slide_power = _scale(info.mpp, info.objective_power, mpp, power)
+    if slide_mpp is None or slide_power is None:
+        raise TiacfError(
+            f"{label}: the file states neither microns per pixel nor objective power; "
+            "give one with --mpp (such as 0.25) or --power (such as 40)"
+        )
+    if not all(0.01 <= value <= 100 for value in slide_mpp):
+        raise TiacfError(
+            f"{label}: {slide_mpp[0]:g} x {slide_mpp[1]:g} microns per pixel is no plausible scale; "
+            "give the right one with --mpp"
+        )
+    # The readers look the scale up here at every read, and leave the other one empty when only one
+    # is given by the user.
+    info.mpp, info.objective_power = np.array(slide_mpp), slide_power
+    raw = info.raw if isinstance(info.raw, dict) else {}
+    return Slide(
+        reader=reader,
+        path=path,
+        dimensions=(int(info.slide_dimensions[0]), int(info.slide_dimensions[1])),
+        mpp=slide_mpp,
+        power=slide_power,
+        offset=(int(raw.get("openslide.bounds-x", 0)), int(raw.get("openslide.bounds-y", 0))),
+    )
+
+
+def _scale(
+    file_mpp: Iterable[float] | None,
+    file_power: float | None,
+    mpp: float | None,
+    power: float | None,
+) -> tuple[tuple[float, float] | None, float | None]:
+    """Settle mpp and power from the user's word, then the file's, then each from the other."""
+    from tiatoolbox.utils.misc import mpp2common_objective_power, objective_power2mpp
+
+    if mpp is not None:
+        file_mpp = (mpp, mpp)
+        file_power = None if power is None else power
+    elif power is not None:
+        file_mpp, file_power = None, power
+    if file_mpp is None and file_power is not None:
+        value = float(objective_power2mpp(file_power))
+        return (value, value), float(file_power)
+    if file_mpp is None:
+        return None, None
+    mpp_x, mpp_y = (float(value) for value in file_mpp)
+    if file_power is None:
+        file_power = float(mpp2common_objective_power((mpp_x + mpp_y) / 2))
+    return (mpp_x, mpp_y), float(file_power)
+
+
+def _check_file(path: Path) -> None:
+    if not path.exists():
+        raise TiacfError(f"{path}: no such file; check --img-input")
+    if path.is_file() and path.stat().st_size == 0:
+        raise TiacfError(f"{path}: the file is empty; copy it again from the scanner or archive")
+    if path.is_dir() and path.suffix.lower() != ".zarr" and not _is_dicom_folder(path):
+        raise TiacfError(f"{path}: a folder without DICOM files is no slide; give a slide file")
+
+
+def _cannot_open(path: Path | str, error: Exception) -> str:
+    reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    if isinstance(path, Path) and (_is_dicom_folder(path) or path.suffix.lower() == ".dcm"):
+        return (
+            f"{path}: TIAToolbox's DICOM reader cannot open this slide ({reason}); "
+            "convert it to a tiled TIFF or SVS"
+        )
+    return (
+        f"{path}: not a slide that TIAToolbox can open, or a damaged one ({reason}); "
+        "check that it opens in QuPath, or copy it again"
+    )

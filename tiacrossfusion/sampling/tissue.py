@@ -1,0 +1,188 @@
+"""Where the tissue is: TIAToolbox's mask with the checks it lacks, or the user's own mask."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+
+from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.sampling.spec import SamplingSpec
+
+if TYPE_CHECKING:
+    from tiatoolbox.wsicore.wsireader import VirtualWSIReader
+
+    from tiacrossfusion.sampling.slide import Slide
+
+#: Tissue is at least this much darker than the glass, in grey levels. Otsu's threshold splits any
+#: image in two: on a blank slide it splits the scanner's noise (SD 1 to 3 at mask resolution).
+MIN_CONTRAST = 12
+
+#: A brightfield slide shows light through glass. Where this share of it or more is darker than
+#: `BLACK`, it is fluorescence or something else that Otsu's threshold reads the wrong way round.
+BLACK, MAX_BLACK_SHARE = 50, 0.3
+
+MASK_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".npy")
+MASK_GEOJSON_SUFFIXES = (".geojson", ".json")
+
+
+def tissue_mask(slide: Slide, spec: SamplingSpec) -> VirtualWSIReader:
+    """Find the tissue with TIAToolbox's mask.
+
+    Args:
+        slide: an open brightfield slide.
+        spec: names the method and the resolution of the mask.
+
+    Returns:
+        A reader of the boolean mask over the whole slide; all False on a blank slide.
+
+    Raises:
+        TiacfError: the slide is not brightfield, or its overview cannot be read.
+    """
+    try:
+        overview = slide.reader.slide_thumbnail(spec.mask_mpp, "mpp")
+        mask = slide.reader.tissue_mask(spec.mask_method, spec.mask_mpp, "mpp")
+    except Exception as error:  # a damaged file raises whatever its format library raises
+        raise TiacfError(
+            f"{slide.path or slide.name}: the overview cannot be read "
+            f"({type(error).__name__}: {error}); the file is damaged, copy it again"
+        ) from error
+    grey = cv2.cvtColor(np.ascontiguousarray(overview[..., :3]), cv2.COLOR_RGB2GRAY)
+    if (grey < BLACK).mean() >= MAX_BLACK_SHARE:
+        raise TiacfError(
+            f"{slide.path or slide.name}: dark background, not a brightfield slide "
+            f"({(grey < BLACK).mean():.0%} of it is near black); "
+            "CrossFusion reads H&E, give a tissue mask with --masks to use it all the same"
+        )
+    tissue = mask.img.astype(bool)
+    glass = np.median(grey[~tissue]) if not tissue.all() else 255
+    mask.img = tissue & (grey <= glass - MIN_CONTRAST)
+    return mask
+
+
+def user_mask(slide: Slide, mask: str | Path | np.ndarray, spec: SamplingSpec) -> VirtualWSIReader:
+    """Read a mask given by the user.
+
+    Args:
+        slide: the slide that the mask belongs to.
+        mask: an array (H, W), an image file (non-zero is tissue; PNG, JPEG, TIFF, BMP, .npy) that
+            shows the whole slide at any resolution, or a GeoJSON file exported from QuPath, whose
+            areas are tissue.
+        spec: names the resolution that GeoJSON areas are drawn at.
+
+    Returns:
+        A reader of the boolean mask over the whole slide.
+
+    Raises:
+        TiacfError: the file is missing or unreadable, has another shape than the slide, or is empty.
+    """
+    from tiatoolbox.wsicore.wsireader import VirtualWSIReader
+
+    if isinstance(mask, np.ndarray):
+        label, image = "mask array", mask
+    else:
+        path = Path(mask)
+        label = str(path)
+        if not path.is_file():
+            raise TiacfError(f"{path}: no such mask file; check --masks")
+        image = _draw_geojson(slide, path, spec) if is_geojson(path) else _read_image(path)
+    if image.ndim == 3:  # noqa: PLR2004 - an RGB(A) picture of a mask
+        image = image[..., :3].any(axis=-1)
+    if image.ndim != 2 or 0 in image.shape:  # noqa: PLR2004
+        raise TiacfError(f"{label}: a mask has the shape (height, width), not {image.shape}")
+    width, height = slide.dimensions
+    if abs(image.shape[1] * height - image.shape[0] * width) > max(width, height) * 2:
+        raise TiacfError(
+            f"{label}: a mask of {image.shape[1]} x {image.shape[0]} does not have the shape of "
+            f"{slide.name} ({width} x {height}); it must show the whole slide"
+        )
+    if not image.any():
+        raise TiacfError(f"{label}: the mask is empty; mark the tissue in it, or leave --masks out")
+    return VirtualWSIReader(image.astype(bool), info=slide.reader.info, mode="bool")
+
+
+def is_geojson(path: Path) -> bool:
+    """Tell whether a mask file is GeoJSON by its suffix (`.geojson`, `.json`)."""
+    return path.suffix.lower() in MASK_GEOJSON_SUFFIXES
+
+
+def find_mask(masks: Path, slide: Path) -> Path:
+    """Find the mask of a slide: the file itself, or the one with the slide's stem in a folder.
+
+    Raises:
+        TiacfError: there is none, or more than one.
+    """
+    if not masks.is_dir():
+        return masks
+    found = [
+        entry
+        for entry in sorted(masks.iterdir())
+        if entry.stem == slide.stem
+        and entry.suffix.lower() in (*MASK_IMAGE_SUFFIXES, *MASK_GEOJSON_SUFFIXES)
+    ]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise TiacfError(
+            f"{masks}: several masks for {slide.name} ({', '.join(f.name for f in found)}); keep one"
+        )
+    raise TiacfError(
+        f"{masks}: no mask for {slide.name}; name it {slide.stem}.png or {slide.stem}.geojson"
+    )
+
+
+def _read_image(path: Path) -> np.ndarray:
+    if path.suffix.lower() not in MASK_IMAGE_SUFFIXES:
+        raise TiacfError(
+            f"{path}: not a mask; give an image ({', '.join(MASK_IMAGE_SUFFIXES)}) or a GeoJSON file"
+        )
+    try:
+        if path.suffix.lower() == ".npy":
+            return np.asarray(np.load(path, allow_pickle=False))
+        image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+    except Exception as error:
+        raise TiacfError(f"{path}: the mask cannot be read ({error}); save it again") from error
+    if image is None:
+        raise TiacfError(f"{path}: the mask cannot be read as an image; save it as PNG")
+    return image
+
+
+def _draw_geojson(slide: Slide, path: Path, spec: SamplingSpec) -> np.ndarray:
+    """Draw the areas of a GeoJSON file from QuPath at the mask's resolution, (H, W) bool."""
+    import geojson
+    from shapely.geometry import shape
+
+    try:
+        document = geojson.loads(path.read_text(encoding="utf-8"))
+        features = document if isinstance(document, list) else document.get("features", [document])
+        areas = [shape(feature["geometry"]) for feature in features if feature.get("geometry")]
+    except Exception as error:
+        raise TiacfError(
+            f"{path}: not a GeoJSON file that QuPath would export ({type(error).__name__}: {error}); "
+            "use File > Export objects as GeoJSON"
+        ) from error
+    width, height = slide.dimensions
+    image = np.zeros(
+        (
+            max(1, round(height * slide.mpp[1] / spec.mask_mpp)),
+            max(1, round(width * slide.mpp[0] / spec.mask_mpp)),
+        ),
+        np.uint8,
+    )
+    # QuPath counts from the corner of the scanned area, the slide's readers from the whole image's.
+    offset = np.array(slide.offset)
+    scale = np.array([image.shape[1] / width, image.shape[0] / height])
+
+    def ring(coordinates: Any) -> np.ndarray:
+        return np.rint((np.asarray(coordinates)[:, :2] + offset) * scale).astype(np.int32)
+
+    for area in areas:
+        for polygon in getattr(area, "geoms", [area]):
+            if polygon.geom_type != "Polygon" or polygon.is_empty:
+                continue  # points and lines have no area
+            # One call with all rings fills by the even-odd rule, which leaves the holes out.
+            rings = [polygon.exterior, *polygon.interiors]
+            cv2.fillPoly(image, [ring(r.coords) for r in rings], 1)
+    return image
