@@ -1,0 +1,91 @@
+"""What a simulated slide is made of, and the log-hazard that follows from it."""
+
+import math
+from dataclasses import astuple, dataclass, fields
+
+import numpy as np
+
+from tiacrossfusion.errors import TiacfError
+
+# A uniform burden has the variance 1/12; times 2 squared, three of them add up to a variance of 1.
+_SCALE = 2.0
+
+
+@dataclass(frozen=True)
+class TissueParameters:
+    """Share of the tumour that shows the adverse pattern, one burden for each magnification.
+
+    Attributes:
+        architecture (float):
+            Burden at 5x (2 µm/px), in [0, 1]: small infiltrating nests and strands in
+            desmoplastic stroma instead of broad cohesive lobules.
+        glands (float):
+            Burden at 10x (1 µm/px), in [0, 1]: solid sheets without lumens instead of round
+            glands with open lumens and a row of peripheral nuclei.
+        nuclei (float):
+            Burden at 20x (0.5 µm/px), in [0, 1]: large, irregular, vesicular or dark nuclei of
+            uneven size, with mitoses, instead of small, round, uniform ones.
+
+    Raises:
+        TiacfError:
+            If a burden is not a number in [0, 1].
+
+    """
+
+    architecture: float
+    glands: float
+    nuclei: float
+
+    def __post_init__(self) -> None:
+        """Refuse a burden that is no share."""
+        for field in fields(self):
+            burden = getattr(self, field.name)
+            if not isinstance(burden, int | float | np.floating) or not 0 <= burden <= 1:
+                msg = (
+                    f"TissueParameters: {field.name} is {burden!r}; "
+                    "give the share of the tumour that is adverse, a number from 0 to 1."
+                )
+                raise TiacfError(msg)
+
+
+def log_hazard(
+    parameters: TissueParameters,
+    weights: tuple[float, float, float] = (1.0, 1.0, 1.0),
+) -> float:
+    """Log-hazard ratio against a patient whose three burdens are one half.
+
+    It is `2 * sum(weight * (burden - 1/2))`. For independent uniform burdens its standard
+    deviation is `norm(weights) / sqrt(3)`: 1 with the unit weights. One burden going from 0 to 1
+    multiplies the hazard by `exp(2 * weight)`, 7.4 with a unit weight.
+
+    Args:
+        parameters (TissueParameters):
+            The burdens.
+        weights (tuple[float, float, float]):
+            Weight of architecture, glands and nuclei.
+
+    Returns:
+        float:
+            The log-hazard ratio (natural logarithm).
+
+    """
+    burdens = astuple(parameters)
+    return math.fsum(
+        _SCALE * weight * (burden - 0.5) for weight, burden in zip(weights, burdens, strict=True)
+    )
+
+
+def draw_parameters(rng: np.random.Generator) -> TissueParameters:
+    """Draw three independent burdens, uniform in [0, 1].
+
+    Args:
+        rng (numpy.random.Generator):
+            Source of randomness.
+
+    Returns:
+        TissueParameters:
+            The burdens.
+
+    """
+    architecture, glands, nuclei = rng.random(3).tolist()
+    return TissueParameters(architecture, glands, nuclei)

@@ -1,0 +1,118 @@
+"""Rendering a slide: from parameters and a seed to a file and its truth."""
+
+import math
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from tiacrossfusion.simulation.aperio import BLOCK, Pixels, check_slide, write_slide
+from tiacrossfusion.simulation.painting import Painter
+from tiacrossfusion.simulation.parameters import TissueParameters
+from tiacrossfusion.simulation.regions import Regions
+from tiacrossfusion.simulation.staining import Stain
+from tiacrossfusion.simulation.tissue import grow_tissue
+from tiacrossfusion.simulation.truth import MICRONS_PER_MAP_PIXEL, SlideTruth
+
+_SPECKS_PER_SQUARE_MILLIMETRE = 0.5
+
+
+def render_slide(
+    path: str | Path,
+    parameters: TissueParameters,
+    *,
+    size: tuple[int, int] = (10_000, 10_000),
+    mpp: float = 0.25,
+    seed: int = 0,
+    progress: bool = False,
+) -> SlideTruth:
+    """Render an H&E-like slide with a planted prognosis.
+
+    The file is an Aperio-style pyramid: JPEG tiles of 256 px, levels reduced 1, 4 and 16 times, a
+    magnification of `10 / mpp`. The same arguments give the same bytes. Colours, outline, benign
+    tissue and the order in which tumour turns adverse depend on the seed alone; the parameters
+    say how much of the tumour shows each adverse pattern.
+
+    Args:
+        path (str | Path):
+            The slide to write; ends in .svs, in a folder that exists.
+        parameters (TissueParameters):
+            Share of the tumour that is adverse at each scale.
+        size (tuple[int, int]):
+            Width and height of level 0, in pixels, 300 or more.
+        mpp (float):
+            Micrometres per pixel of level 0: 0.25 for 40x, 0.5 for 20x.
+        seed (int):
+            Seed of everything random.
+        progress (bool):
+            Whether to show a progress bar.
+
+    Returns:
+        SlideTruth:
+            What was planted and where.
+
+    Raises:
+        TiacfError:
+            If the folder is missing, the suffix is not .svs, or a number is out of its range.
+
+    """
+    path = Path(path)
+    check_slide(path, size, mpp, seed)
+    for_regions, for_tissue, for_stain = np.random.SeedSequence(seed).spawn(3)
+    width, height = (math.ceil(length * mpp / MICRONS_PER_MAP_PIXEL) for length in size)
+    regions = Regions.draw(np.random.default_rng(for_regions), (height, width), parameters)
+    maps, nuclei = grow_tissue(for_tissue, regions)
+    stain = Stain.draw(np.random.default_rng(for_stain), BLOCK)
+    write_slide(path, size, mpp, Painter(maps, nuclei, stain, mpp), progress=progress)
+    return regions.truth(parameters)
+
+
+def blank_slide(
+    path: str | Path,
+    *,
+    size: tuple[int, int] = (10_000, 10_000),
+    mpp: float = 0.25,
+    seed: int = 0,
+) -> None:
+    """Render a slide without tissue: glass, the scanner's noise and a few specks of dust.
+
+    Args:
+        path (str | Path):
+            The slide to write; ends in .svs, in a folder that exists.
+        size (tuple[int, int]):
+            Width and height of level 0, in pixels, 300 or more.
+        mpp (float):
+            Micrometres per pixel of level 0.
+        seed (int):
+            Seed of colour, noise and dust.
+
+    Raises:
+        TiacfError:
+            If the folder is missing, the suffix is not .svs, or a number is out of its range.
+
+    """
+    path = Path(path)
+    check_slide(path, size, mpp, seed)
+    rng = np.random.default_rng(seed)
+    stain = Stain.draw(rng, BLOCK)
+    area = size[0] * size[1] * (mpp / 1000) ** 2
+    n_specks = 2 + round(area * _SPECKS_PER_SQUARE_MILLIMETRE)
+    centres = rng.uniform(0, size, (n_specks, 2))
+    radii = rng.uniform(2, 8, n_specks) / mpp
+    squeezed = rng.uniform(0.4, 1.0, n_specks)
+    tilts = rng.uniform(0, 180, n_specks)
+
+    def paint(x: int, y: int, width: int, height: int) -> Pixels:
+        glass = stain.empty(x, y, width, height)
+        light = np.full((height, width), 255, np.uint8)
+        for (column, row), radius, squeeze, tilt in zip(
+            centres, radii, squeezed, tilts, strict=True
+        ):
+            centre = (round(column - x), round(row - y))
+            axes = (round(radius), max(1, round(radius * squeeze)))
+            cv2.ellipse(light, centre, axes, tilt, 0, 360, 110, cv2.FILLED)
+        # Dust lies above the focal plane.
+        light = cv2.blur(light, (5, 5))
+        return cv2.multiply(glass, cv2.merge([light] * 3), scale=1 / 255)
+
+    write_slide(path, size, mpp, paint, progress=False)

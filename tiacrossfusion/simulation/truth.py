@@ -1,0 +1,95 @@
+"""What was planted in a simulated slide, and where."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from tiacrossfusion.simulation.parameters import TissueParameters
+
+MICRONS_PER_MAP_PIXEL = 8.0
+
+
+@dataclass(frozen=True)
+class SlideTruth:
+    """Parameters of a simulated slide and the maps of where they show.
+
+    Pixel `[row, column]` of a map covers the square from `(8 * column, 8 * row)` to
+    `(8 * column + 8, 8 * row + 8)` micrometres, seen from the top left corner of the slide.
+
+    Attributes:
+        parameters (TissueParameters):
+            The burdens that were asked.
+        log_hazard (float):
+            :func:`log_hazard` of the parameters with unit weights.
+        mpp_of_maps (float):
+            Size of a map pixel, 8.0 µm.
+        tissue (numpy.ndarray):
+            (H8, W8) bool, everything that is not glass.
+        tumour (numpy.ndarray):
+            (H8, W8) bool, within `tissue`.
+        architecture (numpy.ndarray):
+            (H8, W8) bool, tumour with the adverse pattern of 5x.
+        glands (numpy.ndarray):
+            (H8, W8) bool, tumour with the adverse pattern of 10x.
+        nuclei (numpy.ndarray):
+            (H8, W8) bool, tumour with the adverse pattern of 20x.
+
+    """
+
+    parameters: TissueParameters
+    log_hazard: float
+    mpp_of_maps: float
+    tissue: npt.NDArray[np.bool_]
+    tumour: npt.NDArray[np.bool_]
+    architecture: npt.NDArray[np.bool_]
+    glands: npt.NDArray[np.bool_]
+    nuclei: npt.NDArray[np.bool_]
+
+    def save(self, path: str | Path) -> None:
+        """Write the truth to a compressed .npz file.
+
+        Args:
+            path (str | Path):
+                Where to write it; the suffix is kept as given.
+
+        """
+        burdens = self.parameters
+        with Path(path).open("wb") as file:
+            np.savez_compressed(
+                file,
+                parameters=np.array([burdens.architecture, burdens.glands, burdens.nuclei]),
+                log_hazard=np.array(self.log_hazard),
+                mpp_of_maps=np.array(self.mpp_of_maps),
+                tissue=self.tissue,
+                tumour=self.tumour,
+                architecture=self.architecture,
+                glands=self.glands,
+                nuclei=self.nuclei,
+            )
+
+    @classmethod
+    def load(cls, path: str | Path) -> "SlideTruth":
+        """Read what :meth:`save` wrote.
+
+        Args:
+            path (str | Path):
+                The .npz file.
+
+        Returns:
+            SlideTruth:
+                The truth.
+
+        """
+        with np.load(Path(path), allow_pickle=False) as stored:
+            return cls(
+                parameters=TissueParameters(*stored["parameters"].tolist()),
+                log_hazard=float(stored["log_hazard"]),
+                mpp_of_maps=float(stored["mpp_of_maps"]),
+                tissue=stored["tissue"],
+                tumour=stored["tumour"],
+                architecture=stored["architecture"],
+                glands=stored["glands"],
+                nuclei=stored["nuclei"],
+            )
