@@ -1,0 +1,357 @@
+"""The CrossFusion network: its equations' invariants, its attention scores and its refusals."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from tiacrossfusion import networks
+from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.networks import CrossFusion
+from tiacrossfusion.networks.attention import (
+    SCORING_BUFFER,
+    MultiHeadAttention,
+    attention_received,
+    class_token_attention,
+)
+from tiacrossfusion.networks.layout import fold_copies, pad_to_square, square_side
+from tiacrossfusion.networks.pad_transformer import PadTransformer
+
+few = settings(max_examples=15, deadline=None)
+tokens = st.integers(1, 30)
+seeds = st.integers(0, 2**16)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Tensors here are so small that threads only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def tiny(**sizes):
+    return CrossFusion(**{"encoder_width": 6, "embed_dim": 8, "num_heads": 2} | sizes)
+
+
+def loud(model):
+    """Weights large enough for every path to matter in the output."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.5)
+    return model.eval()
+
+
+def bags(n5, n10, n20, *, batch=1, width=6):
+    return [torch.randn(batch, n, width) for n in (n5, n10, n20)]
+
+
+def dense_weights(query, key):
+    return torch.softmax(query @ key.transpose(2, 3) / query.shape[-1] ** 0.5, dim=-1)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Records the size of the largest tensor that any operation returns."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for item in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(item, torch.Tensor):
+                self.largest = max(self.largest, item.numel())
+        return out
+
+
+# --- attention ---------------------------------------------------------------------------------
+
+
+@few
+@given(seed=seeds, n=tokens, m=tokens, batch=st.integers(1, 3), buffer=st.integers(1, 400))
+def test_scores_equal_the_dense_computation_at_any_buffer_size(seed, n, m, batch, buffer):
+    torch.manual_seed(seed)
+    query, key = 3 * torch.randn(batch, 2, n, 4), 3 * torch.randn(batch, 2, m, 4)
+    weights = dense_weights(query, key)
+    received = attention_received(query, key, buffer=buffer)
+    torch.testing.assert_close(received, weights.mean(dim=(1, 2)), atol=1e-6, rtol=0)
+    torch.testing.assert_close(received.sum(1), torch.ones(batch), atol=1e-5, rtol=0)
+    class_row = class_token_attention(query, key)
+    torch.testing.assert_close(class_row, weights[:, :, 0].mean(dim=1), atol=1e-6, rtol=0)
+
+
+def test_attention_output_equals_the_dense_computation():
+    attention = MultiHeadAttention(8, 2).double()
+    x, context = torch.randn(2, 5, 8).double(), torch.randn(2, 7, 8).double()
+    query, key, value = (
+        layer(t).view(2, -1, 2, 4).transpose(1, 2)
+        for layer, t in (
+            (attention.query, x),
+            (attention.key, context),
+            (attention.value, context),
+        )
+    )
+    dense = (dense_weights(query, key) @ value).transpose(1, 2).reshape(2, 5, 8)
+    out, scores = attention(x, context)
+    assert scores is None
+    torch.testing.assert_close(out, attention.out(dense))
+
+
+def test_attention_dropout_acts_in_training_only():
+    attention = MultiHeadAttention(8, 2, dropout=0.5)
+    x = torch.randn(1, 20, 8)
+    assert not torch.equal(attention(x, x)[0], attention(x, x)[0])
+    attention.eval()
+    assert torch.equal(attention(x, x)[0], attention(x, x)[0])
+
+
+def test_scores_need_no_dense_map():
+    model = tiny().eval()
+    n10, n20 = 4000, 16000
+    with torch.no_grad(), LargestTensor() as seen:
+        model(*bags(1000, n10, n20), attention=True)
+    dense = model.num_heads * n10 * n20
+    assert seen.largest <= SCORING_BUFFER < dense / 20
+
+
+def test_a_bag_longer_than_the_buffer_goes_one_query_at_a_time():
+    query, key = torch.randn(1, 1, 3, 2), torch.randn(1, 1, 50, 2)
+    with LargestTensor() as seen:
+        attention_received(query, key, buffer=10)
+    assert seen.largest <= key.numel()
+
+
+# --- layout ------------------------------------------------------------------------------------
+
+
+@few
+@given(n=st.integers(1, 2000))
+def test_padding_repeats_the_first_tokens_and_folds_back(n):
+    side = square_side(n)
+    assert (side - 1) ** 2 < n <= side**2
+    positions = torch.arange(float(n)).reshape(1, n, 1)
+    padded = pad_to_square(positions)
+    assert padded.shape == (1, side**2, 1)
+    assert torch.equal(padded[:, n:], positions[:, : side**2 - n])
+    assert torch.equal(pad_to_square(padded), padded)
+    # A copy's score lands on the token that it copies.
+    folded = fold_copies(padded[..., 0] + 1, n)
+    copied = (torch.arange(n) < side**2 - n) + 1
+    assert torch.equal(folded[0], (torch.arange(n) + 1.0) * copied)
+
+
+def test_class_token_skips_the_position_convolutions():
+    transformer = PadTransformer(
+        8, 2, 1, class_token=True, dropout=0.0, attention_dropout=0.0
+    ).eval()
+    seen = []
+    transformer.position.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape))
+    transformer(torch.randn(1, 1 + 9, 8))
+    assert seen == [(1, 9, 8)]
+
+
+# --- the whole network -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("width", "count"),
+    [(512, 21_386_248), (1024, 22_963_720), (1536, 23_750_152), (2048, 24_536_584)],
+)
+def test_parameter_counts(width, count):
+    with torch.device("meta"):
+        model = CrossFusion(encoder_width=width)
+    assert sum(parameter.numel() for parameter in model.parameters()) == count
+
+
+@few
+@given(seed=seeds, n5=tokens, n10=tokens, n20=tokens, batch=st.integers(1, 2))
+def test_output_is_a_survival_curve_with_scores(seed, n5, n10, n20, batch):
+    torch.manual_seed(seed)
+    model = loud(tiny(depth=2, num_bins=5))
+    inputs = bags(n5, n10, n20, batch=batch)
+    with torch.no_grad():
+        plain, scored = model(*inputs), model(*inputs, attention=True)
+    assert plain.attention is None
+    assert torch.equal(plain.logits, scored.logits)
+    assert torch.equal(plain.risk, scored.risk)
+
+    assert plain.logits.shape == plain.hazards.shape == plain.survival.shape == (batch, 5)
+    torch.testing.assert_close(plain.hazards, torch.sigmoid(plain.logits))
+    assert (plain.survival >= 0).all()
+    assert (plain.survival <= 1).all()
+    assert (plain.survival.diff(dim=1) <= 0).all()
+    torch.testing.assert_close(plain.risk, -plain.survival.sum(dim=1))
+
+    scores = scored.attention
+    for map_, n in ((scores.x5, n5), (scores.x10, n10), (scores.x20, n20), (scores.fused, n10)):
+        assert map_.shape == (batch, n)
+        assert (map_ >= 0).all()
+    for map_ in (scores.x5, scores.x10, scores.x20):
+        torch.testing.assert_close(map_.sum(1), torch.ones(batch), atol=1e-5, rtol=0)
+    assert (scores.fused.sum(1) < 1).all()
+
+
+@few
+@given(seed=seeds, n5=tokens, n10=tokens, n20=tokens)
+def test_order_of_5x_and_20x_tokens_does_not_matter(seed, n5, n10, n20):
+    torch.manual_seed(seed)
+    model = loud(tiny()).double()
+    x5, x10, x20 = (x.double() for x in bags(n5, n10, n20))
+    order5, order20 = torch.randperm(n5), torch.randperm(n20)
+    with torch.no_grad():
+        straight = model(x5, x10, x20, attention=True)
+        mixed = model(x5[:, order5], x10, x20[:, order20], attention=True)
+    torch.testing.assert_close(mixed.logits, straight.logits)
+    torch.testing.assert_close(mixed.risk, straight.risk)
+    torch.testing.assert_close(mixed.attention.x5, straight.attention.x5[:, order5])
+    torch.testing.assert_close(mixed.attention.x20, straight.attention.x20[:, order20])
+
+
+def test_x10_and_fused_scores_are_the_dense_ones_of_the_last_post_layer():
+    model = loud(tiny(depth=2))
+    seen = {}
+    for name in ("transform_source", "transform_final"):
+        attention = getattr(model, name).post[-1].attention
+
+        def keep(module, args, name=name):
+            x = args[0]
+            split = (len(x), -1, 2, 4)
+            query = module.query(x).view(split).transpose(1, 2)
+            key = module.key(x).view(split).transpose(1, 2)
+            seen[name] = dense_weights(query, key)
+
+        attention.register_forward_pre_hook(keep)
+    with torch.no_grad():
+        scores = model(*bags(3, 7, 9, batch=2), attention=True).attention
+    received = seen["transform_source"].mean(dim=(1, 2))  # (2, 9)
+    torch.testing.assert_close(scores.x10, fold_copies(received, 7), atol=1e-6, rtol=0)
+    row = seen["transform_final"][:, :, 0, 1:].mean(dim=1)  # (2, 9)
+    torch.testing.assert_close(scores.fused, fold_copies(row, 7), atol=1e-6, rtol=0)
+
+
+def test_one_token_per_scale():
+    scored = loud(tiny())(*bags(1, 1, 1), attention=True)
+    assert scored.logits.isfinite().all()
+    assert scored.attention.x20.tolist() == [[1.0]]
+
+
+def test_slides_of_a_batch_do_not_touch_each_other():
+    model = loud(tiny())
+    inputs = bags(4, 10, 20, batch=3)
+    with torch.no_grad():
+        together = model(*inputs).logits
+        alone = torch.cat([model(*(x[i : i + 1] for x in inputs)).logits for i in range(3)])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
+
+
+def test_eval_is_deterministic_and_training_is_not():
+    model = tiny()
+    inputs = bags(4, 10, 20)
+    assert not torch.equal(model(*inputs).logits, model(*inputs).logits)
+    model.eval()
+    assert torch.equal(model(*inputs).logits, model(*inputs).logits)
+
+
+@pytest.mark.parametrize("width", [6, 8])
+def test_gradients_reach_every_parameter(width):
+    torch.manual_seed(0)
+    model = loud(tiny(encoder_width=width, depth=2))
+    # With the scores on, to see that they do not cut the graph.
+    model(*bags(4, 10, 20, width=width), attention=True).logits.square().sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        # A key's bias adds the same to all logits of a softmax, hence has no gradient but noise.
+        assert name.endswith("key.bias") or parameter.grad.any(), name
+
+
+def test_fresh_weights_follow_the_recipe():
+    torch.manual_seed(0)
+    model = CrossFusion()
+    assert model.head.bias.abs().max() == 0
+    assert model.project_fine.linear.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert model.cross_fine.scale_embedding.std().item() == pytest.approx(0.02, rel=0.2)
+    assert model.class_token.std().item() == pytest.approx(1e-6, rel=0.2)
+    conv = model.conv_processor.conv7
+    assert conv.weight.std().item() == pytest.approx((2 / (256 * 49)) ** 0.5, rel=0.05)
+    assert conv.bias.abs().max() == 0
+    assert model.transform_final.norm.weight.unique().item() == 1
+
+
+def test_half_precision_bags_and_bfloat16_autocast():
+    model = loud(tiny())
+    inputs = bags(4, 10, 20)
+    with torch.no_grad():
+        exact = model(*inputs)
+        torch.testing.assert_close(
+            model(*(x.half() for x in inputs)).logits, exact.logits, atol=0.05, rtol=0.05
+        )
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            rough = model(*inputs, attention=True)
+    assert rough.logits.dtype == torch.bfloat16
+    assert rough.survival.dtype == rough.risk.dtype == torch.float32
+    assert rough.attention.x20.dtype == rough.attention.fused.dtype == torch.float32
+    torch.testing.assert_close(rough.attention.x20.sum(1), torch.ones(1))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_cuda_agrees_with_the_cpu():
+    model = loud(tiny())
+    inputs = bags(40, 150, 600)
+    with torch.no_grad():
+        here = model(*inputs, attention=True)
+        there = model.cuda()(*(x.cuda() for x in inputs), attention=True)
+    torch.testing.assert_close(there.logits.cpu(), here.logits, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(there.attention.x20.cpu(), here.attention.x20, atol=1e-5, rtol=0)
+
+
+# --- refusals ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda a, b, c: (a, b[:, :0], c), "x10 has shape (2, 0, 6)"),
+        (lambda a, b, c: (a[:0], b[:0], c[:0]), "x5 has shape (0, 4, 6)"),
+        (lambda a, b, c: (a, b, c[0]), "x20 has shape (20, 6)"),
+        (lambda a, b, c: (a, b, c[..., :5]), "x20 has features of width 5"),
+        (lambda a, b, c: (a, b[:1], c), "x10 has 1 slides, x5 has 2"),
+        (lambda a, b, c: (a.long(), b, c), "x5 holds torch.int64"),
+    ],
+)
+def test_bags_that_do_not_fit_are_refused_by_name(spoil, words):
+    with pytest.raises(TiacfError) as refusal:
+        tiny()(*spoil(*bags(4, 10, 20, batch=2)))
+    assert words in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "words"),
+    [
+        ({"layout": "tissue"}, "layout 'tissue'"),
+        ({"num_heads": 3}, "3 heads"),
+        ({"num_heads": 1, "embed_dim": 7}, "odd"),
+        ({"depth": 0}, "depth is 0"),
+        ({"num_bins": -1}, "num_bins is -1"),
+    ],
+)
+def test_sizes_of_no_network_are_refused(sizes, words):
+    with pytest.raises(TiacfError, match=words) as refusal:
+        tiny(**sizes)
+    assert "\n" not in str(refusal.value)
+
+
+def test_the_room_imports_torch_only():
+    allowed = sys.stdlib_module_names | {"torch", "tiacrossfusion"}
+    for source in Path(networks.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                assert {name.name.split(".")[0] for name in node.names} <= allowed, source
+            elif isinstance(node, ast.ImportFrom):
+                assert node.module.split(".")[0] in allowed, source

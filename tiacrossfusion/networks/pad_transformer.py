@@ -1,0 +1,137 @@
+"""The Pad-Transformer: self-attention, convolutions on the square map, self-attention."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from tiacrossfusion.networks.attention import MultiHeadAttention, Scorer
+from tiacrossfusion.networks.feed_forward import FeedForward
+from tiacrossfusion.networks.layout import square_side
+
+
+class TransformerLayer(nn.Module):
+    """One self-attention layer whose residuals start from the NORMALISED tokens.
+
+    `x = LN1(x); x = x + MHSA(x); x = LN2(x); x = x + FFN(x)`: neither pre-norm, which adds to the
+    raw x, nor post-norm. Released checkpoints were trained so.
+
+    Args:
+        embed_dim (int):
+            D.
+        num_heads (int):
+            H, a divisor of D.
+        dropout (float):
+            Dropout of the feed-forward network.
+        attention_dropout (float):
+            Dropout of the attention weights.
+    """
+
+    def __init__(
+        self, embed_dim: int, num_heads: int, dropout: float, attention_dropout: float
+    ) -> None:
+        """Create the layers."""
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(embed_dim)
+        self.attention = MultiHeadAttention(embed_dim, num_heads, attention_dropout)
+        self.feed_forward_norm = nn.LayerNorm(embed_dim)
+        self.feed_forward = FeedForward(embed_dim, dropout)
+
+    def forward(self, tokens: Tensor, score: Scorer | None = None) -> tuple[Tensor, Tensor | None]:
+        """Map tokens (B, N, D) to (B, N, D), with scores (B, N) if asked for."""
+        tokens = self.attention_norm(tokens)  # (B, N, D)
+        attended, scores = self.attention(tokens, tokens, score)  # (B, N, D), (B, N)
+        tokens = self.feed_forward_norm(tokens + attended)  # (B, N, D)
+        return tokens + self.feed_forward(tokens), scores
+
+
+class PyramidPositionEncoding(nn.Module):
+    """PPEG: tells tokens their place by depthwise convolutions of three sizes on their map.
+
+    `identity + conv7(x) + conv5(x) + conv3(x)`, each depthwise, with bias and padding `k // 2`.
+    Source: Shao et al., "TransMIL", NeurIPS 2021.
+
+    Args:
+        embed_dim (int):
+            D.
+    """
+
+    def __init__(self, embed_dim: int) -> None:
+        """Create the three convolutions."""
+        super().__init__()
+        self.conv7 = nn.Conv2d(embed_dim, embed_dim, 7, padding=3, groups=embed_dim)
+        self.conv5 = nn.Conv2d(embed_dim, embed_dim, 5, padding=2, groups=embed_dim)
+        self.conv3 = nn.Conv2d(embed_dim, embed_dim, 3, padding=1, groups=embed_dim)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Map (B, side * side, D) to (B, side * side, D)."""
+        side = square_side(tokens.shape[1])
+        grid = tokens.transpose(1, 2).unflatten(2, (side, side))  # (B, D, side, side)
+        grid = grid + self.conv7(grid) + self.conv5(grid) + self.conv3(grid)
+        return grid.flatten(2).transpose(1, 2)  # (B, side * side, D)
+
+
+class PadTransformer(nn.Module):
+    """Block "pre" of L layers, PPEG, block "post" of L layers, LayerNorm.
+
+    Source: Soraki et al., "CrossFusion", MIDL 2026 (PMLR 315:2906-2921), the Pad-Transformer.
+
+    Args:
+        embed_dim (int):
+            D.
+        num_heads (int):
+            H, a divisor of D.
+        depth (int):
+            L, layers in each of the two blocks.
+        class_token (bool):
+            Whether token 0 is a class token, which has no place on the map and skips PPEG.
+        dropout (float):
+            Dropout of the feed-forward networks.
+        attention_dropout (float):
+            Dropout of the attention weights.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        depth: int,
+        *,
+        class_token: bool,
+        dropout: float,
+        attention_dropout: float,
+    ) -> None:
+        """Create the layers."""
+        super().__init__()
+        self.off_map = 1 if class_token else 0
+        self.pre = nn.ModuleList(
+            TransformerLayer(embed_dim, num_heads, dropout, attention_dropout) for _ in range(depth)
+        )
+        self.position = PyramidPositionEncoding(embed_dim)
+        self.post = nn.ModuleList(
+            TransformerLayer(embed_dim, num_heads, dropout, attention_dropout) for _ in range(depth)
+        )
+        self.norm = nn.LayerNorm(embed_dim)
+
+    def forward(self, tokens: Tensor, score: Scorer | None = None) -> tuple[Tensor, Tensor | None]:
+        """Let the tokens of one map exchange what they know.
+
+        Args:
+            tokens (Tensor):
+                (B, T, D), a square map (see `layout.pad_to_square`), after the class token if
+                there is one: T = side * side, or 1 + side * side.
+            score (Scorer | None):
+                How to score the attention of the last post layer, or None for no scores.
+
+        Returns:
+            tuple[Tensor, Tensor | None]:
+                The tokens (B, T, D), and the scores (B, T) if asked for.
+        """
+        for layer in self.pre:
+            tokens, _ = layer(tokens)  # (B, T, D)
+        off_map, on_map = tokens[:, : self.off_map], tokens[:, self.off_map :]
+        tokens = torch.cat([off_map, self.position(on_map)], dim=1)  # (B, T, D)
+        for layer in self.post[:-1]:
+            tokens, _ = layer(tokens)  # (B, T, D)
+        tokens, scores = self.post[-1](tokens, score)  # (B, T, D), (B, T)
+        return self.norm(tokens), scores
