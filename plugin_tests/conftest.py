@@ -1,0 +1,64 @@
+"""Slides, bundles and folders that several tests use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SHARED = REPOSITORY.parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of real slides, tables and weights, which is not part of the repository."""
+    path = Path(os.environ.get("TIACF_TEST_DATA", SHARED / "data"))
+    if not path.is_dir():
+        pytest.skip(f"no test data at {path}; set TIACF_TEST_DATA")
+    return path
+
+
+@pytest.fixture(scope="session")
+def real_slides(shared_data: Path) -> Path:
+    """Folder of real slides."""
+    return shared_data / "slides"
+
+
+@pytest.fixture(scope="session")
+def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with two small simulated slides: `low.svs` at 0.5 mpp and `high.svs` at 0.25 mpp."""
+    from tiacrossfusion.simulation import TissueParameters, render_slide
+
+    folder = tmp_path_factory.mktemp("slides")
+    low, high = TissueParameters(0.1, 0.1, 0.1), TissueParameters(0.9, 0.9, 0.9)
+    render_slide(folder / "low.svs", low, size=(1800, 1500), mpp=0.5, seed=1)
+    render_slide(folder / "high.svs", high, size=(3000, 2600), mpp=0.25, seed=2)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def blank(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A slide of glass with scanner noise and dust."""
+    from tiacrossfusion.simulation import blank_slide
+
+    path = tmp_path_factory.mktemp("blank") / "blank.svs"
+    blank_slide(path, size=(3000, 2500), mpp=0.5, seed=0)
+    return path
+
+
+@pytest.fixture(scope="session")
+def demo_bundle():
+    """The shipped demonstration model."""
+    from tiacrossfusion.zoo import load_bundle
+
+    return load_bundle("crossfusion-demo")
+
+
+@pytest.fixture(scope="session")
+def demo_encoder(demo_bundle):
+    """The encoder of the demonstration model."""
+    from tiacrossfusion.encoders import load_encoder_of
+
+    return load_encoder_of(demo_bundle.config.encoder)

@@ -1,0 +1,17 @@
+"""Checks of values that users give, answered in one line."""
+
+from __future__ import annotations
+
+from tiacrossfusion.errors import TiacfError
+
+
+def at_least(option: str, value: int, smallest: int) -> None:
+    """Refuse a count below the smallest that makes sense."""
+    if value < smallest:
+        raise TiacfError(f"{option} {value}: must be {smallest} or more")
+
+
+def positive(option: str, value: float | None) -> None:
+    """Refuse a size that is zero, negative or not a number; None is not given."""
+    if value is not None and not 0 < value < float("inf"):
+        raise TiacfError(f"{option} {value:g}: must be a number above 0")

@@ -1,0 +1,15 @@
+"""The command `tiacf`: one file a verb, no logic of its own.
+
+Exit codes: 0 all done, 1 something failed (one line says what), 2 wrong usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import logging
+
+# TIAToolbox, on import, prints its log to the console unless the root logger has a handler.
+logging.getLogger().addHandler(logging.NullHandler())
+
+from tiacrossfusion.cli.main import main  # noqa: E402
+
+__all__ = ["main"]

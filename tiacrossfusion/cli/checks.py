@@ -1,0 +1,21 @@
+"""Checks of paths given on the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tiacrossfusion.errors import TiacfError
+
+
+def given(option: str, value: str | None) -> Path:
+    """Return a required path."""
+    if not value:
+        raise TiacfError(f"{option} is missing; see --help")
+    return Path(value)
+
+
+def output_folder(path: Path) -> Path:
+    """Refuse an output path that is a file."""
+    if path.exists() and not path.is_dir():
+        raise TiacfError(f"{path}: is a file; give a folder with --output-path")
+    return path

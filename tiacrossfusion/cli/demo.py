@@ -1,0 +1,68 @@
+"""`tiacf demo`: the whole way on simulated slides, offline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from tiatoolbox.cli.common import cli_device, cli_output_path
+
+from tiacrossfusion.cli.checks import given, output_folder
+from tiacrossfusion.cli.log_file import log_to
+
+#: Slides of the demonstration: name and shares of adverse architecture, glands and nuclei.
+_SLIDES = {"simulated-low-risk": (0.1, 0.1, 0.1), "simulated-high-risk": (0.9, 0.9, 0.9)}
+_SIZE, _MPP = (6144, 6144), 0.5
+
+
+@click.command()
+@cli_output_path(usage_help="Folder for the slides and the results.", default="tiacf-demo")
+@cli_device()
+def demo(output_path: str, device: str) -> None:
+    """Simulate two slides, predict them and say where to look.
+
+    Needs no slide, no download and no GPU.
+    """
+    folder_path = output_folder(given("--output-path", output_path))
+
+    from tiacrossfusion.cohort import RunOptions, predict_cohort
+    from tiacrossfusion.encoders import load_encoder_of
+    from tiacrossfusion.results import TABLE, ResultsFolder
+    from tiacrossfusion.simulation import TissueParameters, log_hazard, render_slide
+    from tiacrossfusion.zoo import load_bundle
+
+    bundle = load_bundle("crossfusion-demo", device)
+    folder = ResultsFolder(folder_path)
+    slides: list[Path] = []
+    with log_to(folder_path, verbose=False):
+        encoder = load_encoder_of(bundle.config.encoder, device=device)
+        for seed, (name, shares) in enumerate(_SLIDES.items()):
+            slide = folder_path / f"{name}.svs"
+            if not slide.exists():  # slides are written whole or not at all
+                click.echo(f"Simulating {slide} ...")
+                truth = render_slide(
+                    slide, TissueParameters(*shares), size=_SIZE, mpp=_MPP, seed=seed
+                )
+                truth.save(folder_path / f"{name}_truth.npz")
+            slides.append(slide)
+        outcomes = predict_cohort(slides, bundle, encoder, folder, RunOptions())
+    unit = bundle.config.time_bins.unit if bundle.config.time_bins else ""
+    head = f"{'slide':24}{'true log-hazard':>16}{'risk':>9}{'percentile':>12}{'group':>8}{'median':>16}"
+    click.echo(f"\n{head}")
+    for outcome, shares in zip(outcomes, _SLIDES.values(), strict=True):
+        row = outcome.row
+        if outcome.status == "failed":
+            click.echo(f"FAILED {outcome.message}")
+            continue
+        median = f"{row['median_survival']:.1f} {unit}" if row["median_reached"] else "not reached"
+        click.echo(
+            f"{Path(row['slide']).stem:24}{log_hazard(TissueParameters(*shares)):16.2f}"
+            f"{row['risk']:9.2f}{row['percentile']:12.0f}{row['risk_group']:>8}{median:>16}"
+        )
+    click.echo(f"\n{bundle.config.card.notice}")
+    click.echo(f"Table: {folder_path / TABLE}")
+    click.echo(f"Pictures: {folder_path}/*_attention.png and *_survival.png")
+    click.echo(
+        f"QuPath: open {slides[-1]}, drag {slides[-1].with_suffix('.geojson').name} onto it, then "
+        "Measure > Show measurement maps"
+    )

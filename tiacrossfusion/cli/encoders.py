@@ -1,0 +1,17 @@
+"""`tiacf encoders`: what turns patches into features, and what works offline."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command()
+def encoders() -> None:
+    """List the encoders and say which work offline."""
+    from tiacrossfusion.encoders import available_encoders
+
+    for encoder in available_encoders():
+        width = f"width {encoder.width}" if encoder.width else ""
+        click.echo(
+            f"{encoder.name:32} {width:12} {'offline' if encoder.offline else '':8} {encoder.note}"
+        )

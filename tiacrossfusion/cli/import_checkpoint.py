@@ -1,0 +1,73 @@
+"""`tiacf import-checkpoint`: a checkpoint of the authors' release becomes a model bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import click
+from tiatoolbox.cli.common import cli_output_path
+
+from tiacrossfusion.checks import at_least
+from tiacrossfusion.cli.checks import output_folder
+from tiacrossfusion.errors import TiacfError
+
+
+@click.command("import-checkpoint")
+@click.argument("checkpoint", type=str)
+@click.option("--encoder", required=True, help="Encoder of its features; see `tiacf encoders`.")
+@click.option("--encoder-weights", help="Local weights file of the encoder; its hash is recorded.")
+@click.option("--num-heads", type=int, default=4, show_default=True, help="Attention heads.")
+@click.option("--bin-edges", help="Time bin edges, such as 12.5,24,36.1,120: the end of each bin.")
+@click.option("--time-unit", help="Unit of the bin edges, such as months.")
+@click.option(
+    "--units",
+    type=click.Choice(["mpp", "power"]),
+    default="mpp",
+    show_default=True,
+    help="Scales at 2, 1, 0.5 microns per pixel, or at 5, 10, 20 of the slide's objective power.",
+)
+@click.option("--name", help="Name of the model; the checkpoint's file name if not given.")
+@cli_output_path(usage_help="Folder of the bundle; the name of the model if not given.")
+@click.option("--overwrite", is_flag=True, help="Replace a bundle that is there.")
+def import_checkpoint(
+    checkpoint: str,
+    encoder: str,
+    encoder_weights: str | None,
+    num_heads: int,
+    bin_edges: str | None,
+    time_unit: str | None,
+    units: Literal["mpp", "power"],
+    name: str | None,
+    output_path: str | None,
+    *,
+    overwrite: bool,
+) -> None:
+    """Turn a checkpoint of the authors' release into a model bundle.
+
+    What a checkpoint does not hold and you do not give is recorded as unknown: without bin edges there
+    are no times, and percentile and risk group stay empty since the training risks are not known.
+    """
+    at_least("--num-heads", num_heads, 1)
+    name = name or Path(checkpoint).stem
+    folder = output_folder(Path(output_path or name))
+    if (folder / "config.json").exists() and not overwrite:
+        raise TiacfError(f"{folder}: holds a bundle; give --overwrite or another --output-path")
+
+    from tiacrossfusion.encoders import describe_encoder
+    from tiacrossfusion.sampling.spec import SamplingSpec
+    from tiacrossfusion.zoo.official import bundle_from_checkpoint, parse_bin_edges
+
+    config = bundle_from_checkpoint(
+        Path(checkpoint),
+        folder,
+        name=name,
+        encoder=describe_encoder(encoder, weights=encoder_weights),
+        num_heads=num_heads,
+        time_bins=parse_bin_edges(bin_edges, time_unit) if bin_edges else None,
+        sampling=SamplingSpec(units=units),
+    )
+    click.echo(f"{folder}: {config.name}, encoder {config.encoder.name}, {config.architecture}")
+    if config.time_bins is None:
+        click.echo("Time bins unknown: predictions give no times (--bin-edges, --time-unit).")
+    click.echo("Training risks unknown: predictions give no percentile and no risk group.")

@@ -1,0 +1,48 @@
+"""The group of commands, and what happens to their errors."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any
+
+import click
+
+from tiacrossfusion import __version__
+from tiacrossfusion.cli.demo import demo
+from tiacrossfusion.cli.encoders import encoders
+from tiacrossfusion.cli.import_checkpoint import import_checkpoint
+from tiacrossfusion.cli.models import models
+from tiacrossfusion.cli.predict import predict
+from tiacrossfusion.errors import TiacfError
+
+INTERRUPTED = 130
+
+
+class TiacfGroup(click.Group):
+    """A group whose commands end with one line, not a traceback, when the input is at fault."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command.
+
+        Raises:
+            click.ClickException: the input is at fault; click prints one line and exits with 1.
+        """
+        try:
+            return super().invoke(ctx)
+        except TiacfError as error:
+            raise click.ClickException(str(error)) from error
+        except KeyboardInterrupt:
+            click.echo("Interrupted; finished slides are kept, run the same command to go on.", err=True)
+            sys.exit(INTERRUPTED)
+
+
+@click.group(cls=TiacfGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, "--version", "-v", message="tiacf %(version)s")
+def main() -> None:
+    """Predict cancer survival from whole-slide images with CrossFusion."""
+    logging.captureWarnings(True)
+
+
+for command in (predict, demo, models, encoders, import_checkpoint):
+    main.add_command(command)

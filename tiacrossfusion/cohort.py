@@ -1,0 +1,227 @@
+"""Many slides: each predicted and written on its own, so that a bad one costs nothing but itself."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tiacrossfusion.checks import at_least, positive
+from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.features import slide_identity
+from tiacrossfusion.outputs import OUTPUT_SUFFIXES, prediction_dict, write_outputs
+from tiacrossfusion.pipeline import SlideResult, mask_identity, predict_slide
+from tiacrossfusion.progress import Progress
+from tiacrossfusion.results import OutputError, ResultsFolder
+from tiacrossfusion.sampling import find_mask
+
+if TYPE_CHECKING:
+    from tiatoolbox.wsicore.wsireader import WSIReader
+
+    from tiacrossfusion.encoders import Encoder
+    from tiacrossfusion.zoo import ModelBundle
+
+_log = logging.getLogger(__name__)
+
+Mask = str | Path | np.ndarray
+
+
+@dataclass(frozen=True)
+class SlideOutcome:
+    """What became of one slide of a cohort.
+
+    Attributes:
+        source: path of the slide as given, or a name for a reader without one.
+        status: "ok", "skipped" (finished before) or "failed".
+        message: why it failed; empty otherwise.
+        output: the main output file; None when it failed or nothing is written.
+        prediction: the prediction as a dictionary when nothing is written; None otherwise.
+        row: the slide's row of `predictions.csv`.
+    """
+
+    source: str | Path
+    status: str
+    message: str
+    output: Path | None
+    prediction: dict[str, Any] | None
+    row: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How the slides of a run are read and written.
+
+    Attributes:
+        mpp: microns per level-0 pixel for all slides, over what the files say.
+        power: objective power of level 0 for all slides, over what the files say.
+        output_type: "qupath", "zarr" or "annotationstore"; "dict" when nothing is written.
+        overwrite: make results again, replacing files that this program wrote for these slides.
+        batch_size: patches in a batch.
+        num_workers: reading threads.
+    """
+
+    mpp: float | None = None
+    power: float | None = None
+    output_type: str = "qupath"
+    overwrite: bool = False
+    batch_size: int = 32
+    num_workers: int = 2
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            TiacfError: a count or a size makes no sense.
+        """
+        at_least("batch_size", self.batch_size, 1)
+        at_least("num_workers", self.num_workers, 0)
+        positive("mpp", self.mpp)
+        positive("power", self.power)
+
+
+def predict_cohort(
+    images: Sequence[str | Path | WSIReader],
+    bundle: ModelBundle,
+    encoder: Encoder,
+    folder: ResultsFolder | None,
+    options: RunOptions,
+    *,
+    masks: Sequence[Mask | None] | None = None,
+    show_progress: bool = True,
+) -> list[SlideOutcome]:
+    """Predict slides one by one and write their results.
+
+    Finished slides are skipped, a slide that cannot be predicted is recorded with its reason, and the
+    rest go on.
+
+    Args:
+        images: paths of slides or TIAToolbox readers.
+        bundle: the model.
+        encoder: the bundle's encoder.
+        folder: where results go, earlier ones in it are resumed; None keeps them in memory.
+        options: how slides are read and written.
+        masks: one for each image: an image or GeoJSON file, a folder to look in, an array, or None.
+        show_progress: draw bars and print a line for each slide.
+
+    Returns:
+        What became of each image, in order.
+
+    Raises:
+        OutputError: the output folder cannot be written.
+    """
+    outcomes = []
+    with Progress(len(images), show=show_progress) as progress:
+        for index, image in enumerate(images):
+            run = _SlideRun(
+                image, masks[index] if masks is not None else None, bundle, encoder, options, progress
+            )
+            outcome = run.keep(folder) if folder is not None else run.give()
+            outcomes.append(outcome)
+            progress.slide_done(_line(outcome, run.label, bundle) if show_progress else None)
+            gc.collect()  # readers hold file handles and caches in cycles
+    if folder is not None:
+        folder.write_table()
+    return outcomes
+
+
+class _SlideRun:
+    """One slide of a run: predicted, and kept in a folder or given back."""
+
+    def __init__(
+        self,
+        image: str | Path | WSIReader,
+        mask: Mask | None,
+        bundle: ModelBundle,
+        encoder: Encoder,
+        options: RunOptions,
+        progress: Progress,
+    ) -> None:
+        self.image, self.mask = image, mask
+        self.bundle, self.encoder = bundle, encoder
+        self.options, self.progress = options, progress
+        self.source, self.stem, self.label = _identity(image)
+        self.given = image if isinstance(image, str | Path) else (image.input_path or self.label)
+
+    def keep(self, folder: ResultsFolder) -> SlideOutcome:
+        """Predict into a folder, unless the slide is finished there."""
+        suffixes = OUTPUT_SUFFIXES[self.options.output_type]
+        record = folder.claim(self.source, self.stem, suffixes)
+        output = folder.path / f"{record.name}{suffixes[0]}"
+        started = time.perf_counter()
+        try:
+            mask = self._find_mask()
+            key = self._key(mask)
+            if not self.options.overwrite and folder.finished(record, key, suffixes):
+                return SlideOutcome(self.given, "skipped", "", output, None, record.row)
+            folder.check_free(record, suffixes)
+            result = self._predict(mask)
+            self.progress.stage(self.label, "write")
+            with folder.staging() as staging:
+                write_outputs(staging, record.name, self.options.output_type, result, self.bundle)
+                seconds = round(time.perf_counter() - started, 2)
+                record.row = {**self._row(result, seconds), "output": record.name}
+                record.key = key
+                folder.publish(record, staging)
+        except OutputError:
+            raise
+        except Exception as error:  # the other slides go on; the reason is recorded, the trace logged
+            message = self._reason(error)
+            row = self._failed_row(message) | {"output": record.name}
+            if record.status != "ok":  # else: an earlier result stands, and so does its row
+                folder.fail(record, row)
+            return SlideOutcome(self.given, "failed", message, None, None, row)
+        return SlideOutcome(self.given, "ok", "", output, None, record.row)
+
+    def give(self) -> SlideOutcome:
+        """Predict in memory."""
+        started = time.perf_counter()
+        try:
+            result = self._predict(self._find_mask())
+        except Exception as error:  # as above
+            message = self._reason(error)
+            row = self._failed_row(message)
+            return SlideOutcome(self.given, "failed", message, None, None, row)
+        row = self._row(result, round(time.perf_counter() - started, 2))
+        return SlideOutcome(self.given, "ok", "", None, prediction_dict(result), row)
+
+    def _find_mask(self) -> Mask | None:
+        if isinstance(self.mask, str | Path):
+            return find_mask(Path(self.mask), Path(self.source))
+        return self.mask
+
+    def _predict(self, mask: Mask | None) -> SlideResult:
+        self.progress.stage(self.label, "open")
+        return predict_slide(
+            self.image,
+            self.bundle,
+            self.encoder,
+            mask=mask,
+            mpp=self.options.mpp,
+            power=self.options.power,
+            batch_size=self.options.batch_size,
+            num_workers=self.options.num_workers,
+            progress=self.progress,
+        )
+
+    def _line(outcome: SlideOutcome, label: str, bundle: ModelBundle) -> str:
+    """The console's line on a slide."""
+    if outcome.status == "failed":
+        return f"FAILED  {outcome.message}"
+    row = outcome.row
+    words = [f"risk {row['risk']:.3f}"]
+    if row["percentile"] is not None:
+        words.append(f"percentile {row['percentile']:.0f} of {bundle.config.name}'s training patients")
+        words.append(f"{row['risk_group']} risk group")
+    if outcome.status == "skipped":
+        words.append("finished before, skipped")
+    else:
+        words.append(f"{sum(row[f'patches_{s}'] for s in ('5x', '10x', '20x'))} patches")
+        words.append(f"{row['seconds']:.0f} s")
+    return f"ok      {label}: {', '.join(words)}"

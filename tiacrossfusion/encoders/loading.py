@@ -1,0 +1,115 @@
+"""From a name to an encoder that works."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tiacrossfusion.encoders.names import EncoderName, resolve_name
+from tiacrossfusion.encoders.spec import OptionValue, Triple
+from tiacrossfusion.errors import TiacfError
+
+if TYPE_CHECKING:
+    from tiacrossfusion.encoders.encoder import Encoder
+
+
+def load_encoder(
+    name: str,
+    *,
+    weights: str | Path | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    options: Mapping[str, OptionValue] | None = None,
+    device: str = "cpu",
+) -> "Encoder":
+    """Load an encoder.
+
+    Args:
+        name (str):
+            `stain-texture`, `timm:<model>`, `timm:hf-hub:<org>/<model>` or
+            `tiatoolbox:<backbone>`; without a prefix when only one of them has it.
+        weights (str or Path or None):
+            Local weights file, with which no network access happens; None for the default
+            pretrained weights. A network never runs on random weights.
+        mean (Sequence[float] or None):
+            Three numbers instead of the encoder's own mean of RGB in 0..1.
+        std (Sequence[float] or None):
+            Three numbers instead of the encoder's own standard deviation.
+        options (Mapping or None):
+            Extra arguments of `timm.create_model`, for `timm:` names only.
+        device (str):
+            torch device.
+
+    Returns:
+        Encoder:
+            In evaluation mode on `device`.
+
+    Raises:
+        TiacfError:
+            When the name is unknown or ambiguous, the weights cannot be fetched or do not fit, or
+            an argument does not apply to this encoder.
+    """
+    resolved = resolve_name(name)
+    checked_mean = _triple("mean", mean)
+    checked_std = _triple("std", std)
+    if checked_std is not None and min(checked_std) <= 0:
+        msg = f"encoder std must be positive, not {checked_std}"
+        raise TiacfError(msg)
+    checked_options = dict(options or {})
+    if checked_options and resolved.family not in ("timm", "hub"):
+        msg = f"encoder {resolved}: options are for timm: names, it takes none"
+        raise TiacfError(msg)
+    if resolved.family == "shipped":
+        return _shipped(resolved, weights, checked_mean, checked_std, device)
+
+    from tiacrossfusion.encoders.encoder import Encoder
+
+    file = None if weights is None else Path(weights)
+    if resolved.family in ("timm", "hub"):
+        from tiacrossfusion.encoders.timm_models import load_timm
+
+        network = load_timm(resolved, file, checked_options)
+    else:
+        from tiacrossfusion.encoders import toolbox_models
+
+        load = {
+            "torchvision": toolbox_models.load_torchvision,
+            "foundation": toolbox_models.load_foundation,
+        }[resolved.family]
+        network = load(str(resolved), resolved.model, file)
+    return Encoder(network, mean=checked_mean, std=checked_std, device=device)
+
+
+def _shipped(
+    name: EncoderName,
+    weights: str | Path | None,
+    mean: Triple | None,
+    std: Triple | None,
+    device: str,
+) -> "Encoder":
+    from tiacrossfusion.encoders.encoder import Encoder
+    from tiacrossfusion.encoders.network import Network
+    from tiacrossfusion.encoders.stain_texture import FEATURE_NAMES, StainTexture
+
+    network = Network(
+        name=str(name),
+        module=StainTexture(),
+        width=len(FEATURE_NAMES),
+        mean=(0.0, 0.0, 0.0),
+        std=(1.0, 1.0, 1.0),
+        micro_batch=16,
+    )
+    # Those of a stored EncoderSpec are its own and pass.
+    if weights is not None or mean not in (None, network.mean) or std not in (None, network.std):
+        msg = f"encoder {name}: is fixed, it takes no weights, mean or std"
+        raise TiacfError(msg)
+    return Encoder(network, device=device)
+
+
+def _triple(label: str, values: Sequence[float] | None) -> Triple | None:
+    if values is None:
+        return None
+    if len(values) != 3:
+        msg = f"encoder {label} must be three numbers, not {len(values)}"
+        raise TiacfError(msg)
+    red, green, blue = values
+    return (float(red), float(green), float(blue))

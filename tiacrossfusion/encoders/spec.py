@@ -1,0 +1,41 @@
+"""What has to be known of an encoder to make the same features again."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+
+Triple = tuple[float, float, float]
+OptionValue = bool | int | float | str
+
+
+class EncoderSpec(BaseModel):
+    """Identity and preprocessing of an encoder; part of a bundle's `config.json`.
+
+    Attributes:
+        name (str):
+            Canonical name, `stain-texture`, `timm:...` or `tiatoolbox:...`; `load_encoder` takes
+            it back.
+        width (int):
+            Number of features of a patch (E).
+        weights_sha256 (str or None):
+            Hash over the sorted state dict (key, dtype, shape, bytes), so that it does not depend
+            on the file format; None when unknown.
+        mean (tuple[float, float, float]):
+            Subtracted from RGB in 0..1.
+        std (tuple[float, float, float]):
+            Divided by afterwards.
+        input_size (int):
+            Side in pixels of what the model gets for a patch of 256 pixels.
+        options (dict):
+            Extra keyword arguments of `timm.create_model`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(min_length=1)
+    width: PositiveInt
+    weights_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    mean: Triple
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
+    input_size: PositiveInt
+    options: dict[str, OptionValue] = Field(default_factory=dict)

@@ -1,0 +1,163 @@
+"""Encoders from timm: any of its models, and models of the Hugging Face hub in its format."""
+
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+from timm.data import resolve_model_data_config
+from torch import nn
+
+from tiacrossfusion.encoders.foundation import FOUNDATION_MODELS
+from tiacrossfusion.encoders.hub import fetching_from_hub, fetching_from_url, hub_offline
+from tiacrossfusion.encoders.names import EncoderName
+from tiacrossfusion.encoders.network import PATCH_SIZE, Network
+from tiacrossfusion.encoders.spec import OptionValue
+from tiacrossfusion.encoders.weights import load_strictly, read_state_dict
+from tiacrossfusion.errors import TiacfError
+
+#: Arguments of `timm.create_model` that this module sets itself.
+_OWN_ARGUMENTS = frozenset(
+    (
+        "pretrained",
+        "pretrained_cfg",
+        "pretrained_cfg_overlay",
+        "checkpoint_path",
+        "cache_dir",
+        "features_only",
+        "in_chans",
+        "num_classes",
+    )
+)
+
+
+def load_timm(name: EncoderName, weights: Path | None, options: dict[str, OptionValue]) -> Network:
+    """Build a timm model and load its weights.
+
+    Args:
+        name (EncoderName):
+            Of the family `timm` or `hub`.
+        weights (Path or None):
+            Local file, used without any network access; None for timm's pretrained weights.
+        options (dict):
+            Extra arguments of `timm.create_model`.
+
+    Returns:
+        Network:
+            Named with timm's full tag when the weights are timm's own.
+
+    Raises:
+        TiacfError:
+            When the model cannot be built with these options, has no pretrained weights, they
+            cannot be fetched, the file does not fit, or it returns something else than a vector.
+    """
+    if own := sorted(_OWN_ARGUMENTS & options.keys()):
+        msg = f"encoder {name}: option {own[0]!r} is set by this package and cannot be given"
+        raise TiacfError(msg)
+    if weights is None:
+        model = _pretrained(name, options)
+        if name.family == "timm":
+            config = model.pretrained_cfg
+            tag = config.get("tag")
+            name = EncoderName("timm", ".".join(filter(None, (config["architecture"], tag))))
+        _remove_classifier(model)
+    else:
+        model = _untrained(name, options)
+        classifier = model.pretrained_cfg.get("classifier") or ()
+        heads = (classifier,) if isinstance(classifier, str) else classifier
+        _remove_classifier(model)
+        load_strictly(model, read_state_dict(weights), source=str(weights), heads=heads)
+
+    config = resolve_model_data_config(model)
+    fixed_size = None
+    if model.pretrained_cfg.get("fixed_input_size", False):
+        size = options.get("img_size", config["input_size"][-1])
+        fixed_size = int(size)
+    return Network(
+        name=str(name),
+        module=model,
+        width=_width(model, fixed_size or PATCH_SIZE, str(name)),
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        fixed_size=fixed_size,
+        options=options,
+    )
+
+
+def _create(name: EncoderName, options: dict[str, OptionValue], *, pretrained: bool) -> Any:
+    """Call timm with its complaints about options in one line."""
+    model = f"hf-hub:{name.model}" if name.family == "hub" else name.model
+    try:
+        return timm.create_model(model, pretrained=pretrained, **options)
+    except (OSError, EntryNotFoundError, HfHubHTTPError):
+        raise  # the network's or the cache's, for the caller
+    except (TypeError, AssertionError, RuntimeError, ValueError) as error:
+        detail = " ".join(str(error).split())[:200]
+        msg = f"encoder {name}: timm cannot build it with options {options}: {detail}"
+        raise TiacfError(msg) from error
+
+
+def _pretrained(name: EncoderName, options: dict[str, OptionValue]) -> Any:
+    """With timm's own weights. The classifier is still on, so that timm loads all of them."""
+    if name.family == "hub":
+        with fetching_from_hub(str(name), name.model):
+            return _create(name, options, pretrained=True)
+    config = timm.get_pretrained_cfg(name.model)
+    if config is None or not config.has_weights:
+        tagged = timm.list_pretrained(f"{name.model.partition('.')[0]}*")
+        hint = f"; for instance timm:{tagged[0]} has" if tagged else ""
+        msg = (
+            f"encoder {name}: timm has no pretrained weights of it{hint}; "
+            "or give a local file with --encoder-weights FILE"
+        )
+        raise TiacfError(msg)
+    if config.hf_hub_id:
+        repository = config.hf_hub_id
+        with fetching_from_hub(str(name), repository):
+            return _create(name, options, pretrained=True)
+    with fetching_from_url(str(name), config.url):
+        return _create(name, options, pretrained=True)
+
+
+def _untrained(name: EncoderName, options: dict[str, OptionValue]) -> Any:
+    """The architecture alone, without the network."""
+    if name.family != "hub":
+        return _create(name, options, pretrained=False)
+    try:
+        with hub_offline():
+            return _create(name, options, pretrained=False)
+    except (OSError, EntryNotFoundError) as error:
+        known = [
+            key
+            for key, model in FOUNDATION_MODELS.items()
+            if model.repository.lower() == name.model.lower()
+        ]
+        remedy = (
+            f"say tiatoolbox:{known[0]}, whose architecture is known"
+            if known
+            else "name its plain architecture, timm:<model>, with the options in its config.json"
+        )
+        msg = (
+            f"encoder {name}: its architecture stands on the hub only, and with a local file no "
+            f"network is used; {remedy}"
+        )
+        raise TiacfError(msg) from error
+
+
+def _remove_classifier(model: Any) -> None:
+    if model.num_classes:
+        model.reset_classifier(0)
+
+
+def _width(model: nn.Module, size: int, name: str) -> int:
+    """Features a patch, found by trying."""
+    with torch.inference_mode():
+        shape = tuple(model.eval()(torch.zeros(1, 3, size, size)).shape)
+    if len(shape) != 2:
+        msg = (
+            f"encoder {name}: returns {shape} instead of one vector a patch; say how to pool with "
+            "the option global_pool, 'token' or 'avg'"
+        )
+        raise TiacfError(msg)
+    return shape[1]

@@ -1,0 +1,105 @@
+"""Attention as a TIAToolbox annotation store, for `tiatoolbox visualize`.
+
+The toolbox colours annotations by a property whose value lies in 0 to 1: percentiles are stored as
+shares. It reads the whole image, so coordinates keep the slide's offset.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import shapely
+from tiatoolbox.annotation.storage import Annotation, SQLiteStore
+
+from tiacrossfusion.explain.extent import clip_to_slide
+from tiacrossfusion.explain.hotspots import Hotspot
+from tiacrossfusion.explain.provenance import origin
+from tiacrossfusion.explain.scores import STAGES, TileScores
+
+if TYPE_CHECKING:
+    from tiacrossfusion.features import FeatureBag
+
+#: Values of the property "type", by which the toolbox's viewer shows and hides annotations.
+TILE_TYPE, HOTSPOT_TYPE = "Tile", "Hotspot"
+
+
+class _SQLiteStore(SQLiteStore):
+    """The toolbox's store, on every Python.
+
+    `SQLiteStore.compile_options` (2.1.3) calls `enable_load_extension`, which it does not need and
+    which Pythons built without loadable SQLite extensions lack (pyenv's and macOS's by default).
+    """
+
+    @staticmethod
+    def compile_options() -> list[str]:
+        """List the options that SQLite was compiled with."""
+        with closing(sqlite3.connect(":memory:")) as connection:
+            return [option for (option,) in connection.execute("pragma compile_options")]
+
+
+def open_store(path: Path) -> SQLiteStore:
+    """Open an annotation store, or make an empty one where there is no file."""
+    return _SQLiteStore(path)
+
+
+def write_annotation_store(
+    path: Path,
+    bag: FeatureBag,
+    scores: TileScores,
+    hotspots: Sequence[Hotspot],
+    *,
+    model: str,
+    versions: Mapping[str, str],
+    note: str,
+) -> None:
+    """Write the 20x tiles and the hotspots of a slide as a store.
+
+    Each annotation has a "type" and, per stage, the property "attention_5x" and so on to
+    "attention_fused": its percentile divided by 100, the mean over its tiles for a hotspot. What
+    is not known is left out. Hotspots have a "name" and a "rank" as well. The store's metadata
+    hold the origin under "tiacrossfusion".
+
+    Args:
+        path: where there is no file yet; should end in ".db", by which the toolbox knows a store.
+        bag: bag of the slide.
+        scores: scores of its 20x grid.
+        hotspots: what `find_hotspots` gave.
+        model: name of the model.
+        versions: versions of the packages that made the prediction.
+        note: what the result may be used for.
+    """
+    with closing(open_store(path)) as store:
+        store.metadata["tiacrossfusion"] = origin(bag, model=model, versions=versions, note=note)
+        annotations = dict(_tiles(bag, scores))
+        for hotspot in hotspots:
+            properties = {"type": HOTSPOT_TYPE, "name": hotspot.name, "rank": hotspot.rank}
+            annotations[f"hotspot_{hotspot.rank}"] = Annotation(
+                hotspot.polygon, properties | _shares(hotspot.percentiles)
+            )
+        store.append_many(list(annotations.values()), list(annotations))
+
+
+def _tiles(bag: FeatureBag, scores: TileScores) -> Iterator[tuple[str, Annotation]]:
+    """Yield the key, such as "20x_3_7" for column 3 and row 7, and the annotation of each tile."""
+    bounds, shown = clip_to_slide(bag, "20x")
+    boxes = shapely.box(*bounds[shown].T)
+    percentiles = np.stack([scores.percentiles[stage][shown] for stage in STAGES], axis=1)
+    for (column, row), polygon, known in zip(
+        bag.scales["20x"].grid[shown].tolist(), boxes, percentiles.tolist(), strict=True
+    ):
+        shares = _shares(dict(zip(STAGES, known, strict=True)))
+        yield f"20x_{column}_{row}", Annotation(polygon, {"type": TILE_TYPE} | shares)
+
+
+def _shares(percentiles: Mapping[str, float]) -> dict[str, float]:
+    """Turn percentiles per stage into properties from 0 to 1, leaving out NaN."""
+    return {
+        f"attention_{stage}": round(percentile / 100, 6)
+        for stage, percentile in percentiles.items()
+        if np.isfinite(percentile)
+    }

@@ -1,0 +1,115 @@
+"""Hotspots: the few connected regions that the model attends to most after fusion."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import shapely
+
+from tiacrossfusion.explain.extent import clip_to_slide
+from tiacrossfusion.explain.scores import STAGES, TileScores
+
+if TYPE_CHECKING:
+    from tiacrossfusion.features import FeatureBag
+
+#: A 20x tile is hot when its fused attention is at or above this percentile of the slide.
+HOT_PERCENTILE = 95.0
+
+#: Smaller regions are left out while there are larger ones. Two 10x tiles are 8 of 20x: fused
+#: attention lies on the 10x grid, and a single tile of it is no region.
+MIN_TILES = 8
+
+#: A viewer draws annotations one by one, and a pathologist looks at a few.
+MAX_HOTSPOTS = 5
+
+
+@dataclass(frozen=True)
+class Hotspot:
+    """A connected region of hot 20x tiles.
+
+    Attributes:
+        rank: 1 is the region with the highest mean fused attention.
+        polygon: outline in level-0 pixels of the whole slide, cut at the slide's borders; its
+            exterior runs as that of the tiles does, its holes the other way.
+        attention: mean fused attention of its tiles.
+        percentiles: per stage the mean percentile of its tiles, NaN where none is known.
+        tiles: number of 20x tiles.
+        area: in square microns.
+    """
+
+    rank: int
+    polygon: shapely.Polygon
+    attention: float
+    percentiles: dict[str, float]
+    tiles: int
+    area: float
+
+    @property
+    def name(self) -> str:
+        """Name to show, such as "Hotspot 1"."""
+        return f"Hotspot {self.rank}"
+
+
+def find_hotspots(bag: FeatureBag, scores: TileScores) -> list[Hotspot]:
+    """Find the regions with the highest fused attention.
+
+    Tiles are of one region when they share an edge. Where attention is the same all over the slide
+    there is no hotspot.
+
+    Args:
+        bag: bag of the slide.
+        scores: scores of its 20x grid.
+
+    Returns:
+        At most `MAX_HOTSPOTS` regions by falling mean fused attention.
+    """
+    bounds, shown = clip_to_slide(bag, "20x")
+    # A comparison with NaN is False: tiles of unknown attention are not hot.
+    hot = np.flatnonzero(shown & (scores.percentiles["fused"] >= HOT_PERCENTILE))
+    regions = _connected(bag.scales["20x"].grid[hot])
+    if regions.max(initial=0) == 0:
+        return []
+    members = [hot[regions == region] for region in range(1, regions.max() + 1)]
+    members = [tiles for tiles in members if len(tiles) >= MIN_TILES] or members
+    fused = scores.values["fused"]
+    # Equal means: the larger first, then the one whose first tile comes first on the grid.
+    members.sort(key=lambda tiles: (-fused[tiles].mean(), -len(tiles), tiles[0]))
+    mpp_x, mpp_y = bag.provenance.mpp
+    hotspots = []
+    for rank, tiles in enumerate(members[:MAX_HOTSPOTS], start=1):
+        # Tiles share their edges to the pixel, so the union of edge-connected tiles is one valid
+        # polygon; simplifying by 0 drops the tile corners along its straight sides.
+        merged = shapely.unary_union(shapely.box(*bounds[tiles].T)).simplify(0)
+        polygon = shapely.geometry.polygon.orient(shapely.normalize(merged), 1.0)
+        hotspots.append(
+            Hotspot(
+                rank=rank,
+                polygon=polygon,
+                attention=float(fused[tiles].mean()),
+                percentiles={
+                    stage: _finite_mean(scores.percentiles[stage][tiles]) for stage in STAGES
+                },
+                tiles=len(tiles),
+                area=float(polygon.area * mpp_x * mpp_y),
+            )
+        )
+    return hotspots
+
+
+def _connected(cells: np.ndarray) -> np.ndarray:
+    """Number from 1 the edge-connected regions of cells (N, 2) column, row; gives (N,)."""
+    if len(cells) == 0:
+        return np.zeros(0, np.int32)
+    place = cells - cells.min(axis=0)
+    lattice = np.zeros(place.max(axis=0) + 1, np.uint8)
+    lattice[place[:, 0], place[:, 1]] = 1
+    _, labels = cv2.connectedComponents(lattice, connectivity=4)
+    return labels[place[:, 0], place[:, 1]]
+
+
+def _finite_mean(values: np.ndarray) -> float:
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if len(finite) else float("nan")

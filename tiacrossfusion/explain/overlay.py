@@ -1,0 +1,251 @@
+"""A figure of attention over the slide: the tissue, and one map per stage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap, Normalize
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+
+from tiacrossfusion.explain.colours import HOTSPOT, colour_table, percentile_colours
+from tiacrossfusion.explain.hotspots import Hotspot, find_hotspots
+from tiacrossfusion.explain.scores import STAGES, tile_scores
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from tiacrossfusion.features import FeatureBag
+
+#: The grid on which each stage is painted. Fused attention lies on the 10x grid and is painted on
+#: the 20x tiles, as QuPath shows it: they follow the tissue closer, and hotspots are made of them.
+_PAINTED_ON = {"5x": "5x", "10x": "10x", "20x": "20x", "fused": "20x"}
+
+#: How much of a tile's colour covers the tissue: enough to read the colour against the bar, little
+#: enough to see the glands.
+_OPACITY = 0.62
+
+#: Grey level, from 0 to 1, of the tissue that the colour bar is drawn over.
+_PALE_TISSUE = 0.8
+
+_DPI = 110
+_MAX_WIDTH, _MAX_HEIGHT = 15.0, 9.0  # of all panels together, in inches
+_MIN_COLUMN = 1.2  # of a panel's column: what its heading needs
+_MIN_WIDTH = 8.0  # of the figure: what title, colour bar and note need
+_MARGIN, _GAP, _PANEL_TITLE = 0.3, 0.2, 0.32  # inches
+_HEAD, _FOOT = 0.55, 1.15  # inches above and below the panels
+
+
+def attention_figure(
+    thumbnail: np.ndarray,
+    bag: FeatureBag,
+    attention: Mapping[str, np.ndarray],
+    path: Path,
+    *,
+    title: str,
+    model: str,
+    note: str,
+) -> None:
+    """Draw the slide and its attention at 5x, 10x, 20x and after fusion as a PNG.
+
+    The tissue under the maps is grey, so that their colours mean attention only. Colours are
+    percentiles within the slide, on one scale for all maps.
+
+    Args:
+        thumbnail: (h, w, 3) uint8 RGB of the whole slide at any resolution.
+        bag: bag of the slide.
+        attention: as for `tile_scores`.
+        path: the PNG file.
+        title: heading of the figure.
+        model: name of the model.
+        note: what the figure may be used for; stands at the foot.
+    """
+    width, height = bag.provenance.dimensions
+    rows, columns, panel_w, panel_h = _layout(width / height)
+    column_w = max(panel_w, _MIN_COLUMN) + _GAP
+    figure_w = max(_MIN_WIDTH, columns * column_w - _GAP + 2 * _MARGIN)
+    figure_h = _HEAD + rows * (panel_h + _PANEL_TITLE) + (rows - 1) * _GAP + _FOOT
+    figure = Figure(figsize=(figure_w, figure_h), dpi=_DPI, facecolor="white")
+
+    size = (max(1, round(panel_w * _DPI)), max(1, round(panel_h * _DPI)))
+    shrinks = size[0] < thumbnail.shape[1]
+    tissue = cv2.resize(
+        thumbnail, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    )
+    grey = np.repeat(cv2.cvtColor(tissue, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
+    scores = tile_scores(bag, attention)
+    hotspots = find_hotspots(bag, scores["20x"])
+    for place, stage in enumerate(("tissue", *STAGES)):
+        row, column = divmod(place, columns)
+        in_row = min(columns, 1 + len(STAGES) - row * columns)
+        x = (figure_w - in_row * column_w) / 2 + column * column_w + (column_w - panel_w) / 2
+        y = figure_h - _HEAD - (row + 1) * (panel_h + _PANEL_TITLE) - row * _GAP
+        axes = figure.add_axes((x / figure_w, y / figure_h, panel_w / figure_w, panel_h / figure_h))
+        if stage == "tissue":
+            image = tissue
+            heading = "H&E"
+        else:
+            grid = _PAINTED_ON[stage]
+            image = _paint(grey, bag, grid, scores[grid].percentiles[stage])
+            heading = f"Attention {stage}"
+        axes.imshow(image, extent=(0, width, height, 0), interpolation="nearest", aspect="auto")
+        axes.set_title(heading, fontsize=11, pad=5)
+        axes.set(xticks=[], yticks=[], xlim=(0, width), ylim=(height, 0))
+        axes.spines[:].set(color="0.75", linewidth=0.8)
+        if stage == "tissue":
+            _scale_bar(axes, bag.provenance.mpp[0], width, height)
+        if stage == "fused":
+            for hotspot in hotspots:
+                _outline(axes, hotspot, height)
+
+    # Names of slides and models may hold a "$", which matplotlib would read as mathematics.
+    centred: dict[str, Any] = {"ha": "center", "va": "center", "wrap": True, "parse_math": False}
+    figure.text(0.5, 1 - 0.3 / figure_h, title, fontsize=14, **centred)
+    label = "attention percentile within the slide"
+    _colour_bar(figure, f"{label} (red outlines: hotspots)" if hotspots else label)
+    foot = f"{model}  ·  {note}"
+    figure.text(0.5, 0.22 / figure_h, foot, fontsize=9, color="0.35", **centred)
+    # Without matplotlib's own "Software" entry the same input gives the same bytes.
+    FigureCanvasAgg(figure).print_png(path, metadata={"Software": None})
+
+
+def _layout(aspect: float) -> tuple[int, int, float, float]:
+    """Rows and columns of five panels, and their width and height in inches, as large as can be.
+
+    Args:
+        aspect: width of the slide by its height.
+    """
+    best = (0, 0, 0.0, 0.0)
+    for rows, columns in ((1, 5), (2, 3), (3, 2), (5, 1)):
+        room_w = (_MAX_WIDTH - (columns - 1) * _GAP) / columns
+        room_h = (_MAX_HEIGHT - (rows - 1) * _GAP) / rows - _PANEL_TITLE
+        panel_w = min(room_w, room_h * aspect)
+        if panel_w > best[2]:
+            best = (rows, columns, panel_w, panel_w / aspect)
+    return best
+
+
+def _paint(grey: np.ndarray, bag: FeatureBag, grid: str, percentiles: np.ndarray) -> np.ndarray:
+    """Lay the colours of the tiles of a grid over the tissue.
+
+    Args:
+        grey: (h, w, 3) uint8, the whole slide.
+        bag: bag of the slide.
+        grid: "5x", "10x" or "20x", with N tiles.
+        percentiles: (N,), NaN where not known.
+
+    Returns:
+        (h, w, 3) uint8.
+    """
+    tiles = bag.scales[grid]
+    if len(tiles) == 0:
+        return grey
+    # Each pixel looks up its tile on the lattice: the work grows with the picture, not the tiles.
+    # There is one more row and column than tiles: -1, off the lattice, finds -1 there.
+    lattice = np.full(tiles.grid.max(axis=0) + 2, -1)
+    lattice[tiles.grid[:, 0], tiles.grid[:, 1]] = np.arange(len(tiles))
+    slide_width, slide_height = bag.provenance.dimensions
+    columns = _lattice_of_pixels(
+        tiles.grid[:, 0], tiles.bounds[:, [0, 2]], slide_width / grey.shape[1], grey.shape[1]
+    )
+    rows = _lattice_of_pixels(
+        tiles.grid[:, 1], tiles.bounds[:, [1, 3]], slide_height / grey.shape[0], grey.shape[0]
+    )
+    tile = lattice[columns[None, :], rows[:, None]]
+    painted = grey.copy()
+    covered = tile >= 0
+    colours = percentile_colours(percentiles)[tile[covered]]
+    # Fine steps of grey cannot be seen through the colours, and cost a third of the file's size.
+    under = grey[covered] // 8 * 8 + 4
+    painted[covered] = np.rint(_OPACITY * colours + (1 - _OPACITY) * under)
+    return painted
+
+
+def _lattice_of_pixels(
+    index: np.ndarray, spans: np.ndarray, pixel_size: float, n_pixels: int
+) -> np.ndarray:
+    """Column (or row) of the lattice in which each pixel's centre lies.
+
+    Args:
+        index: (N,) column of each tile.
+        spans: (N, 2) level-0 start and end of each tile along that axis.
+        pixel_size: in level-0 pixels.
+        n_pixels: number of pixels along that axis.
+
+    Returns:
+        (n_pixels,) column, -1 where no tile has it.
+    """
+    lines, first = np.unique(index, return_index=True)
+    starts, ends = spans[first].T
+    centres = (np.arange(n_pixels) + 0.5) * pixel_size
+    place = np.searchsorted(starts, centres, side="right") - 1
+    return np.where((place >= 0) & (centres < ends[place]), lines[place], -1)
+
+
+def _scale_bar(axes: Axes, mpp: float, width: int, height: int) -> None:
+    """Draw a scale bar of 1, 2 or 5 times 10^n mm, at most a quarter of the slide's width."""
+    most = width * mpp / 1000 / 4  # mm
+    power = 10.0 ** np.floor(np.log10(most))
+    length = max(step * power for step in (1, 2, 5) if step * power <= most)
+    start, y = 0.04 * width, 0.95 * height
+    halo = [withStroke(linewidth=6, foreground="white")]
+    axes.plot(
+        [start, start + length * 1000 / mpp],
+        [y, y],
+        color="black",
+        linewidth=3,
+        solid_capstyle="butt",
+        path_effects=halo,
+    )
+    axes.annotate(
+        f"{length:g} mm",
+        (start, y),
+        xytext=(0, 5),
+        textcoords="offset points",
+        fontsize=10,
+        path_effects=[withStroke(linewidth=3, foreground="white")],
+    )
+
+
+def _outline(axes: Axes, hotspot: Hotspot, height: int) -> None:
+    """Draw the border of a hotspot on a slide of this height, and its rank above it."""
+    colour = np.array(HOTSPOT) / 255
+    for ring in (hotspot.polygon.exterior, *hotspot.polygon.interiors):
+        axes.plot(
+            *ring.xy,
+            color=colour,
+            linewidth=1.5,
+            path_effects=[withStroke(linewidth=3, foreground="white")],
+        )
+    x0, y0, x1, _ = hotspot.polygon.bounds
+    fits_above = y0 > height / 10
+    axes.annotate(
+        str(hotspot.rank),
+        ((x0 + x1) / 2, y0),
+        xytext=(0, 4 if fits_above else -4),
+        textcoords="offset points",
+        ha="center",
+        va="bottom" if fits_above else "top",
+        fontsize=9,
+        fontweight="bold",
+        color="white",
+        bbox={"boxstyle": "circle,pad=0.2", "facecolor": colour, "edgecolor": "white"},
+    )
+
+
+def _colour_bar(figure: Figure, label: str) -> None:
+    """Draw the colour scale of the maps, in the colours as they look over pale tissue."""
+    width, height = figure.get_size_inches()
+    over_tissue = _OPACITY * colour_table() / 255 + (1 - _OPACITY) * _PALE_TISSUE
+    axes = figure.add_axes(((width - 4.5) / 2 / width, 0.78 / height, 4.5 / width, 0.16 / height))
+    scale = ScalarMappable(Normalize(0, 100), ListedColormap(over_tissue))
+    bar = figure.colorbar(scale, cax=axes, orientation="horizontal")
+    bar.set_label(label, fontsize=10)
+    bar.outline.set_linewidth(0.5)
+    axes.tick_params(labelsize=9)

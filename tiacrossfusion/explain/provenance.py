@@ -1,0 +1,41 @@
+"""What a result file says of its origin."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tiacrossfusion.features import FeatureBag
+
+
+def origin(
+    bag: FeatureBag, *, model: str, versions: Mapping[str, str], note: str
+) -> dict[str, Any]:
+    """Describe where attention comes from, without times, so that two runs write the same bytes.
+
+    Args:
+        bag: bag of the slide.
+        model: name of the model.
+        versions: versions of the packages that made the prediction.
+        note: what the result may be used for.
+
+    Returns:
+        A record that is strict JSON without nulls.
+    """
+    made = bag.provenance
+    return {
+        "slide": made.slide,
+        "dimensions": list(made.dimensions),
+        "mpp": list(made.mpp),
+        "offset": list(made.offset),
+        "model": model,
+        "note": note,
+        "versions": dict(sorted(versions.items())),
+        "features": {
+            "mask": made.mask,
+            "sampling": made.sampling.model_dump(mode="json", exclude_none=True),
+            "encoder": made.encoder.model_dump(mode="json", exclude_none=True),
+            "versions": dict(sorted(made.versions.items())),
+        },
+    }

@@ -1,0 +1,237 @@
+"""One slide, from file to prediction: open, find tissue, lay grids, encode, predict."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.features import FeatureBag, Provenance, ScaleFeatures, slide_identity
+from tiacrossfusion.progress import Progress
+from tiacrossfusion.sampling import (
+    SamplingSpec,
+    Slide,
+    nested_grids,
+    open_slide,
+    read_batches,
+    tissue_mask,
+    user_mask,
+)
+from tiacrossfusion.survival import median_survival
+
+if TYPE_CHECKING:
+    from tiatoolbox.wsicore.wsireader import WSIReader
+
+    from tiacrossfusion.encoders import Encoder
+    from tiacrossfusion.zoo import ModelBundle
+
+_VERSIONED = ("tiacrossfusion", "tiatoolbox", "torch", "timm", "openslide-python", "numpy")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of one slide. No value here is a medical finding.
+
+    Attributes:
+        risk: minus the sum of S over the bins; higher is worse, comparable within one model only.
+        hazards: (K,) probability of the event in each bin, given survival up to it.
+        survival: (K,) S at the end of each bin.
+        percentile: of the risk among the training patients, 0 to 100; None when unknown.
+        risk_group: name of the side of the training cut-off; None when unknown.
+        median: median survival in the unit of the time bins; None when not reached or unknown.
+        median_reached: whether S falls to one half by the last edge; None when times are unknown.
+        unknown: why percentile, group or times are None; empty when all are known.
+        attention: attention that each token receives: "5x" (N5,), "10x" (N10,), "20x" (N20,) and
+            "fused" (N10,), float64.
+    """
+
+    risk: float
+    hazards: np.ndarray
+    survival: np.ndarray
+    percentile: float | None
+    risk_group: str | None
+    median: float | None
+    median_reached: bool | None
+    unknown: str
+    attention: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class SlideResult:
+    """A slide, its bag and its prediction."""
+
+    slide: Slide
+    bag: FeatureBag
+    prediction: Prediction
+
+
+def predict_slide(
+    image: str | Path | WSIReader,
+    bundle: ModelBundle,
+    encoder: Encoder,
+    *,
+    mask: str | Path | np.ndarray | None = None,
+    mpp: float | None = None,
+    power: float | None = None,
+    batch_size: int = 32,
+    num_workers: int = 2,
+    progress: Progress | None = None,
+) -> SlideResult:
+    """Go the whole way with one slide; the arguments are those of the steps below.
+
+    Raises:
+        TiacfError: the slide, its mask or its scale is at fault.
+    """
+    progress = progress or Progress(1, show=False)
+    slide = open_slide(image, mpp=mpp, power=power)
+    bag = extract_bag(
+        slide,
+        bundle.config.sampling,
+        encoder,
+        mask=mask,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        progress=progress,
+    )
+    progress.stage(slide.name, "predict")
+    return SlideResult(slide, bag, predict_bag(bag, bundle))
+
+
+def extract_bag(
+    slide: Slide,
+    spec: SamplingSpec,
+    encoder: Encoder,
+    *,
+    mask: str | Path | np.ndarray | None = None,
+    batch_size: int = 32,
+    num_workers: int = 2,
+    progress: Progress | None = None,
+) -> FeatureBag:
+    """Turn a slide into a bag of features.
+
+    Args:
+        slide: an open slide.
+        spec: how patches are laid and kept.
+        encoder: turns patches into features.
+        mask: the user's tissue mask; None finds the tissue.
+        batch_size: patches in a batch; the result does not depend on it.
+        num_workers: reading threads; the result does not depend on it.
+        progress: bars to move.
+
+    Raises:
+        TiacfError: the slide is not brightfield, has no tissue or is damaged, or the mask is unfit.
+    """
+    progress = progress or Progress(1, show=False)
+    label = slide.path or slide.name
+    progress.stage(slide.name, "tissue")
+    reader = user_mask(slide, mask, spec) if mask is not None else tissue_mask(slide, spec)
+    grids = nested_grids(slide, reader, spec)
+    if len(grids["20x"]) == 0:
+        raise TiacfError(
+            f"{label}: no tissue found (no 20x patch is more than {spec.min_mask_ratio:.0%} tissue); "
+            "if there is some, mark it with --masks"
+        )
+    features = {
+        scale: np.zeros((len(grid), encoder.spec.width), np.float16)
+        for scale, grid in grids.items()
+    }
+    progress.stage(slide.name, "patches", sum(len(grid) for grid in grids.values()))
+    for batch in read_batches(slide, grids, spec, batch_size=batch_size, num_workers=num_workers):
+        end = batch.start + len(batch.images)
+        features[batch.scale][batch.start : end] = encoder.encode(batch.images)
+        progress.step(len(batch.images))
+    size, mtime = slide_identity(slide.path) if slide.path is not None else (0, 0)
+    return FeatureBag(
+        scales={
+            scale: ScaleFeatures(features[scale], grid.bounds, grid.grid)
+            for scale, grid in grids.items()
+        },
+        provenance=Provenance(
+            slide=slide.name,
+            slide_size=size,
+            slide_mtime_ns=mtime,
+            dimensions=slide.dimensions,
+            mpp=slide.mpp,
+            power=slide.power,
+            offset=slide.offset,
+            mask=spec.mask_method if mask is None else mask_identity(mask),
+            sampling=spec,
+            encoder=encoder.spec,
+            versions={name: version(name) for name in _VERSIONED},
+        ),
+    )
+
+
+def mask_identity(mask: str | Path | np.ndarray) -> str:
+    """Hash of a mask's content, so that a changed mask is noticed."""
+    if isinstance(mask, np.ndarray):
+        return hashlib.sha256(str(mask.shape).encode() + mask.tobytes()).hexdigest()[:16]
+    try:
+        return hashlib.sha256(Path(mask).read_bytes()).hexdigest()[:16]
+    except OSError as error:
+        raise TiacfError(f"{mask}: the mask cannot be read ({error}); check --masks") from error
+
+
+def predict_bag(bag: FeatureBag, bundle: ModelBundle) -> Prediction:
+    """Predict from a bag of features.
+
+    Args:
+        bag: the features of one slide, made with the bundle's encoder and sampling.
+        bundle: the model.
+
+    Raises:
+        TiacfError: the bag was made with another encoder or sampling, or the network's output is not
+            finite.
+    """
+    import torch
+
+    bundle.check_bag(bag)
+    device = next(bundle.network.parameters()).device
+    tokens = [
+        torch.from_numpy(bag.scales[scale].features).to(device, torch.float32)[None]  # (1, N, E)
+        for scale in ("5x", "10x", "20x")
+    ]
+    with torch.inference_mode():
+        output = bundle.network(*tokens, attention=True)
+    survival = output.survival[0].double().cpu().numpy()
+    risk = float(output.risk[0])
+    if not np.isfinite(risk):
+        raise TiacfError(
+            f"{bag.provenance.slide}: the model's risk is not finite; check the model's weights"
+        )
+    scores = output.attention
+    attention = {
+        name: score[0].double().cpu().numpy()
+        for name, score in (
+            ("5x", scores.x5),
+            ("10x", scores.x10),
+            ("20x", scores.x20),
+            ("fused", scores.fused),
+        )
+    }
+    bins, reference = bundle.config.time_bins, bundle.config.risk_reference
+    median = None if bins is None else median_survival(survival, bins)
+    missing = [
+        text
+        for known, text in (
+            (bins, "no time bins, so no times"),
+            (reference, "no training risks, so no percentile and no group"),
+        )
+        if known is None
+    ]
+    return Prediction(
+        risk=risk,
+        hazards=output.hazards[0].double().cpu().numpy(),
+        survival=survival,
+        percentile=None if reference is None else reference.percentile(risk),
+        risk_group=None if reference is None else reference.group(risk).name,
+        median=median,
+        median_reached=None if bins is None else median is not None,
+        unknown=f"the bundle has {' and '.join(missing)}" if missing else "",
+        attention=attention,
+    )

@@ -1,0 +1,262 @@
+"""The output folder: names, what is finished, and files that are either whole or not there.
+
+Beside the files that users open, the folder holds `.tiacf/<name>.json`, one record per slide: what it
+was made from, the files it wrote and its row of `predictions.csv`. A slide is finished when its record
+says so and its files exist. Only files named in a record are ever replaced.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+import shutil
+import socket
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.features import replace_folder
+
+TABLE = "predictions.csv"
+_RECORDS = ".tiacf"
+
+#: Columns before and after those of the time bins.
+_FIRST = (
+    "slide",
+    "risk",
+    "percentile",
+    "risk_group",
+    "median_survival",
+    "median_reached",
+    "time_unit",
+)
+_LAST = (
+    "patches_5x",
+    "patches_10x",
+    "patches_20x",
+    "seconds",
+    "model",
+    "status",
+    "message",
+    "output",
+    "notice",
+)
+
+
+class OutputError(TiacfError):
+    """The output folder cannot be written: no other slide would fare better, so the run ends."""
+
+
+@dataclass
+class Record:
+    """What is known of one slide in an output folder.
+
+    Attributes:
+        name: stem of the slide's output files.
+        source: path of the slide (or hash of an array).
+        key: everything that decides the result, as strings; equal keys give equal results.
+        status: "ok", "failed", or "publishing" while files are being moved into place.
+        files: names of the files in the output folder that belong to this slide.
+        row: the slide's row of the table.
+    """
+
+    name: str
+    source: str
+    key: dict[str, str]
+    status: str
+    files: list[str] = field(default_factory=list)
+    row: dict[str, Any] = field(default_factory=dict)
+
+
+class ResultsFolder:
+    """An output folder, new or resumed.
+
+    Args:
+        path: the folder; made when it does not exist. Other files in it are left alone.
+
+    Raises:
+        OutputError: it cannot be made or written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open the folder and read its records."""
+        self.path = Path(path)
+        self._records_path = self.path / _RECORDS
+        with self._writing():
+            self._records_path.mkdir(parents=True, exist_ok=True)
+            probe = self._records_path / f"probe-{uuid.uuid4().hex}"
+            probe.write_bytes(b"")
+            probe.unlink()
+        self._remove_dead_staging()
+
+    def records(self) -> list[Record]:
+        """All records, by name; a damaged one is left out (its slide counts as not done)."""
+        found = []
+        for path in sorted(self._records_path.glob("*.json")):
+            try:
+                found.append(Record(**json.loads(path.read_text(encoding="utf-8"))))
+            except (OSError, ValueError, TypeError):
+                continue
+        return found
+
+    def claim(self, source: str, stem: str, suffixes: tuple[str, ...]) -> Record:
+        """Find the record of a slide, or make one with a free name.
+
+        Args:
+            source: identifies the slide.
+            stem: the name it would like; when the files of another slide have it, a short hash of the
+                source is added.
+            suffixes: what the file names of this run add to the name.
+        """
+        records = self.records()
+        for record in records:
+            if record.source == source:
+                return record
+        taken = {file.casefold() for record in records for file in record.files}
+        taken |= {record.name.casefold() for record in records}
+        wanted = {stem.casefold(), *(f"{stem}{suffix}".casefold() for suffix in suffixes)}
+        short = hashlib.sha256(source.encode()).hexdigest()[:8]
+        name = f"{stem}-{short}" if wanted & taken else stem
+        return Record(name=name, source=source, key={}, status="new")
+
+    def check_free(self, record: Record, suffixes: tuple[str, ...]) -> None:
+        """Refuse to write over files that are not this program's.
+
+        Raises:
+            TiacfError: a file in the way was not written by this program for this slide.
+        """
+        for file in (f"{record.name}{suffix}" for suffix in suffixes):
+            if file not in record.files and (self.path / file).exists():
+                raise TiacfError(
+                    f"{self.path / file}: exists and was not written by tiacf for this slide; "
+                    "move it away or give another --output-path"
+                )
+
+    def finished(self, record: Record, key: dict[str, str], suffixes: tuple[str, ...]) -> bool:
+        """Tell whether a slide is done with the same key and its files are there.
+
+        Raises:
+            TiacfError: it is done with another key: replacing it needs the user's word.
+        """
+        if record.status != "ok":
+            return False
+        differs = [name for name in key if record.key.get(name) != key[name]]
+        if differs:
+            raise TiacfError(
+                f"{record.source}: {self.path} holds its result made with another "
+                f"{' and '.join(differs)}; give --overwrite to replace it, or another --output-path"
+            )
+        return all((self.path / f"{record.name}{suffix}").exists() for suffix in suffixes)
+
+    @contextmanager
+    def staging(self) -> Iterator[Path]:
+        """Give a scratch folder on the same disk; what is left in it is removed."""
+        folder = self._records_path / (
+            f"staging-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        )
+        with self._writing():
+            folder.mkdir()
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def publish(self, record: Record, staging: Path) -> None:
+        """Move a slide's finished files from staging into place and record them.
+
+        Killed at any moment, the folder holds whole files only, and the record either names all of
+        them as finished or marks the slide as to be done again.
+        """
+        new = sorted(entry.name for entry in staging.iterdir())
+        with self._writing():
+            record.files = sorted({*record.files, *new})
+            record.status = "publishing"
+            self._write_record(record)
+            for name in new:
+                if (staging / name).is_dir():
+                    replace_folder(staging / name, self.path / name)
+                else:
+                    os.replace(staging / name, self.path / name)
+            record.status = "ok"
+            self._write_record(record)
+        self.write_table()
+
+    def fail(self, record: Record, row: dict[str, Any]) -> None:
+        """Record that a slide failed and why."""
+        record.status, record.row = "failed", row
+        with self._writing():
+            self._write_record(record)
+        self.write_table()
+
+    def write_table(self) -> None:
+        """Write `predictions.csv` anew from all records, in one step."""
+        rows = [record.row for record in self.records() if record.status in ("ok", "failed")]
+        num_bins = max((len(row.get("survival", [])) for row in rows), default=0)
+        bins = [f"{kind}_{k}" for k in range(1, num_bins + 1) for kind in ("bin_edge", "survival")]
+        text = io.StringIO()
+        table = csv.DictWriter(text, [*_FIRST, *bins, *_LAST], restval="", lineterminator="\n")
+        table.writeheader()
+        for row in rows:
+            flat = {column: row[column] for column in (*_FIRST, *_LAST) if column in row}
+            for kind in ("bin_edge", "survival"):
+                flat |= {f"{kind}_{k}": value for k, value in enumerate(row.get(kind, []), 1)}
+            table.writerow({column: _cell(value) for column, value in flat.items()})
+        with self._writing():
+            self._replace(self.path / TABLE, text.getvalue())
+
+    def _write_record(self, record: Record) -> None:
+        text = json.dumps(record.__dict__, indent=1)
+        self._replace(self._records_path / f"{record.name}.json", text)
+
+    def _replace(self, path: Path, text: str) -> None:
+        part = self._records_path / f"{path.name}.{uuid.uuid4().hex[:8]}.part"
+        try:
+            part.write_text(text, encoding="utf-8")
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def _remove_dead_staging(self) -> None:
+        """Remove what processes of this machine left behind when they were killed."""
+        for folder in self._records_path.glob("staging-*"):
+            host, _, pid = folder.name.removeprefix("staging-").rsplit("-", 1)[0].rpartition("-")
+            if host == socket.gethostname() and pid.isdigit() and not _alive(int(pid)):
+                shutil.rmtree(folder, ignore_errors=True)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise OutputError(
+                f"{self.path}: the output folder cannot be written ({error.strerror or error}); "
+                "free space or give another --output-path"
+            ) from error
+
+
+def _cell(value: object) -> object:
+    """One cell of the table: unknown is empty, truth is lower case, numbers have nine digits."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:.9g}"
+    return value
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it lives and belongs to somebody else
+        return True
+    return True

@@ -1,0 +1,226 @@
+"""Survival prediction as a TIAToolbox engine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tiatoolbox import logger
+from tiatoolbox.models.engine.engine_abc import EngineABC
+from tiatoolbox.models.engine.io_config import ModelIOConfigABC
+
+from tiatoolbox.wsicore.wsireader import WSIReader
+
+from tiacrossfusion.cohort import RunOptions, SlideOutcome, predict_cohort
+from tiacrossfusion.encoders import Encoder, load_encoder_of
+from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.outputs import OUTPUT_SUFFIXES
+from tiacrossfusion.results import ResultsFolder
+from tiacrossfusion.sampling import SCALES, SamplingSpec
+from tiacrossfusion.toolbox.model import CrossFusionModel
+
+
+def sampling_ioconfig(spec: SamplingSpec) -> ModelIOConfigABC:
+    """Write a model's sampling as TIAToolbox's IO configuration, finest scale last."""
+    return ModelIOConfigABC(
+        input_resolutions=[
+            {"units": spec.units, "resolution": spec.resolution(scale)} for scale in SCALES
+        ],
+        patch_input_shape=(spec.patch_size, spec.patch_size),
+        stride_shape=(spec.patch_size, spec.patch_size),
+    )
+
+
+class SurvivalPredictor(EngineABC):
+    """Predict survival from whole-slide images.
+
+    Args:
+        model: name of a bundle ("crossfusion-demo"), a bundle folder, a hub id, or a
+            `CrossFusionModel`.
+        batch_size: patches in a batch of the encoder.
+        num_workers: threads that read patches.
+        weights: weights of the network (`.safetensors`) to take instead of the bundle's.
+        encoder_weights: local weights file of the encoder, for machines without internet.
+        device: torch device, such as "cpu" or "cuda".
+        verbose: draw progress bars and print a line for each slide.
+
+    Attributes:
+        outcomes: what became of each image of the last run, with the reason where one failed.
+
+    Raises:
+        TiacfError: the model or the encoder is unknown, damaged or cannot be fetched.
+
+    Examples:
+        >>> predictor = SurvivalPredictor(model="crossfusion-demo", device="cpu")
+        >>> predictor.run(images=["slide.svs"], save_dir="out", output_type="qupath")
+        {PosixPath('slide.svs'): PosixPath('out/slide.geojson')}
+    """
+
+    def __init__(
+        self,
+        model: str | Path | CrossFusionModel = "crossfusion-demo",
+        batch_size: int = 32,
+        num_workers: int = 2,
+        weights: str | Path | None = None,
+        *,
+        encoder_weights: str | Path | None = None,
+        device: str = "cpu",
+        verbose: bool = False,
+    ) -> None:
+        """Load the model and its encoder."""
+        super().__init__(
+            model=str(model) if isinstance(model, Path) else model,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            weights=weights,
+            device=device,
+            verbose=verbose,
+        )
+        self.outcomes: list[SlideOutcome] = []
+        self._encoder_weights = encoder_weights
+        self._encoder: Encoder | None = None
+        self._encoder_device = device
+
+    @staticmethod
+    def _initialize_model_ioconfig(
+        model: str | CrossFusionModel, weights: str | Path | None
+    ) -> tuple[CrossFusionModel, ModelIOConfigABC]:
+        """Load the bundle in place of a model of TIAToolbox's own zoo."""
+        if not isinstance(model, str | CrossFusionModel):
+            raise TypeError("model must be a name, a folder, a hub id or a CrossFusionModel")
+        loaded = CrossFusionModel(model) if isinstance(model, str) else model
+        if weights is not None:
+            loaded = CrossFusionModel(loaded.bundle.with_weights(Path(weights)))
+        return loaded, sampling_ioconfig(loaded.bundle.config.sampling)
+
+    def run(  # type: ignore[override]
+        self,
+        images: list[str | os.PathLike | WSIReader],
+        *,
+        masks: list[str | os.PathLike | np.ndarray] | np.ndarray | None = None,
+        input_resolutions: list[dict] | None = None,
+        patch_input_shape: tuple[int, int] | None = None,
+        ioconfig: ModelIOConfigABC | None = None,
+        patch_mode: bool = False,
+        save_dir: str | os.PathLike | None = None,
+        overwrite: bool = False,
+        output_type: str = "dict",
+        **kwargs: Any,
+    ) -> dict[Path | str, Path | dict[str, Any]]:
+        """Predict slides.
+
+        An existing `save_dir` is resumed: finished slides are not made again and other files in it
+        are left alone. A slide that fails is left out of the result and a warning is logged;
+        `outcomes` holds the reason.
+
+        Args:
+            images: paths of slides, or TIAToolbox readers.
+            masks: one for each image: a path (an image, or GeoJSON from QuPath) or an array (H, W).
+            input_resolutions: None, or the model's own: a model is valid for its sampling only.
+            patch_input_shape: None, or the model's own.
+            ioconfig: None, or the model's own.
+            patch_mode: must be False: survival is a property of a slide, not of a patch.
+            save_dir: folder for results; needed for every output type but "dict".
+            overwrite: make finished results again, replacing files that this program wrote for these
+                slides and nothing else.
+            output_type: "dict", "zarr", "annotationstore" or "qupath". "dict" with a `save_dir` is
+                saved as "zarr", as TIAToolbox's engines do.
+            **kwargs: `wsireader_kwargs` ({"mpp": ...} or {"power": ...} for slides that do not state
+                their scale), and `batch_size`, `num_workers`, `device`, `verbose` for this and later
+                runs.
+
+        Returns:
+            For each image (its path, or a name for a reader without one) its main output file, or for
+            "dict" its prediction: "risk", "hazards" and "survival" (K,), "percentile", "risk_group",
+            "median_survival", and "attention" (N,) and "bounds" (N, 4) per scale.
+
+        Raises:
+            TiacfError: an option is wrong, no image is given, or the folder cannot be written.
+        """
+        reader_kwargs = self._settle(kwargs)
+        self._check_sampling(input_resolutions, patch_input_shape, ioconfig)
+        if patch_mode:
+            raise TiacfError(
+                "patch_mode=True: survival is predicted from whole slides; use patch_mode=False"
+            )
+        if isinstance(images, str | os.PathLike) or len(images) == 0:
+            raise TiacfError("images: give a list of at least one slide")
+        if masks is not None and len(masks) != len(images):
+            raise TiacfError(f"masks: {len(masks)} masks for {len(images)} images; give one for each")
+        output_type = output_type.lower()
+        if output_type not in ("dict", *OUTPUT_SUFFIXES):
+            raise TiacfError(
+                f"output_type={output_type}: must be 'dict', 'zarr', 'annotationstore' or 'qupath'"
+            )
+        if output_type == "dict" and save_dir is not None:
+            output_type = "zarr"
+        if output_type != "dict" and save_dir is None:
+            raise TiacfError(f"output_type={output_type}: give a save_dir to write to")
+        images = [
+            image if isinstance(image, WSIReader) else Path(os.fspath(image)) for image in images
+        ]
+        self.outcomes = predict_cohort(
+            images,
+            self.model.bundle,
+            self._load_encoder(),
+            ResultsFolder(Path(save_dir)) if save_dir is not None else None,
+            RunOptions(
+                output_type=output_type,
+                overwrite=overwrite,
+                batch_size=self.batch_size,
+                num_workers=self.num_workers,
+                **reader_kwargs,
+            ),
+            masks=masks,
+            show_progress=self.verbose,
+        )
+        for outcome in self.outcomes:
+            if outcome.status == "failed":
+                logger.warning(outcome.message)
+        return {
+            outcome.source: outcome.output if outcome.output is not None else outcome.prediction
+            for outcome in self.outcomes
+            if outcome.status != "failed"
+        }
+
+    def _settle(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Take run options over into the engine; return mpp and power for the readers."""
+        reader_kwargs = dict(kwargs.pop("wsireader_kwargs", None) or {})
+        for name in kwargs:
+            if name not in ("batch_size", "num_workers", "device", "verbose"):
+                raise TiacfError(f"{name}: SurvivalPredictor.run has no such option")
+            setattr(self, name, kwargs[name])
+        for name in reader_kwargs:
+            if name not in ("mpp", "power"):
+                raise TiacfError(f'wsireader_kwargs: "{name}" is not used; give "mpp" or "power"')
+        self.model.to(self.device)
+        return reader_kwargs
+
+    def _check_sampling(
+        self,
+        input_resolutions: list[dict] | None,
+        patch_input_shape: tuple[int, int] | None,
+        ioconfig: ModelIOConfigABC | None,
+    ) -> None:
+        own = self.ioconfig
+        for name, given, wanted in (
+            ("input_resolutions", input_resolutions, own.input_resolutions),
+            ("patch_input_shape", patch_input_shape, own.patch_input_shape),
+            ("ioconfig", ioconfig, own),
+        ):
+            if given is not None and given != wanted:
+                raise TiacfError(
+                    f"{name}: a survival model is valid for its own sampling only ({wanted}); "
+                    "leave it out, or take a model trained with that sampling"
+                )
+
+    def _load_encoder(self) -> Encoder:
+        """Load the encoder once for a device."""
+        if self._encoder is None or self._encoder_device != self.device:
+            self._encoder = load_encoder_of(
+                self.model.bundle.config.encoder, weights=self._encoder_weights, device=self.device
+            )
+            self._encoder_device = self.device
+        return self._encoder

@@ -1,0 +1,75 @@
+"""CrossFusion as a TIAToolbox model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from tiatoolbox.models.models_abc import ModelABC
+from torch import nn
+
+from tiacrossfusion.networks import SurvivalOutput
+from tiacrossfusion.zoo import ModelBundle, load_bundle
+
+
+class CrossFusionModel(ModelABC):
+    """A CrossFusion network with its bundle, in TIAToolbox's shape of a model.
+
+    Args:
+        bundle: a loaded bundle, or what `load_bundle` takes: a name, a folder or a hub id.
+
+    Attributes:
+        bundle: the model with its sampling, encoder, time bins and card.
+        network: the network, which moves with `.to(device)`.
+
+    Examples:
+        >>> model = CrossFusionModel("crossfusion-demo")
+        >>> bag = {"5x": x5, "10x": x10, "20x": x20}  # each (N, E)
+        >>> CrossFusionModel.infer_batch(model, bag, device="cpu")["risk"]
+    """
+
+    def __init__(self, bundle: ModelBundle | str) -> None:
+        """Load the bundle."""
+        super().__init__()
+        self.bundle = bundle if isinstance(bundle, ModelBundle) else load_bundle(bundle)
+        self.network = self.bundle.network
+
+    def forward(self, x5: torch.Tensor, x10: torch.Tensor, x20: torch.Tensor) -> SurvivalOutput:  # type: ignore[override]
+        """Predict from the tokens of the three scales.
+
+        Args:
+            x5: (B, N5, E) features at 5x.
+            x10: (B, N10, E) features at 10x.
+            x20: (B, N20, E) features at 20x.
+
+        Returns:
+            Logits, hazards and survival (B, K) and risk (B,).
+        """
+        return self.network(x5, x10, x20)
+
+    @staticmethod
+    def infer_batch(  # type: ignore[override]
+        model: nn.Module, batch_data: Mapping[str, np.ndarray | torch.Tensor], *, device: str
+    ) -> dict[str, np.ndarray]:
+        """Predict from one bag of features.
+
+        Args:
+            model: a CrossFusionModel.
+            batch_data: features (N, E) or (B, N, E) under "5x", "10x" and "20x".
+            device: torch device.
+
+        Returns:
+            "logits", "hazards", "survival" (B, K) and "risk" (B,).
+        """
+        tokens = []
+        for scale in ("5x", "10x", "20x"):
+            features = torch.as_tensor(batch_data[scale]).to(device, torch.float32)
+            tokens.append(features if features.ndim == 3 else features[None])  # noqa: PLR2004
+        model.eval()
+        with torch.inference_mode():
+            output = model(*tokens)
+        return {
+            name: getattr(output, name).cpu().numpy()
+            for name in ("logits", "hazards", "survival", "risk")
+        }

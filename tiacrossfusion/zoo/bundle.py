@@ -1,0 +1,218 @@
+"""Model bundles: a folder with `config.json` and `model.safetensors`, and nothing that executes."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import os
+import re
+import uuid
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.features import FeatureBag, check_same
+from tiacrossfusion.zoo.config import FORMAT_VERSION, BundleConfig
+
+if TYPE_CHECKING:
+    from tiacrossfusion.networks import CrossFusion
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
+
+
+@dataclass(frozen=True)
+class ModelBundle:
+    """A trained model with all that belongs to it.
+
+    Attributes:
+        config: architecture, sampling, encoder, time bins, risk reference and model card.
+        network: the network in eval mode.
+        fingerprint: hash of `config.json` and the weights; results carry it.
+    """
+
+    config: BundleConfig
+    network: CrossFusion
+    fingerprint: str
+
+    def check_bag(self, bag: FeatureBag) -> None:
+        """Refuse a bag made with another encoder or sampling, saying which field differs.
+
+        Raises:
+            TiacfError: a field differs.
+        """
+        label = f"bag of {bag.provenance.slide}"
+        check_same(self.config.encoder, bag.provenance.encoder, "encoder", label)
+        check_same(self.config.sampling, bag.provenance.sampling, "sampling", label)
+
+
+    def with_weights(self, path: Path) -> ModelBundle:
+        """Return the same model with the weights of another `.safetensors` file.
+
+        Raises:
+            TiacfError: the file cannot be read or does not fit the architecture.
+        """
+        network = _build_network(self.config)
+        _load_weights(network, path)
+        digest = hashlib.sha256(self.fingerprint.encode() + path.read_bytes()).hexdigest()
+        return ModelBundle(self.config, network.eval(), digest)
+
+
+def shipped_bundles() -> dict[str, Path]:
+    """Bundles inside this package, by name."""
+    root = Path(str(files("tiacrossfusion.zoo") / "bundles"))
+    return {folder.name: folder for folder in sorted(root.iterdir()) if (folder / CONFIG).is_file()}
+
+
+def load_bundle(model: str | Path, device: str = "cpu") -> ModelBundle:
+    """Load a model bundle by name, folder or hub id.
+
+    Args:
+        model: name of a shipped bundle ("crossfusion-demo"), a bundle folder, or a Hugging Face hub id
+            ("owner/name"), which is the only case that may use the network.
+        device: torch device of the network.
+
+    Raises:
+        TiacfError: there is no such bundle, or it is damaged, of a newer format or inconsistent.
+    """
+    folder = _find(str(model))
+    config = read_config(folder)
+    network = _build_network(config)
+    _load_weights(network, folder / WEIGHTS)
+    return ModelBundle(config, _to_device(network, device), _fingerprint(folder))
+
+
+def read_config(folder: Path) -> BundleConfig:
+    """Read and check the `config.json` of a bundle folder, without its weights.
+
+    Raises:
+        TiacfError: it is missing, no JSON, of a newer format, or a field is wrong.
+    """
+    path = folder / CONFIG
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise TiacfError(
+            f"{folder}: no readable {CONFIG}; a model bundle is a folder with {CONFIG} and {WEIGHTS}"
+        ) from error
+    except ValueError as error:
+        raise TiacfError(f"{path}: not valid JSON ({error}); get the bundle again") from error
+    version = document.get("format_version") if isinstance(document, dict) else None
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise TiacfError(
+            f"{path}: bundle format {version}, this program reads up to {FORMAT_VERSION}; "
+            "update tiacrossfusion"
+        )
+    try:
+        return BundleConfig.model_validate_json(json.dumps(document))
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "the whole"
+        raise TiacfError(
+            f"{path}: {field}: {first['msg']}; mend the field or get the bundle again"
+        ) from error
+
+
+def save_bundle(folder: Path, config: BundleConfig, network: CrossFusion) -> None:
+    """Write a bundle into a folder, which is made if need be; each file is replaced in one step."""
+    from safetensors.torch import save
+
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {key: tensor.contiguous().cpu() for key, tensor in network.state_dict().items()}
+    text = json.dumps(config.model_dump(mode="json"), indent=2) + "\n"
+    for name, content in ((WEIGHTS, save(weights)), (CONFIG, text.encode())):
+        part = folder / f".{name}.{uuid.uuid4().hex[:8]}.part"
+        try:
+            part.write_bytes(content)
+            os.replace(part, folder / name)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def _find(model: str) -> Path:
+    """Folder of a bundle given by name, path or hub id."""
+    shipped = shipped_bundles()
+    if model in shipped:
+        return shipped[model]
+    path = Path(model)
+    if path.is_dir():
+        return path
+    if path.is_file():
+        raise TiacfError(
+            f"{model}: a file is no model bundle; give the folder that holds {CONFIG}, or make one "
+            "from a checkpoint with: tiacf import-checkpoint"
+        )
+    if _HUB_ID.match(model) and not model.startswith("."):
+        return _download(model)
+    near = difflib.get_close_matches(model, shipped, n=1, cutoff=0.4)
+    hint = f'did you mean "{near[0]}"? ' if near else ""
+    raise TiacfError(
+        f"{model}: unknown model; {hint}"
+        "`tiacf models` lists the names, a bundle folder or a hub id (owner/name) serve too"
+    )
+
+
+def _download(hub_id: str) -> Path:
+    """Fetch a bundle from the Hugging Face hub, or from its cache."""
+    from huggingface_hub import snapshot_download
+
+    offline = os.environ.get("TIACF_OFFLINE", "0") not in ("", "0")
+    try:
+        return Path(
+            snapshot_download(
+                hub_id, allow_patterns=[CONFIG, WEIGHTS], local_files_only=offline, etag_timeout=5
+            )
+        )
+    except Exception as error:  # network, proxy, authorisation, unknown id: many kinds
+        reason = " ".join(str(error).split())[:200]
+        raise TiacfError(
+            f"{hub_id}: no such folder here, and the hub gave no such bundle "
+            f"({type(error).__name__}: {reason}); download it elsewhere and give its folder"
+        ) from error
+
+
+def _build_network(config: BundleConfig) -> CrossFusion:
+    from tiacrossfusion.networks import CrossFusion
+
+    return CrossFusion(**config.architecture.model_dump(exclude={"name"}))
+
+
+def _load_weights(network: CrossFusion, path: Path) -> None:
+    from safetensors.torch import load_file
+
+    try:
+        weights = load_file(path)
+    except Exception as error:  # safetensors and the file system raise their own
+        raise TiacfError(
+            f"{path}: the weights cannot be read ({type(error).__name__}: {error}); "
+            "get the bundle again"
+        ) from error
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise TiacfError(
+            f"{path}: the weights do not fit {CONFIG} ({reason}); get the bundle again"
+        ) from error
+    if not all(bool(tensor.isfinite().all()) for tensor in weights.values()):
+        raise TiacfError(f"{path}: the weights are not finite; get the bundle again")
+
+
+def _to_device(network: CrossFusion, device: str) -> CrossFusion:
+    try:
+        return network.to(device).eval()
+    except (RuntimeError, AssertionError) as error:  # unknown device, or a GPU that is not there
+        reason = str(error).strip().splitlines()[0]
+        raise TiacfError(f"--device {device}: {reason}; use --device cpu") from error
+
+
+def _fingerprint(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for name in (CONFIG, WEIGHTS):
+        digest.update(hashlib.sha256((folder / name).read_bytes()).digest())
+    return digest.hexdigest()
