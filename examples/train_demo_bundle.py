@@ -61,9 +61,7 @@ def make_bag(row: dict, work_dir: str, size: int, seed: int) -> None:
 
 def tensors(bag: FeatureBag) -> list[torch.Tensor]:
     """Tokens (1, N, E) of the three scales."""
-    return [
-        torch.from_numpy(scale.features).float()[None] for scale in bag.scales.values()
-    ]
+    return [torch.from_numpy(scale.features).float()[None] for scale in bag.scales.values()]
 
 
 def predict(network: CrossFusion, bags: list[list[torch.Tensor]]) -> np.ndarray:

@@ -37,7 +37,6 @@ from tiacrossfusion.sampling.spec import CELLS_20X, SCALES, SamplingSpec
 CHECKER = Path(__file__).resolve().parents[2] / "shared" / "tools" / "check_geojson.py"
 ORIGIN = {
     "model": "made-up model",
-    "versions": {"tiacrossfusion": "0.1.0"},
     "note": "demonstration, not for clinical use",
 }
 SIDE = 506.3  # level-0 pixels of a 20x cell: the lattice lines are rounded, as on a real slide
@@ -319,7 +318,6 @@ def test_the_collection_says_where_it_comes_from(bag: FeatureBag, tmp_path: Path
     record = read(write_all(tmp_path, bag, make_attention(bag))[1])["tiacrossfusion"]
     assert record["slide"] == "a slide.svs"
     assert record["model"] == ORIGIN["model"]
-    assert record["versions"] == ORIGIN["versions"]
     assert record["features"]["versions"] == {"tiatoolbox": "2.1.3"}
     assert record["colour"] == "percentile of 10x"
 

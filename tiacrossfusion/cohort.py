@@ -120,7 +120,12 @@ def predict_cohort(
     with Progress(len(images), show=show_progress) as progress:
         for index, image in enumerate(images):
             run = _SlideRun(
-                image, masks[index] if masks is not None else None, bundle, encoder, options, progress
+                image,
+                masks[index] if masks is not None else None,
+                bundle,
+                encoder,
+                options,
+                progress,
             )
             outcome = run.keep(folder) if folder is not None else run.give()
             outcomes.append(outcome)
@@ -171,7 +176,9 @@ class _SlideRun:
                 folder.publish(record, staging)
         except OutputError:
             raise
-        except Exception as error:  # the other slides go on; the reason is recorded, the trace logged
+        except (
+            Exception
+        ) as error:  # the other slides go on; the reason is recorded, the trace logged
             message = self._reason(error)
             row = self._failed_row(message) | {"output": record.name}
             if record.status != "ok":  # else: an earlier result stands, and so does its row
@@ -210,14 +217,75 @@ class _SlideRun:
             progress=self.progress,
         )
 
-    def _line(outcome: SlideOutcome, label: str, bundle: ModelBundle) -> str:
+    def _key(self, mask: Mask | None) -> dict[str, str]:
+        """Everything that decides a slide's result."""
+        path = Path(self.source)
+        size, mtime = slide_identity(path) if path.exists() else (0, 0)
+        return {
+            "slide file": f"{size} {mtime}",
+            "model": self.bundle.fingerprint,
+            "encoder": self.encoder.spec.model_dump_json(),
+            "mask": "" if mask is None else mask_identity(mask),
+            "scale": f"mpp={self.options.mpp} power={self.options.power}",
+        }
+
+    def _reason(self, error: Exception) -> str:
+        """One line on why the slide failed."""
+        if isinstance(error, TiacfError):
+            _log.info("%s failed", self.label, exc_info=error)
+            return str(error)
+        _log.error("%s failed", self.label, exc_info=error)
+        text = " ".join(str(error).split())[:300]
+        return f"{self.source}: unexpected {type(error).__name__}: {text}; see the log"
+
+    def _failed_row(self, message: str) -> dict[str, Any]:
+        return {
+            "slide": self.label,
+            "model": self.bundle.config.name,
+            "status": "failed",
+            "message": message,
+        }
+
+    def _row(self, result: SlideResult, seconds: float) -> dict[str, Any]:
+        prediction, bins = result.prediction, self.bundle.config.time_bins
+        return {
+            "slide": self.label,
+            "risk": prediction.risk,
+            "percentile": prediction.percentile,
+            "risk_group": prediction.risk_group,
+            "median_survival": prediction.median,
+            "median_reached": prediction.median_reached,
+            "time_unit": None if bins is None else bins.unit,
+            "bin_edge": [] if bins is None else list(bins.edges[1:]),
+            "survival": prediction.survival.tolist(),
+            **{f"patches_{scale}": count for scale, count in result.bag.counts().items()},
+            "seconds": seconds,
+            "model": self.bundle.config.name,
+            "status": "ok",
+            "message": prediction.unknown,
+            "notice": self.bundle.config.card.notice,
+        }
+
+
+def _identity(image: str | Path | WSIReader) -> tuple[str, str, str]:
+    """Source, wished-for stem and label of an image."""
+    if isinstance(image, str | Path) or image.input_path is not None:
+        path = Path(image if isinstance(image, str | Path) else image.input_path)
+        return str(path.resolve()), path.name if path.is_dir() else path.stem, path.name
+    digest = hashlib.sha256(np.ascontiguousarray(image.img).tobytes()).hexdigest()
+    return f"array {digest}", f"array-{digest[:8]}", f"array-{digest[:8]}"
+
+
+def _line(outcome: SlideOutcome, label: str, bundle: ModelBundle) -> str:
     """The console's line on a slide."""
     if outcome.status == "failed":
         return f"FAILED  {outcome.message}"
     row = outcome.row
     words = [f"risk {row['risk']:.3f}"]
     if row["percentile"] is not None:
-        words.append(f"percentile {row['percentile']:.0f} of {bundle.config.name}'s training patients")
+        words.append(
+            f"percentile {row['percentile']:.0f} of {bundle.config.name}'s training patients"
+        )
         words.append(f"{row['risk_group']} risk group")
     if outcome.status == "skipped":
         words.append("finished before, skipped")

@@ -76,7 +76,8 @@ def write_outputs(
         median=prediction.median,
         note=config.card.notice,
         reference=[
-            (group.name, np.array(group.survival)) for group in config.risk_reference.groups
+            (f"training, {group.name} risk (n = {group.patients})", np.array(group.survival))
+            for group in config.risk_reference.groups
         ]
         if config.risk_reference is not None
         else [],

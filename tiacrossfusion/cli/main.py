@@ -33,7 +33,9 @@ class TiacfGroup(click.Group):
         except TiacfError as error:
             raise click.ClickException(str(error)) from error
         except KeyboardInterrupt:
-            click.echo("Interrupted; finished slides are kept, run the same command to go on.", err=True)
+            click.echo(
+                "Interrupted; finished slides are kept, run the same command to go on.", err=True
+            )
             sys.exit(INTERRUPTED)
 
 

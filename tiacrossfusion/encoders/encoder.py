@@ -1,5 +1,7 @@
 """The encoder itself: preprocessing, batching and checks around a network."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import torch
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
@@ -43,6 +45,7 @@ class Encoder:
         )
         self._fixed_size = network.fixed_size
         self._micro_batch = network.micro_batch
+        self._many_small_steps = network.many_small_steps
         self._module = network.module.eval().requires_grad_(requires_grad=False).to(self.device)
         self._memory_format = torch.contiguous_format
         if self.device.type == "cuda":
@@ -85,15 +88,32 @@ class Encoder:
         count = len(images)
         features = np.empty((count, self.spec.width), dtype=np.float16)
         group = self._micro_batch if self.device.type == "cpu" else max(count, 1)
-        with torch.inference_mode():
-            for start in range(0, count, group):
-                part = images[start : start + group]
-                filled = len(part)
-                if filled < group:
-                    padding = np.zeros((group - filled, *part.shape[1:]), dtype=np.uint8)
-                    part = np.concatenate([part, padding])
+
+        def compute(start: int) -> None:
+            part = images[start : start + group]
+            filled = len(part)
+            if filled < group:
+                padding = np.zeros((group - filled, *part.shape[1:]), dtype=np.uint8)
+                part = np.concatenate([part, padding])
+            with torch.inference_mode():
                 result = self._module(self._prepare(part))
                 features[start : start + filled] = result[:filled].half().cpu().numpy()
+
+        starts = range(0, count, group)
+        cores = torch.get_num_threads()
+        if self._many_small_steps and self.device.type == "cpu" and cores > 1:
+            # Also on a machine that reads slides at the same time: torch's own threads wait for
+            # each other after every step, which on busy cores was ten times slower.
+            try:
+                with ThreadPoolExecutor(
+                    max_workers=cores, initializer=torch.set_num_threads, initargs=(1,)
+                ) as pool:
+                    list(pool.map(compute, starts))
+            finally:
+                torch.set_num_threads(cores)  # the workers' setting is taken up by new threads
+        else:
+            for start in starts:
+                compute(start)
         if not np.isfinite(features).all():
             bad = int((~np.isfinite(features)).any(axis=1).sum())
             msg = (

@@ -29,6 +29,9 @@ class Network:
             Side that every image is resized to, or None when any side will do.
         micro_batch (int):
             Images computed at once on the CPU.
+        many_small_steps (bool):
+            Whether its steps are so short that handing each to several cores costs more than it
+            gains; then whole groups of images are shared among the cores instead.
         options (dict):
             Extra arguments it was built with.
     """
@@ -40,4 +43,5 @@ class Network:
     std: Triple
     fixed_size: int | None = None
     micro_batch: int = 8
+    many_small_steps: bool = False
     options: dict[str, OptionValue] = field(default_factory=dict)

@@ -40,6 +40,9 @@ HISTOGRAM_EDGES = (0.0, 0.08, 0.16, 0.26, 0.38, 0.52, 0.70, 0.95, 1.30)
 GLASS_DENSITY = 0.07
 GLASS_WIDTH = 0.015
 
+#: Share of glass in a block above which it begins to count as a hole of that size.
+GLASS_BLOCK = 0.6
+
 #: Blob contrast (optical density above the surround) at which a local maximum counts in full.
 BLOB_CONTRAST = 0.08
 
@@ -194,8 +197,10 @@ class StainTexture(nn.Module):
         logarithm = half.clamp_(min=1.0 / 255.0).log_()  # (B, 3, H / 2, W / 2)
         batch, _, height, width = logarithm.shape
         planes = torch.matmul(self.unmixing, logarithm.flatten(2)).view(batch, 3, height, width)
-        # level: (B, 3, h, w) of haematoxylin, eosin and mean density
-        pyramid = {1: planes.clamp_(min=0.0)}
+        planes.clamp_(min=0.0)
+        # From here on the third plane is how sure a pixel is to be glass.
+        planes[:, 2].sub_(GLASS_DENSITY).mul_(-1.0 / GLASS_WIDTH).sigmoid_()
+        pyramid = {1: planes}  # level: (B, 3, h, w) of haematoxylin, eosin and glass
         for level in LEVELS[1:]:
             pyramid[level] = _halve(pyramid[level - 1])
         blurred = {level: _blur(pyramid[level][:, :2]) for level in LEVELS}
@@ -256,6 +261,11 @@ class StainTexture(nn.Module):
         columns, whole = [], []
         for level in COHERENCE_LEVELS:
             stains = pyramid[level][:, :2]
+            # A margin that is the same on all sides keeps flipped patches alike.
+            margin = (stains.shape[-1] - 2) % 8 // 2
+            stains = stains[
+                ..., margin : stains.shape[-2] - margin, margin : stains.shape[-1] - margin
+            ]
             dx = stains[..., 1:-1, 2:] - stains[..., 1:-1, :-2]
             dy = stains[..., 2:, 1:-1] - stains[..., :-2, 1:-1]
             tensor = torch.cat([dx * dx, dy * dy, dx * dy], dim=1)  # (B, 6, h, w)
@@ -270,11 +280,14 @@ class StainTexture(nn.Module):
 
     @staticmethod
     def _glass(pyramid: dict[int, torch.Tensor]) -> torch.Tensor:
-        """Share of glass or lumen at each level: a coarser level counts only larger holes."""
-        shares = [
-            _mean(torch.sigmoid((GLASS_DENSITY - pyramid[level][:, 2:]) / GLASS_WIDTH))
-            for level in LEVELS
-        ]
+        """Share of glass or lumen, then of blocks of each level that are all glass: (B, 5).
+
+        A coarser level counts only larger holes, which tells lumens from cracks and vacuoles.
+        """
+        shares = [_mean(pyramid[1][:, 2:])]
+        for level in LEVELS[1:]:
+            solid = (pyramid[level][:, 2:] - GLASS_BLOCK) * (1.0 / (1.0 - GLASS_BLOCK))
+            shares.append(_mean(solid.clamp_(min=0.0)))
         return torch.cat(shares, dim=1)
 
     @staticmethod
@@ -332,8 +345,7 @@ class StainTexture(nn.Module):
     @staticmethod
     def _layout(pyramid: dict[int, torch.Tensor], blob_map: torch.Tensor) -> torch.Tensor:
         """Cellular area and its outline, then the spread of five maps over a 4 x 4 grid."""
-        stains = pyramid[2][:, :2]
-        glass = torch.sigmoid((GLASS_DENSITY - pyramid[2][:, 2:]) / GLASS_WIDTH)
+        stains, glass = pyramid[2][:, :2], pyramid[2][:, 2:]
         cellular = torch.sigmoid((stains[:, :1] - stains[:, 1:]) / DOMINANCE_WIDTH)
         outline = _mean((cellular[..., 1:] - cellular[..., :-1]).abs()) + _mean(
             (cellular[..., 1:, :] - cellular[..., :-1, :]).abs()

@@ -54,7 +54,6 @@ def write_annotation_store(
     hotspots: Sequence[Hotspot],
     *,
     model: str,
-    versions: Mapping[str, str],
     note: str,
 ) -> None:
     """Write the 20x tiles and the hotspots of a slide as a store.
@@ -70,11 +69,10 @@ def write_annotation_store(
         scores: scores of its 20x grid.
         hotspots: what `find_hotspots` gave.
         model: name of the model.
-        versions: versions of the packages that made the prediction.
         note: what the result may be used for.
     """
     with closing(open_store(path)) as store:
-        store.metadata["tiacrossfusion"] = origin(bag, model=model, versions=versions, note=note)
+        store.metadata["tiacrossfusion"] = origin(bag, model=model, note=note)
         annotations = dict(_tiles(bag, scores))
         for hotspot in hotspots:
             properties = {"type": HOTSPOT_TYPE, "name": hotspot.name, "rank": hotspot.rank}

@@ -46,7 +46,6 @@ def write_geojson(
     hotspots: Sequence[Hotspot],
     *,
     model: str,
-    versions: Mapping[str, str],
     note: str,
 ) -> list[Path]:
     """Write `<stem>.geojson` (20x tiles and hotspots), `<stem>_10x.geojson`, `<stem>_5x.geojson`.
@@ -62,13 +61,12 @@ def write_geojson(
         scores: what `tile_scores` gave.
         hotspots: what `find_hotspots` gave.
         model: name of the model.
-        versions: versions of the packages that made the prediction.
         note: what the result may be used for.
 
     Returns:
         The three files, the 20x file first.
     """
-    record = origin(bag, model=model, versions=versions, note=note)
+    record = origin(bag, model=model, note=note)
     paths = []
     for scale, ending in FILE_ENDINGS.items():
         path = Path(folder) / f"{stem}{ending}"

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from tiacrossfusion.explain.colours import HOTSPOT, colour_table, percentile_colours
+from tiacrossfusion.explain.figures import add_caption, save_png
 from tiacrossfusion.explain.hotspots import Hotspot, find_hotspots
 from tiacrossfusion.explain.scores import STAGES, tile_scores
 
@@ -104,15 +104,11 @@ def attention_figure(
             for hotspot in hotspots:
                 _outline(axes, hotspot, height)
 
-    # Names of slides and models may hold a "$", which matplotlib would read as mathematics.
-    centred: dict[str, Any] = {"ha": "center", "va": "center", "wrap": True, "parse_math": False}
-    figure.text(0.5, 1 - 0.3 / figure_h, title, fontsize=14, **centred)
+    add_caption(figure, 1 - 0.3 / figure_h, title, size=14)
     label = "attention percentile within the slide"
     _colour_bar(figure, f"{label} (red outlines: hotspots)" if hotspots else label)
-    foot = f"{model}  ·  {note}"
-    figure.text(0.5, 0.22 / figure_h, foot, fontsize=9, color="0.35", **centred)
-    # Without matplotlib's own "Software" entry the same input gives the same bytes.
-    FigureCanvasAgg(figure).print_png(path, metadata={"Software": None})
+    add_caption(figure, 0.22 / figure_h, f"{model}  ·  {note}", size=9, colour="0.35")
+    save_png(figure, path)
 
 
 def _layout(aspect: float) -> tuple[int, int, float, float]:
@@ -247,5 +243,4 @@ def _colour_bar(figure: Figure, label: str) -> None:
     scale = ScalarMappable(Normalize(0, 100), ListedColormap(over_tissue))
     bar = figure.colorbar(scale, cax=axes, orientation="horizontal")
     bar.set_label(label, fontsize=10)
-    bar.outline.set_linewidth(0.5)
     axes.tick_params(labelsize=9)

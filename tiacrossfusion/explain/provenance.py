@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tiacrossfusion.features import FeatureBag
 
 
-def origin(
-    bag: FeatureBag, *, model: str, versions: Mapping[str, str], note: str
-) -> dict[str, Any]:
+def origin(bag: FeatureBag, *, model: str, note: str) -> dict[str, Any]:
     """Describe where attention comes from, without times, so that two runs write the same bytes.
 
     Args:
         bag: bag of the slide.
         model: name of the model.
-        versions: versions of the packages that made the prediction.
         note: what the result may be used for.
 
     Returns:
@@ -31,7 +27,6 @@ def origin(
         "offset": list(made.offset),
         "model": model,
         "note": note,
-        "versions": dict(sorted(versions.items())),
         "features": {
             "mask": made.mask,
             "sampling": made.sampling.model_dump(mode="json", exclude_none=True),

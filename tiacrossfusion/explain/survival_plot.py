@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from tiacrossfusion.explain.figures import add_caption, save_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,7 +54,7 @@ def survival_figure(
     edges = np.arange(len(survival) + 1) if bin_edges is None else np.asarray(bin_edges)
     figure = Figure(figsize=(7.2, 4.8), dpi=130, facecolor="white")
     axes = figure.add_axes((0.125, 0.2, 0.835, 0.69))
-    for (name, curve), colour in zip(reference, _REFERENCES, strict=False):
+    for (name, curve), colour in zip(reference, cycle(_REFERENCES), strict=False):
         axes.plot(
             edges, [1, *curve], color=colour, linewidth=1.6, linestyle=(0, (5, 2)), label=name
         )
@@ -74,7 +76,7 @@ def survival_figure(
         axes.set_xlabel("time bin (bin edges unknown)", fontsize=12)
     else:
         axes.set_xlabel(f"time ({time_unit})", fontsize=12)
-        _mark_median(axes, median, time_unit)
+        _mark_median(axes, median, float(edges[-1]), time_unit)
     axes.set_ylabel("predicted survival", fontsize=12)
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.set(xlim=(0, edges[-1]), ylim=(0, 1.02), yticks=np.linspace(0, 1, 6))
@@ -84,22 +86,24 @@ def survival_figure(
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("0.6")
     axes.legend(loc="best", fontsize=10, frameon=True, framealpha=0.9, edgecolor="0.9")
-    # Names of slides may hold a "$", which matplotlib would read as mathematics.
-    centred: dict[str, Any] = {"ha": "center", "va": "center", "wrap": True, "parse_math": False}
-    figure.text(0.5, 0.945, title, fontsize=13, **centred)
-    figure.text(0.5, 0.045, note, fontsize=9, color="0.35", **centred)
-    # Without matplotlib's own "Software" entry the same input gives the same bytes.
-    FigureCanvasAgg(figure).print_png(path, metadata={"Software": None})
+    add_caption(figure, 0.945, title, size=13)
+    add_caption(figure, 0.045, note, size=9, colour="0.35")
+    save_png(figure, path)
 
 
-def _mark_median(axes: Axes, median: float | None, time_unit: str | None) -> None:
-    """Mark where the curve crosses one half, or say that it does not."""
+def _mark_median(axes: Axes, median: float | None, end: float, time_unit: str | None) -> None:
+    """Mark where the curve crosses one half, or say that it does not up to the last edge."""
     label: dict[str, Any] = {"fontsize": 10, "color": "0.25", "textcoords": "offset points"}
     if median is None:
-        axes.annotate("median not reached", (0, 0.5), xytext=(8, -13), **label)
+        text = f"median not reached within {end:.3g} {time_unit}"
+        axes.annotate(text, (0, 0.5), xytext=(8, -13), **label)
         return
     axes.vlines(median, 0, 0.5, color=_PATIENT, linewidth=1.2, linestyle=":")
     axes.plot(
         [median], [0.5], marker="D", markersize=7, color=_PATIENT, markeredgecolor="white", zorder=6
     )
-    axes.annotate(f"median {median:.3g} {time_unit}", (median, 0.5), xytext=(8, 6), **label)
+    text = f"median {median:.3g} {time_unit}"
+    if median > end / 2:  # to the left, where there is room
+        axes.annotate(text, (median, 0.5), xytext=(-8, -13), ha="right", **label)
+    else:
+        axes.annotate(text, (median, 0.5), xytext=(8, 6), **label)

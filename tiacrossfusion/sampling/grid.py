@@ -112,9 +112,7 @@ def _row_major(cells: np.ndarray) -> np.ndarray:
     return distinct[:, ::-1]
 
 
-def _bounds(
-    cells: np.ndarray, scale: str, lines_x: np.ndarray, lines_y: np.ndarray
-) -> np.ndarray:
+def _bounds(cells: np.ndarray, scale: str, lines_x: np.ndarray, lines_y: np.ndarray) -> np.ndarray:
     """Level-0 bounds (N, 4) of cells of a scale, from the lines of the 20x lattice."""
     start = cells * CELLS_20X[scale]
     end = start + CELLS_20X[scale]

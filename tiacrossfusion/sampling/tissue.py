@@ -81,16 +81,16 @@ def user_mask(slide: Slide, mask: str | Path | np.ndarray, spec: SamplingSpec) -
     from tiatoolbox.wsicore.wsireader import VirtualWSIReader
 
     if isinstance(mask, np.ndarray):
-        label, image = "mask array", mask
+        label, image = "mask array", np.asarray(mask)
     else:
         path = Path(mask)
         label = str(path)
         if not path.is_file():
             raise TiacfError(f"{path}: no such mask file; check --masks")
         image = _draw_geojson(slide, path, spec) if is_geojson(path) else _read_image(path)
-    if image.ndim == 3:  # noqa: PLR2004 - an RGB(A) picture of a mask
-        image = image[..., :3].any(axis=-1)
-    if image.ndim != 2 or 0 in image.shape:  # noqa: PLR2004
+    if image.ndim == 3:
+        image = np.any(image[..., :3], axis=-1)
+    if image.ndim != 2 or 0 in image.shape:
         raise TiacfError(f"{label}: a mask has the shape (height, width), not {image.shape}")
     width, height = slide.dimensions
     if abs(image.shape[1] * height - image.shape[0] * width) > max(width, height) * 2:

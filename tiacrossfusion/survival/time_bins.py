@@ -32,7 +32,7 @@ class TimeBins(BaseModel):
     @classmethod
     def _rising_from_zero(cls, edges: tuple[float, ...]) -> tuple[float, ...]:
         finite = bool(np.isfinite(edges).all())
-        if len(edges) < 2 or edges[0] != 0 or not finite or not (np.diff(edges) > 0).all():  # noqa: PLR2004
+        if len(edges) < 2 or edges[0] != 0 or not finite or not (np.diff(edges) > 0).all():
             raise ValueError(f"bin edges rise from 0 and are finite, these do not: {edges}")
         return edges
 
@@ -67,7 +67,9 @@ def quantile_bins(
         TiacfError: too few different event times for that many bins.
     """
     times, events = np.asarray(times, float), np.asarray(events, bool)
-    inner = np.quantile(times[events], np.linspace(0, 1, num_bins + 1)[1:-1]) if events.any() else []
+    inner = (
+        np.quantile(times[events], np.linspace(0, 1, num_bins + 1)[1:-1]) if events.any() else []
+    )
     # Beyond the largest time, so that the last patient lies inside the last bin.
     edges = (0.0, *(float(edge) for edge in inner), float(times.max()) * (1 + 1e-6))
     if len(set(edges)) < num_bins + 1:
@@ -93,7 +95,7 @@ def median_survival(survival: np.ndarray, bins: TimeBins) -> float | None:
         The median in the unit of the bins, or None when the curve stays above 0.5 up to the last edge.
     """
     curve = np.concatenate([[1.0], survival])
-    below = np.flatnonzero(curve <= 0.5)  # noqa: PLR2004 - the median, by definition
+    below = np.flatnonzero(curve <= 0.5)
     if len(below) == 0:
         return None
     end = int(below[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,6 @@ import numpy as np
 from tiatoolbox import logger
 from tiatoolbox.models.engine.engine_abc import EngineABC
 from tiatoolbox.models.engine.io_config import ModelIOConfigABC
-
 from tiatoolbox.wsicore.wsireader import WSIReader
 
 from tiacrossfusion.cohort import RunOptions, SlideOutcome, predict_cohort
@@ -95,11 +95,11 @@ class SurvivalPredictor(EngineABC):
             loaded = CrossFusionModel(loaded.bundle.with_weights(Path(weights)))
         return loaded, sampling_ioconfig(loaded.bundle.config.sampling)
 
-    def run(  # type: ignore[override]
+    def run(
         self,
         images: list[str | os.PathLike | WSIReader],
         *,
-        masks: list[str | os.PathLike | np.ndarray] | np.ndarray | None = None,
+        masks: Sequence[str | Path | np.ndarray] | None = None,
         input_resolutions: list[dict] | None = None,
         patch_input_shape: tuple[int, int] | None = None,
         ioconfig: ModelIOConfigABC | None = None,
@@ -148,7 +148,9 @@ class SurvivalPredictor(EngineABC):
         if isinstance(images, str | os.PathLike) or len(images) == 0:
             raise TiacfError("images: give a list of at least one slide")
         if masks is not None and len(masks) != len(images):
-            raise TiacfError(f"masks: {len(masks)} masks for {len(images)} images; give one for each")
+            raise TiacfError(
+                f"masks: {len(masks)} masks for {len(images)} images; give one for each"
+            )
         output_type = output_type.lower()
         if output_type not in ("dict", *OUTPUT_SUFFIXES):
             raise TiacfError(
@@ -180,9 +182,9 @@ class SurvivalPredictor(EngineABC):
             if outcome.status == "failed":
                 logger.warning(outcome.message)
         return {
-            outcome.source: outcome.output if outcome.output is not None else outcome.prediction
+            outcome.source: result
             for outcome in self.outcomes
-            if outcome.status != "failed"
+            if (result := outcome.output or outcome.prediction) is not None
         }
 
     def _settle(self, kwargs: dict[str, Any]) -> dict[str, Any]:

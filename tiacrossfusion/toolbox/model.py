@@ -35,7 +35,7 @@ class CrossFusionModel(ModelABC):
         self.bundle = bundle if isinstance(bundle, ModelBundle) else load_bundle(bundle)
         self.network = self.bundle.network
 
-    def forward(self, x5: torch.Tensor, x10: torch.Tensor, x20: torch.Tensor) -> SurvivalOutput:  # type: ignore[override]
+    def forward(self, x5: torch.Tensor, x10: torch.Tensor, x20: torch.Tensor) -> SurvivalOutput:
         """Predict from the tokens of the three scales.
 
         Args:
@@ -49,7 +49,7 @@ class CrossFusionModel(ModelABC):
         return self.network(x5, x10, x20)
 
     @staticmethod
-    def infer_batch(  # type: ignore[override]
+    def infer_batch(
         model: nn.Module, batch_data: Mapping[str, np.ndarray | torch.Tensor], *, device: str
     ) -> dict[str, np.ndarray]:
         """Predict from one bag of features.
@@ -65,7 +65,7 @@ class CrossFusionModel(ModelABC):
         tokens = []
         for scale in ("5x", "10x", "20x"):
             features = torch.as_tensor(batch_data[scale]).to(device, torch.float32)
-            tokens.append(features if features.ndim == 3 else features[None])  # noqa: PLR2004
+            tokens.append(features if features.ndim == 3 else features[None])
         model.eval()
         with torch.inference_mode():
             output = model(*tokens)

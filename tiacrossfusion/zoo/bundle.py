@@ -50,7 +50,6 @@ class ModelBundle:
         check_same(self.config.encoder, bag.provenance.encoder, "encoder", label)
         check_same(self.config.sampling, bag.provenance.sampling, "sampling", label)
 
-
     def with_weights(self, path: Path) -> ModelBundle:
         """Return the same model with the weights of another `.safetensors` file.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -11,7 +11,7 @@ from tiacrossfusion.encoders import EncoderSpec
 from tiacrossfusion.sampling.spec import SamplingSpec
 from tiacrossfusion.survival import TimeBins
 
-FORMAT_VERSION = 1
+FORMAT_VERSION: Final = 1
 
 
 class Architecture(BaseModel):

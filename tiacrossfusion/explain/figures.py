@@ -1,0 +1,36 @@
+"""What the figures have in common: captions and how they are saved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+
+def add_caption(figure: Figure, y: float, text: str, *, size: float, colour: str = "black") -> None:
+    """Write a text in the middle of a figure, in more lines where it is too long for one.
+
+    Args:
+        figure: the figure.
+        y: height of its middle, as a share of the figure's.
+        text: as it is: a "$" in the name of a slide begins no formula.
+        size: of the letters, in points.
+        colour: of the letters.
+    """
+    figure.text(
+        0.5,
+        y,
+        text.replace("$", r"\$"),
+        fontsize=size,
+        color=colour,
+        ha="center",
+        va="center",
+        wrap=True,
+    )
+
+
+def save_png(figure: Figure, path: Path) -> None:
+    """Write a figure; the same figure gives the same bytes."""
+    # matplotlib adds its version as "Software" unless told not to.
+    FigureCanvasAgg(figure).print_png(path, metadata={"Software": None})
