@@ -8,13 +8,21 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-SHARED = REPOSITORY.parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Folder beside the repository with data, golden numbers and tools, which may be absent."""
+    path = REPOSITORY.parent / "shared"
+    if not path.is_dir():
+        pytest.skip(f"no {path}")
+    return path
 
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Folder of real slides, tables and weights, which is not part of the repository."""
-    path = Path(os.environ.get("TIACF_TEST_DATA", SHARED / "data"))
+    path = Path(os.environ.get("TIACF_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
     if not path.is_dir():
         pytest.skip(f"no test data at {path}; set TIACF_TEST_DATA")
     return path

@@ -169,7 +169,10 @@ class _SlideRun:
             result = self._predict(mask)
             self.progress.stage(self.label, "write")
             with folder.staging() as staging:
-                write_outputs(staging, record.name, self.options.output_type, result, self.bundle)
+                with folder.writing():
+                    write_outputs(
+                        staging, record.name, self.options.output_type, result, self.bundle
+                    )
                 seconds = round(time.perf_counter() - started, 2)
                 record.row = {**self._row(result, seconds), "output": record.name}
                 record.key = key

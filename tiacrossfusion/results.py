@@ -89,7 +89,7 @@ class ResultsFolder:
         """Open the folder and read its records."""
         self.path = Path(path)
         self._records_path = self.path / _RECORDS
-        with self._writing():
+        with self.writing():
             self._records_path.mkdir(parents=True, exist_ok=True)
             probe = self._records_path / f"probe-{uuid.uuid4().hex}"
             probe.write_bytes(b"")
@@ -161,7 +161,7 @@ class ResultsFolder:
         folder = self._records_path / (
             f"staging-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         )
-        with self._writing():
+        with self.writing():
             folder.mkdir()
         try:
             yield folder
@@ -175,7 +175,7 @@ class ResultsFolder:
         them as finished or marks the slide as to be done again.
         """
         new = sorted(entry.name for entry in staging.iterdir())
-        with self._writing():
+        with self.writing():
             record.files = sorted({*record.files, *new})
             record.status = "publishing"
             self._write_record(record)
@@ -191,7 +191,7 @@ class ResultsFolder:
     def fail(self, record: Record, row: dict[str, Any]) -> None:
         """Record that a slide failed and why."""
         record.status, record.row = "failed", row
-        with self._writing():
+        with self.writing():
             self._write_record(record)
         self.write_table()
 
@@ -208,7 +208,7 @@ class ResultsFolder:
             for kind in ("bin_edge", "survival"):
                 flat |= {f"{kind}_{k}": value for k, value in enumerate(row.get(kind, []), 1)}
             table.writerow({column: _cell(value) for column, value in flat.items()})
-        with self._writing():
+        with self.writing():
             self._replace(self.path / TABLE, text.getvalue())
 
     def _write_record(self, record: Record) -> None:
@@ -231,7 +231,8 @@ class ResultsFolder:
                 shutil.rmtree(folder, ignore_errors=True)
 
     @contextmanager
-    def _writing(self) -> Iterator[None]:
+    def writing(self) -> Iterator[None]:
+        """Turn errors of the file system into one line on the output folder."""
         try:
             yield
         except OSError as error:

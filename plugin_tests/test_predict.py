@@ -1,0 +1,367 @@
+"""`tiacf predict` on simulated and real slides: what it writes, resumes, refuses and repeats."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from tiacrossfusion.cli import main
+
+FILES = ["{}.geojson", "{}_10x.geojson", "{}_5x.geojson", "{}_attention.png", "{}_survival.png"]
+
+
+def predict(source: Path, out: Path, *options: str) -> Result:
+    arguments = ["predict", "--img-input", str(source), "--output-path", str(out), *options]
+    return CliRunner().invoke(main, arguments)
+
+
+def table(out: Path) -> list[dict[str, str]]:
+    with (out / "predictions.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def visible(out: Path) -> list[str]:
+    return sorted(path.name for path in out.iterdir() if not path.name.startswith("."))
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    """All result files, the table without its column of seconds."""
+    files = {name: (out / name).read_bytes() for name in visible(out) if name != "tiacf.log"}
+    rows = [{k: v for k, v in row.items() if k != "seconds"} for row in table(out)]
+    return files | {"predictions.csv": json.dumps(rows).encode()}
+
+
+def assert_one_line(result: Result, *words: str) -> None:
+    """The command failed with one line that has these words and no traceback."""
+    lines = [line for line in result.output.splitlines() if line.startswith(("FAILED", "Error:"))]
+    assert result.exit_code == 1, result.output
+    assert len(lines) == 1, result.output
+    for word in words:
+        assert word in lines[0]
+    assert "Traceback" not in result.output
+
+
+@pytest.fixture(scope="module")
+def predicted(simulated, tmp_path_factory) -> Path:
+    """Results for the two simulated slides."""
+    out = tmp_path_factory.mktemp("predicted") / "out"
+    result = predict(simulated, out)
+    assert result.exit_code == 0, result.output
+    assert "2 of 2 slides done" in result.output
+    assert "clinical use" in result.output
+    return out
+
+
+def test_every_slide_gets_its_files_and_its_row(predicted):
+    expected = [pattern.format(name) for name in ("low", "high") for pattern in FILES]
+    assert visible(predicted) == sorted([*expected, "predictions.csv", "tiacf.log"])
+    rows = {row["slide"]: row for row in table(predicted)}
+    assert set(rows) == {"low.svs", "high.svs"}
+    for row in rows.values():
+        survival = [float(row[f"survival_{k}"]) for k in range(1, 5)]
+        edges = [float(row[f"bin_edge_{k}"]) for k in range(1, 5)]
+        assert survival == sorted(survival, reverse=True)
+        assert edges == sorted(edges)
+        assert float(row["risk"]) == pytest.approx(-sum(survival), abs=1e-6)
+        assert 0 <= float(row["percentile"]) <= 100
+        assert row["risk_group"] in ("low", "high")
+        assert row["median_reached"] == ("true" if row["median_survival"] else "false")
+        assert row["time_unit"] == "months"
+        assert row["status"] == "ok"
+        assert row["model"] == "crossfusion-demo"
+        assert "not for clinical use" in row["notice"].lower()
+        assert int(row["patches_20x"]) > int(row["patches_10x"]) > int(row["patches_5x"]) > 0
+        assert float(row["seconds"]) > 0
+    assert float(rows["high.svs"]["risk"]) > float(rows["low.svs"]["risk"])
+
+
+def test_geojson_holds_the_tiles_with_attention_of_all_scales(predicted):
+    row = next(row for row in table(predicted) if row["slide"] == "low.svs")
+    for suffix, scale in (("", "20x"), ("_10x", "10x"), ("_5x", "5x")):
+        document = json.loads((predicted / f"low{suffix}.geojson").read_text())
+        kinds = [f["properties"]["objectType"] for f in document["features"]]
+        assert kinds.count("tile") == int(row[f"patches_{scale}"])
+        assert kinds.count("annotation") == len(kinds) - kinds.count("tile")
+        tile = next(f for f in document["features"] if f["properties"]["objectType"] == "tile")
+        if scale == "20x":
+            assert {f"Attention {s}" for s in ("5x", "10x", "20x", "fused")} <= set(
+                tile["properties"]["measurements"]
+            )
+            assert "annotation" in kinds
+
+
+def test_geojson_passes_the_rules_of_qupath(predicted, shared):
+    checker = shared / "tools" / "check_geojson.py"
+    for path in predicted.glob("*.geojson"):
+        subprocess.run([sys.executable, str(checker), str(path)], check=True, capture_output=True)
+
+
+def test_pictures_are_pictures(predicted):
+    for path in predicted.glob("*.png"):
+        image = cv2.imread(str(path))
+        assert image is not None
+        assert min(image.shape[:2]) > 300
+        assert image.std() > 5
+
+
+def test_the_result_depends_on_neither_batch_size_nor_workers(simulated, predicted, tmp_path):
+    result = predict(simulated, tmp_path / "out", "--batch-size", "5", "--num-workers", "0")
+    assert result.exit_code == 0, result.output
+    assert contents(tmp_path / "out") == contents(predicted)
+
+
+def test_finished_slides_are_skipped_until_overwritten(simulated, predicted, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(predicted, out)
+    before = {path.name: path.stat().st_mtime_ns for path in out.glob("*.geojson")}
+    result = predict(simulated, out)
+    assert result.exit_code == 0
+    assert result.output.count("skipped") == 2
+    assert before == {path.name: path.stat().st_mtime_ns for path in out.glob("*.geojson")}
+    (out / "low_5x.geojson").unlink()
+    result = predict(simulated, out)
+    assert result.output.count("skipped") == 1, "a missing file is made again"
+    assert contents(out) == contents(predicted)
+    result = predict(simulated / "low.svs", out, "--overwrite")
+    assert "skipped" not in result.output
+    after = {path.name: path.stat().st_mtime_ns for path in out.glob("*.geojson")}
+    assert after["low.geojson"] != before["low.geojson"]
+    assert after["high.geojson"] == before["high.geojson"]
+    assert len(table(out)) == 2
+
+
+def test_a_result_of_another_model_is_not_replaced_unasked(simulated, predicted, tmp_path):
+    from tiacrossfusion.zoo import shipped_bundles
+
+    out, model = tmp_path / "out", tmp_path / "other"
+    shutil.copytree(predicted, out)
+    shutil.copytree(shipped_bundles()["crossfusion-demo"], model)
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"name": "other"}))
+    before = contents(out)
+    result = predict(simulated / "low.svs", out, "--model", str(model))
+    assert_one_line(result, "low.svs", "another model", "--overwrite")
+    assert contents(out) == before
+    result = predict(simulated / "low.svs", out, "--model", str(model), "--overwrite")
+    assert result.exit_code == 0
+    assert sorted(row["model"] for row in table(out)) == ["crossfusion-demo", "other"]
+
+
+def test_other_peoples_files_are_left_alone(simulated, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "low.geojson").write_text("annotations of a pathologist")
+    (out / "notes.txt").write_text("keep")
+    for options in ([], ["--overwrite"]):
+        result = predict(simulated / "low.svs", out, *options)
+        assert_one_line(result, "low.geojson", "not written by tiacf")
+        assert (out / "low.geojson").read_text() == "annotations of a pathologist"
+        assert (out / "notes.txt").read_text() == "keep"
+
+
+def test_slides_of_one_stem_do_not_overwrite_each_other(simulated, tmp_path):
+    folders = [tmp_path / name for name in ("a", "b")]
+    for folder, source in zip(folders, ("low.svs", "high.svs"), strict=True):
+        folder.mkdir()
+        shutil.copy(simulated / source, folder / "slide.svs")
+    for _ in range(2):  # the second round finds both finished
+        results = [predict(folder, tmp_path / "out") for folder in folders]
+        assert [result.exit_code for result in results] == [0, 0]
+    assert results[0].output.count("skipped") == results[1].output.count("skipped") == 1
+    rows = table(tmp_path / "out")
+    assert len({row["output"] for row in rows}) == len({row["risk"] for row in rows}) == 2
+    assert len(list((tmp_path / "out").glob("*_5x.geojson"))) == 2
+
+
+def test_results_inside_the_folder_of_slides(simulated, tmp_path):
+    shutil.copy(simulated / "low.svs", tmp_path / "low.svs")
+    for options in ([], ["--overwrite"]):
+        assert predict(tmp_path, tmp_path, *options).exit_code == 0
+    assert (tmp_path / "low.svs").exists()
+    assert (tmp_path / "low.geojson").exists()
+
+
+def test_an_interrupted_slide_leaves_nothing_half_written(simulated, tmp_path, monkeypatch):
+    from tiacrossfusion import outputs
+
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(outputs, "survival_figure", interrupt)
+        result = predict(simulated / "low.svs", tmp_path / "out")
+    assert result.exit_code == 130
+    assert visible(tmp_path / "out") == ["tiacf.log"]
+    assert list((tmp_path / "out" / ".tiacf").iterdir()) == []
+    assert predict(simulated / "low.svs", tmp_path / "out").exit_code == 0
+
+
+def test_files_of_a_killed_run_are_swept_away(simulated, tmp_path):
+    dead = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True
+    )
+    host = os.uname().nodename
+    left = tmp_path / "out" / ".tiacf" / f"staging-{host}-{int(dead.stdout)}-abcdef01"
+    alive = tmp_path / "out" / ".tiacf" / f"staging-{host}-{os.getpid()}-abcdef01"
+    left.mkdir(parents=True)
+    alive.mkdir()
+    assert predict(simulated / "low.svs", tmp_path / "out").exit_code == 0
+    assert not left.exists()
+    assert alive.exists()
+
+
+def test_bad_slides_are_named_and_the_others_go_on(simulated, blank, tmp_path):
+    slides = tmp_path / "slides"
+    slides.mkdir()
+    shutil.copy(simulated / "low.svs", slides / "good slide, (1).svs")
+    shutil.copy(blank, slides / "blank.svs")
+    (slides / "text.svs").write_text("not a slide")
+    (slides / "empty.svs").touch()
+    content = (simulated / "high.svs").read_bytes()
+    (slides / "truncated.svs").write_bytes(content[: len(content) // 2])
+    (slides / "link.svs").symlink_to(slides / "absent.svs")
+    result = predict(slides, tmp_path / "out")
+    assert result.exit_code == 1
+    assert "Traceback" not in result.output
+    assert "1 of 6 slides done" in result.output
+    rows = {row["slide"]: row for row in table(tmp_path / "out")}
+    for name, word in (
+        ("blank.svs", "no tissue"),
+        ("text.svs", "not a slide"),
+        ("empty.svs", "empty"),
+        ("truncated.svs", "damaged"),
+        ("link.svs", "no such file"),
+    ):
+        assert rows[name]["status"] == "failed"
+        assert word in rows[name]["message"]
+        assert "\n" not in rows[name]["message"]
+        assert str(slides / name) in result.output
+    assert rows["good slide, (1).svs"]["status"] == "ok"
+    assert not list((tmp_path / "out").glob("blank*"))
+    log = (tmp_path / "out" / "tiacf.log").read_text()
+    assert "Traceback" in log, "the log tells more than the console"
+
+
+def test_masks_restrict_the_patches(simulated, predicted, tmp_path):
+    image = np.zeros((150, 180), np.uint8)
+    image[:75] = 255
+    cv2.imwrite(str(tmp_path / "low.png"), image)
+    result = predict(simulated / "low.svs", tmp_path / "out", "--masks", str(tmp_path))
+    assert result.exit_code == 0, result.output
+    document = json.loads((tmp_path / "out" / "low.geojson").read_text())
+    tops = [f["geometry"]["coordinates"][0][0][1] for f in document["features"]]
+    assert max(tops) < 800
+    result = predict(simulated, tmp_path / "out2", "--masks", str(tmp_path))
+    assert_one_line(result, "no mask for high.svs")
+    assert len(list((tmp_path / "out2").glob("*_5x.geojson"))) == 1
+
+
+@pytest.mark.parametrize("output_type", ["zarr", "annotationstore"])
+def test_other_output_types(simulated, predicted, tmp_path, output_type):
+    out = tmp_path / "out"
+    result = predict(simulated / "low.svs", out, "--output-type", output_type)
+    assert result.exit_code == 0, result.output
+    row = next(row for row in table(predicted) if row["slide"] == "low.svs")
+    if output_type == "zarr":
+        import zarr
+
+        group = zarr.open_group(out / "low.zarr", mode="r")
+        assert group.attrs["risk"] == pytest.approx(float(row["risk"]), abs=1e-6)
+        assert group["attention/20x"].shape == (int(row["patches_20x"]),)
+        assert group["bounds/5x"].shape == (int(row["patches_5x"]), 4)
+        assert group["survival"].shape == (4,)
+        assert "clinical use" in group.attrs["notice"]
+    else:
+        from tiacrossfusion.explain import open_store
+
+        tiles = [a for a in open_store(out / "low.db").values() if a.properties["type"] == "Tile"]
+        assert len(tiles) == int(row["patches_20x"])
+    assert not list(out.glob("*.geojson"))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--batch-size", "0"], ["batch-size", "1 or more"]),
+        (["--num-workers", "-1"], ["num-workers", "0 or more"]),
+        (["--mpp", "0"], ["mpp", "above 0"]),
+        (["--power", "-40"], ["power", "above 0"]),
+        (["--model", "crossfusion-dem"], ["crossfusion-demo"]),
+        (["--device", "cuda:99"], ["--device cuda:99", "--device cpu"]),
+        (["--encoder-weights", "w.pt"], ["stain-texture"]),
+        (["--file-types", "*.xyz"], ["--file-types"]),
+        (["--img-input", "absent.svs"], ["absent.svs", "no such file"]),
+    ],
+)
+def test_bad_options_get_one_line(simulated, tmp_path, options, words):
+    result = predict(simulated, tmp_path / "out", *options)
+    assert_one_line(result, *words)
+
+
+def test_unwritable_output_gets_one_line(simulated, tmp_path):
+    (tmp_path / "file").touch()
+    assert_one_line(predict(simulated, tmp_path / "file"), "is a file", "--output-path")
+    assert_one_line(predict(simulated, tmp_path / "file" / "sub"), "cannot be written")
+
+
+def test_a_full_disk_ends_the_run_in_one_line(simulated, tmp_path, monkeypatch):
+    from tiacrossfusion import outputs
+
+    def no_space(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(outputs, "write_geojson", no_space)
+    result = predict(simulated, tmp_path / "out")
+    assert_one_line(result, "No space left on device", "--output-path")
+    assert visible(tmp_path / "out") == ["tiacf.log"]
+
+
+def test_a_bundle_with_unknowns_leaves_columns_empty_and_says_why(simulated, tmp_path):
+    from tiacrossfusion.zoo import load_bundle, save_bundle
+
+    demo = load_bundle("crossfusion-demo")
+    config = demo.config.model_copy(update={"time_bins": None, "risk_reference": None})
+    save_bundle(tmp_path / "bundle", config, demo.network)
+    result = predict(simulated / "low.svs", tmp_path / "out", "--model", str(tmp_path / "bundle"))
+    assert result.exit_code == 0, result.output
+    (row,) = table(tmp_path / "out")
+    for column in ("percentile", "risk_group", "median_survival", "median_reached", "time_unit"):
+        assert row[column] == ""
+    assert "no time bins" in row["message"]
+    assert "no training risks" in row["message"]
+    assert float(row["survival_4"]) > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("CMU-1-Small-Region.svs", []),
+        ("tcga-cr-7395-01a-01-ts1.svs", ["--power", "40"]),
+    ],
+)
+def test_real_slides(real_slides, tmp_path, name, options):
+    result = predict(real_slides / name, tmp_path / "out", *options)
+    assert result.exit_code == 0, result.output
+    (row,) = table(tmp_path / "out")
+    assert row["status"] == "ok"
+    assert int(row["patches_20x"]) >= 36
+
+
+def test_real_slides_that_must_be_refused(real_slides, tmp_path):
+    result = predict(real_slides / "wsi_dicom_cmu1_small_region", tmp_path / "out")
+    assert_one_line(result, "TIAToolbox's DICOM reader")
+    result = predict(real_slides / "test3-DAPI-2-387.ndpi", tmp_path / "out")
+    assert_one_line(result, "not a brightfield slide", "--masks")
+    result = predict(real_slides / "tcga-cr-7395-01a-01-ts1.svs", tmp_path / "out")
+    assert_one_line(result, "--mpp", "--power")
+    assert [row["status"] for row in table(tmp_path / "out")] == ["failed"] * 3
