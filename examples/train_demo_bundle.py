@@ -72,13 +72,17 @@ def predict(network: CrossFusion, bags: list[list[torch.Tensor]]) -> np.ndarray:
 
 
 def train(
-    bags: list[list[torch.Tensor]], cohort: pd.DataFrame, bins_index: np.ndarray, seed: int
+    bags: list[list[torch.Tensor]],
+    cohort: pd.DataFrame,
+    bins_index: np.ndarray,
+    epochs: int,
+    seed: int,
 ) -> CrossFusion:
     """Train on the patients of the split "train", keep the epoch that is best on "validation"."""
     torch.manual_seed(seed)
     order = np.random.default_rng(seed)
     network = CrossFusion(bags[0][0].shape[-1], EMBED_DIM, NUM_HEADS, num_bins=NUM_BINS)
-    epochs, accumulate, warm_up, patience = 60, 8, 3, 15
+    accumulate, warm_up, patience = 8, 3, 15
     optimiser = torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=1e-2)
     train_rows = np.flatnonzero(cohort.split == "train")
     check_rows = np.flatnonzero(cohort.split == "validation")
@@ -141,10 +145,17 @@ def interval(risks: np.ndarray, cohort: pd.DataFrame, draws: int = 1000) -> str:
 @click.option("--bundle", type=Path, required=True, help="Folder of the bundle.")
 @click.option("--patients", default=240, show_default=True)
 @click.option("--slide-size", default=4096, show_default=True, help="Width and height in pixels.")
+@click.option("--epochs", default=60, show_default=True)
 @click.option("--seed", default=2026, show_default=True)
 @click.option("--processes", default=2, show_default=True)
 def main(
-    work_dir: Path, bundle: Path, patients: int, slide_size: int, seed: int, processes: int
+    work_dir: Path,
+    bundle: Path,
+    patients: int,
+    slide_size: int,
+    epochs: int,
+    seed: int,
+    processes: int,
 ) -> None:
     """Simulate, extract, train, test once and write the bundle."""
     (work_dir / "bags").mkdir(parents=True, exist_ok=True)
@@ -166,7 +177,7 @@ def main(
     bags = [tensors(store) for store in stores]
     training = cohort[cohort.split == "train"]
     bins = quantile_bins(training.time, training.event, NUM_BINS, unit="months")
-    network = train(bags, cohort, bins.index(cohort.time.to_numpy()), seed)
+    network = train(bags, cohort, bins.index(cohort.time.to_numpy()), epochs, seed)
 
     risks = predict(network, bags)
     is_test = (cohort.split == "test").to_numpy()

@@ -17,7 +17,6 @@ from tiacrossfusion.sampling import (
     SamplingSpec,
     Slide,
     find_mask,
-    find_slides,
     nested_grids,
     open_slide,
     read_batches,
@@ -26,6 +25,7 @@ from tiacrossfusion.sampling import (
     user_mask,
 )
 from tiacrossfusion.sampling.spec import CELLS_20X
+from tiacrossfusion.slide_files import find_slides
 
 SPEC = SamplingSpec()
 

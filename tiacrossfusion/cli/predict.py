@@ -20,7 +20,7 @@ from tiatoolbox.cli.common import (
 from tiacrossfusion.checks import at_least, positive
 from tiacrossfusion.cli.checks import given, output_folder
 from tiacrossfusion.cli.log_file import LOG_FILE, log_to
-from tiacrossfusion.sampling.slide import DEFAULT_FILE_TYPES, find_slides
+from tiacrossfusion.slide_files import DEFAULT_FILE_TYPES, find_slides
 
 
 @click.command()

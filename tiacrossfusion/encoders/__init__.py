@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tiacrossfusion.encoders.available import AvailableEncoder, available_encoders
 from tiacrossfusion.encoders.loading import load_encoder
 from tiacrossfusion.encoders.spec import EncoderSpec
-from tiacrossfusion.encoders.stored import load_encoder_of
+from tiacrossfusion.encoders.stored import describe_encoder, load_encoder_of
 
 if TYPE_CHECKING:
     from tiacrossfusion.encoders.encoder import Encoder
@@ -19,6 +19,7 @@ __all__ = [
     "Encoder",
     "EncoderSpec",
     "available_encoders",
+    "describe_encoder",
     "load_encoder",
     "load_encoder_of",
 ]

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
-from tiacrossfusion.encoders.network import PATCH_SIZE, Network
+from tiacrossfusion.encoders.network import Network
 from tiacrossfusion.encoders.spec import EncoderSpec, Triple
 from tiacrossfusion.encoders.weights import state_dict_sha256
 from tiacrossfusion.errors import TiacfError
@@ -34,14 +34,8 @@ class Encoder:
     ) -> None:
         """Move `network` to `device`; `mean` and `std` override its own."""
         self.device = torch.device(device)
-        self.spec = EncoderSpec(
-            name=network.name,
-            width=network.width,
-            weights_sha256=state_dict_sha256(network.module),
-            mean=mean or network.mean,
-            std=std or network.std,
-            input_size=network.fixed_size or PATCH_SIZE,
-            options=network.options,
+        self.spec: EncoderSpec = network.spec(
+            weights_sha256=state_dict_sha256(network.module), mean=mean, std=std
         )
         self._fixed_size = network.fixed_size
         self._micro_batch = network.micro_batch

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from tiacrossfusion.encoders.spec import OptionValue, Triple
+from tiacrossfusion.encoders.spec import EncoderSpec, OptionValue, Triple
 
 #: Side in pixels of the patches of this package.
 PATCH_SIZE = 256
@@ -45,3 +45,21 @@ class Network:
     micro_batch: int = 8
     many_small_steps: bool = False
     options: dict[str, OptionValue] = field(default_factory=dict)
+
+    def spec(
+        self,
+        *,
+        weights_sha256: str | None,
+        mean: Triple | None = None,
+        std: Triple | None = None,
+    ) -> EncoderSpec:
+        """Describe the encoder; `mean` and `std` override the network's own."""
+        return EncoderSpec(
+            name=self.name,
+            width=self.width,
+            weights_sha256=weights_sha256,
+            mean=mean or self.mean,
+            std=std or self.std,
+            input_size=self.fixed_size or PATCH_SIZE,
+            options=self.options,
+        )

@@ -32,22 +32,29 @@ VERSION = 1
 HAEMATOXYLIN = (0.65, 0.70, 0.29)
 EOSIN = (0.07, 0.99, 0.11)
 
-#: Optical densities between which the soft cumulative histogram of each stain climbs from 0 to 1.
-HISTOGRAM_EDGES = (0.0, 0.08, 0.16, 0.26, 0.38, 0.52, 0.70, 0.95, 1.30)
+#: Optical densities between which the soft cumulative histogram of each stain climbs from 0 to 1;
+#: about the 1, 25, 50, 75, 90, 97 and 99 % of tissue pixels in slides of four laboratories.
+HISTOGRAM_EDGES = (
+    (0.0, 0.10, 0.18, 0.28, 0.42, 0.60, 0.85, 1.25),
+    (0.0, 0.05, 0.10, 0.15, 0.20, 0.27, 0.36, 0.50),
+)
 
 #: Mean optical density at which a map counts as half glass, and the width of that decision. Bare
 #: glass measures 0.00 to 0.04, pale stroma 0.10 and more.
 GLASS_DENSITY = 0.07
 GLASS_WIDTH = 0.015
 
-#: Share of glass in a block above which it begins to count as a hole of that size.
-GLASS_BLOCK = 0.6
+#: Share of glass, cellular or stromal area in a block above which the block begins to count as
+#: made of it.
+BLOCK_SHARE = 0.6
 
 #: Blob contrast (optical density above the surround) at which a local maximum counts in full.
 BLOB_CONTRAST = 0.08
 
-#: Difference of haematoxylin over eosin that separates cellular from stromal area.
-DOMINANCE_WIDTH = 0.05
+#: Surplus of haematoxylin over eosin, averaged over 8 pixels, at which tissue counts as half
+#: cellular rather than stromal, and the width of that decision.
+CELLULAR_SURPLUS = 0.10
+CELLULAR_WIDTH = 0.06
 
 #: Side of the map that every pyramid starts from, relative to the patch: levels 1 to 5 are maps of
 #: 1/2 to 1/32 of the side (128 to 8 for a patch of 256).
@@ -71,10 +78,11 @@ _SCALES = {
     "glass": 2.0,
     "blob": 40.0,
     "peak": 60.0,
+    "area": 4.0,
     "darkness": 3.0,
     "correlation": 2.0,
     "layout": 8.0,
-    "dominance": 3.0,
+    "cellular": 2.0,
 }
 
 
@@ -82,8 +90,8 @@ def _names() -> Iterable[str]:
     yield from (f"od_mean_{channel}" for channel in ("red", "green", "blue"))
     yield from (f"mean_{stain}" for stain in _STAINS)
     yield from (f"sd_{stain}" for stain in _STAINS)
-    for stain in _STAINS:
-        yield from (f"above_{edge:g}_{stain}" for edge in HISTOGRAM_EDGES[:-1])
+    for stain, edges in zip(_STAINS, HISTOGRAM_EDGES, strict=True):
+        yield from (f"above_{edge:g}_{stain}" for edge in edges[:-1])
     for kind in ("abs", "rms"):
         yield from (f"band0_{kind}_{channel}" for channel in ("red", "green"))
     for level in LEVELS:
@@ -94,11 +102,13 @@ def _names() -> Iterable[str]:
     yield from (f"alignment_{stain}" for stain in _STAINS)
     yield from (f"glass{level}" for level in LEVELS)
     for level in BLOB_LEVELS:
-        yield from (f"blob{level}_{kind}" for kind in ("bright", "dark", "peaks", "density"))
+        yield from (f"blob{level}_{kind}" for kind in ("contrast", "area", "peaks", "density"))
     yield from (f"correlation{level}" for level in CORRELATION_LEVELS)
     for lag in AUTOCORRELATION_LAGS:
         yield from (f"autocorrelation{lag}_{stain}" for stain in _STAINS)
-    yield from ("cellular_area", "cellular_edge")
+    yield from ("cellular_area", "cellular_outline")
+    for level in (4, 5):
+        yield from (f"{tissue}{level}" for tissue in ("nests", "stroma"))
     yield from (f"layout_{kind}" for kind in (*_STAINS, "glass", "cellular", "blobs"))
 
 
@@ -160,6 +170,11 @@ def _mean(maps: torch.Tensor) -> torch.Tensor:
     return maps.flatten(2).mean(-1)
 
 
+def _solid(maps: torch.Tensor) -> torch.Tensor:
+    """Share of pixels of a pooled map in 0..1 that are nearly 1: (B, C, H, W) to (B, C)."""
+    return _mean((maps - BLOCK_SHARE).clamp_(min=0.0)) / (1.0 - BLOCK_SHARE)
+
+
 def _magnitudes(*maps: torch.Tensor) -> list[torch.Tensor]:
     """Mean absolute value and root mean square over all `maps`, each (B, C)."""
     absolute = torch.stack([_mean(m.abs()) for m in maps]).mean(0)
@@ -209,6 +224,7 @@ class StainTexture(nn.Module):
         means = _mean(stains)  # (B, 2)
         spread = (_mean(stains.square()) - means.square()).clamp(min=0).sqrt()
         blobs, blob_map = self._blobs(pyramid, blurred)
+        nests, cellular = self._cellular(pyramid)
         features = [
             _mean(logarithm) * (-_LOG10_E * _SCALES["density"]),
             means * _SCALES["density"],
@@ -225,7 +241,8 @@ class StainTexture(nn.Module):
             blobs,
             self._correlation(pyramid) * _SCALES["correlation"],
             self._autocorrelation(pyramid[3][:, :2]) * _SCALES["correlation"],
-            self._layout(pyramid, blob_map),
+            nests * _SCALES["cellular"],
+            self._layout(pyramid, cellular, blob_map) * _SCALES["layout"],
         ]
         return torch.cat(features, dim=1)
 
@@ -247,10 +264,12 @@ class StainTexture(nn.Module):
         return _magnitudes(vertical, horizontal), (left + right).mul_(0.25)
 
     def _histogram(self, stains: torch.Tensor) -> torch.Tensor:
-        """Soft shares of pixels above each edge: (B, 2 * 8), stain after stain."""
+        """Soft shares of pixels above each edge: (B, 2 * 7), stain after stain."""
         # mean(clip((x - low) / (high - low), 0, 1)), from means of x clipped at each edge.
-        clipped = torch.stack([_mean(stains.clamp(max=edge)) for edge in HISTOGRAM_EDGES], dim=2)
-        return (clipped.diff(dim=2) / self.edges.diff()).flatten(1)
+        columns = []
+        for plane, edges in zip(stains.split(1, dim=1), HISTOGRAM_EDGES, strict=True):
+            columns.append(torch.cat([_mean(plane.clamp(max=edge)) for edge in edges], dim=1))
+        return (torch.stack(columns, dim=1).diff(dim=2) / self.edges.diff()).flatten(1)
 
     @staticmethod
     def _coherence(pyramid: dict[int, torch.Tensor]) -> torch.Tensor:
@@ -285,9 +304,7 @@ class StainTexture(nn.Module):
         A coarser level counts only larger holes, which tells lumens from cracks and vacuoles.
         """
         shares = [_mean(pyramid[1][:, 2:])]
-        for level in LEVELS[1:]:
-            solid = (pyramid[level][:, 2:] - GLASS_BLOCK) * (1.0 / (1.0 - GLASS_BLOCK))
-            shares.append(_mean(solid.clamp_(min=0.0)))
+        shares += [_solid(pyramid[level][:, 2:]) for level in LEVELS[1:]]
         return torch.cat(shares, dim=1)
 
     @staticmethod
@@ -296,8 +313,8 @@ class StainTexture(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Differences of Gaussians of haematoxylin, and the blob map of level 2.
 
-        Each level contributes the mean response of dark blobs and of bright holes, the number of
-        separate maxima, and the optical density inside the blobs.
+        Each level contributes the mean contrast of blobs to their surround, the share of the patch
+        that they cover, the number of separate maxima, and the optical density inside them.
         """
         columns = []
         for level in BLOB_LEVELS:
@@ -305,13 +322,13 @@ class StainTexture(nn.Module):
             response = centre - _blur(_blur(centre), step=2)
             inside = response.clamp(min=0.0)
             strength = _mean(inside)
-            counted = (inside[..., 1:-1, 1:-1] * (1.0 / BLOB_CONTRAST)).clamp_(max=1.0)
-            counted *= _local_maxima(response)
+            covered = (inside * (1.0 / BLOB_CONTRAST)).clamp_(max=1.0)
+            peaks = covered[..., 1:-1, 1:-1] * _local_maxima(response)
             darkness = _mean(inside * pyramid[level][:, :1]) / (strength + 1e-3)
             columns += [
                 strength * _SCALES["blob"],
-                (strength - _mean(response)) * _SCALES["blob"],
-                _mean(counted) * _SCALES["peak"],
+                _mean(covered) * _SCALES["area"],
+                _mean(peaks) * _SCALES["peak"],
                 darkness * _SCALES["darkness"],
             ]
             if level == 2:
@@ -343,21 +360,29 @@ class StainTexture(nn.Module):
         return torch.cat(columns, dim=1)
 
     @staticmethod
-    def _layout(pyramid: dict[int, torch.Tensor], blob_map: torch.Tensor) -> torch.Tensor:
-        """Cellular area and its outline, then the spread of five maps over a 4 x 4 grid."""
-        stains, glass = pyramid[2][:, :2], pyramid[2][:, 2:]
-        cellular = torch.sigmoid((stains[:, :1] - stains[:, 1:]) / DOMINANCE_WIDTH)
+    def _cellular(pyramid: dict[int, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Nests and stroma: (B, 6), and the map of cellular area of level 3.
+
+        Cellular area, length of its outline, then blocks of levels 4 and 5 that are all cellular
+        or all stroma: broad nests fill blocks, infiltrating strands do not.
+        """
+        surplus = pyramid[3][:, :1] - pyramid[3][:, 1:2]
+        cellular = torch.sigmoid((surplus - CELLULAR_SURPLUS) * (1.0 / CELLULAR_WIDTH))
         outline = _mean((cellular[..., 1:] - cellular[..., :-1]).abs()) + _mean(
             (cellular[..., 1:, :] - cellular[..., :-1, :]).abs()
         )
-        maps = torch.cat([stains, glass * 0.5, cellular * 0.5, blob_map * 5.0], dim=1)
-        cells = F.adaptive_avg_pool2d(maps, 4).flatten(2)  # (B, 5, 16)
-        spread = (cells - cells.mean(-1, keepdim=True)).square().mean(-1).sqrt()
-        return torch.cat(
-            [
-                _mean(cellular) * _SCALES["dominance"],
-                outline * _SCALES["dominance"],
-                spread * _SCALES["layout"],
-            ],
-            dim=1,
-        )
+        columns = [_mean(cellular), outline]
+        blocks = torch.cat([cellular, 1.0 - cellular], dim=1)
+        for _ in (4, 5):
+            blocks = _halve(blocks)
+            columns.append(_solid(blocks))
+        return torch.cat(columns, dim=1), cellular
+
+    @staticmethod
+    def _layout(
+        pyramid: dict[int, torch.Tensor], cellular: torch.Tensor, blob_map: torch.Tensor
+    ) -> torch.Tensor:
+        """Spread of five maps over a 4 x 4 grid: (B, 5)."""
+        maps = [pyramid[3][:, :2], pyramid[3][:, 2:] * 0.5, cellular * 0.5, _halve(blob_map) * 5.0]
+        cells = F.adaptive_avg_pool2d(torch.cat(maps, dim=1), 4).flatten(2)  # (B, 5, 16)
+        return (cells - cells.mean(-1, keepdim=True)).square().mean(-1).sqrt()

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tiacrossfusion.encoders.foundation import FOUNDATION_MODELS, INPUT_SIZE
 from tiacrossfusion.encoders.loading import load_encoder
+from tiacrossfusion.encoders.names import resolve_name
 from tiacrossfusion.encoders.spec import EncoderSpec
 from tiacrossfusion.errors import TiacfError
 
@@ -47,3 +49,38 @@ def load_encoder_of(
         )
         raise TiacfError(msg)
     return encoder
+
+
+def describe_encoder(name: str, *, weights: str | Path | None = None) -> EncoderSpec:
+    """Describe an encoder without fetching its weights.
+
+    Args:
+        name (str):
+            As for `load_encoder`.
+        weights (str or Path or None):
+            Local weights file, whose hash is then part of the description; without it the hash is
+            unknown (None), which matches any.
+
+    Raises:
+        TiacfError:
+            When the name is unknown, or the file does not fit.
+    """
+    resolved = resolve_name(name)
+    if weights is not None or resolved.family == "shipped":
+        return load_encoder(name, weights=weights).spec
+    if resolved.family in ("timm", "hub"):
+        from tiacrossfusion.encoders.timm_models import describe_timm
+
+        return describe_timm(resolved).spec(weights_sha256=None)
+    if resolved.family == "torchvision":
+        from tiacrossfusion.encoders.toolbox_models import describe_torchvision
+
+        return describe_torchvision(str(resolved), resolved.model).spec(weights_sha256=None)
+    model = FOUNDATION_MODELS[resolved.model]
+    return EncoderSpec(
+        name=str(resolved),
+        width=model.width,
+        mean=model.mean,
+        std=model.std,
+        input_size=INPUT_SIZE,
+    )

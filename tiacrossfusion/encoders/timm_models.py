@@ -57,10 +57,7 @@ def load_timm(name: EncoderName, weights: Path | None, options: dict[str, Option
         raise TiacfError(msg)
     if weights is None:
         model = _pretrained(name, options)
-        if name.family == "timm":
-            config = model.pretrained_cfg
-            tag = config.get("tag")
-            name = EncoderName("timm", ".".join(filter(None, (config["architecture"], tag))))
+        name = _tagged(name, model)
         _remove_classifier(model)
     else:
         model = _untrained(name, options)
@@ -68,7 +65,27 @@ def load_timm(name: EncoderName, weights: Path | None, options: dict[str, Option
         heads = (classifier,) if isinstance(classifier, str) else classifier
         _remove_classifier(model)
         load_strictly(model, read_state_dict(weights), source=str(weights), heads=heads)
+    return _network(name, model, options)
 
+
+def describe_timm(name: EncoderName) -> Network:
+    """Build a timm model on random weights, to tell its width and preprocessing only."""
+    model = _untrained(name, {})
+    name = _tagged(name, model)
+    _remove_classifier(model)
+    return _network(name, model, {})
+
+
+def _tagged(name: EncoderName, model: Any) -> EncoderName:
+    """The name with the tag of timm's own weights."""
+    if name.family != "timm":
+        return name
+    config = model.pretrained_cfg
+    parts = (config["architecture"], config.get("tag"))
+    return EncoderName("timm", ".".join(part for part in parts if part))
+
+
+def _network(name: EncoderName, model: Any, options: dict[str, OptionValue]) -> Network:
     config = resolve_model_data_config(model)
     fixed_size = None
     if model.pretrained_cfg.get("fixed_input_size", False):

@@ -68,6 +68,17 @@ def load_torchvision(name: str, model: str, weights: Path | None) -> Network:
     else:
         state, source = read_state_dict(weights), str(weights)
     load_strictly(backbone, state, source=source, rename=rename)
+    return _torchvision_network(name, model, backbone)
+
+
+def describe_torchvision(name: str, model: str) -> Network:
+    """A backbone on random weights, to tell its width and preprocessing only."""
+    from tiatoolbox.models.architecture.vanilla import CNNBackbone
+
+    return _torchvision_network(name, model, CNNBackbone(model))
+
+
+def _torchvision_network(name: str, model: str, backbone: nn.Module) -> Network:
     inception = model in _INCEPTION_STYLE
     with torch.inference_mode():
         width = backbone.eval()(torch.zeros(1, 3, 96, 96)).shape[1]

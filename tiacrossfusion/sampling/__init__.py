@@ -2,19 +2,17 @@
 
 from tiacrossfusion.sampling.grid import PatchGrid, nested_grids
 from tiacrossfusion.sampling.patches import PatchBatch, read_batches, read_patch
-from tiacrossfusion.sampling.slide import DEFAULT_FILE_TYPES, Slide, find_slides, open_slide
+from tiacrossfusion.sampling.slide import Slide, open_slide
 from tiacrossfusion.sampling.spec import SCALES, SamplingSpec
 from tiacrossfusion.sampling.tissue import find_mask, tissue_mask, user_mask
 
 __all__ = [
-    "DEFAULT_FILE_TYPES",
     "SCALES",
     "PatchBatch",
     "PatchGrid",
     "SamplingSpec",
     "Slide",
     "find_mask",
-    "find_slides",
     "nested_grids",
     "open_slide",
     "read_batches",

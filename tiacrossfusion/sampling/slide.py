@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.slide_files import is_dicom_folder
 
 if TYPE_CHECKING:
     from tiatoolbox.wsicore.wsireader import WSIReader
-
-#: Patterns of slide files looked for in a folder. PNG and JPEG are left out: beside slides they are
-#: mostly thumbnails.
-DEFAULT_FILE_TYPES = "*.svs, *.ndpi, *.mrxs, *.tif, *.tiff, *.qptiff, *.jp2"
 
 
 @dataclass(frozen=True)
@@ -45,45 +41,6 @@ class Slide:
     def name(self) -> str:
         """Name to show: that of the file, or "array" for a reader without one."""
         return self.path.name if self.path is not None else "array"
-
-
-def find_slides(source: Path, file_types: str = DEFAULT_FILE_TYPES) -> list[Path]:
-    """List the slides a path stands for, sorted by name.
-
-    A file is itself. A folder with `.dcm` files is one DICOM slide. Any other folder gives the files
-    in it that match `file_types` and its sub-folders that are DICOM slides.
-
-    Args:
-        source: file or folder.
-        file_types: comma-separated patterns, compared without regard to case.
-
-    Raises:
-        TiacfError: the path does not exist, or holds no slide.
-    """
-    if not source.exists():
-        broken = " (a broken link)" if source.is_symlink() else ""
-        raise TiacfError(f"{source}: no such file or folder{broken}; check --img-input")
-    if source.is_file() or _is_dicom_folder(source):
-        return [source]
-    patterns = [pattern.strip().lower() for pattern in file_types.split(",") if pattern.strip()]
-    if not patterns:
-        raise TiacfError(f'--file-types is empty; give patterns such as "{DEFAULT_FILE_TYPES}"')
-    found = [
-        entry
-        for entry in sorted(source.iterdir())
-        if _is_dicom_folder(entry)
-        or (not entry.is_dir() and any(fnmatch(entry.name.lower(), p) for p in patterns))
-    ]
-    if not found:
-        raise TiacfError(
-            f"{source}: no slide in this folder matches {', '.join(patterns)}; "
-            "give other patterns with --file-types"
-        )
-    return found
-
-
-def _is_dicom_folder(path: Path) -> bool:
-    return path.is_dir() and any(entry.suffix.lower() == ".dcm" for entry in path.iterdir())
 
 
 def open_slide(
@@ -172,13 +129,13 @@ def _check_file(path: Path) -> None:
         raise TiacfError(f"{path}: no such file; check --img-input")
     if path.is_file() and path.stat().st_size == 0:
         raise TiacfError(f"{path}: the file is empty; copy it again from the scanner or archive")
-    if path.is_dir() and path.suffix.lower() != ".zarr" and not _is_dicom_folder(path):
+    if path.is_dir() and path.suffix.lower() != ".zarr" and not is_dicom_folder(path):
         raise TiacfError(f"{path}: a folder without DICOM files is no slide; give a slide file")
 
 
 def _cannot_open(path: Path | str, error: Exception) -> str:
     reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-    if isinstance(path, Path) and (_is_dicom_folder(path) or path.suffix.lower() == ".dcm"):
+    if isinstance(path, Path) and (is_dicom_folder(path) or path.suffix.lower() == ".dcm"):
         return (
             f"{path}: TIAToolbox's DICOM reader cannot open this slide ({reason}); "
             "convert it to a tiled TIFF or SVS"

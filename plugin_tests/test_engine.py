@@ -1,0 +1,155 @@
+"""The engine keeps TIAToolbox's signatures, and this project's promises on resuming and overwriting."""
+
+from __future__ import annotations
+
+import inspect
+import shutil
+
+import numpy as np
+import pytest
+from safetensors.torch import save_file
+from tiatoolbox.models.engine.engine_abc import EngineABC
+from tiatoolbox.models.models_abc import ModelABC
+from tiatoolbox.wsicore.wsireader import VirtualWSIReader, WSIReader
+
+from tiacrossfusion import CrossFusionModel, SurvivalPredictor, TiacfError
+
+
+@pytest.fixture(scope="module")
+def predictor() -> SurvivalPredictor:
+    return SurvivalPredictor(model="crossfusion-demo", batch_size=32, num_workers=2, device="cpu")
+
+
+def test_it_is_an_engine_with_the_toolboxs_arguments(predictor):
+    assert isinstance(predictor, EngineABC)
+    assert isinstance(predictor.model, ModelABC)
+    for method in ("__init__", "run"):
+        theirs = inspect.signature(getattr(EngineABC, method)).parameters
+        ours = inspect.signature(getattr(SurvivalPredictor, method)).parameters
+        assert set(theirs) <= set(ours)
+        for name in theirs:
+            assert ours[name].kind == theirs[name].kind, name
+    assert inspect.signature(SurvivalPredictor.run).parameters["patch_mode"].default is False
+    resolutions = [r["resolution"] for r in predictor.ioconfig.input_resolutions]
+    assert resolutions == [2.0, 1.0, 0.5]
+    assert predictor.ioconfig.highest_input_resolution == {"units": "mpp", "resolution": 0.5}
+
+
+def test_qupath_output_maps_each_image_to_its_file(predictor, simulated, tmp_path):
+    images = [simulated / "low.svs", WSIReader.open(simulated / "high.svs")]
+    (tmp_path / "mine.txt").write_text("keep")
+    outputs = predictor.run(
+        images=images, masks=None, patch_mode=False, save_dir=tmp_path, output_type="qupath"
+    )
+    assert outputs == {
+        simulated / "low.svs": tmp_path / "low.geojson",
+        simulated / "high.svs": tmp_path / "high.geojson",
+    }
+    assert all(path.exists() for path in outputs.values())
+    before = outputs[simulated / "low.svs"].stat().st_mtime_ns
+    again = predictor.run(images=images, save_dir=tmp_path, output_type="qupath")
+    assert again == outputs
+    assert [outcome.status for outcome in predictor.outcomes] == ["skipped", "skipped"]
+    predictor.run(images=images[:1], save_dir=tmp_path, output_type="qupath", overwrite=True)
+    assert outputs[simulated / "low.svs"].stat().st_mtime_ns > before
+    assert (tmp_path / "mine.txt").read_text() == "keep"
+
+
+def test_dict_output_agrees_with_the_zarr_store(predictor, simulated, tmp_path):
+    import zarr
+
+    image = str(simulated / "low.svs")
+    (prediction,) = predictor.run(images=[image]).values()
+    (path,) = predictor.run(images=[image], save_dir=tmp_path, output_type="dict").values()
+    assert path == tmp_path / "low.zarr"
+    group = zarr.open_group(path, mode="r")
+    assert group.attrs["risk"] == prediction["risk"]
+    assert (group["survival"][:] == prediction["survival"]).all()
+    assert (group["attention/fused"][:] == prediction["attention"]["fused"]).all()
+    assert (group["bounds/20x"][:] == prediction["bounds"]["20x"]).all()
+
+
+def test_annotation_store_output(predictor, simulated, tmp_path):
+    outputs = predictor.run(
+        images=[simulated / "low.svs"], save_dir=tmp_path, output_type="AnnotationStore"
+    )
+    assert outputs[simulated / "low.svs"] == tmp_path / "low.db"
+    assert (tmp_path / "low.db").stat().st_size > 0
+
+
+def test_a_failing_image_does_not_stop_the_others(predictor, simulated, blank, tmp_path):
+    images = [blank, tmp_path / "absent.svs", simulated / "low.svs"]
+    outputs = predictor.run(images=images, save_dir=tmp_path / "out", output_type="qupath")
+    assert list(outputs) == [simulated / "low.svs"]
+    assert [outcome.status for outcome in predictor.outcomes] == ["failed", "failed", "ok"]
+    assert "no tissue" in predictor.outcomes[0].message
+
+
+def test_arrays_serve_as_images_and_masks(predictor, simulated):
+    reader = WSIReader.open(simulated / "low.svs")
+    array = reader.read_rect((0, 0), reader.info.slide_dimensions)
+    mask = np.zeros((150, 180), bool)
+    mask[:80] = True
+    by_file = predictor.run(images=[simulated / "low.svs"], masks=[mask])
+    by_array = predictor.run(
+        images=[VirtualWSIReader(array)], masks=[mask], wsireader_kwargs={"mpp": 0.5}
+    )
+    first, second = next(iter(by_file.values())), next(iter(by_array.values()))
+    assert first["risk"] == pytest.approx(second["risk"], abs=1e-6)
+
+
+def test_the_scale_can_be_given(predictor, real_slides):
+    image = real_slides / "tcga-cr-7395-01a-01-ts1.svs"
+    assert predictor.run(images=[image]) == {}
+    assert "mpp" in predictor.outcomes[0].message
+    assert list(predictor.run(images=[image], wsireader_kwargs={"mpp": 0.25})) == [image]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"patch_mode": True}, "patch_mode=False"),
+        ({"images": []}, "at least one"),
+        ({"images": "slide.svs"}, "a list"),
+        ({"masks": []}, "0 masks for 1 images"),
+        ({"output_type": "csv", "save_dir": "x"}, "output_type=csv"),
+        ({"output_type": "qupath"}, "save_dir"),
+        ({"batch_size": 0}, "batch_size 0"),
+        ({"input_resolutions": [{"units": "mpp", "resolution": 1.0}]}, "own sampling"),
+        ({"patch_input_shape": (224, 224)}, "own sampling"),
+        ({"wsireader_kwargs": {"level": 1}}, "level"),
+        ({"wsireader_kwargs": {"mpp": -1}}, "mpp -1"),
+        ({"auto_get_mask": False}, "auto_get_mask"),
+    ],
+)
+def test_wrong_options_are_refused_in_one_line(simulated, options, message):
+    predictor = SurvivalPredictor()
+    with pytest.raises(TiacfError, match=message) as caught:
+        predictor.run(**({"images": [simulated / "low.svs"]} | options))
+    assert "\n" not in str(caught.value)
+
+
+def test_models_may_be_given_in_every_form(predictor, demo_bundle, tmp_path):
+    from tiacrossfusion.zoo import shipped_bundles
+
+    folder = tmp_path / "model"
+    shutil.copytree(shipped_bundles()["crossfusion-demo"], folder)
+    assert SurvivalPredictor(model=folder).model.bundle.config == demo_bundle.config
+    model = CrossFusionModel(demo_bundle)
+    assert SurvivalPredictor(model=model).model is model
+    with pytest.raises(TypeError, match="model must be"):
+        SurvivalPredictor(model=3)
+    halved = {name: tensor / 2 for name, tensor in demo_bundle.network.state_dict().items()}
+    save_file(halved, tmp_path / "half.safetensors")
+    other = SurvivalPredictor(weights=tmp_path / "half.safetensors").model.bundle
+    assert other.fingerprint != demo_bundle.fingerprint
+    assert (other.network.head.weight * 2 == demo_bundle.network.head.weight).all()
+
+
+def test_the_model_predicts_from_a_bag(demo_bundle):
+    rng = np.random.default_rng(0)
+    width = demo_bundle.config.encoder.width
+    bag = {s: rng.normal(size=(n, width)) for s, n in (("5x", 2), ("10x", 5), ("20x", 9))}
+    output = CrossFusionModel.infer_batch(CrossFusionModel(demo_bundle), bag, device="cpu")
+    assert output["survival"].shape == (1, 4)
+    assert output["risk"][0] == pytest.approx(-output["survival"].sum(), abs=1e-6)

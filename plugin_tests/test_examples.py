@@ -1,0 +1,54 @@
+"""The examples and the demonstration run as printed."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from tiacrossfusion.cli import main
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+
+
+def run_example(name: str, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    monkeypatch.setattr(sys, "argv", [name, *arguments])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+    assert not end.value.code
+
+
+def test_predict_slides(tmp_path, simulated, monkeypatch, capsys):
+    run_example(
+        "predict_slides.py", monkeypatch, "--output-path", str(tmp_path), str(simulated / "low.svs")
+    )
+    assert "risk" in capsys.readouterr().out
+    assert (tmp_path / "qupath" / "low.geojson").exists()
+
+
+def test_train_demo_bundle_at_small_size(tmp_path, monkeypatch, capsys):
+    from tiacrossfusion.zoo import load_bundle
+
+    small = ["--patients", "15", "--slide-size", "1100", "--epochs", "2"]
+    folders = ["--work-dir", str(tmp_path / "work"), "--bundle", str(tmp_path / "bundle")]
+    run_example("train_demo_bundle.py", monkeypatch, *folders, *small)
+    bundle = load_bundle(tmp_path / "bundle")
+    assert "simulated test patients" in capsys.readouterr().out
+    assert "Not for clinical use" in bundle.config.card.notice
+
+
+def test_the_demonstration(tmp_path):
+    for word in ("Simulating", "skipped"):  # the second run finds everything finished
+        result = CliRunner().invoke(main, ["demo", "--output-path", str(tmp_path)])
+        assert result.exit_code == 0, result.output
+        assert word in result.output
+        assert "Not for clinical use" in result.output
+        low, high = (
+            next(line for line in result.output.splitlines() if line.startswith(name))
+            for name in ("simulated-low-risk", "simulated-high-risk")
+        )
+        assert float(low.split()[2]) < float(high.split()[2])
+    assert (tmp_path / "simulated-high-risk_attention.png").exists()

@@ -1,0 +1,52 @@
+"""Which slides a path stands for. Imports nothing heavy: the command line asks before all else."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatch
+from pathlib import Path
+
+from tiacrossfusion.errors import TiacfError
+
+#: Patterns of slide files looked for in a folder. PNG and JPEG are left out: beside slides they are
+#: mostly thumbnails.
+DEFAULT_FILE_TYPES = "*.svs, *.ndpi, *.mrxs, *.tif, *.tiff, *.qptiff, *.jp2"
+
+
+def find_slides(source: Path, file_types: str = DEFAULT_FILE_TYPES) -> list[Path]:
+    """List the slides a path stands for, sorted by name.
+
+    A file is itself. A folder with `.dcm` files is one DICOM slide. Any other folder gives the files
+    in it that match `file_types` and its sub-folders that are DICOM slides.
+
+    Args:
+        source: file or folder.
+        file_types: comma-separated patterns, compared without regard to case.
+
+    Raises:
+        TiacfError: the path does not exist, or holds no slide.
+    """
+    if not source.exists():
+        broken = " (a broken link)" if source.is_symlink() else ""
+        raise TiacfError(f"{source}: no such file or folder{broken}; check --img-input")
+    if source.is_file() or is_dicom_folder(source):
+        return [source]
+    patterns = [pattern.strip().lower() for pattern in file_types.split(",") if pattern.strip()]
+    if not patterns:
+        raise TiacfError(f'--file-types is empty; give patterns such as "{DEFAULT_FILE_TYPES}"')
+    found = [
+        entry
+        for entry in sorted(source.iterdir())
+        if is_dicom_folder(entry)
+        or (not entry.is_dir() and any(fnmatch(entry.name.lower(), p) for p in patterns))
+    ]
+    if not found:
+        raise TiacfError(
+            f"{source}: no slide in this folder matches {', '.join(patterns)}; "
+            "give other patterns with --file-types"
+        )
+    return found
+
+
+def is_dicom_folder(path: Path) -> bool:
+    """Tell whether a path is a folder with DICOM files, which is one slide."""
+    return path.is_dir() and any(entry.suffix.lower() == ".dcm" for entry in path.iterdir())
