@@ -18,7 +18,7 @@ from huggingface_hub import errors as hub_errors
 from pydantic import ValidationError
 from safetensors.torch import save_file
 
-from tiacrossfusion.encoders import EncoderSpec, available_encoders, load_encoder
+from tiacrossfusion.encoders import EncoderSpec, available_encoders, load_encoder, stain_texture
 from tiacrossfusion.encoders.foundation import FOUNDATION_MODELS
 from tiacrossfusion.encoders.names import TORCHVISION_BACKBONES, resolve_name
 from tiacrossfusion.encoders.stain_texture import FEATURE_NAMES
@@ -315,6 +315,20 @@ def test_names_of_features_are_distinct_and_match_the_width():
     assert len(set(FEATURE_NAMES)) == len(FEATURE_NAMES)
     assert 64 <= len(FEATURE_NAMES) <= 96
     assert load_encoder("stain-texture").spec.width == len(FEATURE_NAMES)
+
+
+def test_unmixing_inverts_the_stain_vectors():
+    stains = np.array([stain_texture.HAEMATOXYLIN, stain_texture.EOSIN])
+    stains /= np.linalg.norm(stains, axis=1, keepdims=True)
+    residual = np.cross(*stains)
+    basis = np.stack([*stains, residual / np.linalg.norm(residual)])
+    np.testing.assert_allclose(stain_texture.UNMIXING[:2], np.linalg.inv(basis).T[:2], atol=1e-6)
+
+
+def test_shipped_hash_is_the_same_on_every_machine():
+    """A change of the features must change VERSION, and bundles made before are refused."""
+    found = load_encoder("stain-texture").spec.weights_sha256
+    assert found == "d52e52de83d07117f72e1e16d4a90a800da12ae37c9d28343ee7eca40f3f7919"
 
 
 def test_flat_and_extreme_patches_are_finite():

@@ -42,10 +42,10 @@ class Encoder:
         self._many_small_steps = network.many_small_steps
         self._module = network.module.eval().requires_grad_(requires_grad=False).to(self.device)
         self._memory_format = torch.contiguous_format
-        if self.device.type == "cuda":
+        if self.device.type == "cuda" and not network.many_small_steps:
             # cuDNN's convolutions are fastest in this layout; it does nothing to transformers.
             self._memory_format = torch.channels_last
-            self._module.to(memory_format=torch.channels_last)
+            self._module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         scale = 1.0 / (255.0 * torch.tensor(self.spec.std, dtype=torch.float64))
         shift = -torch.tensor(self.spec.mean, dtype=torch.float64) * 255.0 * scale
         self._scale = scale.float().view(3, 1, 1).to(self.device)

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -145,7 +146,7 @@ def load_foundation(name: str, model: str, weights: Path | None) -> Network:
         source = f"https://huggingface.co/{description.repository}"
     else:
         state, source = read_state_dict(weights), str(weights)
-    network = build_foundation(description)
+    network: Any = build_foundation(description)
     load_strictly(network, state, source=source)
     if description.pooling == "class+mean":
         network = _TokenPooling(network, network.num_prefix_tokens)
