@@ -126,6 +126,39 @@ def test_importing_without_bins_records_them_as_unknown(tmp_path):
     assert import_stain_checkpoint(tmp_path, "--overwrite").exit_code == 0
 
 
+def test_local_encoder_weights_with_their_own_normalisation(shared_data, tmp_path, simulated):
+    """A pretrained file that needs "SAME" padding and inputs in -1..1 goes in by its options."""
+    import torch
+
+    from tiacrossfusion.networks import CrossFusion
+    from tiacrossfusion.networks.official import released_names
+
+    weights = shared_data / "weights" / "mobilenet_v2_imagenet.pt"
+    state, names = CrossFusion(1280, 32, 4).state_dict(), released_names(1, projected=True)
+    torch.save({theirs: state[ours] for theirs, ours in names.items()}, tmp_path / "my ckpt.pt")
+    options = "--encoder timm:mobilenetv2_100 --encoder-mean .5,.5,.5 --encoder-std .5,.5,.5"
+    result = run(
+        "import-checkpoint",
+        tmp_path / "my ckpt.pt",
+        *options.split(),
+        "--encoder-option",
+        "pad_type=same",
+        "--encoder-weights",
+        weights,
+        "--output-path",
+        tmp_path / "bundle",
+    )
+    assert result.exit_code == 0, result.output
+    config = json.loads((tmp_path / "bundle" / "config.json").read_text())
+    assert config["name"] == "my-ckpt"
+    assert config["encoder"]["options"] == {"pad_type": "same"}
+    assert config["encoder"]["mean"] == [0.5, 0.5, 0.5]
+    predict = ["predict", "--img-input", simulated / "low.svs", "--model", tmp_path / "bundle"]
+    out = ["--output-path", tmp_path / "out"]
+    result = run(*predict, *out, "--encoder-weights", weights)
+    assert result.exit_code == 0, result.output
+
+
 def test_official_checkpoints_need_their_own_encoder(checkpoint, tmp_path):
     result = run("import-checkpoint", checkpoint, "--encoder", "stain-texture")
     assert result.exit_code == 1
@@ -139,6 +172,10 @@ def test_official_checkpoints_need_their_own_encoder(checkpoint, tmp_path):
         (["--bin-edges", "12,24", "--time-unit", "months"], "2 bins, the checkpoint has 4"),
         (["--bin-edges", "1,x", "--time-unit", "months"], "--bin-edges 1,x"),
         (["--num-heads", "0"], "--num-heads 0"),
+        (["--name", "../up"], "--name ../up"),
+        (["--encoder-mean", "1,2"], "three numbers"),
+        (["--encoder-option", "same"], "KEY=VALUE"),
+        (["--encoder-option", "pad_type=same"], "options are for timm"),
         (["--num-heads", "5"], "num_heads"),
     ],
 )

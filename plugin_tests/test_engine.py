@@ -137,6 +137,8 @@ def test_models_may_be_given_in_every_form(predictor, demo_bundle, tmp_path):
     assert SurvivalPredictor(model=folder).model.bundle.config == demo_bundle.config
     model = CrossFusionModel(demo_bundle)
     assert SurvivalPredictor(model=model).model is model
+    with pytest.raises(TiacfError, match="device cuda:99"):
+        SurvivalPredictor(device="cuda:99")
     with pytest.raises(TypeError, match="model must be"):
         SurvivalPredictor(model=3)
     halved = {name: tensor / 2 for name, tensor in demo_bundle.network.state_dict().items()}

@@ -297,7 +297,7 @@ def test_other_output_types(simulated, predicted, tmp_path, output_type):
         (["--mpp", "0"], ["mpp", "above 0"]),
         (["--power", "-40"], ["power", "above 0"]),
         (["--model", "crossfusion-dem"], ["crossfusion-demo"]),
-        (["--device", "cuda:99"], ["--device cuda:99", "--device cpu"]),
+        (["--device", "cuda:99"], ["device cuda:99", "cpu"]),
         (["--encoder-weights", "w.pt"], ["stain-texture"]),
         (["--file-types", "*.xyz"], ["--file-types"]),
         (["--img-input", "absent.svs"], ["absent.svs", "no such file"]),

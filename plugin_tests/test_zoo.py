@@ -136,5 +136,5 @@ def test_damaged_weights_are_refused(bundle_copy):
 
 
 def test_a_device_that_is_not_there_is_named():
-    with pytest.raises(TiacfError, match="--device nonsense"):
+    with pytest.raises(TiacfError, match="device nonsense"):
         load_bundle("crossfusion-demo", device="nonsense")

@@ -15,3 +15,14 @@ def positive(option: str, value: float | None) -> None:
     """Refuse a size that is zero, negative or not a number; None is not given."""
     if value is not None and not 0 < value < float("inf"):
         raise TiacfError(f"{option} {value:g}: must be a number above 0")
+
+
+def usable_device(device: str) -> None:
+    """Refuse a torch device that is unknown or not there."""
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise TiacfError(f"device {device}: {reason}; use the device cpu") from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +19,14 @@ from tiacrossfusion.errors import TiacfError
 @click.argument("checkpoint", type=str)
 @click.option("--encoder", required=True, help="Encoder of its features; see `tiacf encoders`.")
 @click.option("--encoder-weights", help="Local weights file of the encoder; its hash is recorded.")
+@click.option("--encoder-mean", help="Its weights' own mean of RGB in 0..1, such as 0.5,0.5,0.5.")
+@click.option("--encoder-std", help="Its weights' own standard deviation of RGB.")
+@click.option(
+    "--encoder-option",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Argument of timm.create_model, such as pad_type=same; may be repeated.",
+)
 @click.option("--num-heads", type=int, default=4, show_default=True, help="Attention heads.")
 @click.option("--bin-edges", help="Time bin edges, such as 12.5,24,36.1,120: the end of each bin.")
 @click.option("--time-unit", help="Unit of the bin edges, such as months.")
@@ -34,6 +44,9 @@ def import_checkpoint(
     checkpoint: str,
     encoder: str,
     encoder_weights: str | None,
+    encoder_mean: str | None,
+    encoder_std: str | None,
+    encoder_option: tuple[str, ...],
     num_heads: int,
     bin_edges: str | None,
     time_unit: str | None,
@@ -49,7 +62,9 @@ def import_checkpoint(
     are no times, and percentile and risk group stay empty since the training risks are not known.
     """
     at_least("--num-heads", num_heads, 1)
-    name = name or Path(checkpoint).stem
+    name = name or re.sub(r"[^A-Za-z0-9._-]+", "-", Path(checkpoint).stem).strip("-._") or "model"
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise TiacfError(f"--name {name}: use letters, digits, '.', '_' and '-'")
     folder = output_folder(Path(output_path or name))
     if (folder / "config.json").exists() and not overwrite:
         raise TiacfError(f"{folder}: holds a bundle; give --overwrite or another --output-path")
@@ -62,7 +77,13 @@ def import_checkpoint(
         Path(checkpoint),
         folder,
         name=name,
-        encoder=describe_encoder(encoder, weights=encoder_weights),
+        encoder=describe_encoder(
+            encoder,
+            weights=encoder_weights,
+            mean=_three("--encoder-mean", encoder_mean),
+            std=_three("--encoder-std", encoder_std),
+            options=dict(_option(text) for text in encoder_option),
+        ),
         num_heads=num_heads,
         time_bins=parse_bin_edges(bin_edges, time_unit) if bin_edges else None,
         sampling=SamplingSpec(units=units),
@@ -71,3 +92,26 @@ def import_checkpoint(
     if config.time_bins is None:
         click.echo("Time bins unknown: predictions give no times (--bin-edges, --time-unit).")
     click.echo("Training risks unknown: predictions give no percentile and no risk group.")
+
+
+def _three(option: str, text: str | None) -> tuple[float, float, float] | None:
+    """Read three comma-separated numbers."""
+    if text is None:
+        return None
+    try:
+        red, green, blue = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise TiacfError(f"{option} {text}: give three numbers such as 0.5,0.5,0.5") from error
+    return red, green, blue
+
+
+def _option(text: str) -> tuple[str, str | int | float | bool]:
+    """Read KEY=VALUE; a value that is a number, true or false is taken as such."""
+    key, equals, value = text.partition("=")
+    if not (key and equals):
+        raise TiacfError(f"--encoder-option {text}: give KEY=VALUE, such as pad_type=same")
+    try:
+        parsed = json.loads(value)
+    except ValueError:
+        parsed = value
+    return key, parsed if isinstance(parsed, int | float | bool) else value

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tiacrossfusion.encoders.foundation import FOUNDATION_MODELS, INPUT_SIZE
 from tiacrossfusion.encoders.loading import load_encoder
 from tiacrossfusion.encoders.names import resolve_name
-from tiacrossfusion.encoders.spec import EncoderSpec
+from tiacrossfusion.encoders.spec import EncoderSpec, OptionValue, Triple
 from tiacrossfusion.errors import TiacfError
 
 if TYPE_CHECKING:
@@ -51,7 +52,14 @@ def load_encoder_of(
     return encoder
 
 
-def describe_encoder(name: str, *, weights: str | Path | None = None) -> EncoderSpec:
+def describe_encoder(
+    name: str,
+    *,
+    weights: str | Path | None = None,
+    mean: Triple | None = None,
+    std: Triple | None = None,
+    options: Mapping[str, OptionValue] | None = None,
+) -> EncoderSpec:
     """Describe an encoder without fetching its weights.
 
     Args:
@@ -60,6 +68,12 @@ def describe_encoder(name: str, *, weights: str | Path | None = None) -> Encoder
         weights (str or Path or None):
             Local weights file, whose hash is then part of the description; without it the hash is
             unknown (None), which matches any.
+        mean (tuple or None):
+            Normalisation that the weights were trained with, instead of the encoder's own.
+        std (tuple or None):
+            Likewise.
+        options (Mapping or None):
+            Extra arguments of `timm.create_model`, for `timm:` names only.
 
     Raises:
         TiacfError:
@@ -67,20 +81,25 @@ def describe_encoder(name: str, *, weights: str | Path | None = None) -> Encoder
     """
     resolved = resolve_name(name)
     if weights is not None or resolved.family == "shipped":
-        return load_encoder(name, weights=weights).spec
+        return load_encoder(name, weights=weights, mean=mean, std=std, options=options).spec
+    if options and resolved.family not in ("timm", "hub"):
+        msg = f"encoder {resolved}: options are for timm: names, it takes none"
+        raise TiacfError(msg)
     if resolved.family in ("timm", "hub"):
         from tiacrossfusion.encoders.timm_models import describe_timm
 
-        return describe_timm(resolved).spec(weights_sha256=None)
+        network = describe_timm(resolved, dict(options or {}))
+        return network.spec(weights_sha256=None, mean=mean, std=std)
     if resolved.family == "torchvision":
         from tiacrossfusion.encoders.toolbox_models import describe_torchvision
 
-        return describe_torchvision(str(resolved), resolved.model).spec(weights_sha256=None)
+        network = describe_torchvision(str(resolved), resolved.model)
+        return network.spec(weights_sha256=None, mean=mean, std=std)
     model = FOUNDATION_MODELS[resolved.model]
     return EncoderSpec(
         name=str(resolved),
         width=model.width,
-        mean=model.mean,
-        std=model.std,
+        mean=mean or model.mean,
+        std=std or model.std,
         input_size=INPUT_SIZE,
     )

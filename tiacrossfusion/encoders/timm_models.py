@@ -68,12 +68,12 @@ def load_timm(name: EncoderName, weights: Path | None, options: dict[str, Option
     return _network(name, model, options)
 
 
-def describe_timm(name: EncoderName) -> Network:
+def describe_timm(name: EncoderName, options: dict[str, OptionValue]) -> Network:
     """Build a timm model on random weights, to tell its width and preprocessing only."""
-    model = _untrained(name, {})
+    model = _untrained(name, options)
     name = _tagged(name, model)
     _remove_classifier(model)
-    return _network(name, model, {})
+    return _network(name, model, options)
 
 
 def _tagged(name: EncoderName, model: Any) -> EncoderName:

@@ -13,6 +13,7 @@ from tiatoolbox.models.engine.engine_abc import EngineABC
 from tiatoolbox.models.engine.io_config import ModelIOConfigABC
 from tiatoolbox.wsicore.wsireader import WSIReader
 
+from tiacrossfusion.checks import usable_device
 from tiacrossfusion.cohort import RunOptions, SlideOutcome, predict_cohort
 from tiacrossfusion.encoders import Encoder, load_encoder_of
 from tiacrossfusion.errors import TiacfError
@@ -69,7 +70,8 @@ class SurvivalPredictor(EngineABC):
         device: str = "cpu",
         verbose: bool = False,
     ) -> None:
-        """Load the model and its encoder."""
+        """Load the model."""
+        usable_device(device)
         super().__init__(
             model=str(model) if isinstance(model, Path) else model,
             batch_size=batch_size,
@@ -197,6 +199,7 @@ class SurvivalPredictor(EngineABC):
         for name in reader_kwargs:
             if name not in ("mpp", "power"):
                 raise TiacfError(f'wsireader_kwargs: "{name}" is not used; give "mpp" or "power"')
+        usable_device(self.device)
         self.model.to(self.device)
         return reader_kwargs
 

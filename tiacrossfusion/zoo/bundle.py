@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
+from tiacrossfusion.checks import usable_device
 from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.features import FeatureBag, check_same
 from tiacrossfusion.zoo.config import FORMAT_VERSION, BundleConfig
@@ -77,13 +78,15 @@ def load_bundle(model: str | Path, device: str = "cpu") -> ModelBundle:
         device: torch device of the network.
 
     Raises:
-        TiacfError: there is no such bundle, or it is damaged, of a newer format or inconsistent.
+        TiacfError: there is no such bundle, it is damaged, of a newer format or inconsistent, or the
+            device is not there.
     """
+    usable_device(device)
     folder = _find(str(model))
     config = read_config(folder)
     network = _build_network(config)
     _load_weights(network, folder / WEIGHTS)
-    return ModelBundle(config, _to_device(network, device), _fingerprint(folder))
+    return ModelBundle(config, network.to(device).eval(), _fingerprint(folder))
 
 
 def read_config(folder: Path) -> BundleConfig:
@@ -200,14 +203,6 @@ def _load_weights(network: CrossFusion, path: Path) -> None:
         ) from error
     if not all(bool(tensor.isfinite().all()) for tensor in weights.values()):
         raise TiacfError(f"{path}: the weights are not finite; get the bundle again")
-
-
-def _to_device(network: CrossFusion, device: str) -> CrossFusion:
-    try:
-        return network.to(device).eval()
-    except (RuntimeError, AssertionError) as error:  # unknown device, or a GPU that is not there
-        reason = str(error).strip().splitlines()[0]
-        raise TiacfError(f"--device {device}: {reason}; use --device cpu") from error
 
 
 def _fingerprint(folder: Path) -> str:
