@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
@@ -45,7 +46,8 @@ def demo(output_path: str, device: str) -> None:
                 )
                 truth.save(folder_path / f"{name}_truth.npz")
             slides.append(slide)
-        outcomes = predict_cohort(slides, bundle, encoder, folder, RunOptions())
+        # Made again each time: the folder may hold results of an older demonstration model.
+        outcomes = predict_cohort(slides, bundle, encoder, folder, RunOptions(overwrite=True))
     unit = bundle.config.time_bins.unit if bundle.config.time_bins else ""
     head = f"{'slide':24}{'true log-hazard':>16}{'risk':>9}{'percentile':>12}{'group':>8}{'median':>16}"
     click.echo(f"\n{head}")
@@ -66,3 +68,5 @@ def demo(output_path: str, device: str) -> None:
         f"QuPath: open {slides[-1]}, drag {slides[-1].with_suffix('.geojson').name} onto it, then "
         "Measure > Show measurement maps"
     )
+    if any(outcome.status == "failed" for outcome in outcomes):
+        sys.exit(1)
