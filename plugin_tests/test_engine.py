@@ -95,7 +95,9 @@ def test_arrays_serve_as_images_and_masks(predictor, simulated):
         images=[VirtualWSIReader(array)], masks=[mask], wsireader_kwargs={"mpp": 0.5}
     )
     first, second = next(iter(by_file.values())), next(iter(by_array.values()))
-    assert first["risk"] == pytest.approx(second["risk"], abs=1e-6)
+    assert (first["bounds"]["20x"] == second["bounds"]["20x"]).all()
+    # The file's 5x patches come from its pyramid, the array's from its pixels.
+    assert first["risk"] == pytest.approx(second["risk"], abs=0.05)
 
 
 def test_the_scale_can_be_given(predictor, real_slides):
