@@ -3,6 +3,7 @@
 The timm models run on random weights, made here: speed does not depend on them.
 """
 
+import os
 import platform
 import statistics
 import tempfile
@@ -54,7 +55,8 @@ def main() -> None:
         f"Patches of 256 px per second on {torch.get_num_threads()} CPU cores "
         f"({platform.machine()}), medians of {REPEATS} runs over {PATCHES} patches of noise, "
         f"torch {torch.__version__}, timm {timm.__version__}. Written by `encoder_speed.py`; "
-        "the timm models ran on random weights.",
+        "the timm models ran on random weights. Load by other programs when it started: "
+        f"{os.getloadavg()[0]:.1f}.",
         "",
         "| encoder | features | patches/s | processor ms a patch |",
         "|---|---|---|---|",

@@ -248,12 +248,17 @@ def test_result_does_not_depend_on_the_batch_size(name, width, input_size, rando
     np.testing.assert_array_equal(encoder.encode(images[order]), whole[order])
 
 
-def test_shipped_encoder_shares_groups_among_cores_and_leaves_the_setting_alone(one_thread):
-    encoder = load_encoder("stain-texture")
-    images = painted(40)
+@pytest.mark.parametrize("name", ["stain-texture", "timm:mobilenetv3_small_050"])
+def test_result_does_not_depend_on_the_cores_and_their_setting_is_left_alone(
+    name, random_weights, one_thread
+):
+    weights = None if name == "stain-texture" else random_weights(name.removeprefix("timm:"))
+    encoder = load_encoder(name, weights=weights)
+    images = painted(20, side=128)
     alone = encoder.encode(images)
     torch.set_num_threads(2)
     np.testing.assert_array_equal(encoder.encode(images), alone)
+    np.testing.assert_array_equal(encoder.encode(images[:3]), alone[:3])
     assert torch.get_num_threads() == 2
 
 

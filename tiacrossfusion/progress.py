@@ -41,7 +41,8 @@ class Progress:
         self._stage = tqdm(
             total=total,
             desc=f"  {slide}: {name}",
-            unit="patch" if total else "",
+            unit="patch",
+            bar_format=None if total else "{desc} ...",
             leave=False,
             disable=self._disable,
             position=1,

@@ -97,7 +97,6 @@ def _shipped(
         mean=(0.0, 0.0, 0.0),
         std=(1.0, 1.0, 1.0),
         micro_batch=16,
-        many_small_steps=True,
     )
     # Those of a stored EncoderSpec are its own and pass.
     if weights is not None or mean not in (None, network.mean) or std not in (None, network.std):

@@ -28,10 +28,7 @@ class Network:
         fixed_size (int or None):
             Side that every image is resized to, or None when any side will do.
         micro_batch (int):
-            Images computed at once on the CPU.
-        many_small_steps (bool):
-            Whether its steps are so short that handing each to several cores costs more than it
-            gains; then whole groups of images are shared among the cores instead.
+            Images that one core computes at once on the CPU.
         options (dict):
             Extra arguments it was built with.
     """
@@ -43,7 +40,6 @@ class Network:
     std: Triple
     fixed_size: int | None = None
     micro_batch: int = 8
-    many_small_steps: bool = False
     options: dict[str, OptionValue] = field(default_factory=dict)
 
     def spec(

@@ -70,8 +70,7 @@ def quantile_bins(
     inner = (
         np.quantile(times[events], np.linspace(0, 1, num_bins + 1)[1:-1]) if events.any() else []
     )
-    # Beyond the largest time, so that the last patient lies inside the last bin.
-    edges = (0.0, *(float(edge) for edge in inner), float(times.max()) * (1 + 1e-6))
+    edges = (0.0, *(float(edge) for edge in inner), float(times.max()))
     if len(set(edges)) < num_bins + 1:
         raise TiacfError(
             f"{int(events.sum())} observed events are too few for {num_bins} time bins; "
