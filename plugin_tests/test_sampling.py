@@ -125,7 +125,7 @@ def test_real_slides_give_nested_grids_on_tissue(real_slides, name, scale):
         assert image[int(top) : int(bottom), int(left) : int(right)].mean() > 0.4
 
 
-def test_a_slide_smaller_than_one_5x_patch_is_sampled(real_slides, tmp_path):
+def test_a_slide_smaller_than_one_5x_patch_is_sampled(tmp_path):
     from tiacrossfusion.simulation import TissueParameters, render_slide
 
     path = tmp_path / "tiny.svs"

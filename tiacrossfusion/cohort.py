@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 Mask = str | Path | np.ndarray
+
+_ALL_SUFFIXES = sorted({suffix for suffixes in OUTPUT_SUFFIXES.values() for suffix in suffixes})
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class RunOptions:
     Attributes:
         mpp: microns per level-0 pixel for all slides, over what the files say.
         power: objective power of level 0 for all slides, over what the files say.
-        output_type: "qupath", "zarr" or "annotationstore"; "dict" when nothing is written.
+        output_type: "qupath", "zarr" or "annotationstore"; not looked at when nothing is written.
         overwrite: make results again, replacing files that this program wrote for these slides.
         batch_size: patches in a batch.
         num_workers: reading threads.
@@ -157,15 +160,16 @@ class _SlideRun:
     def keep(self, folder: ResultsFolder) -> SlideOutcome:
         """Predict into a folder, unless the slide is finished there."""
         suffixes = OUTPUT_SUFFIXES[self.options.output_type]
-        record = folder.claim(self.source, self.stem, suffixes)
+        record = folder.claim(self.source, self.stem, _ALL_SUFFIXES)
         output = folder.path / f"{record.name}{suffixes[0]}"
-        started = time.perf_counter()
         try:
             mask = self._find_mask()
             key = self._key(mask)
             if not self.options.overwrite and folder.finished(record, key, suffixes):
                 return SlideOutcome(self.given, "skipped", "", output, None, record.row)
             folder.check_free(record, suffixes)
+            _load_readers()
+            started = time.perf_counter()
             result = self._predict(mask)
             self.progress.stage(self.label, "write")
             with folder.staging() as staging:
@@ -191,6 +195,7 @@ class _SlideRun:
 
     def give(self) -> SlideOutcome:
         """Predict in memory."""
+        _load_readers()
         started = time.perf_counter()
         try:
             result = self._predict(self._find_mask())
@@ -199,11 +204,11 @@ class _SlideRun:
             row = self._failed_row(message)
             return SlideOutcome(self.given, "failed", message, None, None, row)
         row = self._row(result, round(time.perf_counter() - started, 2))
-        return SlideOutcome(self.given, "ok", "", None, prediction_dict(result), row)
+        return SlideOutcome(self.given, "ok", "", None, prediction_dict(result, self.bundle), row)
 
     def _find_mask(self) -> Mask | None:
         if isinstance(self.mask, str | Path):
-            return find_mask(Path(self.mask), Path(self.source))
+            return find_mask(Path(self.mask), Path(self.given))
         return self.mask
 
     def _predict(self, mask: Mask | None) -> SlideResult:
@@ -221,21 +226,25 @@ class _SlideRun:
         )
 
     def _key(self, mask: Mask | None) -> dict[str, str]:
-        """Everything that decides a slide's result."""
+        """What decides a slide's result, but for the versions of the packages."""
         path = Path(self.source)
         size, mtime = slide_identity(path) if path.exists() else (0, 0)
+        scale = f"mpp={self.options.mpp} power={self.options.power}"
+        if not isinstance(self.image, str | Path):  # its owner may have given it a scale
+            info = self.image.info
+            scale += f" reader mpp={info.mpp} power={info.objective_power}"
         return {
             "slide file": f"{size} {mtime}",
             "model": self.bundle.fingerprint,
             "encoder": self.encoder.spec.model_dump_json(),
             "mask": "" if mask is None else mask_identity(mask),
-            "scale": f"mpp={self.options.mpp} power={self.options.power}",
+            "scale": scale,
         }
 
     def _reason(self, error: Exception) -> str:
         """One line on why the slide failed."""
         if isinstance(error, TiacfError):
-            _log.info("%s failed", self.label, exc_info=error)
+            _log.debug("%s failed", self.label, exc_info=error)  # for the command line's log file
             return str(error)
         _log.error("%s failed", self.label, exc_info=error)
         text = " ".join(str(error).split())[:300]
@@ -265,9 +274,15 @@ class _SlideRun:
             "seconds": seconds,
             "model": self.bundle.config.name,
             "status": "ok",
-            "message": prediction.unknown,
+            "message": result.message,
             "notice": self.bundle.config.card.notice,
         }
+
+
+def _load_readers() -> None:
+    """Import TIAToolbox's readers and tools, which takes seconds that are not the first slide's."""
+    import_module("tiatoolbox.wsicore.wsireader")
+    import_module("tiatoolbox.tools.tissuemask")
 
 
 def _identity(image: str | Path | WSIReader) -> tuple[str, str, str]:
@@ -295,4 +310,6 @@ def _line(outcome: SlideOutcome, label: str, bundle: ModelBundle) -> str:
     else:
         words.append(f"{sum(row[f'patches_{s}'] for s in ('5x', '10x', '20x'))} patches")
         words.append(f"{row['seconds']:.0f} s")
+    if row["message"]:
+        words.append(f"note: {row['message']}")
     return f"ok      {label}: {', '.join(words)}"

@@ -181,9 +181,9 @@ def replace_folder(part: Path, path: Path) -> None:
 
 
 def slide_identity(path: Path) -> tuple[int, int]:
-    """Size in bytes and time of last change (ns) of a slide file, or of a DICOM folder's files."""
-    files = sorted(path.glob("*.dcm")) if path.is_dir() else [path]
-    stats = [file.stat() for file in files]
+    """Size in bytes and time of last change (ns) of a slide file, or of all files of a folder."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    stats = [file.stat() for file in files if not file.is_dir()]
     return sum(s.st_size for s in stats), max((s.st_mtime_ns for s in stats), default=0)
 
 

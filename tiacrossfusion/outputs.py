@@ -15,6 +15,7 @@ from tiacrossfusion.explain import (
     write_annotation_store,
     write_geojson,
 )
+from tiacrossfusion.explain.geojson_files import FILE_ENDINGS
 from tiacrossfusion.pipeline import SlideResult
 
 if TYPE_CHECKING:
@@ -24,13 +25,10 @@ _PICTURES = ("_survival.png", "_attention.png")
 
 #: What each output type adds to a slide's name; the first is the main file.
 OUTPUT_SUFFIXES = {
-    "qupath": (".geojson", "_5x.geojson", "_10x.geojson", *_PICTURES),
+    "qupath": (*FILE_ENDINGS.values(), *_PICTURES),
     "zarr": (".zarr", *_PICTURES),
     "annotationstore": (".db", *_PICTURES),
 }
-
-#: Longer side of the overview in the attention picture, in pixels.
-_OVERVIEW = 1200
 
 
 def write_outputs(
@@ -56,14 +54,12 @@ def write_outputs(
         write_annotation_store(folder / f"{name}.db", bag, scores["20x"], hotspots, **label)
     else:
         _write_zarr(folder / f"{name}.zarr", result, bundle)
-    width, height = result.slide.dimensions
-    mpp = max(width * result.slide.mpp[0], height * result.slide.mpp[1]) / _OVERVIEW
     attention_figure(
-        result.slide.reader.slide_thumbnail(max(mpp, max(result.slide.mpp)), "mpp")[..., :3],
+        result.overview,
         bag,
         prediction.attention,
         folder / f"{name}_attention.png",
-        title=result.slide.name,
+        title=result.name,
         **label,
     )
     survival_figure(
@@ -71,7 +67,7 @@ def write_outputs(
         None if config.time_bins is None else config.time_bins.edges,
         None if config.time_bins is None else config.time_bins.unit,
         folder / f"{name}_survival.png",
-        title=result.slide.name,
+        title=result.name,
         risk_group=prediction.risk_group,
         median=prediction.median,
         note=config.card.notice,
@@ -84,12 +80,13 @@ def write_outputs(
     )
 
 
-def prediction_dict(result: SlideResult) -> dict[str, Any]:
+def prediction_dict(result: SlideResult, bundle: ModelBundle) -> dict[str, Any]:
     """Give a prediction as plain values and arrays.
 
     Returns:
         "risk", "hazards" and "survival" (K,), "percentile", "risk_group", "median_survival",
-        "median_reached", and "attention" (N,) and "bounds" (N, 4) by scale.
+        "median_reached", "attention" (N,) and "bounds" (N, 4) by scale, "message" (why something is
+        unknown or may not hold), "model" and "notice" (what the model may be used for).
     """
     prediction = result.prediction
     return {
@@ -102,6 +99,9 @@ def prediction_dict(result: SlideResult) -> dict[str, Any]:
         "median_reached": prediction.median_reached,
         "attention": dict(prediction.attention),
         "bounds": {scale: features.bounds for scale, features in result.bag.scales.items()},
+        "message": result.message,
+        "model": bundle.config.name,
+        "notice": bundle.config.card.notice,
     }
 
 
@@ -110,7 +110,7 @@ def _write_zarr(path: Path, result: SlideResult, bundle: ModelBundle) -> None:
     import zarr
 
     group = zarr.create_group(path)
-    values = prediction_dict(result)
+    values = prediction_dict(result, bundle)
     for name in ("attention", "bounds"):
         for scale, array in values.pop(name).items():
             group.create_array(f"{name}/{scale}", data=array)
@@ -121,8 +121,6 @@ def _write_zarr(path: Path, result: SlideResult, bundle: ModelBundle) -> None:
         {
             **values,
             "time_bins": None if bins is None else bins.model_dump(mode="json"),
-            "model": bundle.config.name,
-            "notice": bundle.config.card.notice,
             "provenance": result.bag.provenance.model_dump(mode="json"),
         }
     )

@@ -16,9 +16,11 @@ from tiacrossfusion.progress import Progress
 from tiacrossfusion.sampling import (
     SamplingSpec,
     Slide,
+    coarse_base,
     nested_grids,
     open_slide,
     read_batches,
+    read_overview,
     tissue_mask,
     user_mask,
 )
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
 
     from tiacrossfusion.encoders import Encoder
     from tiacrossfusion.zoo import ModelBundle
+
+#: Longer side of a slide's overview in pixels.
+OVERVIEW = 1200
 
 _VERSIONED = ("tiacrossfusion", "tiatoolbox", "torch", "timm", "openslide-python", "numpy")
 
@@ -63,11 +68,26 @@ class Prediction:
 
 @dataclass(frozen=True)
 class SlideResult:
-    """A slide, its bag and its prediction."""
+    """What is known of a slide once it has been predicted and closed.
 
-    slide: Slide
+    Attributes:
+        name: file name of the slide.
+        overview: (h, w, 3) uint8, the whole slide, its longer side about `OVERVIEW` pixels.
+        bag: its features.
+        prediction: what the model says.
+        caveat: why the numbers may not hold for this slide; empty when nothing speaks against them.
+    """
+
+    name: str
+    overview: np.ndarray
     bag: FeatureBag
     prediction: Prediction
+    caveat: str
+
+    @property
+    def message(self) -> str:
+        """Why something is unknown or may not hold; empty when all is well."""
+        return "; ".join(text for text in (self.prediction.unknown, self.caveat) if text)
 
 
 def predict_slide(
@@ -88,18 +108,20 @@ def predict_slide(
         TiacfError: the slide, its mask or its scale is at fault.
     """
     progress = progress or Progress(1, show=False)
-    slide = open_slide(image, mpp=mpp, power=power)
-    bag = extract_bag(
-        slide,
-        bundle.config.sampling,
-        encoder,
-        mask=mask,
-        batch_size=batch_size,
-        num_workers=num_workers,
-        progress=progress,
-    )
+    with open_slide(image, mpp=mpp, power=power) as slide:
+        bag = extract_bag(
+            slide,
+            bundle.config.sampling,
+            encoder,
+            mask=mask,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            progress=progress,
+        )
+        overview = read_overview(slide, OVERVIEW)
+        caveat = coarse_base(slide, bundle.config.sampling)
     progress.stage(slide.name, "predict")
-    return SlideResult(slide, bag, predict_bag(bag, bundle))
+    return SlideResult(slide.name, overview, bag, predict_bag(bag, bundle), caveat)
 
 
 def extract_bag(
@@ -198,7 +220,7 @@ def predict_bag(bag: FeatureBag, bundle: ModelBundle) -> Prediction:
     ]
     with torch.inference_mode():
         output = bundle.network(*tokens, attention=True)
-    survival = output.survival[0].double().cpu().numpy()
+    survival = output.survival[0].cpu().double().numpy()
     risk = float(output.risk[0])
     if not np.isfinite(risk):
         raise TiacfError(
@@ -206,7 +228,7 @@ def predict_bag(bag: FeatureBag, bundle: ModelBundle) -> Prediction:
         )
     scores = output.attention
     attention = {
-        name: score[0].double().cpu().numpy()
+        name: score[0].cpu().double().numpy()
         for name, score in (
             ("5x", scores.x5),
             ("10x", scores.x10),
@@ -226,7 +248,7 @@ def predict_bag(bag: FeatureBag, bundle: ModelBundle) -> Prediction:
     ]
     return Prediction(
         risk=risk,
-        hazards=output.hazards[0].double().cpu().numpy(),
+        hazards=output.hazards[0].cpu().double().numpy(),
         survival=survival,
         percentile=None if reference is None else reference.percentile(risk),
         risk_group=None if reference is None else reference.group(risk).name,

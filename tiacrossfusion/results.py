@@ -14,15 +14,17 @@ import json
 import os
 import shutil
 import socket
+import sqlite3
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from tiacrossfusion.errors import TiacfError
-from tiacrossfusion.features import replace_folder
 
 TABLE = "predictions.csv"
 _RECORDS = ".tiacf"
@@ -62,7 +64,7 @@ class Record:
         name: stem of the slide's output files.
         source: path of the slide (or hash of an array).
         key: everything that decides the result, as strings; equal keys give equal results.
-        status: "ok", "failed", or "publishing" while files are being moved into place.
+        status: "new", "ok", "failed", or "publishing" while files are being moved into place.
         files: names of the files in the output folder that belong to this slide.
         row: the slide's row of the table.
     """
@@ -86,9 +88,14 @@ class ResultsFolder:
     """
 
     def __init__(self, path: Path) -> None:
-        """Open the folder and read its records."""
+        """Open the folder."""
         self.path = Path(path)
         self._records_path = self.path / _RECORDS
+        if (self.path / TABLE).exists() and not self._records_path.exists():
+            raise OutputError(
+                f"{self.path / TABLE}: exists and was not written by tiacf (or its folder {_RECORDS} "
+                "is gone); move it away or give another --output-path"
+            )
         with self.writing():
             self._records_path.mkdir(parents=True, exist_ok=True)
             probe = self._records_path / f"probe-{uuid.uuid4().hex}"
@@ -97,36 +104,45 @@ class ResultsFolder:
         self._remove_dead_staging()
 
     def records(self) -> list[Record]:
-        """All records, by name; a damaged one is left out (its slide counts as not done)."""
+        """All records, by name."""
+        known = {field.name for field in fields(Record)}
         found = []
         for path in sorted(self._records_path.glob("*.json")):
             try:
-                found.append(Record(**json.loads(path.read_text(encoding="utf-8"))))
-            except (OSError, ValueError, TypeError):
-                continue
+                content = json.loads(path.read_text(encoding="utf-8"))
+                # What a later version adds is left out; what it wrote is still known.
+                found.append(Record(**{k: v for k, v in content.items() if k in known}))
+            except FileNotFoundError:
+                continue  # replaced by another process at this moment
+            except (OSError, ValueError, TypeError, AttributeError) as error:
+                raise OutputError(
+                    f"{path}: this record is damaged ({error}); remove it and the slide's results to "
+                    "have them made again"
+                ) from error
         return found
 
-    def claim(self, source: str, stem: str, suffixes: tuple[str, ...]) -> Record:
+    def claim(self, source: str, stem: str, suffixes: Sequence[str]) -> Record:
         """Find the record of a slide, or make one with a free name.
 
         Args:
             source: identifies the slide.
-            stem: the name it would like; when the files of another slide have it, a short hash of the
-                source is added.
-            suffixes: what the file names of this run add to the name.
+            stem: the name it would like; when another slide has it, or might write a file of that
+                name, a short hash of the source is added.
+            suffixes: all that file names may add to a name.
         """
-        records = self.records()
-        for record in records:
-            if record.source == source:
+        while True:
+            records = self.records()
+            for record in records:
+                if record.source == source:
+                    return record
+            taken = {f"{r.name}{s}".casefold() for r in records for s in ("", *suffixes)}
+            wanted = {f"{stem}{suffix}".casefold() for suffix in ("", *suffixes)}
+            short = hashlib.sha256(source.encode()).hexdigest()[:8]
+            record = Record(f"{stem}-{short}" if wanted & taken else stem, source, {}, "new")
+            if self._write_new(record):
                 return record
-        taken = {file.casefold() for record in records for file in record.files}
-        taken |= {record.name.casefold() for record in records}
-        wanted = {stem.casefold(), *(f"{stem}{suffix}".casefold() for suffix in suffixes)}
-        short = hashlib.sha256(source.encode()).hexdigest()[:8]
-        name = f"{stem}-{short}" if wanted & taken else stem
-        return Record(name=name, source=source, key={}, status="new")
 
-    def check_free(self, record: Record, suffixes: tuple[str, ...]) -> None:
+    def check_free(self, record: Record, suffixes: Sequence[str]) -> None:
         """Refuse to write over files that are not this program's.
 
         Raises:
@@ -139,7 +155,7 @@ class ResultsFolder:
                     "move it away or give another --output-path"
                 )
 
-    def finished(self, record: Record, key: dict[str, str], suffixes: tuple[str, ...]) -> bool:
+    def finished(self, record: Record, key: dict[str, str], suffixes: Sequence[str]) -> bool:
         """Tell whether a slide is done with the same key and its files are there.
 
         Raises:
@@ -180,10 +196,10 @@ class ResultsFolder:
             record.status = "publishing"
             self._write_record(record)
             for name in new:
-                if (staging / name).is_dir():
-                    replace_folder(staging / name, self.path / name)
-                else:
-                    os.replace(staging / name, self.path / name)
+                target = self.path / name
+                if target.is_dir():  # a folder cannot be replaced in one step
+                    os.replace(target, staging / f"{name}.old")
+                os.replace(staging / name, target)
             record.status = "ok"
             self._write_record(record)
         self.write_table()
@@ -212,8 +228,27 @@ class ResultsFolder:
             self._replace(self.path / TABLE, text.getvalue())
 
     def _write_record(self, record: Record) -> None:
-        text = json.dumps(record.__dict__, indent=1)
-        self._replace(self._records_path / f"{record.name}.json", text)
+        self._replace(self._record_path(record), _as_json(record))
+
+    def _write_new(self, record: Record) -> bool:
+        """Write a first record whole; False when another process has just taken its name."""
+        part = self._records_path / f"{record.name}.{uuid.uuid4().hex[:8]}.part"
+        with self.writing():
+            try:
+                part.write_text(_as_json(record), encoding="utf-8")
+                os.link(part, self._record_path(record))  # fails where the name exists
+            except FileExistsError:
+                return False
+            except OSError:
+                if self._record_path(record).exists():
+                    return False
+                os.replace(part, self._record_path(record))  # a file system without hard links
+            finally:
+                part.unlink(missing_ok=True)
+        return True
+
+    def _record_path(self, record: Record) -> Path:
+        return self._records_path / f"{record.name}.json"
 
     def _replace(self, path: Path, text: str) -> None:
         part = self._records_path / f"{path.name}.{uuid.uuid4().hex[:8]}.part"
@@ -227,7 +262,7 @@ class ResultsFolder:
         """Remove what processes of this machine left behind when they were killed."""
         for folder in self._records_path.glob("staging-*"):
             host, _, pid = folder.name.removeprefix("staging-").rsplit("-", 1)[0].rpartition("-")
-            if host == socket.gethostname() and pid.isdigit() and not _alive(int(pid)):
+            if host == socket.gethostname() and pid.isdigit() and not psutil.pid_exists(int(pid)):
                 shutil.rmtree(folder, ignore_errors=True)
 
     @contextmanager
@@ -235,11 +270,16 @@ class ResultsFolder:
         """Turn errors of the file system into one line on the output folder."""
         try:
             yield
-        except OSError as error:
+        except (OSError, sqlite3.OperationalError) as error:
+            reason = getattr(error, "strerror", None) or error
             raise OutputError(
-                f"{self.path}: the output folder cannot be written ({error.strerror or error}); "
+                f"{self.path}: the output folder cannot be written ({reason}); "
                 "free space or give another --output-path"
             ) from error
+
+
+def _as_json(record: Record) -> str:
+    return json.dumps(asdict(record), indent=1)
 
 
 def _cell(value: object) -> object:
@@ -251,13 +291,3 @@ def _cell(value: object) -> object:
     if isinstance(value, float):
         return f"{value:.9g}"
     return value
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # it lives and belongs to somebody else
-        return True
-    return True

@@ -28,17 +28,17 @@ def find_slides(source: Path, file_types: str = DEFAULT_FILE_TYPES) -> list[Path
     if not source.exists():
         broken = " (a broken link)" if source.is_symlink() else ""
         raise TiacfError(f"{source}: no such file or folder{broken}; check --img-input")
-    if source.is_file() or is_dicom_folder(source):
+    if source.is_file() or source.suffix.lower() == ".zarr" or is_dicom_folder(source):
         return [source]
     patterns = [pattern.strip().lower() for pattern in file_types.split(",") if pattern.strip()]
     if not patterns:
         raise TiacfError(f'--file-types is empty; give patterns such as "{DEFAULT_FILE_TYPES}"')
-    found = [
-        entry
-        for entry in sorted(source.iterdir())
-        if is_dicom_folder(entry)
-        or (not entry.is_dir() and any(fnmatch(entry.name.lower(), p) for p in patterns))
-    ]
+    try:
+        found = [entry for entry in sorted(source.iterdir()) if _is_slide(entry, patterns)]
+    except OSError as error:
+        raise TiacfError(
+            f"{source}: cannot be read ({error.strerror}); check its rights"
+        ) from error
     if not found:
         raise TiacfError(
             f"{source}: no slide in this folder matches {', '.join(patterns)}; "
@@ -47,6 +47,17 @@ def find_slides(source: Path, file_types: str = DEFAULT_FILE_TYPES) -> list[Path
     return found
 
 
+def _is_slide(entry: Path, patterns: list[str]) -> bool:
+    if entry.name.startswith("."):  # "._a.svs" is what macOS leaves beside a.svs on other disks
+        return False
+    if entry.is_dir():
+        return is_dicom_folder(entry)
+    return any(fnmatch(entry.name.lower(), pattern) for pattern in patterns)
+
+
 def is_dicom_folder(path: Path) -> bool:
     """Tell whether a path is a folder with DICOM files, which is one slide."""
-    return path.is_dir() and any(entry.suffix.lower() == ".dcm" for entry in path.iterdir())
+    try:
+        return any(entry.suffix.lower() == ".dcm" for entry in path.iterdir())
+    except OSError:  # no folder, or one that cannot be read
+        return False

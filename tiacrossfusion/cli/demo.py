@@ -39,12 +39,13 @@ def demo(output_path: str, device: str) -> None:
         encoder = load_encoder_of(bundle.config.encoder, device=device)
         for seed, (name, shares) in enumerate(_SLIDES.items()):
             slide = folder_path / f"{name}.svs"
-            if not slide.exists():  # slides are written whole or not at all
+            truth = folder_path / f"{name}_truth.npz"
+            if not (slide.exists() and truth.exists()):
                 click.echo(f"Simulating {slide} ...")
-                truth = render_slide(
-                    slide, TissueParameters(*shares), size=_SIZE, mpp=_MPP, seed=seed
-                )
-                truth.save(folder_path / f"{name}_truth.npz")
+                parameters = TissueParameters(*shares)
+                with folder.writing():
+                    drawn = render_slide(slide, parameters, size=_SIZE, mpp=_MPP, seed=seed)
+                    drawn.save(truth)
             slides.append(slide)
         # Made again each time: the folder may hold results of an older demonstration model.
         outcomes = predict_cohort(slides, bundle, encoder, folder, RunOptions(overwrite=True))

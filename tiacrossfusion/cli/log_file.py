@@ -25,6 +25,7 @@ def log_to(folder: Path, *, verbose: bool) -> Iterator[None]:
         handlers.append(logging.StreamHandler(sys.stderr))
     level = root.level
     root.setLevel(logging.INFO)
+    logging.getLogger("tiacrossfusion").setLevel(logging.DEBUG)
     for handler in handlers:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         root.addHandler(handler)
@@ -32,6 +33,7 @@ def log_to(folder: Path, *, verbose: bool) -> Iterator[None]:
         yield
     finally:
         root.setLevel(level)
+        logging.getLogger("tiacrossfusion").setLevel(logging.NOTSET)
         for handler in handlers:
             root.removeHandler(handler)
             handler.close()

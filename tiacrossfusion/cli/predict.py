@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import click
 from tiatoolbox.cli.common import (
@@ -20,6 +21,7 @@ from tiatoolbox.cli.common import (
 from tiacrossfusion.checks import at_least, positive
 from tiacrossfusion.cli.checks import given, output_folder
 from tiacrossfusion.cli.log_file import LOG_FILE, log_to
+from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.slide_files import DEFAULT_FILE_TYPES, find_slides
 
 
@@ -80,6 +82,10 @@ def predict(
     positive("--mpp", mpp)
     positive("--power", power)
     slides = find_slides(given("--img-input", img_input), file_types)
+    if masks is not None and Path(masks).is_file() and len(slides) > 1:
+        raise TiacfError(
+            f"--masks {masks}: one mask for {len(slides)} slides; give a folder of masks named as them"
+        )
     folder_path = output_folder(given("--output-path", output_path))
 
     # Imported here: torch and the slide readers take seconds, and a wrong option should not.

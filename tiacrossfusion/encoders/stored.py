@@ -79,6 +79,9 @@ def describe_encoder(
         TiacfError:
             When the name is unknown, or the file does not fit.
     """
+    if std is not None and min(std) <= 0:
+        msg = f"encoder std must be positive, not {std}"
+        raise TiacfError(msg)
     resolved = resolve_name(name)
     if weights is not None or resolved.family == "shipped":
         return load_encoder(name, weights=weights, mean=mean, std=std, options=options).spec

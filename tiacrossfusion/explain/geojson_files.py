@@ -78,7 +78,9 @@ def write_geojson(
             separator = "\n"
             if scale == "20x":
                 for hotspot in hotspots:
-                    file.write(separator + geojson.dumps(_hotspot_feature(bag, hotspot)))
+                    file.write(
+                        separator + geojson.dumps(_hotspot_feature(bag, hotspot, model, note))
+                    )
                     separator = ",\n"
             for feature in _tile_features(bag, scores[scale]):
                 file.write(separator + feature)
@@ -130,7 +132,7 @@ def _measurements(scores: TileScores, stage: str, shown: np.ndarray) -> list[str
     return [texts[index] for index in inverse.tolist()]
 
 
-def _hotspot_feature(bag: FeatureBag, hotspot: Hotspot) -> geojson.Feature:
+def _hotspot_feature(bag: FeatureBag, hotspot: Hotspot, model: str, note: str) -> geojson.Feature:
     """Make a hotspot a locked annotation."""
     rings = [hotspot.polygon.exterior, *hotspot.polygon.interiors]
     coordinates = [
@@ -151,5 +153,6 @@ def _hotspot_feature(bag: FeatureBag, hotspot: Hotspot) -> geojson.Feature:
                 "Tiles": hotspot.tiles,
                 "Area um^2": float(f"{hotspot.area:.6g}"),
             },
+            "metadata": {"Model": model, "Notice": note},
         },
     )

@@ -14,6 +14,9 @@ from tiacrossfusion.sampling.grid import PatchGrid
 from tiacrossfusion.sampling.slide import Slide
 from tiacrossfusion.sampling.spec import SamplingSpec
 
+#: Patches enlarged by more than this are remarked on: scanners of one power differ by 10 % or so.
+MAX_ENLARGEMENT = 1.2
+
 
 @dataclass(frozen=True)
 class PatchBatch:
@@ -61,6 +64,36 @@ def read_patch(slide: Slide, bounds: np.ndarray, scale: str, spec: SamplingSpec)
             f"({type(error).__name__}: {error}); the file is damaged, copy it again"
         ) from error
     return np.ascontiguousarray(patch[..., :3])
+
+
+def read_overview(slide: Slide, side: int) -> np.ndarray:
+    """Read the whole slide, (h, w, 3) uint8, with its longer side at most `side` pixels.
+
+    Raises:
+        TiacfError: it cannot be decoded.
+    """
+    longest = max(d * mpp for d, mpp in zip(slide.dimensions, slide.mpp, strict=True))
+    try:
+        overview = slide.reader.slide_thumbnail(max(longest / side, *slide.mpp), "mpp")
+    except Exception as error:  # a damaged file raises whatever its format library raises
+        raise TiacfError(
+            f"{slide.path or slide.name}: the overview cannot be read "
+            f"({type(error).__name__}: {error}); the file is damaged, copy it again"
+        ) from error
+    return np.ascontiguousarray(overview[..., :3])
+
+
+def coarse_base(slide: Slide, spec: SamplingSpec) -> str:
+    """Say that a slide was scanned too coarsely for 20x patches; empty when it was not."""
+    wanted = spec.resolution("20x")
+    base = max(slide.mpp) if spec.units == "mpp" else slide.power
+    ratio = base / wanted if spec.units == "mpp" else wanted / base
+    if ratio <= MAX_ENLARGEMENT:
+        return ""
+    return (
+        f"scanned at {base:g} {spec.units}, so its 20x patches ({wanted:g} {spec.units}) are enlarged "
+        f"{ratio:.1f} times and lack the detail that the model was trained on"
+    )
 
 
 def read_batches(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from copy import copy
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +30,7 @@ class Slide:
         power: objective power of level 0.
         offset: level-0 position (x, y) of the scanned area where the file states one
             (`openslide.bounds-x/-y`: MIRAX, Leica SCN). QuPath counts its coordinates from there.
+        at_close: what leaving a `with` block does.
     """
 
     reader: WSIReader
@@ -36,6 +39,15 @@ class Slide:
     mpp: tuple[float, float]
     power: float
     offset: tuple[int, int] = (0, 0)
+    at_close: Callable[[], None] = field(default=lambda: None, repr=False, compare=False)
+
+    def __enter__(self) -> Slide:
+        """Return self."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Close the file, or give the user's reader back as it was."""
+        self.at_close()
 
     @property
     def name(self) -> str:
@@ -85,9 +97,11 @@ def open_slide(
             f"{label}: {slide_mpp[0]:g} x {slide_mpp[1]:g} microns per pixel is no plausible scale; "
             "give the right one with --mpp"
         )
-    # The readers look the scale up here at every read, and leave the other one empty when only one
-    # is given by the user.
-    info.mpp, info.objective_power = np.array(slide_mpp), slide_power
+    # The readers look the scale up in their info at every read, and leave mpp empty when only the
+    # power is given. A reader that belongs to the user gets its own info back at the end.
+    settled = copy(info)
+    settled.mpp, settled.objective_power = np.array(slide_mpp), slide_power
+    reader.info = settled
     raw = info.raw if isinstance(info.raw, dict) else {}
     return Slide(
         reader=reader,
@@ -96,7 +110,18 @@ def open_slide(
         mpp=slide_mpp,
         power=slide_power,
         offset=(int(raw.get("openslide.bounds-x", 0)), int(raw.get("openslide.bounds-y", 0))),
+        at_close=partial(_close, reader)
+        if reader is not image
+        else partial(setattr, reader, "info", info),
     )
+
+
+def _close(reader: WSIReader) -> None:
+    """Close the files of a reader; TIAToolbox's readers have no method for it."""
+    for name in ("openslide_wsi", "tiff"):
+        file = getattr(reader, name, None)
+        if file is not None:
+            file.close()
 
 
 def _scale(
@@ -109,8 +134,7 @@ def _scale(
     from tiatoolbox.utils.misc import mpp2common_objective_power, objective_power2mpp
 
     if mpp is not None:
-        file_mpp = (mpp, mpp)
-        file_power = None if power is None else power
+        file_mpp, file_power = (mpp, mpp), power
     elif power is not None:
         file_mpp, file_power = None, power
     if file_mpp is None and file_power is not None:

@@ -42,14 +42,14 @@ def tissue_mask(slide: Slide, spec: SamplingSpec) -> VirtualWSIReader:
         TiacfError: the slide is not brightfield, or its overview cannot be read.
     """
     try:
-        overview = slide.reader.slide_thumbnail(spec.mask_mpp, "mpp")
+        overview = slide.reader.slide_thumbnail(spec.mask_mpp, "mpp")[..., :3]
         mask = slide.reader.tissue_mask(spec.mask_method, spec.mask_mpp, "mpp")
     except Exception as error:  # a damaged file raises whatever its format library raises
         raise TiacfError(
             f"{slide.path or slide.name}: the overview cannot be read "
             f"({type(error).__name__}: {error}); the file is damaged, copy it again"
         ) from error
-    grey = cv2.cvtColor(np.ascontiguousarray(overview[..., :3]), cv2.COLOR_RGB2GRAY)
+    grey = cv2.cvtColor(np.ascontiguousarray(overview), cv2.COLOR_RGB2GRAY)
     if (grey < BLACK).mean() >= MAX_BLACK_SHARE:
         raise TiacfError(
             f"{slide.path or slide.name}: dark background, not a brightfield slide "
@@ -116,10 +116,11 @@ def find_mask(masks: Path, slide: Path) -> Path:
     """
     if not masks.is_dir():
         return masks
+    stem = slide.name if slide.is_dir() else slide.stem
     found = [
         entry
         for entry in sorted(masks.iterdir())
-        if entry.stem == slide.stem
+        if entry.stem == stem
         and entry.suffix.lower() in (*MASK_IMAGE_SUFFIXES, *MASK_GEOJSON_SUFFIXES)
     ]
     if len(found) == 1:
@@ -128,9 +129,7 @@ def find_mask(masks: Path, slide: Path) -> Path:
         raise TiacfError(
             f"{masks}: several masks for {slide.name} ({', '.join(f.name for f in found)}); keep one"
         )
-    raise TiacfError(
-        f"{masks}: no mask for {slide.name}; name it {slide.stem}.png or {slide.stem}.geojson"
-    )
+    raise TiacfError(f"{masks}: no mask for {slide.name}; name it {stem}.png or {stem}.geojson")
 
 
 def _read_image(path: Path) -> np.ndarray:
@@ -146,7 +145,8 @@ def _read_image(path: Path) -> np.ndarray:
         raise TiacfError(f"{path}: the mask cannot be read ({error}); save it again") from error
     if image is None:
         raise TiacfError(f"{path}: the mask cannot be read as an image; save it as PNG")
-    return image
+    # JPEG rings around edges: there a mask's black is not quite 0.
+    return image > 127 if path.suffix.lower() in (".jpg", ".jpeg") else image
 
 
 def _draw_geojson(slide: Slide, path: Path, spec: SamplingSpec) -> np.ndarray:

@@ -13,7 +13,7 @@ from tiatoolbox.models.engine.engine_abc import EngineABC
 from tiatoolbox.models.engine.io_config import ModelIOConfigABC
 from tiatoolbox.wsicore.wsireader import WSIReader
 
-from tiacrossfusion.checks import usable_device
+from tiacrossfusion.checks import at_least, usable_device
 from tiacrossfusion.cohort import RunOptions, SlideOutcome, predict_cohort
 from tiacrossfusion.encoders import Encoder, load_encoder_of
 from tiacrossfusion.errors import TiacfError
@@ -21,6 +21,8 @@ from tiacrossfusion.outputs import OUTPUT_SUFFIXES
 from tiacrossfusion.results import ResultsFolder
 from tiacrossfusion.sampling import SCALES, SamplingSpec
 from tiacrossfusion.toolbox.model import CrossFusionModel
+
+_SETTINGS = ("batch_size", "num_workers", "device", "verbose")
 
 
 def sampling_ioconfig(spec: SamplingSpec) -> ModelIOConfigABC:
@@ -193,13 +195,17 @@ class SurvivalPredictor(EngineABC):
         """Take run options over into the engine; return mpp and power for the readers."""
         reader_kwargs = dict(kwargs.pop("wsireader_kwargs", None) or {})
         for name in kwargs:
-            if name not in ("batch_size", "num_workers", "device", "verbose"):
+            if name not in _SETTINGS:
                 raise TiacfError(f"{name}: SurvivalPredictor.run has no such option")
-            setattr(self, name, kwargs[name])
         for name in reader_kwargs:
             if name not in ("mpp", "power"):
                 raise TiacfError(f'wsireader_kwargs: "{name}" is not used; give "mpp" or "power"')
-        usable_device(self.device)
+        settings = {name: getattr(self, name) for name in _SETTINGS} | kwargs
+        at_least("batch_size", settings["batch_size"], 1)
+        at_least("num_workers", settings["num_workers"], 0)
+        usable_device(settings["device"])
+        for name, value in settings.items():
+            setattr(self, name, value)
         self.model.to(self.device)
         return reader_kwargs
 

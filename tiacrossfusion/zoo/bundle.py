@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from tiacrossfusion.checks import usable_device
+from tiacrossfusion.encoders.hub import offline_variable
 from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.features import FeatureBag, check_same
 from tiacrossfusion.zoo.config import FORMAT_VERSION, BundleConfig
@@ -82,7 +83,7 @@ def load_bundle(model: str | Path, device: str = "cpu") -> ModelBundle:
             device is not there.
     """
     usable_device(device)
-    folder = _find(str(model))
+    folder = model if isinstance(model, Path) else _find(model)
     config = read_config(folder)
     network = _build_network(config)
     _load_weights(network, folder / WEIGHTS)
@@ -121,19 +122,28 @@ def read_config(folder: Path) -> BundleConfig:
 
 
 def save_bundle(folder: Path, config: BundleConfig, network: CrossFusion) -> None:
-    """Write a bundle into a folder, which is made if need be; each file is replaced in one step."""
+    """Write a bundle into a folder, which is made if need be; each file is replaced in one step.
+
+    Raises:
+        TiacfError: the folder cannot be written.
+    """
     from safetensors.torch import save
 
-    folder.mkdir(parents=True, exist_ok=True)
     weights = {key: tensor.contiguous().cpu() for key, tensor in network.state_dict().items()}
     text = json.dumps(config.model_dump(mode="json"), indent=2) + "\n"
-    for name, content in ((WEIGHTS, save(weights)), (CONFIG, text.encode())):
-        part = folder / f".{name}.{uuid.uuid4().hex[:8]}.part"
-        try:
-            part.write_bytes(content)
-            os.replace(part, folder / name)
-        finally:
-            part.unlink(missing_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in ((WEIGHTS, save(weights)), (CONFIG, text.encode())):
+            part = folder / f".{name}.{uuid.uuid4().hex[:8]}.part"
+            try:
+                part.write_bytes(content)
+                os.replace(part, folder / name)
+            finally:
+                part.unlink(missing_ok=True)
+    except OSError as error:
+        raise TiacfError(
+            f"{folder}: the bundle cannot be written ({error.strerror}); give another folder"
+        ) from error
 
 
 def _find(model: str) -> Path:
@@ -163,11 +173,13 @@ def _download(hub_id: str) -> Path:
     """Fetch a bundle from the Hugging Face hub, or from its cache."""
     from huggingface_hub import snapshot_download
 
-    offline = os.environ.get("TIACF_OFFLINE", "0") not in ("", "0")
     try:
         return Path(
             snapshot_download(
-                hub_id, allow_patterns=[CONFIG, WEIGHTS], local_files_only=offline, etag_timeout=5
+                hub_id,
+                allow_patterns=[CONFIG, WEIGHTS],
+                local_files_only=offline_variable() is not None,
+                etag_timeout=5,
             )
         )
     except Exception as error:  # network, proxy, authorisation, unknown id: many kinds
@@ -179,9 +191,12 @@ def _download(hub_id: str) -> Path:
 
 
 def _build_network(config: BundleConfig) -> CrossFusion:
+    import torch
+
     from tiacrossfusion.networks import CrossFusion
 
-    return CrossFusion(**config.architecture.model_dump(exclude={"name"}))
+    with torch.device("meta"):  # no random weights, which would also move the global seed
+        return CrossFusion(**config.architecture.model_dump(exclude={"name"}))
 
 
 def _load_weights(network: CrossFusion, path: Path) -> None:
@@ -195,7 +210,7 @@ def _load_weights(network: CrossFusion, path: Path) -> None:
             "get the bundle again"
         ) from error
     try:
-        network.load_state_dict(weights)
+        network.load_state_dict(weights, assign=True)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
         raise TiacfError(
