@@ -126,7 +126,8 @@ def test_the_scale_can_be_given(predictor, real_slides):
     image = real_slides / "tcga-cr-7395-01a-01-ts1.svs"
     assert predictor.run(images=[image]) == {}
     assert "mpp" in predictor.outcomes[0].message
-    assert list(predictor.run(images=[image], wsireader_kwargs={"mpp": 0.25})) == [image]
+    for mpp in (0.25, (0.25, 0.25)):
+        assert list(predictor.run(images=[image], wsireader_kwargs={"mpp": mpp})) == [image]
 
 
 @pytest.mark.parametrize(
@@ -135,6 +136,8 @@ def test_the_scale_can_be_given(predictor, real_slides):
         ({"patch_mode": True}, "patch_mode=False"),
         ({"images": []}, "at least one"),
         ({"images": "slide.svs"}, "a list"),
+        ({"images": None}, "a list"),
+        ({"images": [3]}, "neither a path nor a WSIReader"),
         ({"masks": []}, "0 masks for 1 images"),
         ({"output_type": "csv", "save_dir": "x"}, "output_type=csv"),
         ({"output_type": "qupath"}, "save_dir"),

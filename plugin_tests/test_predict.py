@@ -206,6 +206,41 @@ def test_symlinked_slides_have_masks_of_their_own_name(simulated, tmp_path):
     assert (tmp_path / "out" / "case 1.geojson").exists()
 
 
+def test_two_links_to_one_slide_are_two_slides(simulated, tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in ("one.svs", "two.svs"):
+        (tmp_path / "in" / name).symlink_to(simulated / "low.svs")
+    result = predict(tmp_path / "in", tmp_path / "out")
+    assert "skipped" not in result.output
+    rows = table(tmp_path / "out")
+    assert [row["slide"] for row in rows] == ["one.svs", "two.svs"]
+    assert rows[0]["risk"] == rows[1]["risk"]
+
+
+def test_a_failed_second_attempt_keeps_the_result_and_says_so(simulated, tmp_path):
+    shutil.copy(simulated / "low.svs", tmp_path / "low.svs")
+    assert predict(tmp_path / "low.svs", tmp_path / "out").exit_code == 0
+    before = (tmp_path / "out" / "low.geojson").read_bytes()
+    (tmp_path / "low.svs").write_text("damaged")
+    result = predict(tmp_path / "low.svs", tmp_path / "out", "--overwrite")
+    assert_one_line(result, "low.svs")
+    (row,) = table(tmp_path / "out")
+    assert row["status"] == "ok"
+    assert row["message"].startswith("the last attempt failed")
+    assert (tmp_path / "out" / "low.geojson").read_bytes() == before
+
+
+def test_a_damaged_record_is_named(simulated, tmp_path):
+    assert predict(simulated / "low.svs", tmp_path).exit_code == 0
+    (tmp_path / ".tiacf" / "low.json").write_text("{")
+    assert_one_line(predict(simulated / "low.svs", tmp_path), "low.json", "damaged")
+
+
+def test_a_log_that_cannot_be_written_is_named(simulated, tmp_path):
+    (tmp_path / "tiacf.log").mkdir()
+    assert_one_line(predict(simulated / "low.svs", tmp_path), "tiacf.log", "cannot be written")
+
+
 def test_one_mask_does_not_serve_many_slides(simulated, tmp_path):
     cv2.imwrite(str(tmp_path / "m.png"), np.full((150, 180), 255, np.uint8))
     result = predict(simulated, tmp_path / "out", "--masks", str(tmp_path / "m.png"))
@@ -218,6 +253,8 @@ def test_a_coarse_scan_is_remarked_on(simulated, tmp_path):
     (row,) = table(tmp_path / "out")
     assert "enlarged 2.0 times" in row["message"]
     assert "enlarged 2.0 times" in result.output
+    assert "taken as 1 microns per pixel while the file says 0.5" in row["message"]
+    assert row["mpp"] == "1"
 
 
 def test_a_tiny_slide_is_predicted(tmp_path):
@@ -302,7 +339,7 @@ def test_bad_slides_are_named_and_the_others_go_on(simulated, blank, tmp_path):
         ("text.svs", "not a slide"),
         ("empty.svs", "empty"),
         ("truncated.svs", "damaged"),
-        ("link.svs", "no such file"),
+        ("link.svs", "a link to a file that is not there"),
     ):
         assert rows[name]["status"] == "failed"
         assert word in rows[name]["message"]

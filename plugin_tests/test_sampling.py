@@ -228,6 +228,17 @@ def test_geojson_masks_honour_the_bounds_offset_and_holes(tmp_path):
     assert origin_and_cells(shifted) == ([4, 8], 64 - 4)
 
 
+def test_a_bare_geometry_is_a_mask_and_one_elsewhere_is_not(tmp_path):
+    slide = array_slide(4096, 4096)
+    ring = [[-50, -50], [10**12, -50], [10**12, 10**12], [-50, 10**12], [-50, -50]]
+    (tmp_path / "m.geojson").write_text(json.dumps({"type": "Polygon", "coordinates": [ring]}))
+    assert user_mask(slide, tmp_path / "m.geojson", SPEC).img.all()
+    ring = [[x + 5000, y + 5000] for x, y in ring]
+    (tmp_path / "m.geojson").write_text(json.dumps({"type": "Polygon", "coordinates": [ring]}))
+    with pytest.raises(TiacfError, match="outside array"):
+        user_mask(slide, tmp_path / "m.geojson", SPEC)
+
+
 @pytest.mark.parametrize(
     ("mask", "message"),
     [

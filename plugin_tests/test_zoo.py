@@ -84,6 +84,9 @@ def test_hub_ids_use_the_hub_only_then(monkeypatch, tmp_path, bundle_copy):
         raise OSError("no route\nto host")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    with pytest.raises(TiacfError, match="TIACF_OFFLINE forbids"):
+        load_bundle("group/model")
+    monkeypatch.delenv("TIACF_OFFLINE")
     with pytest.raises(TiacfError, match=r"group/model: .*no route to host.*give its folder"):
         load_bundle("group/model")
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tiacrossfusion.checks import at_least, positive
-from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.errors import TiacfError, one_line
 from tiacrossfusion.features import slide_identity
 from tiacrossfusion.outputs import OUTPUT_SUFFIXES, prediction_dict, write_outputs
 from tiacrossfusion.pipeline import SlideResult, mask_identity, predict_slide
@@ -162,12 +162,14 @@ class _SlideRun:
         suffixes = OUTPUT_SUFFIXES[self.options.output_type]
         record = folder.claim(self.source, self.stem, _ALL_SUFFIXES)
         output = folder.path / f"{record.name}{suffixes[0]}"
+        attempted = False
         try:
             mask = self._find_mask()
             key = self._key(mask)
             if not self.options.overwrite and folder.finished(record, key, suffixes):
                 return SlideOutcome(self.given, "skipped", "", output, None, record.row)
             folder.check_free(record, suffixes)
+            attempted = True
             _load_readers()
             started = time.perf_counter()
             result = self._predict(mask)
@@ -183,14 +185,14 @@ class _SlideRun:
                 folder.publish(record, staging)
         except OutputError:
             raise
-        except (
-            Exception
-        ) as error:  # the other slides go on; the reason is recorded, the trace logged
+        except Exception as error:  # the other slides go on: it is recorded, the trace logged
             message = self._reason(error)
-            row = self._failed_row(message) | {"output": record.name}
-            if record.status != "ok":  # else: an earlier result stands, and so does its row
-                folder.fail(record, row)
-            return SlideOutcome(self.given, "failed", message, None, None, row)
+            failed = self._failed_row(message)
+            if record.status != "ok":
+                folder.fail(record, failed)
+            elif attempted:  # an earlier result stands, and so does its row
+                folder.fail(record, record.row | {"message": f"the last attempt failed: {message}"})
+            return SlideOutcome(self.given, "failed", message, None, None, failed)
         return SlideOutcome(self.given, "ok", "", output, None, record.row)
 
     def give(self) -> SlideOutcome:
@@ -247,8 +249,7 @@ class _SlideRun:
             _log.debug("%s failed", self.label, exc_info=error)  # for the command line's log file
             return str(error)
         _log.error("%s failed", self.label, exc_info=error)
-        text = " ".join(str(error).split())[:300]
-        return f"{self.source}: unexpected {type(error).__name__}: {text}; see the log"
+        return f"{self.source}: unexpected {one_line(error)}; see the log"
 
     def _failed_row(self, message: str) -> dict[str, Any]:
         return {
@@ -256,6 +257,7 @@ class _SlideRun:
             "model": self.bundle.config.name,
             "status": "failed",
             "message": message,
+            "path": self.source,
         }
 
     def _row(self, result: SlideResult, seconds: float) -> dict[str, Any]:
@@ -275,7 +277,9 @@ class _SlideRun:
             "model": self.bundle.config.name,
             "status": "ok",
             "message": result.message,
+            "mpp": max(result.bag.provenance.mpp),
             "notice": self.bundle.config.card.notice,
+            "path": self.source,
         }
 
 
@@ -289,7 +293,7 @@ def _identity(image: str | Path | WSIReader) -> tuple[str, str, str]:
     """Source, wished-for stem and label of an image."""
     if isinstance(image, str | Path) or image.input_path is not None:
         path = Path(image if isinstance(image, str | Path) else image.input_path)
-        return str(path.resolve()), path.name if path.is_dir() else path.stem, path.name
+        return str(path.absolute()), path.name if path.is_dir() else path.stem, path.name
     digest = hashlib.sha256(np.ascontiguousarray(image.img).tobytes()).hexdigest()
     return f"array {digest}", f"array-{digest[:8]}", f"array-{digest[:8]}"
 

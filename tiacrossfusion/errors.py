@@ -7,3 +7,11 @@ class TiacfError(Exception):
     Its message is one line: it names the thing (file, option, field) and the remedy. The command line
     prints it without a traceback and exits with 1; any other exception is a defect of this package.
     """
+
+
+def one_line(error: BaseException, limit: int = 200) -> str:
+    """Name and text of a library's error in one line of at most about `limit` characters."""
+    text = " ".join(str(error).split())
+    if len(text) > limit:
+        text = text[:limit].rsplit(" ", 1)[0] + " ..."
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

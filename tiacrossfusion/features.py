@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from tiacrossfusion.encoders import EncoderSpec
-from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.errors import TiacfError, one_line
 from tiacrossfusion.sampling.spec import SCALES, SamplingSpec
 
 STORE_VERSION = 1
@@ -161,8 +161,7 @@ class FeatureBag:
             raise
         except Exception as error:  # zarr raises many kinds on a damaged store
             raise TiacfError(
-                f"{path}: not a feature bag, or a damaged one ({type(error).__name__}: {error}); "
-                "extract it again"
+                f"{path}: not a feature bag, or a damaged one ({one_line(error)}); extract it again"
             ) from error
         return cls(scales, provenance)
 

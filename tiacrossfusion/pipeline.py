@@ -119,9 +119,14 @@ def predict_slide(
             progress=progress,
         )
         overview = read_overview(slide, OVERVIEW)
-        caveat = coarse_base(slide, bundle.config.sampling)
+        caveats = [slide.caveat, coarse_base(slide, bundle.config.sampling)]
     progress.stage(slide.name, "predict")
-    return SlideResult(slide.name, overview, bag, predict_bag(bag, bundle), caveat)
+    prediction = predict_bag(bag, bundle)
+    reference = bundle.config.risk_reference
+    if reference is not None and not reference.covers(prediction.risk):
+        caveats.append("the risk lies outside those of the training patients")
+    caveat = "; ".join(text for text in caveats if text)
+    return SlideResult(slide.name, overview, bag, prediction, caveat)
 
 
 def extract_bag(

@@ -47,8 +47,10 @@ _LAST = (
     "model",
     "status",
     "message",
+    "mpp",
     "output",
     "notice",
+    "path",
 )
 
 
@@ -205,8 +207,9 @@ class ResultsFolder:
         self.write_table()
 
     def fail(self, record: Record, row: dict[str, Any]) -> None:
-        """Record that a slide failed and why."""
-        record.status, record.row = "failed", row
+        """Record that a slide failed and why; a result that it had before stays finished."""
+        record.status = "ok" if record.status == "ok" else "failed"
+        record.row = row
         with self.writing():
             self._write_record(record)
         self.write_table()
@@ -274,7 +277,7 @@ class ResultsFolder:
             reason = getattr(error, "strerror", None) or error
             raise OutputError(
                 f"{self.path}: the output folder cannot be written ({reason}); "
-                "free space or give another --output-path"
+                "check its rights and free space, or give another --output-path"
             ) from error
 
 

@@ -25,19 +25,18 @@ def find_slides(source: Path, file_types: str = DEFAULT_FILE_TYPES) -> list[Path
     Raises:
         TiacfError: the path does not exist, or holds no slide.
     """
-    if not source.exists():
-        broken = " (a broken link)" if source.is_symlink() else ""
-        raise TiacfError(f"{source}: no such file or folder{broken}; check --img-input")
-    if source.is_file() or source.suffix.lower() == ".zarr" or is_dicom_folder(source):
-        return [source]
     patterns = [pattern.strip().lower() for pattern in file_types.split(",") if pattern.strip()]
     if not patterns:
         raise TiacfError(f'--file-types is empty; give patterns such as "{DEFAULT_FILE_TYPES}"')
     try:
+        if not source.exists():
+            raise TiacfError(f"{source}: {missing(source)}; check --img-input")
+        if source.is_file() or source.suffix.lower() == ".zarr" or is_dicom_folder(source):
+            return [source]
         found = [entry for entry in sorted(source.iterdir()) if _is_slide(entry, patterns)]
     except OSError as error:
         raise TiacfError(
-            f"{source}: cannot be read ({error.strerror}); check its rights"
+            f"{source}: cannot be read ({error.strerror}); check --img-input"
         ) from error
     if not found:
         raise TiacfError(
@@ -47,11 +46,18 @@ def find_slides(source: Path, file_types: str = DEFAULT_FILE_TYPES) -> list[Path
     return found
 
 
+def missing(path: Path) -> str:
+    """Say in what way a path is not there."""
+    return "a link to a file that is not there" if path.is_symlink() else "no such file or folder"
+
+
 def _is_slide(entry: Path, patterns: list[str]) -> bool:
     if entry.name.startswith("."):  # "._a.svs" is what macOS leaves beside a.svs on other disks
         return False
     if entry.is_dir():
         return is_dicom_folder(entry)
+    if not (entry.is_file() or entry.is_symlink()):  # a pipe would be waited on for ever
+        return False
     return any(fnmatch(entry.name.lower(), pattern) for pattern in patterns)
 
 

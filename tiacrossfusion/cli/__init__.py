@@ -1,6 +1,6 @@
 """The command `tiacf`: one file a verb, no logic of its own.
 
-Exit codes: 0 all done, 1 something failed (one line says what), 2 wrong usage, 130 interrupted.
+Exit codes: 0 all done, 1 something failed (one line says what), 2 unknown command or option, 130 interrupted.
 """
 
 from __future__ import annotations

@@ -16,6 +16,12 @@ def given(option: str, value: str | None) -> Path:
 
 def output_folder(path: Path) -> Path:
     """Refuse an output path that is a file."""
-    if path.exists() and not path.is_dir():
+    try:
+        is_file = path.exists() and not path.is_dir()
+    except OSError as error:
+        raise TiacfError(
+            f"{path}: cannot be reached ({error.strerror}); check --output-path"
+        ) from error
+    if is_file:
         raise TiacfError(f"{path}: is a file; give a folder with --output-path")
     return path

@@ -20,7 +20,7 @@ _SIZE, _MPP = (6144, 6144), 0.5
 @cli_output_path(usage_help="Folder for the slides and the results.", default="tiacf-demo")
 @cli_device()
 def demo(output_path: str, device: str) -> None:
-    """Simulate two slides, predict them and say where to look.
+    """Simulate two slides and predict them.
 
     Needs no slide, no download and no GPU.
     """

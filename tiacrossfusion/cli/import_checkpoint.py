@@ -56,7 +56,7 @@ def import_checkpoint(
     *,
     overwrite: bool,
 ) -> None:
-    """Turn a checkpoint of the authors' release into a model bundle.
+    """Turn a released checkpoint into a model.
 
     What a checkpoint does not hold and you do not give is recorded as unknown: without bin edges there
     are no times, and percentile and risk group stay empty since the training risks are not known.

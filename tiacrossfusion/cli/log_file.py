@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tiacrossfusion.errors import TiacfError
+
 LOG_FILE = "tiacf.log"
 
 
@@ -18,9 +20,16 @@ def log_to(folder: Path, *, verbose: bool) -> Iterator[None]:
     Args:
         folder: an existing folder; the file in it is added to.
         verbose: show the lines on standard error too.
+
+    Raises:
+        TiacfError: the file cannot be written.
     """
     root = logging.getLogger()
-    handlers: list[logging.Handler] = [logging.FileHandler(folder / LOG_FILE, encoding="utf-8")]
+    path = folder / LOG_FILE
+    try:
+        handlers: list[logging.Handler] = [logging.FileHandler(path, encoding="utf-8")]
+    except OSError as error:
+        raise TiacfError(f"{path}: cannot be written ({error.strerror}); move it away") from error
     if verbose:
         handlers.append(logging.StreamHandler(sys.stderr))
     level = root.level

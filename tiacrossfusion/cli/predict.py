@@ -71,7 +71,7 @@ def predict(
     overwrite: bool,
     verbose: bool,
 ) -> None:
-    """Predict survival from slides; attention opens in QuPath.
+    """Predict survival from slides.
 
     Writes predictions.csv and, per slide, GeoJSON files of the 5x, 10x and 20x patches with their
     attention, the survival curve and a picture of the attention. Slides that are finished are skipped;
@@ -114,7 +114,11 @@ def predict(
             masks=None if masks is None else [masks] * len(slides),
         )
     failed = sum(outcome.status == "failed" for outcome in outcomes)
-    click.echo(f"{len(outcomes) - failed} of {len(outcomes)} slides done: {folder_path / TABLE}")
+    skipped = sum(outcome.status == "skipped" for outcome in outcomes)
+    before = f" ({skipped} finished before)" if skipped else ""
+    click.echo(
+        f"{len(outcomes) - failed} of {len(outcomes)} slides done{before}: {folder_path / TABLE}"
+    )
     click.echo(bundle.config.card.notice)
     if failed:
         click.echo(f"{failed} failed; details in {folder_path / LOG_FILE}", err=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.errors import TiacfError, one_line
 from tiacrossfusion.sampling.grid import PatchGrid
 from tiacrossfusion.sampling.slide import Slide
 from tiacrossfusion.sampling.spec import SamplingSpec
@@ -61,7 +61,7 @@ def read_patch(slide: Slide, bounds: np.ndarray, scale: str, spec: SamplingSpec)
     except Exception as error:  # a damaged file raises whatever its format library raises
         raise TiacfError(
             f"{slide.path or slide.name}: the region at x={x}, y={y} cannot be read "
-            f"({type(error).__name__}: {error}); the file is damaged, copy it again"
+            f"({one_line(error)}); the file is damaged, copy it again"
         ) from error
     return np.ascontiguousarray(patch[..., :3])
 
@@ -78,7 +78,7 @@ def read_overview(slide: Slide, side: int) -> np.ndarray:
     except Exception as error:  # a damaged file raises whatever its format library raises
         raise TiacfError(
             f"{slide.path or slide.name}: the overview cannot be read "
-            f"({type(error).__name__}: {error}); the file is damaged, copy it again"
+            f"({one_line(error)}); the file is damaged, copy it again"
         ) from error
     return np.ascontiguousarray(overview[..., :3])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from copy import copy
 from dataclasses import dataclass, field
@@ -11,11 +12,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tiacrossfusion.errors import TiacfError
-from tiacrossfusion.slide_files import is_dicom_folder
+from tiacrossfusion.errors import TiacfError, one_line
+from tiacrossfusion.slide_files import is_dicom_folder, missing
 
 if TYPE_CHECKING:
     from tiatoolbox.wsicore.wsireader import WSIReader
+
+
+#: A scale given by the user that differs by more than this share from the file's is remarked on.
+MAX_DEVIATION = 0.1
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,7 @@ class Slide:
         power: objective power of level 0.
         offset: level-0 position (x, y) of the scanned area where the file states one
             (`openslide.bounds-x/-y`: MIRAX, Leica SCN). QuPath counts its coordinates from there.
+        caveat: why the scale may be wrong; empty when nothing speaks against it.
         at_close: what leaving a `with` block does.
     """
 
@@ -39,6 +45,7 @@ class Slide:
     mpp: tuple[float, float]
     power: float
     offset: tuple[int, int] = (0, 0)
+    caveat: str = ""
     at_close: Callable[[], None] = field(default=lambda: None, repr=False, compare=False)
 
     def __enter__(self) -> Slide:
@@ -78,7 +85,7 @@ def open_slide(
         path = Path(image)
         _check_file(path)
         try:
-            reader = WSIReader.open(path, mpp=(mpp, mpp) if mpp else None, power=power)
+            reader = WSIReader.open(path)  # without mpp and power: the file's own are wanted too
         except Exception as error:  # readers raise whatever their file format library raises
             raise TiacfError(_cannot_open(path, error)) from error
     label = path or "array"
@@ -97,6 +104,11 @@ def open_slide(
             f"{label}: {slide_mpp[0]:g} x {slide_mpp[1]:g} microns per pixel is no plausible scale; "
             "give the right one with --mpp"
         )
+    caveat = ""
+    if info.mpp is not None and (mpp or power):
+        stated = float(np.mean(info.mpp))
+        if abs(np.mean(slide_mpp) / stated - 1) > MAX_DEVIATION:
+            caveat = f"taken as {slide_mpp[0]:g} microns per pixel while the file says {stated:g}"
     # The readers look the scale up in their info at every read, and leave mpp empty when only the
     # power is given. A reader that belongs to the user gets its own info back at the end.
     settled = copy(info)
@@ -110,6 +122,7 @@ def open_slide(
         mpp=slide_mpp,
         power=slide_power,
         offset=(int(raw.get("openslide.bounds-x", 0)), int(raw.get("openslide.bounds-y", 0))),
+        caveat=caveat,
         at_close=partial(_close, reader)
         if reader is not image
         else partial(setattr, reader, "info", info),
@@ -150,7 +163,9 @@ def _scale(
 
 def _check_file(path: Path) -> None:
     if not path.exists():
-        raise TiacfError(f"{path}: no such file; check --img-input")
+        raise TiacfError(f"{path}: {missing(path)}; check the path")
+    if not os.access(path, os.R_OK):
+        raise TiacfError(f"{path}: may not be read (permission denied); ask for the right to")
     if path.is_file() and path.stat().st_size == 0:
         raise TiacfError(f"{path}: the file is empty; copy it again from the scanner or archive")
     if path.is_dir() and path.suffix.lower() != ".zarr" and not is_dicom_folder(path):
@@ -158,7 +173,7 @@ def _check_file(path: Path) -> None:
 
 
 def _cannot_open(path: Path | str, error: Exception) -> str:
-    reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    reason = one_line(error)
     if isinstance(path, Path) and (is_dicom_folder(path) or path.suffix.lower() == ".dcm"):
         return (
             f"{path}: TIAToolbox's DICOM reader cannot open this slide ({reason}); "

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.errors import TiacfError, one_line
 from tiacrossfusion.sampling.spec import SamplingSpec
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def tissue_mask(slide: Slide, spec: SamplingSpec) -> VirtualWSIReader:
     except Exception as error:  # a damaged file raises whatever its format library raises
         raise TiacfError(
             f"{slide.path or slide.name}: the overview cannot be read "
-            f"({type(error).__name__}: {error}); the file is damaged, copy it again"
+            f"({one_line(error)}); the file is damaged, copy it again"
         ) from error
     grey = cv2.cvtColor(np.ascontiguousarray(overview), cv2.COLOR_RGB2GRAY)
     if (grey < BLACK).mean() >= MAX_BLACK_SHARE:
@@ -142,7 +142,9 @@ def _read_image(path: Path) -> np.ndarray:
             return np.asarray(np.load(path, allow_pickle=False))
         image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
     except Exception as error:
-        raise TiacfError(f"{path}: the mask cannot be read ({error}); save it again") from error
+        raise TiacfError(
+            f"{path}: the mask cannot be read ({one_line(error)}); save it again"
+        ) from error
     if image is None:
         raise TiacfError(f"{path}: the mask cannot be read as an image; save it as PNG")
     # JPEG rings around edges: there a mask's black is not quite 0.
@@ -152,15 +154,16 @@ def _read_image(path: Path) -> np.ndarray:
 def _draw_geojson(slide: Slide, path: Path, spec: SamplingSpec) -> np.ndarray:
     """Draw the areas of a GeoJSON file from QuPath at the mask's resolution, (H, W) bool."""
     import geojson
-    from shapely.geometry import shape
+    from shapely import make_valid
+    from shapely.geometry import box, shape
 
     try:
         document = geojson.loads(path.read_text(encoding="utf-8"))
         features = document if isinstance(document, list) else document.get("features", [document])
-        areas = [shape(feature["geometry"]) for feature in features if feature.get("geometry")]
+        shapes = [shape(f.get("geometry", f)) for f in features if f.get("geometry", f)]
     except Exception as error:
         raise TiacfError(
-            f"{path}: not a GeoJSON file that QuPath would export ({type(error).__name__}: {error}); "
+            f"{path}: not a GeoJSON file that QuPath would export ({one_line(error)}); "
             "use File > Export objects as GeoJSON"
         ) from error
     width, height = slide.dimensions
@@ -174,6 +177,13 @@ def _draw_geojson(slide: Slide, path: Path, spec: SamplingSpec) -> np.ndarray:
     # QuPath counts from the corner of the scanned area, the slide's readers from the whole image's.
     offset = np.array(slide.offset)
     scale = np.array([image.shape[1] / width, image.shape[0] / height])
+    extent = box(-offset[0], -offset[1], width - offset[0], height - offset[1])
+    areas = [make_valid(area).intersection(extent) for area in shapes]
+    if shapes and all(area.is_empty for area in areas):
+        raise TiacfError(
+            f"{path}: all areas lie outside {slide.name}; QuPath's coordinates are pixels of the full "
+            "resolution, check that the mask is this slide's"
+        )
 
     def ring(coordinates: Any) -> np.ndarray:
         return np.rint((np.asarray(coordinates)[:, :2] + offset) * scale).astype(np.int32)

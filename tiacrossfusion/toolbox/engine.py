@@ -149,13 +149,19 @@ class SurvivalPredictor(EngineABC):
             raise TiacfError(
                 "patch_mode=True: survival is predicted from whole slides; use patch_mode=False"
             )
-        if isinstance(images, str | os.PathLike) or len(images) == 0:
+        if not isinstance(images, list | tuple) or len(images) == 0:
             raise TiacfError("images: give a list of at least one slide")
+        for image in images:
+            if not isinstance(image, str | os.PathLike | WSIReader):
+                raise TiacfError(
+                    f"images: {type(image).__name__} is neither a path nor a WSIReader; an array "
+                    "goes in as VirtualWSIReader(array, mpp=...)"
+                )
         if masks is not None and len(masks) != len(images):
             raise TiacfError(
                 f"masks: {len(masks)} masks for {len(images)} images; give one for each"
             )
-        output_type = output_type.lower()
+        output_type = str(output_type).lower()
         if output_type not in ("dict", *OUTPUT_SUFFIXES):
             raise TiacfError(
                 f"output_type={output_type}: must be 'dict', 'zarr', 'annotationstore' or 'qupath'"
@@ -200,6 +206,14 @@ class SurvivalPredictor(EngineABC):
         for name in reader_kwargs:
             if name not in ("mpp", "power"):
                 raise TiacfError(f'wsireader_kwargs: "{name}" is not used; give "mpp" or "power"')
+        mpp = reader_kwargs.get("mpp")
+        if isinstance(mpp, Sequence | np.ndarray):  # the toolbox's form, (x, y)
+            mpp_x, mpp_y = mpp
+            if mpp_x != mpp_y:
+                raise TiacfError(
+                    f"wsireader_kwargs: mpp {mpp_x}, {mpp_y}: must be the same in x and y"
+                )
+            reader_kwargs["mpp"] = float(mpp_x)
         settings = {name: getattr(self, name) for name in _SETTINGS} | kwargs
         at_least("batch_size", settings["batch_size"], 1)
         at_least("num_workers", settings["num_workers"], 0)

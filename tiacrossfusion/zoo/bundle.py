@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from tiacrossfusion.checks import usable_device
 from tiacrossfusion.encoders.hub import offline_variable
-from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.errors import TiacfError, one_line
 from tiacrossfusion.features import FeatureBag, check_same
 from tiacrossfusion.zoo.config import FORMAT_VERSION, BundleConfig
 
@@ -183,10 +183,11 @@ def _download(hub_id: str) -> Path:
             )
         )
     except Exception as error:  # network, proxy, authorisation, unknown id: many kinds
-        reason = " ".join(str(error).split())[:200]
+        forbidden = offline_variable()
+        reason = f"{forbidden} forbids to ask it" if forbidden else one_line(error)
         raise TiacfError(
-            f"{hub_id}: no such folder here, and the hub gave no such bundle "
-            f"({type(error).__name__}: {reason}); download it elsewhere and give its folder"
+            f"{hub_id}: no such folder here, and the hub gave no such bundle ({reason}); "
+            "download it elsewhere and give its folder"
         ) from error
 
 
@@ -206,13 +207,12 @@ def _load_weights(network: CrossFusion, path: Path) -> None:
         weights = load_file(path)
     except Exception as error:  # safetensors and the file system raise their own
         raise TiacfError(
-            f"{path}: the weights cannot be read ({type(error).__name__}: {error}); "
-            "get the bundle again"
+            f"{path}: the weights cannot be read ({one_line(error)}); get the bundle again"
         ) from error
     try:
         network.load_state_dict(weights, assign=True)
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error)
         raise TiacfError(
             f"{path}: the weights do not fit {CONFIG} ({reason}); get the bundle again"
         ) from error

@@ -65,6 +65,10 @@ class RiskReference(BaseModel):
             raise ValueError("risk quantiles do not rise")
         return self
 
+    def covers(self, risk: float) -> bool:
+        """Tell whether a risk lies within those of the training patients."""
+        return self.quantiles[0] <= risk <= self.quantiles[-1]
+
     def percentile(self, risk: float) -> float:
         """Percentile of a risk among the training patients, 0 to 100, linear between quantiles."""
         probabilities = np.linspace(0, 100, len(self.quantiles))
