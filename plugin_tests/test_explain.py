@@ -463,7 +463,9 @@ def test_the_attention_figure_takes_slides_of_any_shape(columns: int, rows: int,
     thumbnail = np.random.default_rng(0).integers(120, 240, (9 * rows, 9 * columns, 3), np.uint8)
     texts = {"title": "a $\\slide$", "model": "made-up model", "note": "not for clinical use"}
     for name in ("one.png", "two.png"):
-        attention_figure(thumbnail, bag, attention, tmp_path / name, **texts)
+        scores = tile_scores(bag, attention)
+        hotspots = find_hotspots(bag, scores["20x"])
+        attention_figure(thumbnail, bag, scores, hotspots, tmp_path / name, **texts)
     check_picture(tmp_path / "one.png")
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
 

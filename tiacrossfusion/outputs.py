@@ -57,7 +57,8 @@ def write_outputs(
     attention_figure(
         result.overview,
         bag,
-        prediction.attention,
+        scores,
+        hotspots,
         folder / f"{name}_attention.png",
         title=result.name,
         **label,

@@ -51,13 +51,8 @@ def load_encoder(
     resolved = resolve_name(name)
     checked_mean = _triple("mean", mean)
     checked_std = _triple("std", std)
-    if checked_std is not None and min(checked_std) <= 0:
-        msg = f"encoder std must be positive, not {checked_std}"
-        raise TiacfError(msg)
     checked_options = dict(options or {})
-    if checked_options and resolved.family not in ("timm", "hub"):
-        msg = f"encoder {resolved}: options are for timm: names, it takes none"
-        raise TiacfError(msg)
+    check_arguments(resolved, checked_std, checked_options)
     if resolved.family == "shipped":
         return _shipped(resolved, weights, checked_mean, checked_std, device)
 
@@ -77,6 +72,24 @@ def load_encoder(
         }[resolved.family]
         network = load(str(resolved), resolved.model, file)
     return Encoder(network, mean=checked_mean, std=checked_std, device=device)
+
+
+def check_arguments(
+    name: EncoderName, std: Triple | None, options: Mapping[str, OptionValue] | None
+) -> None:
+    """Refuse what no encoder, or not this one, can take.
+
+    Raises:
+        TiacfError:
+            When the standard deviation is not positive, or options are given to another family
+            than timm's.
+    """
+    if std is not None and min(std) <= 0:
+        msg = f"encoder std must be positive, not {std}"
+        raise TiacfError(msg)
+    if options and name.family not in ("timm", "hub"):
+        msg = f"encoder {name}: options are for timm: names, it takes none"
+        raise TiacfError(msg)
 
 
 def _shipped(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tiacrossfusion.encoders.foundation import FOUNDATION_MODELS, INPUT_SIZE
-from tiacrossfusion.encoders.loading import load_encoder
+from tiacrossfusion.encoders.loading import check_arguments, load_encoder
 from tiacrossfusion.encoders.names import resolve_name
 from tiacrossfusion.encoders.spec import EncoderSpec, OptionValue, Triple
 from tiacrossfusion.errors import TiacfError
@@ -79,15 +79,10 @@ def describe_encoder(
         TiacfError:
             When the name is unknown, or the file does not fit.
     """
-    if std is not None and min(std) <= 0:
-        msg = f"encoder std must be positive, not {std}"
-        raise TiacfError(msg)
     resolved = resolve_name(name)
+    check_arguments(resolved, std, options)
     if weights is not None or resolved.family == "shipped":
         return load_encoder(name, weights=weights, mean=mean, std=std, options=options).spec
-    if options and resolved.family not in ("timm", "hub"):
-        msg = f"encoder {resolved}: options are for timm: names, it takes none"
-        raise TiacfError(msg)
     if resolved.family in ("timm", "hub"):
         from tiacrossfusion.encoders.timm_models import describe_timm
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,8 +15,8 @@ from matplotlib.patheffects import withStroke
 
 from tiacrossfusion.explain.colours import HOTSPOT, colour_table, percentile_colours
 from tiacrossfusion.explain.figures import add_caption, save_png
-from tiacrossfusion.explain.hotspots import Hotspot, find_hotspots
-from tiacrossfusion.explain.scores import STAGES, tile_scores
+from tiacrossfusion.explain.hotspots import Hotspot
+from tiacrossfusion.explain.scores import STAGES, TileScores
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,7 +45,8 @@ _HEAD, _FOOT = 0.55, 1.15  # inches above and below the panels
 def attention_figure(
     thumbnail: np.ndarray,
     bag: FeatureBag,
-    attention: Mapping[str, np.ndarray],
+    scores: Mapping[str, TileScores],
+    hotspots: Sequence[Hotspot],
     path: Path,
     *,
     title: str,
@@ -60,7 +61,8 @@ def attention_figure(
     Args:
         thumbnail: (h, w, 3) uint8 RGB of the whole slide at any resolution.
         bag: bag of the slide.
-        attention: as for `tile_scores`.
+        scores: what `tile_scores` gave.
+        hotspots: what `find_hotspots` gave.
         path: the PNG file.
         title: heading of the figure.
         model: name of the model.
@@ -79,8 +81,6 @@ def attention_figure(
         thumbnail, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     )
     grey = np.repeat(cv2.cvtColor(tissue, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
-    scores = tile_scores(bag, attention)
-    hotspots = find_hotspots(bag, scores["20x"])
     for place, stage in enumerate(("tissue", *STAGES)):
         row, column = divmod(place, columns)
         in_row = min(columns, 1 + len(STAGES) - row * columns)

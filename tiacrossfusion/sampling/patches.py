@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tiacrossfusion.errors import TiacfError, one_line
 from tiacrossfusion.sampling.grid import PatchGrid
 from tiacrossfusion.sampling.slide import Slide
 from tiacrossfusion.sampling.spec import SamplingSpec
@@ -49,7 +48,7 @@ def read_patch(slide: Slide, bounds: np.ndarray, scale: str, spec: SamplingSpec)
         TiacfError: the region cannot be decoded.
     """
     x, y = int(bounds[0]), int(bounds[1])
-    try:
+    with slide.reading(f"the region at x={x}, y={y}"):
         patch = slide.reader.read_rect(
             location=(x, y),
             size=(spec.patch_size, spec.patch_size),
@@ -58,11 +57,6 @@ def read_patch(slide: Slide, bounds: np.ndarray, scale: str, spec: SamplingSpec)
             pad_mode="constant",
             pad_constant_values=255,  # the readers' own default differs: OpenSlide white, TIFF black
         )
-    except Exception as error:  # a damaged file raises whatever its format library raises
-        raise TiacfError(
-            f"{slide.path or slide.name}: the region at x={x}, y={y} cannot be read "
-            f"({one_line(error)}); the file is damaged, copy it again"
-        ) from error
     return np.ascontiguousarray(patch[..., :3])
 
 
@@ -73,13 +67,8 @@ def read_overview(slide: Slide, side: int) -> np.ndarray:
         TiacfError: it cannot be decoded.
     """
     longest = max(d * mpp for d, mpp in zip(slide.dimensions, slide.mpp, strict=True))
-    try:
+    with slide.reading("the overview"):
         overview = slide.reader.slide_thumbnail(max(longest / side, *slide.mpp), "mpp")
-    except Exception as error:  # a damaged file raises whatever its format library raises
-        raise TiacfError(
-            f"{slide.path or slide.name}: the overview cannot be read "
-            f"({one_line(error)}); the file is damaged, copy it again"
-        ) from error
     return np.ascontiguousarray(overview[..., :3])
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, field
 from functools import partial
@@ -55,6 +56,21 @@ class Slide:
     def __exit__(self, *error: object) -> None:
         """Close the file, or give the user's reader back as it was."""
         self.at_close()
+
+    @contextmanager
+    def reading(self, what: str) -> Iterator[None]:
+        """Turn whatever a reader raises on a damaged file into one line on `what` was read.
+
+        Raises:
+            TiacfError: instead of the reader's error.
+        """
+        try:
+            yield
+        except Exception as error:  # each format library has its own kinds
+            raise TiacfError(
+                f"{self.path or self.name}: {what} cannot be read ({one_line(error)}); "
+                "the file is damaged, copy it again"
+            ) from error
 
     @property
     def name(self) -> str:

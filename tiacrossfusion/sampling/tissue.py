@@ -41,14 +41,9 @@ def tissue_mask(slide: Slide, spec: SamplingSpec) -> VirtualWSIReader:
     Raises:
         TiacfError: the slide is not brightfield, or its overview cannot be read.
     """
-    try:
+    with slide.reading("the overview"):
         overview = slide.reader.slide_thumbnail(spec.mask_mpp, "mpp")[..., :3]
         mask = slide.reader.tissue_mask(spec.mask_method, spec.mask_mpp, "mpp")
-    except Exception as error:  # a damaged file raises whatever its format library raises
-        raise TiacfError(
-            f"{slide.path or slide.name}: the overview cannot be read "
-            f"({one_line(error)}); the file is damaged, copy it again"
-        ) from error
     grey = cv2.cvtColor(np.ascontiguousarray(overview), cv2.COLOR_RGB2GRAY)
     if (grey < BLACK).mean() >= MAX_BLACK_SHARE:
         raise TiacfError(
