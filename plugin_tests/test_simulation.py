@@ -110,7 +110,7 @@ class TestCohort:
         assert (cohort["time"] > 0).all()
         assert np.isfinite(cohort["time"]).all()
 
-    @pytest.mark.parametrize(("strength", "expected"), [(0.0, 0.5), (1.5, 0.76)])
+    @pytest.mark.parametrize(("strength", "expected"), [(0.0, 0.5), (1.5, 0.80)])
     def test_hazard_orders_times(self, strength, expected):
         cohort = draw_cohort(800, seed=2, strength=strength)
         risk = cohort[["architecture", "glands", "nuclei"]].sum(axis=1).to_numpy()
@@ -118,6 +118,13 @@ class TestCohort:
         comparable = (event[:, None] == 1) & (time[:, None] < time[None, :])
         concordance = (risk[:, None] > risk[None, :])[comparable].mean()
         assert concordance == pytest.approx(expected, abs=0.04)
+
+    def test_the_shipped_model_keeps_its_cohort(self):
+        """The demonstration bundle was trained on this draw."""
+        cohort = draw_cohort(480, seed=2026)
+        first = cohort.iloc[0]
+        assert first["nuclei"] == pytest.approx(0.4672684011434851, rel=1e-9)
+        assert first["time"] == pytest.approx(11.626780466200366, rel=1e-9)
 
     def test_median_survival(self):
         cohort = draw_cohort(4000, seed=5, strength=0.0, censored_share=0.0, median_months=20)
@@ -129,6 +136,7 @@ class TestCohort:
             ({"n_patients": 0}, "n_patients"),
             ({"censored_share": 1.0}, "censored_share"),
             ({"median_months": 0.0}, "median_months"),
+            ({"seed": -1}, "seed"),
         ],
     )
     def test_bad_numbers(self, arguments, name):
@@ -277,6 +285,36 @@ class TestTruth:
         assert np.array_equal(other.tissue, truth.tissue)
         assert np.array_equal(other.tumour, truth.tumour)
         assert not (truth.architecture & ~other.architecture).any()
+
+    @pytest.mark.parametrize("overlap", [0.0, 0.3, 1.0])
+    def test_overlap_places_nuclei(self, rendered, tmp_path, overlap):
+        _, independent = rendered
+        path = tmp_path / "slide.svs"
+        truth = render_slide(path, MIDDLE, seed=7, overlap=overlap, **SMALL)
+        assert truth.overlap == pytest.approx(overlap, abs=0.01)
+        assert truth.nuclei.sum() / truth.tumour.sum() == pytest.approx(0.5, abs=0.01)
+        # Nothing but the nuclei is moved.
+        for name in ("tissue", "tumour", "architecture", "glands"):
+            assert np.array_equal(getattr(truth, name), getattr(independent, name))
+
+    def test_overlap_is_nan_without_adverse_nuclei(self, tmp_path):
+        truth = render_slide(tmp_path / "slide.svs", TissueParameters(0.5, 0.5, 0.0), **SMALL)
+        assert np.isnan(truth.overlap)
+
+    @pytest.mark.parametrize(
+        ("parameters", "overlap", "message"),
+        [
+            (MIDDLE, 1.2, "overlap is 1.2; give a share"),
+            (MIDDLE, float("nan"), "overlap is nan; give a share"),
+            (TissueParameters(0.2, 0.5, 0.5), 1.0, "no room for it: give burdens"),
+            (TissueParameters(0.8, 0.5, 0.5), 0.0, "no room for it: give burdens"),
+        ],
+    )
+    def test_impossible_overlap(self, tmp_path, parameters, overlap, message):
+        with pytest.raises(TiacfError, match=message) as caught:
+            render_slide(tmp_path / "slide.svs", parameters, overlap=overlap, **SMALL)
+        assert "\n" not in str(caught.value)
+        assert list(tmp_path.iterdir()) == []
 
     def test_save_and_load(self, rendered, tmp_path):
         _, truth = rendered

@@ -14,6 +14,7 @@ from tiacrossfusion.cli.encoders import encoders
 from tiacrossfusion.cli.import_checkpoint import import_checkpoint
 from tiacrossfusion.cli.models import models
 from tiacrossfusion.cli.predict import predict
+from tiacrossfusion.cli.simulate import simulate
 from tiacrossfusion.errors import TiacfError
 
 INTERRUPTED = 130
@@ -46,5 +47,5 @@ def main() -> None:
     logging.captureWarnings(True)
 
 
-for command in (predict, demo, models, encoders, import_checkpoint):
+for command in (predict, demo, simulate, models, encoders, import_checkpoint):
     main.add_command(command)

@@ -51,6 +51,25 @@ def check_slide(path: Path, size: tuple[int, int], mpp: float, seed: int) -> Non
     if not path.parent.is_dir():
         msg = f"{path}: its folder {path.parent} does not exist; create it first."
         raise TiacfError(msg)
+    check_numbers(size, mpp, seed)
+
+
+def check_numbers(size: tuple[int, int], mpp: float, seed: int) -> None:
+    """Refuse a size, a resolution or a seed that no slide can have.
+
+    Args:
+        size (tuple[int, int]):
+            Width and height of level 0, in pixels.
+        mpp (float):
+            Micrometres per pixel of level 0.
+        seed (int):
+            Seed of the slide.
+
+    Raises:
+        TiacfError:
+            If a number is out of its range.
+
+    """
     if min(size) < _SMALLEST_SIDE:
         msg = f"size is {size}; give a width and a height of at least {_SMALLEST_SIDE} px."
         raise TiacfError(msg)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.simulation.fields import Field, Mask, margin_of_share, smooth_field
 from tiacrossfusion.simulation.parameters import TissueParameters, log_hazard
 from tiacrossfusion.simulation.truth import MICRONS_PER_MAP_PIXEL, SlideTruth
@@ -18,7 +19,8 @@ class Regions:
     """Margins of the regions of a slide: a region is where its margin is above 0.
 
     Every array is (H8, W8) float32; a margin is a smooth field, not a distance. Each one but
-    `tissue` counts within its parent only.
+    `tissue` counts within its parent only. With an overlap, that of nuclei has a step where the
+    architecture changes.
 
     Attributes:
         tissue (numpy.ndarray): Everything but glass.
@@ -45,6 +47,7 @@ class Regions:
         rng: np.random.Generator,
         shape: tuple[int, int],
         parameters: TissueParameters,
+        overlap: float | None = None,
     ) -> "Regions":
         """Lay out the regions of a slide.
 
@@ -55,10 +58,17 @@ class Regions:
                 Rows and columns of the maps.
             parameters (TissueParameters):
                 Share of the tumour that each adverse pattern is to take.
+            overlap (float | None):
+                Share of the adverse nuclei that is to lie within adverse architecture, see
+                :func:`render_slide`.
 
         Returns:
             Regions:
                 The margins.
+
+        Raises:
+            TiacfError:
+                If the burdens leave no room for the overlap.
 
         """
         everywhere = np.ones(shape, bool)
@@ -80,10 +90,21 @@ class Regions:
 
         in_tumour = in_tissue & (tumour > 0)
         wavelength = _PATTERN_WAVELENGTH / MICRONS_PER_MAP_PIXEL
-        architecture, glands, nuclei = (
-            margin_of_share(smooth_field(rng, shape, wavelength), in_tumour, burden)
-            for burden in (parameters.architecture, parameters.glands, parameters.nuclei)
+        for_architecture, for_glands, for_nuclei = (
+            smooth_field(rng, shape, wavelength) for _ in range(3)
         )
+        architecture = margin_of_share(for_architecture, in_tumour, parameters.architecture)
+        glands = margin_of_share(for_glands, in_tumour, parameters.glands)
+        if overlap is None:
+            nuclei = margin_of_share(for_nuclei, in_tumour, parameters.nuclei)
+        else:
+            within, without = overlap_shares(parameters, overlap)
+            adverse = in_tumour & (architecture > 0)
+            nuclei = np.where(
+                architecture > 0,
+                margin_of_share(for_nuclei, adverse, within),
+                margin_of_share(for_nuclei, in_tumour & ~adverse, without),
+            )
         return cls(tissue, tumour, fat, lymphoid, architecture, glands, nuclei)
 
     def truth(self, parameters: TissueParameters) -> SlideTruth:
@@ -110,6 +131,42 @@ class Regions:
             glands=tumour & (self.glands > 0),
             nuclei=tumour & (self.nuclei > 0),
         )
+
+
+def overlap_shares(parameters: TissueParameters, overlap: float) -> tuple[float, float]:
+    """Shares of adverse and of other architecture that adverse nuclei take.
+
+    Args:
+        parameters (TissueParameters):
+            Share of the tumour that each adverse pattern is to take.
+        overlap (float):
+            Share of the adverse nuclei that is to lie within adverse architecture.
+
+    Returns:
+        tuple[float, float]:
+            Share of the adverse architecture, and of the rest of the tumour.
+
+    Raises:
+        TiacfError:
+            If the overlap is no share, or the burdens leave no room for it.
+
+    """
+    if not 0 <= overlap <= 1:
+        msg = f"overlap is {overlap}; give a share from 0 to 1."
+        raise TiacfError(msg)
+    shares = []
+    for nuclei, architecture in (
+        (overlap * parameters.nuclei, parameters.architecture),
+        ((1 - overlap) * parameters.nuclei, 1 - parameters.architecture),
+    ):
+        if nuclei > architecture:
+            msg = (
+                f"overlap is {overlap}; with architecture {parameters.architecture} and nuclei "
+                f"{parameters.nuclei} there is no room for it: give burdens of 0.5."
+            )
+            raise TiacfError(msg)
+        shares.append(nuclei / architecture if architecture else 0.0)
+    return shares[0], shares[1]
 
 
 def _pieces(rng: np.random.Generator, shape: tuple[int, int]) -> Field:

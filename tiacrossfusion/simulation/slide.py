@@ -24,6 +24,7 @@ def render_slide(
     size: tuple[int, int] = (10_000, 10_000),
     mpp: float = 0.25,
     seed: int = 0,
+    overlap: float | None = None,
     progress: bool = False,
 ) -> SlideTruth:
     """Render an H&E-like slide with a planted prognosis.
@@ -44,6 +45,9 @@ def render_slide(
             Micrometres per pixel of level 0: 0.25 for 40x, 0.5 for 20x.
         seed (int):
             Seed of everything random.
+        overlap (float | None):
+            Share of the adverse nuclei that lies within adverse architecture, in [0, 1]; with both
+            burdens at one half every share can be had. None leaves them independent.
         progress (bool):
             Whether to show a progress bar.
 
@@ -53,14 +57,16 @@ def render_slide(
 
     Raises:
         TiacfError:
-            If the folder is missing, the suffix is not .svs, or a number is out of its range.
+            If the folder is missing, the suffix is not .svs, a number is out of its range, or the
+            burdens leave no room for the overlap.
 
     """
     path = Path(path)
     check_slide(path, size, mpp, seed)
     for_regions, for_tissue, for_stain = np.random.SeedSequence(seed).spawn(3)
     width, height = (math.ceil(length * mpp / MICRONS_PER_MAP_PIXEL) for length in size)
-    regions = Regions.draw(np.random.default_rng(for_regions), (height, width), parameters)
+    rng = np.random.default_rng(for_regions)
+    regions = Regions.draw(rng, (height, width), parameters, overlap)
     maps, nuclei = grow_tissue(for_tissue, regions)
     stain = Stain.draw(np.random.default_rng(for_stain), BLOCK)
     write_slide(path, size, mpp, Painter(maps, nuclei, stain, mpp), progress=progress)

@@ -22,7 +22,8 @@ class SlideTruth:
         parameters (TissueParameters):
             The burdens that were asked.
         log_hazard (float):
-            :func:`log_hazard` of the parameters with unit weights.
+            :func:`log_hazard` of the parameters with unit weights, or what the cohort of the slide
+            planted in its place.
         mpp_of_maps (float):
             Size of a map pixel, 8.0 µm.
         tissue (numpy.ndarray):
@@ -46,6 +47,12 @@ class SlideTruth:
     architecture: npt.NDArray[np.bool_]
     glands: npt.NDArray[np.bool_]
     nuclei: npt.NDArray[np.bool_]
+
+    @property
+    def overlap(self) -> float:
+        """Share of the adverse nuclei's area within adverse architecture; NaN without any."""
+        area = np.count_nonzero(self.nuclei)
+        return np.count_nonzero(self.nuclei & self.architecture) / area if area else float("nan")
 
     def save(self, path: str | Path) -> None:
         """Write the truth to a compressed .npz file.

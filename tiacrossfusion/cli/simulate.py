@@ -1,0 +1,158 @@
+"""`tiacf simulate`: a cohort with a planted, known prognosis, as bags or as slides."""
+
+from __future__ import annotations
+
+import shlex
+from functools import partial
+from math import isfinite
+from typing import TYPE_CHECKING
+
+import click
+from click.core import ParameterSource
+from tiatoolbox.cli.common import cli_output_path
+
+from tiacrossfusion.checks import at_least, positive
+from tiacrossfusion.cli.checks import given, output_folder
+from tiacrossfusion.errors import TiacfError
+
+if TYPE_CHECKING:
+    from tiacrossfusion.simulation import Scenario
+
+#: Those of the simulation, written down here because importing it takes seconds; a test compares.
+SCENARIOS = ("coarse", "fine", "sum", "product", "colocation")
+
+_ONLY_BAGS = ("encoder_width", "side", "auc")
+_ONLY_SLIDES = ("slide_size", "mpp", "processes")
+
+
+@click.command()
+@cli_output_path(usage_help="Folder for the cohort; if part of it is there, the rest is drawn.")
+@click.option("--slides", is_flag=True, help="Render slides, which takes a while, and not bags.")
+@click.option(
+    "--scenario",
+    type=click.Choice(SCENARIOS, case_sensitive=False),
+    default="product",
+    show_default=True,
+    help="What the log-hazard depends on: the pattern of 5x, that of 20x, their sum, their product, or "
+    "whether the one lies within the other.",
+)
+@click.option("--patients", "n_patients", default=600, show_default=True)
+@click.option("--slides-per-patient", default=1, show_default=True)
+@click.option(
+    "--strength",
+    default=1.5,
+    show_default=True,
+    help="Standard deviation of the log-hazard; 0 plants nothing.",
+)
+@click.option(
+    "--censored",
+    "censored_share",
+    default=1 / 3,
+    show_default="1/3",
+    help="Share of the patients whose death is not observed.",
+)
+@click.option("--seed", default=1, show_default=True, help="The same seed, the same cohort.")
+@click.option(
+    "--width", "encoder_width", default=32, show_default=True, help="Bags: features of a token."
+)
+@click.option(
+    "--side", default=5, show_default=True, help="Bags: patches of 5x along a side of the grid."
+)
+@click.option(
+    "--auc",
+    default=0.95,
+    show_default=True,
+    help="Bags: how well one token's pattern is told from noise.",
+)
+@click.option(
+    "--slide-size", default=4096, show_default=True, help="Slides: width and height in pixels."
+)
+@click.option("--mpp", default=0.5, show_default=True, help="Slides: microns per pixel.")
+@click.option("--processes", default=2, show_default=True, help="Slides: drawn at the same time.")
+@click.pass_context
+def simulate(
+    context: click.Context,
+    output_path: str | None,
+    scenario: Scenario,
+    n_patients: int,
+    slides_per_patient: int,
+    strength: float,
+    censored_share: float,
+    seed: int,
+    encoder_width: int,
+    side: int,
+    auc: float,
+    slide_size: int,
+    mpp: float,
+    processes: int,
+    *,
+    slides: bool,
+) -> None:
+    """Simulate a cohort whose true hazard is known.
+
+    Writes feature bags (or, with --slides, slides and maps of what was planted in them) and cohort.csv
+    with follow-up in months, the true log-hazard and what it was made from. Run it again to go on
+    where it stopped.
+    """
+    at_least("--patients", n_patients, 1)
+    at_least("--slides-per-patient", slides_per_patient, 1)
+    at_least("--seed", seed, 0)
+    at_least("--width", encoder_width, 1)
+    at_least("--side", side, 1)
+    at_least("--slide-size", slide_size, 300)
+    positive("--mpp", mpp)
+    at_least("--processes", processes, 1)
+    _refuse_options_of_the_other_kind(context, slides=slides)
+    folder = output_folder(given("--output-path", output_path))
+
+    # Imported here: they take seconds, and a wrong option should not.
+    from tiacrossfusion.simulation import simulate_bags, simulate_slides, true_concordance
+    from tiacrossfusion.simulation.cohort_folder import TABLE
+
+    if slides:
+        size = (slide_size, slide_size)
+        draw = partial(simulate_slides, size=size, mpp=mpp, processes=processes)
+    else:
+        draw = partial(simulate_bags, encoder_width=encoder_width, side=side, auc=auc)
+    cohort = draw(
+        folder,
+        n_patients,
+        seed,
+        scenario=scenario,
+        strength=strength,
+        censored_share=censored_share,
+        slides_per_patient=slides_per_patient,
+        progress=True,
+    )
+    kind = "slides" if slides else "bags"
+    deaths = int(cohort.drop_duplicates("patient")["event"].sum())
+    click.echo(
+        f"{len(cohort)} {kind} of {n_patients} patients, {deaths} deaths observed: {folder / kind}"
+    )
+    click.echo(f"Table: {folder / TABLE}")
+    best = true_concordance(cohort)
+    click.echo(
+        f"C-index of the true log-hazard, which no model can beat on average: {best:.3f}"
+        if isfinite(best)
+        else "C-index of the true log-hazard: none, no two patients can be compared"
+    )
+    bags, table = shlex.quote(str(folder / "bags")), shlex.quote(str(folder / TABLE))
+    if slides:
+        images = shlex.quote(str(folder / "slides"))
+        click.echo(f"Next: tiacf extract --img-input {images} --output-path {bags}")
+    trained = shlex.quote(str(folder / "trained"))
+    click.echo(
+        f"{'Then' if slides else 'Next'}: tiacf train --bags {bags} --table {table} "
+        f"--time-unit months --output-path {trained}"
+    )
+
+
+def _refuse_options_of_the_other_kind(context: click.Context, *, slides: bool) -> None:
+    """Refuse what would not be looked at."""
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        if name in (_ONLY_BAGS if slides else _ONLY_SLIDES) and (
+            context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        ):
+            kind, remedy = ("bags", "leave out") if slides else ("slides", "add")
+            raise TiacfError(f"{parameter.opts[0]}: is for {kind}; {remedy} --slides")

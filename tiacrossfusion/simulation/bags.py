@@ -1,0 +1,301 @@
+"""Bags of features with a planted prognosis, drawn without a slide."""
+
+import math
+from collections.abc import Hashable, Iterator, Mapping
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from tqdm.auto import tqdm
+
+from tiacrossfusion import __version__
+from tiacrossfusion.encoders import EncoderSpec
+from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.features import FeatureBag, Provenance, ScaleFeatures
+from tiacrossfusion.sampling.spec import CELLS_20X, SCALES, SamplingSpec
+from tiacrossfusion.simulation.cohort_folder import CohortFolder
+from tiacrossfusion.simulation.planted import Scenario, draw_planted_cohort, slide_rng
+
+#: Name of the encoder in the provenance of simulated bags; no encoder has it, for nothing was encoded.
+ENCODER_NAME = "simulated"
+
+# With it no bag is larger than the largest real one, about 138,000 tokens at 20x.
+_LARGEST_SIDE = 92
+_WIDEST = 4096
+_FOR_DIRECTIONS = 2026  # fixed: a model trained on one cohort serves for another
+_SAMPLING = SamplingSpec()
+
+Flags = npt.NDArray[np.bool_]
+
+
+def draw_bag(
+    row: Mapping[Hashable, Any],
+    rng: np.random.Generator,
+    *,
+    encoder_width: int = 32,
+    side: int = 5,
+    auc: float = 0.95,
+) -> FeatureBag:
+    """Draw the bag of one slide.
+
+    Every token is Gaussian noise of unit variance. A token that shows the pattern of its scale (5x:
+    the coarse pattern, 20x: the fine one; 10x has none) is moved along a unit vector, one for each of
+    the two scales and the same in every bag, by `sqrt(2) * Phi^-1(auc)`: read off along that vector,
+    a token with the pattern lies above one without it with the probability `auc` (Bamber 1975,
+    "The area above the ordinal dominance graph", for two normal distributions).
+
+    Positions of the tokens with a pattern are random. Where the row states an overlap, that share of
+    the fine pattern lies within 5x cells of the coarse pattern.
+
+    Args:
+        row (Mapping):
+            `slide`, `coarse_burden`, `fine_burden` and `overlap`, from a table of
+            :func:`draw_planted_cohort` with the same `side`.
+        rng (numpy.random.Generator):
+            Source of randomness.
+        encoder_width (int):
+            Number of features of a token (E).
+        side (int):
+            Side of the 5x lattice: side * side tokens at 5x, 4 times as many at 10x, 16 times at 20x.
+        auc (float):
+            How well one token's pattern is told from noise, in [0.5, 1).
+
+    Returns:
+        FeatureBag:
+            Float16 features on complete nested grids, of a slide of 20x without glass.
+
+    Raises:
+        TiacfError:
+            If a number is out of its range.
+
+    """
+    _check(encoder_width, side, auc)
+    coarse, fine = _patterns(row, rng, side)
+    shift = math.sqrt(2) * NormalDist().inv_cdf(auc)
+    scales = {}
+    for scale in SCALES:
+        grid = _grid(side, scale)
+        features = rng.standard_normal((len(grid), encoder_width), np.float32)
+        pattern = {"5x": coarse, "20x": fine}.get(scale)
+        if pattern is not None:
+            features[pattern] += np.float32(shift) * _direction(scale, encoder_width)
+        scales[scale] = ScaleFeatures(features.astype(np.float16), _bounds(grid, scale), grid)
+    return FeatureBag(scales, _provenance(str(row["slide"]), encoder_width, side))
+
+
+def draw_bags(
+    cohort: pd.DataFrame,
+    seed: int,
+    *,
+    encoder_width: int = 32,
+    side: int = 5,
+    auc: float = 0.95,
+) -> Iterator[FeatureBag]:
+    """Draw the bags of a cohort in memory, one after the other.
+
+    Args:
+        cohort (pandas.DataFrame):
+            A table of :func:`draw_planted_cohort` with the same `seed` and `side`.
+        seed (int):
+            Seed of the cohort.
+        encoder_width (int):
+            Number of features of a token.
+        side (int):
+            Side of the 5x lattice.
+        auc (float):
+            How well one token's pattern is told from noise, in [0.5, 1).
+
+    Yields:
+        FeatureBag:
+            The bag of each row, in order; the same as :func:`simulate_bags` writes.
+
+    Raises:
+        TiacfError:
+            If a number is out of its range.
+
+    """
+    for number, row in enumerate(cohort.to_dict("records")):
+        yield draw_bag(
+            row, slide_rng(seed, number), encoder_width=encoder_width, side=side, auc=auc
+        )
+
+
+def simulate_bags(
+    folder: str | Path,
+    n_patients: int,
+    seed: int,
+    *,
+    scenario: Scenario,
+    strength: float = 1.5,
+    censored_share: float = 1 / 3,
+    slides_per_patient: int = 1,
+    encoder_width: int = 32,
+    side: int = 5,
+    auc: float = 0.95,
+    progress: bool = False,
+) -> pd.DataFrame:
+    """Write a cohort of bags: `bags/<slide>.zarr` and `cohort.csv`.
+
+    Bags that the folder holds already are kept when they are of the same cohort.
+
+    Args:
+        folder (str | Path):
+            Where to write; made when it does not exist.
+        n_patients (int):
+            Number of patients.
+        seed (int):
+            Seed of everything random.
+        scenario (Scenario):
+            What the log-hazard depends on, see :func:`draw_planted_cohort`.
+        strength (float):
+            Standard deviation of the log-hazard; 0 plants nothing.
+        censored_share (float):
+            Share of the patients whose death is not observed, in [0, 1).
+        slides_per_patient (int):
+            Number of bags of each patient.
+        encoder_width (int):
+            Number of features of a token.
+        side (int):
+            Side of the 5x lattice, see :func:`draw_bag`.
+        auc (float):
+            How well one token's pattern is told from noise, in [0.5, 1).
+        progress (bool):
+            Whether to show a progress bar.
+
+    Returns:
+        pandas.DataFrame:
+            The table, as :func:`draw_planted_cohort` gives it.
+
+    Raises:
+        TiacfError:
+            If a number is out of its range, or the folder holds another cohort or cannot be written.
+
+    """
+    _check(encoder_width, side, auc)
+    cohort = draw_planted_cohort(
+        n_patients,
+        seed,
+        scenario=scenario,
+        strength=strength,
+        censored_share=censored_share,
+        slides_per_patient=slides_per_patient,
+        side=side,
+    )
+    options = {
+        "scenario": scenario,
+        "n_patients": n_patients,
+        "seed": seed,
+        "strength": strength,
+        "censored_share": censored_share,
+        "slides_per_patient": slides_per_patient,
+        "encoder_width": encoder_width,
+        "side": side,
+        "auc": auc,
+    }
+    target = CohortFolder(Path(folder), "bags", options)
+    target.open(cohort)
+    # Drawing costs far less than writing: those that are there are drawn too, and not written.
+    bags = draw_bags(cohort, seed, encoder_width=encoder_width, side=side, auc=auc)
+    bar = tqdm(bags, total=len(cohort), desc="Bags", unit="bag", disable=None if progress else True)
+    for bag in bar:
+        store = target.items / f"{bag.provenance.slide}.zarr"
+        if not store.exists():
+            with target.writing():
+                bag.save(store)
+    return cohort
+
+
+def _check(encoder_width: int, side: int, auc: float) -> None:
+    """Refuse bags that cannot be drawn."""
+    if not 1 <= encoder_width <= _WIDEST:
+        msg = f"encoder_width is {encoder_width}; give 1 to {_WIDEST} features."
+        raise TiacfError(msg)
+    if not 1 <= side <= _LARGEST_SIDE:
+        msg = f"side is {side}; give 1 to {_LARGEST_SIDE} patches of 5x."
+        raise TiacfError(msg)
+    if not 0.5 <= auc < 1:
+        msg = f"auc is {auc}; give 0.5 (the pattern cannot be told) up to below 1."
+        raise TiacfError(msg)
+
+
+def _patterns(
+    row: Mapping[Hashable, Any], rng: np.random.Generator, side: int
+) -> tuple[Flags, Flags]:
+    """Which tokens show the pattern of their scale: (N5,) at 5x and (N20,) at 20x."""
+    cells = _grid(side, "20x") // CELLS_20X["5x"]
+    parent = cells[:, 1] * side + cells[:, 0]
+    coarse, fine = np.zeros(side**2, bool), np.zeros(len(parent), bool)
+    coarse[_choose(rng, np.arange(len(coarse)), _count(row, "coarse_burden", len(coarse)))] = True
+    n_fine = _count(row, "fine_burden", len(fine))
+    if math.isnan(row["overlap"]):
+        fine[_choose(rng, np.arange(len(fine)), n_fine)] = True
+    else:
+        n_inside, inside = _count(row, "overlap", n_fine), coarse[parent]
+        fine[_choose(rng, np.flatnonzero(inside), n_inside)] = True
+        fine[_choose(rng, np.flatnonzero(~inside), n_fine - n_inside)] = True
+    return coarse, fine
+
+
+def _count(row: Mapping[Hashable, Any], column: str, n_tokens: int) -> int:
+    """Number of tokens that a share of a row stands for."""
+    count = row[column] * n_tokens
+    # Written to a table and read back, a share of whole tokens is whole up to the last digits.
+    if not abs(count - round(count)) < 1e-6:
+        msg = (
+            f"{row['slide']}: {column} {row[column]:.4f} is no whole number of {n_tokens} tokens; give "
+            "the side that the cohort was drawn with."
+        )
+        raise TiacfError(msg)
+    return round(count)
+
+
+def _choose(
+    rng: np.random.Generator, tokens: npt.NDArray[np.intp], count: int
+) -> npt.NDArray[np.intp]:
+    return rng.choice(tokens, count, replace=False)
+
+
+def _direction(scale: str, width: int) -> npt.NDArray[np.float32]:
+    """Unit vector (E,) along which the pattern of a scale shows."""
+    rng = np.random.default_rng([_FOR_DIRECTIONS, SCALES.index(scale)])
+    vector = rng.standard_normal(width)
+    return (vector / np.linalg.norm(vector)).astype(np.float32)
+
+
+def _grid(side: int, scale: str) -> npt.NDArray[np.int32]:
+    """Column and row (N, 2) of every cell of a scale, in row-major order."""
+    length = side * CELLS_20X["5x"] // CELLS_20X[scale]
+    rows, columns = np.mgrid[0:length, 0:length]
+    return np.stack([columns.ravel(), rows.ravel()], axis=1).astype(np.int32)
+
+
+def _bounds(grid: npt.NDArray[np.int32], scale: str) -> npt.NDArray[np.int64]:
+    """Level-0 bounds (N, 4) of cells of a scale."""
+    length = _SAMPLING.patch_size * CELLS_20X[scale]
+    return np.concatenate([grid, grid + 1], axis=1).astype(np.int64) * length
+
+
+def _provenance(slide: str, encoder_width: int, side: int) -> Provenance:
+    length = side * _SAMPLING.patch_size * CELLS_20X["5x"]
+    return Provenance(
+        slide=slide,
+        slide_size=0,  # there is no file
+        slide_mtime_ns=0,
+        dimensions=(length, length),
+        mpp=(_SAMPLING.resolution("20x"),) * 2,
+        power=20.0,
+        offset=(0, 0),
+        mask="none",
+        sampling=_SAMPLING,
+        encoder=EncoderSpec(
+            name=ENCODER_NAME,
+            width=encoder_width,
+            mean=(0.0, 0.0, 0.0),
+            std=(1.0, 1.0, 1.0),
+            input_size=_SAMPLING.patch_size,
+        ),
+        versions={"tiacrossfusion": __version__, "numpy": np.__version__},
+    )

@@ -1,0 +1,208 @@
+"""Cohorts with a planted log-hazard: what counts at which scale, and how strongly."""
+
+import math
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.simulation.follow_up import check_follow_up, follow_up
+
+#: What the log-hazard depends on: the coarse burden (5x) only, the fine burden (20x) only, their sum,
+#: their product, or how much of the fine pattern lies within the coarse one.
+Scenario = Literal["coarse", "fine", "sum", "product", "colocation"]
+SCENARIOS: tuple[Scenario, ...] = get_args(Scenario)
+
+# Beyond it, hazard ratios overflow and times of death are 0.
+_STRONGEST = 10.0
+_FINE_PER_COARSE = 16
+
+Values = npt.NDArray[np.float64]
+
+
+def draw_planted_cohort(
+    n_patients: int,
+    seed: int,
+    *,
+    scenario: Scenario,
+    strength: float = 1.5,
+    censored_share: float = 1 / 3,
+    slides_per_patient: int = 1,
+    side: int | None = None,
+) -> pd.DataFrame:
+    """Draw patients with burdens at 5x and 20x, a planted log-hazard, and follow-up.
+
+    Burdens are uniform in [0, 1] and independent. With the two centred burdens `c = coarse - 1/2` and
+    `f = fine - 1/2`, the log-hazard is `strength` times one of these, divided by its population
+    standard deviation, so that it has the mean 0 and the standard deviation `strength`:
+
+    - `coarse`: c
+    - `fine`: f
+    - `sum`: c + f
+    - `product`: coarse * fine - 1/4, where one burden counts as far as the other is there. The
+      coarse burden alone explains 3/7 of the variance, so does the fine one, and 1/7 is interaction
+    - `colocation`: overlap - 1/2, where both burdens are fixed at one half and the overlap, the share
+      of the fine pattern that lies within the coarse one, is uniform in [0, 1].
+
+    How times and censoring are drawn is told in :func:`follow_up`. With the same seed, a larger
+    cohort begins with the burdens, log-hazards and times of death of the smaller one; who is censored
+    and when depends on the whole cohort.
+
+    Args:
+        n_patients (int):
+            Number of patients.
+        seed (int):
+            Seed: the same seed gives the same cohort.
+        scenario (Scenario):
+            What the log-hazard depends on, one of `SCENARIOS`.
+        strength (float):
+            Standard deviation of the log-hazard, 0 to 10; 0 plants nothing.
+        censored_share (float):
+            Share of the patients whose death is not observed, in [0, 1).
+        slides_per_patient (int):
+            Number of slides of each patient, which share the burdens.
+        side (int | None):
+            Side of the 5x lattice of simulated bags: burdens and overlap are then the realised shares
+            of its side * side tokens at 5x and 16 * side * side at 20x. None for slides, whose
+            burdens are shares of area.
+
+    Returns:
+        pandas.DataFrame:
+            One row a slide, a patient's slides one after the other: `slide` (name without a suffix),
+            `patient`, `time` (months), `event` (1: death observed, 0: censored), `log_hazard`,
+            `coarse_burden`, `fine_burden`, `overlap` (NaN where it is not planted).
+
+    Raises:
+        TiacfError:
+            If the scenario is unknown or a number is out of its range.
+
+    """
+    check_follow_up(n_patients, seed, censored_share)
+    if scenario not in SCENARIOS:
+        msg = f"scenario is {scenario!r}; give one of {', '.join(SCENARIOS)}."
+        raise TiacfError(msg)
+    if not 0 <= strength <= _STRONGEST:
+        msg = f"strength is {strength}; give a number from 0 to {_STRONGEST:g}."
+        raise TiacfError(msg)
+    if slides_per_patient < 1:
+        msg = f"slides_per_patient is {slides_per_patient}; give at least 1."
+        raise TiacfError(msg)
+    if side is not None and side < (2 if scenario == "colocation" else 1):
+        msg = f"side is {side}; give at least 1, for the scenario colocation at least 2."
+        raise TiacfError(msg)
+
+    # A stream for each subject, so that a larger cohort begins as the smaller one.
+    for_burdens, for_death, for_leaving = (
+        np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(3)
+    )
+    uniform = for_burdens.random((n_patients, 2))
+    overlap = np.full(n_patients, np.nan)
+    if scenario == "colocation":
+        # As many coarse cells as fit into one half, and the fine tokens of as many cells, so that
+        # the fine pattern can lie wholly within the coarse one and wholly outside it.
+        half = 0.5 if side is None else (side**2 // 2) / side**2
+        coarse = fine = np.full(n_patients, half)
+        n_overlap = None if side is None else _FINE_PER_COARSE * (side**2 // 2)
+        overlap = _realised(uniform[:, 0], n_overlap)
+        score, variance = overlap - 0.5, _variance(n_overlap)
+    else:
+        n_coarse = None if side is None else side**2
+        n_fine = None if side is None else _FINE_PER_COARSE * side**2
+        coarse, fine = _realised(uniform[:, 0], n_coarse), _realised(uniform[:, 1], n_fine)
+        c, f = coarse - 0.5, fine - 0.5
+        score, variance = {
+            "coarse": (c, _variance(n_coarse)),
+            "fine": (f, _variance(n_fine)),
+            "sum": (c + f, _variance(n_coarse) + _variance(n_fine)),
+            "product": (coarse * fine - 0.25, _product_variance(n_coarse, n_fine)),
+        }[scenario]
+    log_hazard = strength * score / math.sqrt(variance)
+    time, event = follow_up(
+        log_hazard,
+        for_death.standard_exponential(n_patients),
+        for_leaving.standard_exponential(n_patients),
+        censored_share=censored_share,
+    )
+    patients = pd.DataFrame(
+        {
+            "patient": [f"SIM-{number:04d}" for number in range(1, n_patients + 1)],
+            "time": time,
+            "event": event,
+            "log_hazard": log_hazard,
+            "coarse_burden": coarse,
+            "fine_burden": fine,
+            "overlap": overlap,
+        }
+    )
+    slides = patients.loc[patients.index.repeat(slides_per_patient)].reset_index(drop=True)
+    names = slides["patient"]
+    if slides_per_patient > 1:
+        number = slides.groupby("patient").cumcount() + 1
+        names = names + "-" + number.astype(str)
+    slides.insert(0, "slide", names)
+    return slides
+
+
+def slide_rng(seed: int, number: int) -> np.random.Generator:
+    """Source of randomness of one slide of a cohort, apart from those of the table.
+
+    Args:
+        seed (int):
+            Seed of the cohort.
+        number (int):
+            Row of the slide in the table, from 0 on.
+
+    Returns:
+        numpy.random.Generator:
+            The same for the same arguments.
+
+    """
+    # The table has the keys (0,), (1,) and (2,).
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(3, number)))
+
+
+def true_concordance(cohort: pd.DataFrame) -> float:
+    """Harrell's C-index of the true log-hazard, which no model can beat on average.
+
+    Source: Harrell et al., "Evaluating the yield of medical tests", JAMA 1982; as computed by
+    lifelines.
+
+    Args:
+        cohort (pandas.DataFrame):
+            A table of :func:`draw_planted_cohort`; each patient counts once.
+
+    Returns:
+        float:
+            The C-index; NaN where no two patients can be compared.
+
+    """
+    from lifelines.utils import concordance_index
+
+    patients = cohort.drop_duplicates("patient")
+    try:
+        return float(
+            concordance_index(patients["time"], -patients["log_hazard"], patients["event"])
+        )
+    except ZeroDivisionError:
+        return math.nan
+
+
+def _realised(shares: Values, n_tokens: int | None) -> Values:
+    """Shares (N,) as whole numbers of tokens allow; None leaves them as they are."""
+    return shares if n_tokens is None else np.rint(shares * n_tokens) / n_tokens
+
+
+def _product_variance(n_coarse: int | None, n_fine: int | None) -> float:
+    """Variance of the product of two such shares: `E[c^2] E[f^2] - 1/16`, both means being 1/2."""
+    return (_variance(n_coarse) + 0.25) * (_variance(n_fine) + 0.25) - 1 / 16
+
+
+def _variance(n_tokens: int | None) -> float:
+    """Variance of a uniform share that is rounded to whole tokens.
+
+    The values 1/n to (n - 1)/n have the probability 1/n each, 0 and 1 half of it: summing up gives
+    1/12 + 1/(6 n^2).
+    """
+    return 1 / 12 + (0 if n_tokens is None else 1 / (6 * n_tokens**2))
