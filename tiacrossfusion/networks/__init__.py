@@ -1,7 +1,20 @@
 """The survival networks: plain `torch.nn`, importing torch and nothing of the toolbox."""
 
 from tiacrossfusion.networks.crossfusion import CrossFusion
+from tiacrossfusion.networks.ensemble import Ensemble
 from tiacrossfusion.networks.official import load_official_checkpoint
 from tiacrossfusion.networks.output import AttentionScores, SurvivalOutput
+from tiacrossfusion.networks.registry import NETWORKS, build_network, network_sizes
+from tiacrossfusion.networks.trained import TrainedNetwork
 
-__all__ = ["AttentionScores", "CrossFusion", "SurvivalOutput", "load_official_checkpoint"]
+__all__ = [
+    "NETWORKS",
+    "AttentionScores",
+    "CrossFusion",
+    "Ensemble",
+    "SurvivalOutput",
+    "TrainedNetwork",
+    "build_network",
+    "load_official_checkpoint",
+    "network_sizes",
+]

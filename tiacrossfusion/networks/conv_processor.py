@@ -1,17 +1,18 @@
-"""The conv processor: three maps, one a scale, become one."""
+"""What fuses the maps of the scales into one: the conv processor, and what its ablation has."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
+from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.networks.layout import square_side
 
 
 class ConvProcessor(nn.Module):
-    """Fuses the maps of the three scales by convolutions of four sizes.
+    """Fuses the maps of the scales by convolutions of four sizes.
 
-    A 3D convolution of kernel (1, 1, 1) mixes the three maps with one weight each and a bias. Then,
+    A 3D convolution of kernel (1, 1, 1) mixes the maps with one weight each and a bias. Then,
     from D to D/2 channels in D/2 groups, `conv7 + conv5 + conv3 + conv1`, ReLU, Dropout2d, and on
     each token `LN(Linear(D/2 -> D))`.
     Source: Soraki et al., "CrossFusion", MIDL 2026 (PMLR 315:2906-2921), the conv processor.
@@ -21,13 +22,21 @@ class ConvProcessor(nn.Module):
             D, even.
         dropout (float):
             Share of whole channels dropped in training.
+        maps (int):
+            How many maps there are to fuse.
+
+    Raises:
+        TiacfError:
+            `embed_dim` is odd.
     """
 
-    def __init__(self, embed_dim: int, dropout: float) -> None:
+    def __init__(self, embed_dim: int, dropout: float, maps: int = 3) -> None:
         """Create the layers."""
         super().__init__()
+        if embed_dim % 2:
+            raise TiacfError(f"embed_dim {embed_dim} is odd: the conv processor halves it")
         half = embed_dim // 2
-        self.mix = nn.Conv3d(3, 1, kernel_size=1)
+        self.mix = nn.Conv3d(maps, 1, kernel_size=1)
         self.conv7 = nn.Conv2d(embed_dim, half, 7, padding=3, groups=half)
         self.conv5 = nn.Conv2d(embed_dim, half, 5, padding=2, groups=half)
         self.conv3 = nn.Conv2d(embed_dim, half, 3, padding=1, groups=half)
@@ -36,26 +45,49 @@ class ConvProcessor(nn.Module):
         self.linear = nn.Linear(half, embed_dim)
         self.norm = nn.LayerNorm(embed_dim)
 
-    def forward(self, source: Tensor, fine: Tensor, coarse: Tensor) -> Tensor:
-        """Fuse three maps into one.
+    def forward(self, *maps: Tensor) -> Tensor:
+        """Fuse the maps into one.
 
         Args:
-            source (Tensor):
-                (B, side * side, D), the map of the 10x tokens alone.
-            fine (Tensor):
-                (B, side * side, D), the map that saw 20x.
-            coarse (Tensor):
-                (B, side * side, D), the map that saw 5x.
+            maps (Tensor):
+                (B, side * side, D) each. CrossFusion gives those of the 10x tokens alone, of what
+                saw 20x and of what saw 5x: the order is that of the released weights.
 
         Returns:
             Tensor:
                 (B, side * side, D).
         """
-        side = square_side(source.shape[1])
-        # The order is that of the released weights.
-        stack = torch.stack([source, fine, coarse], dim=1)  # (B, 3, side * side, D)
-        grids = stack.transpose(2, 3).unflatten(3, (side, side))  # (B, 3, D, side, side)
+        side = square_side(maps[0].shape[1])
+        stack = torch.stack(maps, dim=1)  # (B, maps, side * side, D)
+        grids = stack.transpose(2, 3).unflatten(3, (side, side))  # (B, maps, D, side, side)
         grid = self.mix(grids).squeeze(1)  # (B, D, side, side)
         grid = self.conv7(grid) + self.conv5(grid) + self.conv3(grid) + self.conv1(grid)
         grid = self.dropout(torch.relu(grid))  # (B, D/2, side, side)
         return self.norm(self.linear(grid.flatten(2).transpose(1, 2)))  # (B, side * side, D)
+
+
+class ConcatProcessor(nn.Module):
+    """Fuses the maps of the three scales token by token: `LN(Linear(3D -> D))`.
+
+    Source: the ablation "w/o CP" of the same paper. Whole channels are dropped in training as in
+    the conv processor, so that the two differ by the convolutions alone.
+
+    Args:
+        embed_dim (int):
+            D.
+        dropout (float):
+            Share of whole channels dropped in training.
+    """
+
+    def __init__(self, embed_dim: int, dropout: float) -> None:
+        """Create the layers."""
+        super().__init__()
+        self.dropout = nn.Dropout1d(dropout)
+        self.linear = nn.Linear(3 * embed_dim, embed_dim)
+        self.norm = nn.LayerNorm(embed_dim)
+
+    def forward(self, source: Tensor, fine: Tensor, coarse: Tensor) -> Tensor:
+        """Fuse three maps, (B, T, D) each, into one of that shape."""
+        stack = torch.cat([source, fine, coarse], dim=2)  # (B, T, 3D)
+        stack = self.dropout(stack.transpose(1, 2)).transpose(1, 2)  # (B, T, 3D)
+        return self.norm(self.linear(stack))  # (B, T, D)

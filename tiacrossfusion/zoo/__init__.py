@@ -3,6 +3,7 @@
 from tiacrossfusion.zoo.bundle import (
     ModelBundle,
     load_bundle,
+    make_ensemble,
     read_config,
     save_bundle,
     shipped_bundles,
@@ -14,6 +15,7 @@ from tiacrossfusion.zoo.config import (
     RiskGroup,
     RiskReference,
 )
+from tiacrossfusion.zoo.network import build_network
 from tiacrossfusion.zoo.reference import risk_reference
 
 __all__ = [
@@ -23,7 +25,9 @@ __all__ = [
     "ModelCard",
     "RiskGroup",
     "RiskReference",
+    "build_network",
     "load_bundle",
+    "make_ensemble",
     "read_config",
     "risk_reference",
     "save_bundle",

@@ -8,21 +8,25 @@ import json
 import os
 import re
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from pydantic import ValidationError
 
 from tiacrossfusion.checks import usable_device
 from tiacrossfusion.encoders.hub import offline_variable
 from tiacrossfusion.errors import TiacfError, one_line
 from tiacrossfusion.features import FeatureBag, check_same
+from tiacrossfusion.survival import interpolation
 from tiacrossfusion.zoo.config import FORMAT_VERSION, BundleConfig
+from tiacrossfusion.zoo.network import build_network
 
 if TYPE_CHECKING:
-    from tiacrossfusion.networks import CrossFusion
+    from torch import nn
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
@@ -39,7 +43,7 @@ class ModelBundle:
     """
 
     config: BundleConfig
-    network: CrossFusion
+    network: nn.Module
     fingerprint: str
 
     def check_bag(self, bag: FeatureBag) -> None:
@@ -121,7 +125,7 @@ def read_config(folder: Path) -> BundleConfig:
         ) from error
 
 
-def save_bundle(folder: Path, config: BundleConfig, network: CrossFusion) -> None:
+def save_bundle(folder: Path, config: BundleConfig, network: nn.Module) -> None:
     """Write a bundle into a folder, which is made if need be; each file is replaced in one step.
 
     Raises:
@@ -191,16 +195,28 @@ def _download(hub_id: str) -> Path:
         ) from error
 
 
-def _build_network(config: BundleConfig) -> CrossFusion:
+def _build_network(config: BundleConfig) -> nn.Module:
     import torch
 
-    from tiacrossfusion.networks import CrossFusion
-
     with torch.device("meta"):  # no random weights, which would also move the global seed
-        return CrossFusion(**config.architecture.model_dump(exclude={"name"}))
+        if not config.members:
+            return build_network(config.architecture)
+        members = [build_network(config.architecture) for _ in config.members]
+    return make_ensemble(members, config)
 
 
-def _load_weights(network: CrossFusion, path: Path) -> None:
+def make_ensemble(members: Sequence[nn.Module], config: BundleConfig) -> nn.Module:
+    """Put networks together as the ensemble that a config with `members` describes."""
+    import torch
+
+    from tiacrossfusion.networks import Ensemble
+
+    edges = np.asarray(config.time_bins.edges[1:]) if config.time_bins is not None else np.empty(0)
+    weights = np.stack([interpolation(bins, edges) for bins in config.members])
+    return Ensemble(members, torch.from_numpy(weights).float())
+
+
+def _load_weights(network: nn.Module, path: Path) -> None:
     from safetensors.torch import load_file
 
     try:

@@ -2,30 +2,92 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from tiacrossfusion.encoders import EncoderSpec
+from tiacrossfusion.model_names import NETWORK_NAMES
 from tiacrossfusion.sampling.spec import SamplingSpec
 from tiacrossfusion.survival import TimeBins
 
 FORMAT_VERSION: Final = 1
 
 
+#: The sizes that only some networks take; a family's first member stands for its ablations and its
+#: "-20x" variant.
+_OPTIONAL_SIZES: Final = {
+    "crossfusion": ("num_heads", "depth", "layout"),
+    "transmil": ("num_heads",),
+}
+
+
 class Architecture(BaseModel):
-    """The network and its sizes; the arguments of `tiacrossfusion.networks.CrossFusion`."""
+    """The network, its sizes, and what stands around it.
+
+    Attributes:
+        name: one of `tiacrossfusion.model_names.NETWORK_NAMES`.
+        encoder_width: E, width of the features.
+        embed_dim: D, width inside the network.
+        num_heads: attention heads, of networks that have them (CrossFusion and TransMIL), else None.
+        depth: layers in a block of CrossFusion's Pad-Transformers, else None.
+        num_bins: K, hazards of the model's output.
+        layout: how CrossFusion's tokens become a map, else None.
+        standardise: each scale's features are standardised before the network, by moments in the weights.
+        proportional_hazards: the network gives one log-hazard, and a baseline in the weights K hazards.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: Literal["crossfusion"] = "crossfusion"
+    name: str = "crossfusion"
     encoder_width: int = Field(ge=1, le=65536)
     embed_dim: int = Field(ge=1, le=8192)
-    num_heads: int = Field(ge=1, le=256)
-    depth: int = Field(ge=1, le=64)
+    num_heads: int | None = Field(None, ge=1, le=256)
+    depth: int | None = Field(None, ge=1, le=64)
     num_bins: int = Field(ge=1, le=1000)
-    layout: Literal["square"] = "square"
+    layout: Literal["square"] | None = None
+    standardise: bool = False
+    proportional_hazards: bool = False
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in NETWORK_NAMES:
+            raise ValueError(f'unknown network "{name}"; known are {", ".join(NETWORK_NAMES)}')
+        return name
+
+    @model_validator(mode="before")
+    @classmethod
+    def _crossfusion_is_square(cls, given: Any) -> Any:
+        """Fill in the only layout that there is, as configs from before other networks leave it out."""
+        if not isinstance(given, dict) or "layout" in given:
+            return given
+        name = given.get("name", "crossfusion")
+        return given | {"layout": "square"} if "layout" in _optional_sizes(name) else given
+
+    @model_validator(mode="after")
+    def _sizes_fit_the_network(self) -> Architecture:
+        taken = _optional_sizes(self.name)
+        for size in ("num_heads", "depth", "layout"):
+            if size in taken and getattr(self, size) is None:
+                raise ValueError(f"{self.name} needs {size}, which is missing")
+            if size not in taken and getattr(self, size) is not None:
+                raise ValueError(f"{self.name} takes no {size}; leave it out")
+        return self
+
+    def network_sizes(self) -> dict[str, Any]:
+        """Arguments of the network itself, which has one bin where the baseline makes K of it."""
+        sizes = self.model_dump(
+            exclude={"name", "standardise", "proportional_hazards"}, exclude_none=True
+        )
+        return sizes | ({"num_bins": 1} if self.proportional_hazards else {})
+
+
+def _optional_sizes(name: object) -> tuple[str, ...]:
+    """Sizes that this network takes and some others do not."""
+    families = (f for f in _OPTIONAL_SIZES if isinstance(name, str) and name.startswith(f))
+    return next((_OPTIONAL_SIZES[family] for family in families), ())
 
 
 class RiskGroup(BaseModel):
@@ -104,6 +166,10 @@ class BundleConfig(BaseModel):
 
     `time_bins` and `risk_reference` are None when they are unknown, as for a checkpoint imported
     without them: predictions then leave times, percentile and group empty and say why.
+
+    `members` makes the bundle an ensemble: the time bins of each member, networks of one architecture
+    whose curves are averaged at the edges of `time_bins`. `patient_hazards` says how the slides of a
+    patient become one prediction: the mean of their hazards.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -115,6 +181,8 @@ class BundleConfig(BaseModel):
     sampling: SamplingSpec
     encoder: EncoderSpec
     time_bins: TimeBins | None
+    members: tuple[TimeBins, ...] = ()
+    patient_hazards: Literal["mean"] = "mean"
     risk_reference: RiskReference | None
     card: ModelCard
 
@@ -128,6 +196,10 @@ class BundleConfig(BaseModel):
             )
         if self.time_bins is not None and self.time_bins.num_bins != bins:
             raise ValueError(f"{self.time_bins.num_bins} time bins for {bins} hazards")
+        if self.members and self.time_bins is None:
+            raise ValueError("an ensemble needs time_bins, at whose edges its curves are averaged")
+        if any(member.num_bins != bins for member in self.members):
+            raise ValueError(f"a member of the ensemble has not {bins} time bins")
         if self.risk_reference is not None and any(
             len(group.survival) != bins for group in self.risk_reference.groups
         ):

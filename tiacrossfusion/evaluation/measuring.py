@@ -1,0 +1,311 @@
+"""Figures of a model from its out-of-fold predictions.
+
+Risks of two folds come from two models and are not comparable: pooled measures of ranking add up the
+pairs within the folds. Measures of a patient alone (Brier score, calibration, risk groups) pool the
+patients, each with the curve, the cut-off and the censoring weights of the own fold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tiacrossfusion.evaluation.bootstrap import bootstrap_counts, estimate
+from tiacrossfusion.evaluation.predictions import FoldPredictions, check_folds
+from tiacrossfusion.evaluation.scores import (
+    CalibrationRow,
+    CalibrationTable,
+    Estimate,
+    Evaluation,
+    FoldScores,
+    RiskGroups,
+    Scores,
+    TimeEstimate,
+)
+from tiacrossfusion.survival import (
+    PairSums,
+    auc_pairs,
+    calibration_groups,
+    harrell_pairs,
+    integrated_brier_parts,
+    kaplan_meier,
+    observed_over_expected,
+    survival_at,
+    uno_pairs,
+)
+
+#: Smallest G in use, so that no censoring weight is above 10 (100 in Uno's C, which squares it).
+_SMALLEST_G = 0.1
+
+#: Steps of the integral of the Brier score.
+_BRIER_STEPS = 100
+
+#: Points of AUC over time.
+_AUC_POINTS = 20
+
+#: Calibration groups hold about 30 patients and are no more than 5.
+_GROUP_SIZE, _MOST_GROUPS = 30, 5
+
+_OPTIMISTIC = (
+    "The patients reported on are those by which each fold's model was chosen while it was trained, as "
+    "in the authors' protocol: the figures are optimistic."
+)
+
+
+@dataclass(frozen=True, eq=False)
+class _Measured:
+    """What adds up over folds; the first axis is 1 + D bootstrap draws throughout.
+
+    Attributes:
+        harrell: of all pairs.
+        uno: of all pairs up to the horizon.
+        auc: at each time.
+        brier: (1 + D,) sum over patients.
+        brier_without_model: (1 + D,) sum over patients.
+        times: (N,) follow-up.
+        events: (N,).
+        high: (N,) above the cut-off.
+        survival: (N, T) predicted at the times of the calibration.
+        counts: (1 + D, N).
+    """
+
+    harrell: PairSums
+    uno: PairSums
+    auc: tuple[PairSums, ...]
+    brier: np.ndarray
+    brier_without_model: np.ndarray
+    times: np.ndarray
+    events: np.ndarray
+    high: np.ndarray
+    survival: np.ndarray
+    counts: np.ndarray
+
+    def __add__(self, other: _Measured) -> _Measured:
+        """Pool two folds."""
+        return _Measured(
+            self.harrell + other.harrell,
+            self.uno + other.uno,
+            tuple(one + two for one, two in zip(self.auc, other.auc, strict=True)),
+            self.brier + other.brier,
+            self.brier_without_model + other.brier_without_model,
+            np.concatenate([self.times, other.times]),
+            np.concatenate([self.events, other.events]),
+            np.concatenate([self.high, other.high]),
+            np.concatenate([self.survival, other.survival]),
+            np.concatenate([self.counts, other.counts], axis=1),
+        )
+
+
+def evaluate(
+    folds: Sequence[FoldPredictions], *, draws: int = 1000, seed: int = 0, optimistic: bool = False
+) -> Evaluation:
+    """Compute all figures, per fold and pooled. docs/metrics.md describes each.
+
+    Args:
+        folds: out-of-fold predictions of one model.
+        draws: of the bootstrap.
+        seed: of the bootstrap.
+        optimistic: the patients were also used to choose the model; the result then says so.
+
+    Raises:
+        TiacfError: the folds do not go together, or there are too few draws.
+    """
+    check_folds(folds)
+    horizon = min(fold.censoring.supported(_SMALLEST_G) for fold in folds)
+    edges = np.mean([fold.bins.edges[1:-1] for fold in folds], axis=0)
+    times = edges[edges <= horizon]
+    closer = _closer_times(folds, horizon)
+    counts = bootstrap_counts([len(fold.patients) for fold in folds], draws, seed)
+    measured = [
+        _measure(fold, drawn, horizon, times) for fold, drawn in zip(folds, counts, strict=True)
+    ]
+    pooled = measured[0]
+    for other in measured[1:]:
+        pooled = pooled + other
+    scores = [
+        FoldScores(fold=fold.fold, **_scores(part, times, horizon))
+        for fold, part in zip(folds, measured, strict=True)
+    ]
+    c = np.array([score.harrell_c.value for score in scores])
+    return Evaluation(
+        time_unit=folds[0].bins.unit,
+        times=tuple(times),
+        horizon=horizon,
+        folds=tuple(scores),
+        pooled=Scores(**_scores(pooled, times, horizon)),
+        harrell_c_mean=float(c.mean()),
+        harrell_c_sd=float(c.std(ddof=1)) if len(c) > 1 else np.nan,
+        auc_over_time=_auc_over_time(folds, counts, closer),
+        optimistic=optimistic,
+        draws=draws,
+        seed=seed,
+        notes=_notes(folds, edges, times, horizon, scores, optimistic),
+    )
+
+
+def _closer_times(folds: Sequence[FoldPredictions], horizon: float) -> np.ndarray:
+    """Times for AUC over time: from the first tenth of the events to the horizon."""
+    ends = np.concatenate([fold.times[fold.events == 1] for fold in folds])
+    if len(ends) == 0 or not np.quantile(ends, 0.1) < horizon:
+        return np.empty(0)
+    return np.linspace(np.quantile(ends, 0.1), horizon, _AUC_POINTS)
+
+
+def _measure(
+    fold: FoldPredictions, counts: np.ndarray, horizon: float, times: np.ndarray
+) -> _Measured:
+    """Compute what adds up over folds."""
+    censoring = fold.censoring
+    if np.isfinite(horizon):
+        uno = uno_pairs(fold.times, fold.events, fold.risks, censoring, horizon, counts)
+        grid = np.linspace(0, horizon, _BRIER_STEPS + 1)
+        without = kaplan_meier(fold.training_times, fold.training_events, grid)
+        brier, brier_without_model = (
+            counts @ integrated_brier_parts(fold.times, fold.events, curves, grid, censoring)
+            for curves in (
+                survival_at(fold.survival, fold.bins, grid),
+                np.tile(without, (len(fold.times), 1)),
+            )
+        )
+    else:
+        unknown = np.full(len(counts), np.nan)
+        uno, brier, brier_without_model = PairSums(unknown, unknown), unknown, unknown
+    return _Measured(
+        harrell_pairs(fold.times, fold.events, fold.risks, counts),
+        uno,
+        tuple(_auc(fold, time, counts) for time in times),
+        brier,
+        brier_without_model,
+        fold.times,
+        fold.events,
+        fold.high,
+        survival_at(fold.survival, fold.bins, times),
+        counts,
+    )
+
+
+def _auc(fold: FoldPredictions, time: float, counts: np.ndarray) -> PairSums:
+    return auc_pairs(fold.times, fold.events, fold.risks, time, fold.censoring, counts)
+
+
+def _scores(measured: _Measured, times: np.ndarray, horizon: float) -> dict[str, object]:
+    """Turn sums into the fields of `Scores`."""
+    patients, events = len(measured.times), int(measured.events.sum())
+    no_pair = f"no pair of patients can be compared ({events} events among {patients} patients)"
+    no_horizon = "the training patients' censoring supports no time"
+    before = (
+        f"no pair of patients can be compared before {horizon:.3g}"
+        if np.isfinite(horizon)
+        else no_horizon
+    )
+    return {
+        "patients": patients,
+        "events": events,
+        "harrell_c": estimate(measured.harrell.ratio, no_pair),
+        "uno_c": estimate(measured.uno.ratio, before),
+        "auc": tuple(
+            _time_estimate(time, pairs) for time, pairs in zip(times, measured.auc, strict=True)
+        ),
+        "brier": estimate(measured.brier / patients, no_horizon),
+        "brier_without_model": estimate(measured.brier_without_model / patients, no_horizon),
+        "calibration": tuple(
+            _calibration(measured, time, measured.survival[:, index])
+            for index, time in enumerate(times)
+        ),
+        "risk_groups": _risk_groups(measured),
+    }
+
+
+def _time_estimate(time: float, pairs: PairSums) -> TimeEstimate:
+    found = estimate(pairs.ratio, "no event up to this time, or nobody followed beyond it")
+    return TimeEstimate(time=time, **found.model_dump())
+
+
+def _auc_over_time(
+    folds: Sequence[FoldPredictions], counts: Sequence[np.ndarray], times: np.ndarray
+) -> tuple[TimeEstimate, ...]:
+    found = []
+    for time in times:
+        parts = [_auc(fold, time, drawn) for fold, drawn in zip(folds, counts, strict=True)]
+        found.append(_time_estimate(time, sum(parts[1:], start=parts[0])))
+    return tuple(found)
+
+
+def _calibration(measured: _Measured, time: float, survival: np.ndarray) -> CalibrationTable:
+    groups = min(_MOST_GROUPS, max(1, len(survival) // _GROUP_SIZE))
+    rows = []
+    for group in calibration_groups(measured.times, measured.events, survival, time, groups):
+        note = ""
+        if not np.isfinite(group.observed):
+            note = "nobody of the group is followed up to this time"
+        elif not np.isfinite(group.low):
+            note = f"no interval at an observed survival of {group.observed:.0f}"
+        rows.append(CalibrationRow(**vars(group), note=note))
+    ratio = observed_over_expected(measured.times, measured.events, survival, time, measured.counts)
+    return CalibrationTable(
+        time=time,
+        observed_over_expected=_ratio(ratio),
+        rows=tuple(rows),
+    )
+
+
+def _ratio(values: np.ndarray) -> Estimate:
+    return estimate(values, "nobody is followed up to this time, or no event is predicted")
+
+
+def _risk_groups(measured: _Measured) -> RiskGroups:
+    """Count the groups and test them (log-rank; Mantel, Cancer Chemotherapy Reports 50, 1966)."""
+    from lifelines.statistics import logrank_test
+
+    high, events = measured.high.astype(bool), measured.events
+    p, note = float("nan"), ""
+    if not high.any() or high.all():
+        note = f"all patients are in the {'high' if high.any() else 'low'} risk group"
+    elif not events.any():
+        note = "no events"
+    else:
+        times = measured.times
+        p = float(logrank_test(times[high], times[~high], events[high], events[~high]).p_value)
+        note = "" if np.isfinite(p) else "the groups are never at risk at the same time"
+    return RiskGroups(
+        low_patients=int((~high).sum()),
+        low_events=int(events[~high].sum()),
+        high_patients=int(high.sum()),
+        high_events=int(events[high].sum()),
+        log_rank_p=p,
+        note=note,
+    )
+
+
+def _notes(
+    folds: Sequence[FoldPredictions],
+    edges: np.ndarray,
+    times: np.ndarray,
+    horizon: float,
+    scores: Sequence[FoldScores],
+    optimistic: bool,
+) -> tuple[str, ...]:
+    notes = [_OPTIMISTIC] if optimistic else []
+    unit = folds[0].bins.unit
+    if len(times) < len(edges):
+        notes.append(
+            f"{len(edges) - len(times)} of {len(edges)} inner bin edges lie beyond {horizon:.3g} {unit}, "
+            f"where fewer than {_SMALLEST_G:.0%} of a fold's training patients remain uncensored: no "
+            "AUC or calibration there."
+        )
+    names = [name for fold in folds for name in fold.patients]
+    repeated = len(names) - len(set(names))
+    if repeated:
+        notes.append(
+            f"{repeated} patients are held out in more than one fold; the pooled intervals take them "
+            "for different patients and are too narrow."
+        )
+    empty = [str(score.fold) for score in scores if not np.isfinite(score.harrell_c.value)]
+    if empty:
+        notes.append(
+            f"No pair of patients can be compared in fold {', '.join(empty)}, so the mean over the "
+            "folds is not defined."
+        )
+    return tuple(notes)

@@ -1,0 +1,210 @@
+"""Predictions as CSV files: one for people, and the follow-up that goes with it."""
+
+from __future__ import annotations
+
+import io
+import os
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from pydantic import ValidationError
+
+from tiacrossfusion.errors import TiacfError, one_line
+from tiacrossfusion.evaluation.predictions import FoldPredictions, check_folds
+from tiacrossfusion.survival import TimeBins
+
+#: One row a patient: what was predicted and what happened.
+TABLE = "out_of_fold.csv"
+
+#: One row a training patient of a fold: the follow-up from which censoring is estimated.
+TRAINING_TABLE = "training_follow_up.csv"
+
+_FIRST = ("patient", "fold", "time", "event", "risk", "risk_group")
+_TRAINING_COLUMNS = ("fold", "time", "event")
+_REMEDY = "take the file as training wrote it"
+
+
+def write_predictions(folder: Path, folds: Sequence[FoldPredictions]) -> None:
+    """Write predictions as CSV, each file in one step, numbers so that they are read back the same.
+
+    Args:
+        folder: made when it does not exist; gets `TABLE`, for people, and `TRAINING_TABLE` beside it.
+        folds: of one model, see `check_folds`.
+
+    Raises:
+        TiacfError: the folds do not go together, or the folder cannot be written.
+    """
+    check_folds(folds)
+    rows, training = [], []
+    for fold in folds:
+        table = {
+            "patient": fold.patients,
+            "fold": fold.fold,
+            "time": np.asarray(fold.times, float),
+            "event": np.asarray(fold.events, int),
+            "risk": np.asarray(fold.risks, float),
+            "risk_group": np.where(fold.high, "high", "low"),
+        }
+        survival = np.asarray(fold.survival, float)
+        table |= {f"survival_{k}": values for k, values in enumerate(survival.T, 1)}
+        table |= {f"bin_edge_{k}": edge for k, edge in enumerate(fold.bins.edges[1:], 1)}
+        rows.append(pd.DataFrame({**table, "time_unit": fold.bins.unit}))
+        training.append(
+            pd.DataFrame(
+                {
+                    "fold": fold.fold,
+                    "time": np.asarray(fold.training_times, float),
+                    "event": np.asarray(fold.training_events, int),
+                }
+            )
+        )
+    write_text(Path(folder) / TRAINING_TABLE, _csv(pd.concat(training)))
+    write_text(Path(folder) / TABLE, _csv(pd.concat(rows)))
+
+
+def read_predictions(path: Path) -> list[FoldPredictions]:
+    """Read what `write_predictions` wrote.
+
+    Args:
+        path: the folder, or `TABLE` in it.
+
+    Returns:
+        The folds by their numbers, patients in the order of the file.
+
+    Raises:
+        TiacfError: a file is missing, damaged or edited into something that cannot be.
+    """
+    path = Path(path)
+    file = path / TABLE if path.is_dir() else path
+    table = _read(file, _FIRST)
+    follow_up = _read(file.parent / TRAINING_TABLE, _TRAINING_COLUMNS)
+    curve, edges = _bin_columns(file, table)
+    numbers = _numbers(file, table, ["fold", "time", "event", "risk", *curve, *edges])
+    training = _numbers(file.parent / TRAINING_TABLE, follow_up, list(_TRAINING_COLUMNS))
+    groups = ~table["risk_group"].isin(["low", "high"])
+    if groups.any():
+        raise TiacfError(
+            f"{file}: the risk group in line {_line(groups)} is neither low nor high; {_REMEDY}"
+        )
+    if set(numbers["fold"]) != set(training["fold"]):
+        raise TiacfError(
+            f"{file}: its folds are not those of {TRAINING_TABLE} beside it; {_REMEDY}"
+        )
+    folds = []
+    for fold in sorted(set(numbers["fold"])):
+        if fold != int(fold):
+            raise TiacfError(f"{file}: the fold {fold:g} is not a whole number; {_REMEDY}")
+        mine, others = numbers["fold"] == fold, training["fold"] == fold
+        axis = pd.concat([numbers.loc[mine, edges], table.loc[mine, "time_unit"]], axis=1)
+        if len(axis.drop_duplicates()) > 1:
+            raise TiacfError(f"{file}: fold {fold:g} has several time axes; {_REMEDY}")
+        try:
+            bins = TimeBins(edges=(0.0, *axis[edges].iloc[0]), unit=str(axis["time_unit"].iloc[0]))
+            folds.append(
+                FoldPredictions(
+                    fold=int(fold),
+                    patients=tuple(table.loc[mine, "patient"]),
+                    times=numbers.loc[mine, "time"].to_numpy(),
+                    events=_as_events(numbers.loc[mine, "event"]),
+                    risks=numbers.loc[mine, "risk"].to_numpy(),
+                    survival=numbers.loc[mine, curve].to_numpy(),
+                    high=(table.loc[mine, "risk_group"] == "high").to_numpy(),
+                    bins=bins,
+                    training_times=training.loc[others, "time"].to_numpy(),
+                    training_events=_as_events(training.loc[others, "event"]),
+                )
+            )
+        except ValidationError as error:
+            reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+            raise TiacfError(f"{file}: fold {fold:g}: {reason}; {_REMEDY}") from error
+        except TiacfError as error:
+            raise TiacfError(f"{file}: {error}; {_REMEDY}") from error
+    check_folds(folds)
+    return folds
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file in one step, so that it is never there in part; its folder is made if need be."""
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, path)
+    except OSError as error:
+        raise TiacfError(
+            f"{path}: cannot be written ({error.strerror}); check the folder"
+        ) from error
+    finally:
+        if part.exists():
+            part.unlink()
+
+
+def _csv(table: pd.DataFrame) -> str:
+    text = io.StringIO()
+    table.to_csv(text, index=False, lineterminator="\n")
+    return text.getvalue()
+
+
+def _read(file: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """A CSV with every cell as text, so that a patient named 007 or NA keeps the name."""
+    try:
+        table = pd.read_csv(file, dtype=str, keep_default_na=False)
+    except FileNotFoundError as error:
+        raise TiacfError(f"{file}: does not exist; give a folder that training wrote") from error
+    except (OSError, ValueError) as error:  # pandas' parser and decoding errors are ValueErrors
+        raise TiacfError(f"{file}: cannot be read as CSV ({one_line(error)}); {_REMEDY}") from error
+    missing = [name for name in columns if name not in table.columns]
+    if missing:
+        raise TiacfError(f"{file}: lacks the columns {', '.join(missing)}; {_REMEDY}")
+    if table.empty:
+        raise TiacfError(f"{file}: has no rows; {_REMEDY}")
+    return table
+
+
+def _bin_columns(file: Path, table: pd.DataFrame) -> tuple[list[str], list[str]]:
+    """Columns of the survival curve and of the bin edges, by bin."""
+    count = max(1, sum(column.startswith("survival_") for column in table.columns))
+    curve = [f"survival_{k}" for k in range(1, count + 1)]
+    edges = [f"bin_edge_{k}" for k in range(1, count + 1)]
+    missing = [name for name in (*curve, *edges, "time_unit") if name not in table.columns]
+    if missing:
+        raise TiacfError(f"{file}: lacks the columns {', '.join(missing)}; {_REMEDY}")
+    return curve, edges
+
+
+def _numbers(file: Path, table: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    """Columns as float64."""
+    numbers = pd.DataFrame(index=table.index)
+    for column in columns:
+        # Python's own parser: pandas' fast one may be off by one unit in the last place.
+        values = [_number(cell) for cell in table[column]]
+        wrong = pd.Series([value is None for value in values])
+        if wrong.any():
+            raise TiacfError(
+                f"{file}: {int(wrong.sum())} cells of {column} are not numbers, "
+                f"first in line {_line(wrong)}; {_REMEDY}"
+            )
+        numbers[column] = np.array(values, float)
+    return numbers
+
+
+def _number(cell: object) -> float | None:
+    try:
+        value = float(str(cell))
+    except ValueError:
+        return None
+    return value if np.isfinite(value) else None
+
+
+def _line(wrong: pd.Series) -> int:
+    """Line in the file of the first row that is wrong; line 1 is the header."""
+    return int(np.flatnonzero(wrong.to_numpy())[0]) + 2
+
+
+def _as_events(values: pd.Series) -> np.ndarray:
+    """Whole numbers as such; others are kept, to be refused."""
+    numbers = values.to_numpy()
+    return numbers.astype(int) if (numbers == np.rint(numbers)).all() else numbers

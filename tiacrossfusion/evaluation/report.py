@@ -1,0 +1,78 @@
+"""The report of an evaluation: figures as JSON and as pictures."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.evaluation.calibration_figure import calibration_figure
+from tiacrossfusion.evaluation.kaplan_meier_figure import kaplan_meier_figure
+from tiacrossfusion.evaluation.learning_figure import learning_figure
+from tiacrossfusion.evaluation.predictions import FoldPredictions
+from tiacrossfusion.evaluation.roc_figure import roc_figure
+from tiacrossfusion.evaluation.scores import Evaluation
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def write_report(
+    folder: Path,
+    folds: Sequence[FoldPredictions],
+    evaluation: Evaluation,
+    *,
+    title: str,
+    learning_curves: Mapping[int, pd.DataFrame] | None = None,
+    note: str = "",
+) -> list[Path]:
+    """Write `evaluation.json` and the pictures, each in one step; files of the same names are replaced.
+
+    The pictures are `kaplan_meier.png`, `roc_over_time.png`, `calibration.png` and, where there are
+    learning curves, `learning_curves.png`. The first three show all folds pooled.
+
+    Args:
+        folder: made when it does not exist.
+        folds: out-of-fold predictions.
+        evaluation: of those.
+        title: heading of the pictures, such as the names of cohort and model.
+        learning_curves: for each fold one row an epoch, see `learning_figure`.
+        note: stands at the foot of the pictures, with a word where the figures are optimistic.
+
+    Returns:
+        The files.
+
+    Raises:
+        TiacfError: the folder cannot be written, or a learning curve lacks a column.
+    """
+    warning = "Optimistic: the same patients chose the model." if evaluation.optimistic else ""
+    label = {"title": title, "note": " ".join(text for text in (warning, note) if text)}
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=".report-", dir=folder))
+        try:
+            text = evaluation.model_dump_json(indent=1) + "\n"
+            (staging / "evaluation.json").write_text(text, encoding="utf-8")
+            groups = evaluation.pooled.risk_groups
+            kaplan_meier_figure(folds, groups, staging / "kaplan_meier.png", **label)
+            roc_figure(folds, evaluation, staging / "roc_over_time.png", **label)
+            calibration_figure(evaluation, staging / "calibration.png", **label)
+            if learning_curves is not None:
+                learning_figure(learning_curves, staging / "learning_curves.png", **label)
+            written = []
+            for file in sorted(staging.iterdir()):
+                os.replace(file, folder / file.name)
+                written.append(folder / file.name)
+            return written
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+    except OSError as error:
+        raise TiacfError(
+            f"{folder}: the report cannot be written ({error.strerror}); check its rights and free "
+            "space, or give another folder"
+        ) from error

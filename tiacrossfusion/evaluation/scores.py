@@ -1,0 +1,189 @@
+"""What an evaluation says, as data that is valid JSON: NaN is written as null."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+
+#: A number that may be unknown: NaN in Python, null in JSON.
+Number = Annotated[float, BeforeValidator(lambda value: float("nan") if value is None else value)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
+
+
+class Estimate(_Frozen):
+    """A figure with its 95 % interval.
+
+    Attributes:
+        value: NaN where it is not defined.
+        low: lower end.
+        high: upper end.
+        note: why something is not defined; else empty.
+    """
+
+    value: Number
+    low: Number
+    high: Number
+    note: str = ""
+
+
+class TimeEstimate(Estimate):
+    """A figure at a time.
+
+    Attributes:
+        time: in the unit of the evaluation.
+    """
+
+    time: float
+
+
+class CalibrationRow(_Frozen):
+    """Patients with similar predicted survival at a time.
+
+    Attributes:
+        patients: how many.
+        events: how many of them had the event up to that time.
+        predicted: mean predicted survival.
+        observed: Kaplan-Meier estimate.
+        low: lower end of its 95 % interval.
+        high: upper end.
+        note: why something is not defined; else empty.
+    """
+
+    patients: int
+    events: int
+    predicted: Number
+    observed: Number
+    low: Number
+    high: Number
+    note: str = ""
+
+
+class CalibrationTable(_Frozen):
+    """Calibration at a time.
+
+    Attributes:
+        time: in the unit of the evaluation.
+        observed_over_expected: share of patients with the event up to that time, observed over
+            predicted.
+        rows: groups by rising predicted survival.
+    """
+
+    time: float
+    observed_over_expected: Estimate
+    rows: tuple[CalibrationRow, ...]
+
+
+class RiskGroups(_Frozen):
+    """Patients on either side of the cut-off.
+
+    Attributes:
+        low_patients: at or below the cut-off.
+        low_events: events among them.
+        high_patients: above the cut-off.
+        high_events: events among them.
+        log_rank_p: p of the log-rank test.
+        note: why p is not defined; else empty.
+    """
+
+    low_patients: int
+    low_events: int
+    high_patients: int
+    high_events: int
+    log_rank_p: Number
+    note: str = ""
+
+
+class Scores(_Frozen):
+    """Figures of one fold, or of all folds pooled.
+
+    Attributes:
+        patients: how many.
+        events: how many of them had the event.
+        harrell_c: Harrell's C.
+        uno_c: Uno's C, truncated at the horizon.
+        auc: cumulative/dynamic AUC at the evaluation's times.
+        brier: integrated Brier score from 0 to the horizon.
+        brier_without_model: the same of the Kaplan-Meier curve of the training patients.
+        calibration: at the evaluation's times.
+        risk_groups: low and high risk.
+    """
+
+    patients: int
+    events: int
+    harrell_c: Estimate
+    uno_c: Estimate
+    auc: tuple[TimeEstimate, ...]
+    brier: Estimate
+    brier_without_model: Estimate
+    calibration: tuple[CalibrationTable, ...]
+    risk_groups: RiskGroups
+
+
+class FoldScores(Scores):
+    """Figures of one fold.
+
+    Attributes:
+        fold: its number.
+    """
+
+    fold: int
+
+
+class Evaluation(_Frozen):
+    """Figures of a model in all folds.
+
+    Attributes:
+        time_unit: unit of all times.
+        times: at which AUC and calibration are taken: the inner bin edges, averaged over the folds.
+        horizon: last time that every fold's training patients support.
+        folds: one by one.
+        pooled: all folds together; pairs of patients are compared within a fold only.
+        harrell_c_mean: mean of Harrell's C over the folds, as papers report it.
+        harrell_c_sd: its standard deviation over the folds (n - 1).
+        auc_over_time: pooled AUC at a closer row of times.
+        optimistic: whether the patients reported on also helped to choose the model.
+        draws: of the bootstrap.
+        seed: of the bootstrap.
+        notes: what a reader has to know.
+    """
+
+    time_unit: str
+    times: tuple[float, ...]
+    horizon: Number
+    folds: tuple[FoldScores, ...]
+    pooled: Scores
+    harrell_c_mean: Number
+    harrell_c_sd: Number
+    auc_over_time: tuple[TimeEstimate, ...]
+    optimistic: bool
+    draws: int
+    seed: int
+    notes: tuple[str, ...]
+
+
+class Comparison(_Frozen):
+    """Two models on the same patients and folds.
+
+    Attributes:
+        patients: how many.
+        events: how many of them had the event.
+        first: pooled Harrell's C of the first model.
+        second: of the second model.
+        difference: first less second, of the same bootstrap draws.
+        p: two-sided, that the difference is 0.
+        draws: of the bootstrap.
+        seed: of the bootstrap.
+    """
+
+    patients: int
+    events: int
+    first: Estimate
+    second: Estimate
+    difference: Estimate
+    p: Number
+    draws: int
+    seed: int

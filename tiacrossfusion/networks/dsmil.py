@@ -1,0 +1,119 @@
+"""DSMIL: the most critical token, and the tokens that are like it."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from tiacrossfusion.networks.checks import check_sizes
+from tiacrossfusion.networks.output import SurvivalOutput
+from tiacrossfusion.networks.token_embedding import TokenEmbedding, initialise
+
+# d, width of the queries.
+_QUERY = 128
+
+
+class DSMIL(nn.Module):
+    """Dual-stream multiple-instance learning, with one critical token a time bin.
+
+    The paper classifies bags; here each of the K hazards takes the place of a class. With h_n the
+    embedded tokens (see `TokenEmbedding`), for each bin k::
+
+        instance stream:    c_nk = (W_0 h_n)_k,  m_k = argmax_n c_nk
+        aggregator stream:  q_n = W_q h_n,  v_n = W_v h_n
+                            u_nk = softmax_n(<q_n, q_{m_k}> / sqrt(d)),  b_k = sum_n u_nk v_n
+        logit_k = (c_{m_k k} + (W_b concat_j(b_j))_k) / 2
+
+    So a bin has its own critical token, the one that speaks most for an event in it, and its own
+    attention to tokens like it, while the bag's embeddings of all bins reach each logit, as those
+    of all classes do in the paper. The square root is not in the paper's equations; it keeps the
+    softmax from saturating at the start. Scores are u_nk averaged over the bins.
+
+    Source: Li, Li and Eliceiri, "Dual-stream Multiple Instance Learning Network for Whole Slide
+    Image Classification with Self-supervised Contrastive Learning", CVPR 2021, section 3.2.
+
+    Args:
+        encoder_width (int):
+            E, width of the input features.
+        embed_dim (int):
+            D, width of the embedded tokens.
+        num_bins (int):
+            K, time bins of the survival curve.
+        dropout (float):
+            Dropout of the embedded tokens and of the values v_n.
+
+    Raises:
+        TiacfError:
+            A size is below 1.
+    """
+
+    fine_only: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        encoder_width: int = 1024,
+        embed_dim: int = 512,
+        num_bins: int = 4,
+        *,
+        dropout: float = 0.3,
+    ) -> None:
+        """Create the network with fresh weights."""
+        super().__init__()
+        check_sizes(num_bins=num_bins)
+        self.encoder_width = encoder_width
+        self.num_bins = num_bins
+        self.embed = TokenEmbedding(
+            encoder_width, embed_dim, fine_only=self.fine_only, dropout=dropout
+        )
+        self.instance = nn.Linear(embed_dim, num_bins)  # W_0
+        self.query = nn.Linear(embed_dim, _QUERY)  # W_q
+        self.value = nn.Linear(embed_dim, embed_dim)  # W_v
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(num_bins * embed_dim, num_bins)  # W_b
+        self.apply(initialise)
+
+    def forward(
+        self, x5: Tensor, x10: Tensor, x20: Tensor, *, attention: bool = False
+    ) -> SurvivalOutput:
+        """Predict survival from the bags of a batch of slides; the order of tokens does not matter.
+
+        Args:
+            x5 (Tensor):
+                (B, N5, E) features at 5x.
+            x10 (Tensor):
+                (B, N10, E) features at 10x.
+            x20 (Tensor):
+                (B, N20, E) features at 20x.
+            attention (bool):
+                Also score the tokens. Changes nothing else of the output.
+
+        Returns:
+            SurvivalOutput:
+                The prediction, with `attention` filled in if asked for.
+
+        Raises:
+            TiacfError:
+                A bag is empty, has the wrong width or type, or another batch size than the rest.
+        """
+        scales = self.embed(x5, x10, x20)
+        tokens = torch.cat(scales, dim=1)  # (B, N, D)
+
+        most, critical = self.instance(tokens).max(dim=1)  # (B, K), (B, K)
+
+        query = self.query(tokens)  # (B, N, d)
+        chosen = query.gather(1, critical[..., None].expand(-1, -1, _QUERY))  # (B, K, d)
+        weights = torch.softmax(chosen @ query.transpose(1, 2) * _QUERY**-0.5, dim=2)  # (B, K, N)
+        value = self.dropout(self.value(tokens))  # (B, N, D)
+        pooled = weights.to(value.dtype) @ value  # (B, K, D)
+        logits = (most + self.head(pooled.flatten(1))) / 2  # (B, K)
+
+        scores = self.embed.scores(weights.mean(dim=1), scales) if attention else None
+        return SurvivalOutput.from_logits(logits, scores)
+
+
+class DSMIL20x(DSMIL):
+    """DSMIL on the 20x tokens alone."""
+
+    fine_only = True

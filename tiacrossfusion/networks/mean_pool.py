@@ -1,0 +1,100 @@
+"""Mean pooling with an MLP: what can be told from the average token of each scale."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from tiacrossfusion.networks.checks import check_sizes
+from tiacrossfusion.networks.output import SurvivalOutput
+from tiacrossfusion.networks.token_embedding import TokenEmbedding, initialise
+
+
+class MeanPool(nn.Module):
+    """The mean embedded token of each scale, side by side, through an MLP.
+
+    With m_s the mean of the embedded tokens of scale s (see `TokenEmbedding`)::
+
+        logits = Linear(Dropout(ReLU(Linear(concat_s(m_s)))))
+
+    The embedding comes before the mean, so the network can count tokens of a kind; the MLP comes
+    after it and sees all scales, so it can take their product. Scores are what the mean gives:
+    1/N_s to each token of scale s.
+
+    Args:
+        encoder_width (int):
+            E, width of the input features.
+        embed_dim (int):
+            D, width of the embedded tokens and of the MLP's hidden layer.
+        num_bins (int):
+            K, time bins of the survival curve.
+        dropout (float):
+            Dropout of the embedded tokens and of the hidden layer.
+
+    Raises:
+        TiacfError:
+            A size is below 1.
+    """
+
+    fine_only: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        encoder_width: int = 1024,
+        embed_dim: int = 512,
+        num_bins: int = 4,
+        *,
+        dropout: float = 0.3,
+    ) -> None:
+        """Create the network with fresh weights."""
+        super().__init__()
+        check_sizes(num_bins=num_bins)
+        self.encoder_width = encoder_width
+        self.num_bins = num_bins
+        self.embed = TokenEmbedding(
+            encoder_width, embed_dim, fine_only=self.fine_only, dropout=dropout
+        )
+        self.hidden = nn.Linear(len(self.embed.scales) * embed_dim, embed_dim)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(embed_dim, num_bins)
+        self.apply(initialise)
+
+    def forward(
+        self, x5: Tensor, x10: Tensor, x20: Tensor, *, attention: bool = False
+    ) -> SurvivalOutput:
+        """Predict survival from the bags of a batch of slides; the order of tokens does not matter.
+
+        Args:
+            x5 (Tensor):
+                (B, N5, E) features at 5x.
+            x10 (Tensor):
+                (B, N10, E) features at 10x.
+            x20 (Tensor):
+                (B, N20, E) features at 20x.
+            attention (bool):
+                Also score the tokens. Changes nothing else of the output.
+
+        Returns:
+            SurvivalOutput:
+                The prediction, with `attention` filled in if asked for.
+
+        Raises:
+            TiacfError:
+                A bag is empty, has the wrong width or type, or another batch size than the rest.
+        """
+        scales = self.embed(x5, x10, x20)
+        means = torch.cat([tokens.mean(dim=1) for tokens in scales], dim=1)  # (B, scales * D)
+        logits = self.head(self.dropout(torch.relu(self.hidden(means))))  # (B, K)
+        scores = None
+        if attention:
+            uniform = [tokens.new_full(tokens.shape[:2], 1 / tokens.shape[1]) for tokens in scales]
+            scores = self.embed.scores(torch.cat(uniform, dim=1), scales)
+        return SurvivalOutput.from_logits(logits, scores)
+
+
+class MeanPool20x(MeanPool):
+    """Mean pooling of the 20x tokens alone."""
+
+    fine_only = True

@@ -1,0 +1,130 @@
+"""TransMIL: tokens that see each other, through Nystrom attention."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from tiacrossfusion.networks.checks import check_heads, check_sizes
+from tiacrossfusion.networks.layout import fold_copies, pad_to_square
+from tiacrossfusion.networks.nystrom_attention import NystromAttention
+from tiacrossfusion.networks.output import SurvivalOutput
+from tiacrossfusion.networks.pad_transformer import PyramidPositionEncoding
+from tiacrossfusion.networks.token_embedding import TokenEmbedding, initialise
+
+
+class TransMIL(nn.Module):
+    """Two layers of Nystrom attention with a class token, and PPEG between them.
+
+    The embedded tokens of all scales (see `TokenEmbedding`) stand in one sequence, 5x first, squared
+    by repeating its first tokens; z is that sequence after a class token::
+
+        z = z + Attention(LN(z));  z = PPEG(z);  z = z + Attention(LN(z));  logits = Linear(LN(z)_0)
+
+    PPEG (see `PyramidPositionEncoding`) runs over the square map and skips the class token. With
+    three scales the map holds one scale after the other; it is not tissue geometry, nor is it with
+    one. Attention has D/2 landmarks. Scores are the class token's row in the second layer, as the
+    approximation has it, copies folded back and its own column dropped: values that are not a
+    softmax's and may be negative.
+
+    Source: Shao et al., "TransMIL: Transformer based Correlated Multiple Instance Learning for Whole
+    Slide Image Classification", NeurIPS 2021, algorithms 1 and 2.
+
+    Args:
+        encoder_width (int):
+            E, width of the input features.
+        embed_dim (int):
+            D, width of the embedded tokens, a multiple of `num_heads`.
+        num_heads (int):
+            H, attention heads.
+        num_bins (int):
+            K, time bins of the survival curve.
+        dropout (float):
+            Dropout of the embedded tokens and of the attended ones.
+
+    Raises:
+        TiacfError:
+            A size is below 1, or `embed_dim` cannot be split.
+    """
+
+    fine_only: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        encoder_width: int = 1024,
+        embed_dim: int = 512,
+        num_heads: int = 8,
+        num_bins: int = 4,
+        *,
+        dropout: float = 0.3,
+    ) -> None:
+        """Create the network with fresh weights."""
+        super().__init__()
+        check_sizes(embed_dim=embed_dim, num_heads=num_heads, num_bins=num_bins)
+        check_heads(embed_dim, num_heads)
+        self.encoder_width = encoder_width
+        self.num_bins = num_bins
+        self.embed = TokenEmbedding(
+            encoder_width, embed_dim, fine_only=self.fine_only, dropout=dropout
+        )
+        self.class_token = nn.Parameter(torch.empty(1, 1, embed_dim))
+        landmarks = max(1, embed_dim // 2)
+        self.norm1 = nn.LayerNorm(embed_dim)
+        self.attention1 = NystromAttention(embed_dim, num_heads, landmarks, dropout)
+        self.position = PyramidPositionEncoding(embed_dim)
+        self.norm2 = nn.LayerNorm(embed_dim)
+        self.attention2 = NystromAttention(embed_dim, num_heads, landmarks, dropout)
+        self.norm = nn.LayerNorm(embed_dim)
+        self.head = nn.Linear(embed_dim, num_bins)
+        self.apply(initialise)
+        nn.init.normal_(self.class_token, std=0.02)
+
+    def forward(
+        self, x5: Tensor, x10: Tensor, x20: Tensor, *, attention: bool = False
+    ) -> SurvivalOutput:
+        """Predict survival from the bags of a batch of slides; the order of tokens makes the map.
+
+        Args:
+            x5 (Tensor):
+                (B, N5, E) features at 5x.
+            x10 (Tensor):
+                (B, N10, E) features at 10x.
+            x20 (Tensor):
+                (B, N20, E) features at 20x.
+            attention (bool):
+                Also score the tokens. Changes nothing else of the output.
+
+        Returns:
+            SurvivalOutput:
+                The prediction, with `attention` filled in if asked for.
+
+        Raises:
+            TiacfError:
+                A bag is empty, has the wrong width or type, or another batch size than the rest.
+        """
+        scales = self.embed(x5, x10, x20)
+        sequence = torch.cat(scales, dim=1)  # (B, N, D)
+        square = pad_to_square(sequence)  # (B, T, D)
+        class_token = self.class_token.expand(len(square), -1, -1).to(square.dtype)  # (B, 1, D)
+        tokens = torch.cat([class_token, square], dim=1)  # (B, 1 + T, D)
+
+        attended, _ = self.attention1(self.norm1(tokens))
+        tokens = tokens + attended  # (B, 1 + T, D)
+        on_map = self.position(tokens[:, 1:])  # (B, T, D)
+        tokens = torch.cat([tokens[:, :1], on_map], dim=1)  # (B, 1 + T, D)
+        attended, row = self.attention2(self.norm2(tokens), attention=attention)  # row: (B, 1 + T)
+        tokens = tokens + attended  # (B, 1 + T, D)
+        logits = self.head(self.norm(tokens[:, 0]))  # (B, K)
+
+        scores = None
+        if row is not None:
+            scores = self.embed.scores(fold_copies(row[:, 1:], sequence.shape[1]), scales)
+        return SurvivalOutput.from_logits(logits, scores)
+
+
+class TransMIL20x(TransMIL):
+    """TransMIL on the 20x tokens alone."""
+
+    fine_only = True

@@ -1,0 +1,106 @@
+"""Calibration at a time t: predicted survival against what was observed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tiacrossfusion.survival.kaplan_meier import kaplan_meier
+
+
+@dataclass(frozen=True)
+class CalibrationGroup:
+    """Patients with similar predictions.
+
+    Attributes:
+        patients: how many.
+        events: how many of them had the event up to t.
+        predicted: mean predicted survival at t.
+        observed: Kaplan-Meier estimate at t; NaN where nobody is followed that long.
+        low: lower end of the 95 % interval of `observed`; NaN where that is unknown, 1 or 0.
+        high: upper end.
+    """
+
+    patients: int
+    events: int
+    predicted: float
+    observed: float
+    low: float
+    high: float
+
+
+def calibration_groups(
+    times: np.ndarray, events: np.ndarray, survival: np.ndarray, at: float, groups: int
+) -> list[CalibrationGroup]:
+    """Compare predictions with Kaplan-Meier in groups of predicted survival.
+
+    Intervals are lifelines' (Greenwood's variance on the log-minus-log scale; Kalbfleisch and Prentice,
+    The Statistical Analysis of Failure Time Data, 2002).
+
+    Args:
+        times: (N,) follow-up times.
+        events: (N,) 1 where the event was observed, 0 where the patient was censored.
+        survival: (N,) predicted survival at t.
+        at: t.
+        groups: how many groups of about equal size; equal predictions stay together, so there may be
+            fewer.
+
+    Returns:
+        The groups, by rising predicted survival.
+    """
+    inner = np.quantile(survival, np.linspace(0, 1, groups + 1)[1:-1])
+    index = np.searchsorted(inner, survival, side="right")
+    return [
+        _group(times[members], events[members], survival[members], at)
+        for members in (index == number for number in range(groups))
+        if members.any()
+    ]
+
+
+def observed_over_expected(
+    times: np.ndarray,
+    events: np.ndarray,
+    survival: np.ndarray,
+    at: float,
+    counts: np.ndarray | None = None,
+) -> np.ndarray:
+    """Observed over expected share of patients with the event up to t (calibration in the large).
+
+    One less the Kaplan-Meier estimate of all patients, over the mean of one less the predicted survival
+    (van Houwelingen, Statistics in Medicine 19, 2000). Above 1 the model is too hopeful.
+
+    Args:
+        times: (N,) follow-up times.
+        events: (N,) 1 where the event was observed, 0 where the patient was censored.
+        survival: (N,) predicted survival at t.
+        at: t.
+        counts: (..., N) how often each patient counts; None is once.
+
+    Returns:
+        (...); NaN where nobody is followed up to t or no event is expected.
+    """
+    weights = np.ones(len(times)) if counts is None else np.asarray(counts, float)
+    curve = kaplan_meier(times, events, np.array([at]), weights)[..., 0]
+    known = (weights * (times >= at)).any(axis=-1) | (curve == 0)
+    expected = (weights @ (1 - survival)) / weights.sum(axis=-1)
+    defined = known & (expected > 0)
+    return np.divide(1 - curve, expected, out=np.full(np.shape(curve), np.nan), where=defined)
+
+
+def _group(
+    times: np.ndarray, events: np.ndarray, survival: np.ndarray, at: float
+) -> CalibrationGroup:
+    from lifelines import KaplanMeierFitter
+
+    observed = low = high = float("nan")
+    failures = int((np.asarray(events, bool) & (times <= at)).sum())
+    curve = KaplanMeierFitter().fit(times, events)
+    estimate = float(curve.predict(at))
+    if times.max() >= at or estimate == 0:
+        observed = estimate
+        if failures and estimate > 0:
+            band = curve.confidence_interval_survival_function_
+            row = band.iloc[int(band.index.searchsorted(at, side="right")) - 1]
+            low, high = float(row.iloc[0]), float(row.iloc[1])
+    return CalibrationGroup(len(times), failures, float(survival.mean()), observed, low, high)

@@ -1,0 +1,1 @@
+"""Training: cohort tables, splits, models and protocols."""

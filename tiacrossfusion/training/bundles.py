@@ -1,0 +1,137 @@
+"""From trained folds to model bundles that `tiacf predict` takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tiacrossfusion.evaluation import Evaluation, FoldPredictions, evaluate
+from tiacrossfusion.evaluation.scores import Estimate
+from tiacrossfusion.survival import quantile_bins, risk_of, survival_curve
+from tiacrossfusion.training.bags import CohortBags
+from tiacrossfusion.training.fold import FittedFold
+from tiacrossfusion.training.patients import follow_up, patients_of, predict_patients
+from tiacrossfusion.training.splits import Fold
+from tiacrossfusion.training.table import CohortTable
+from tiacrossfusion.zoo import (
+    BundleConfig,
+    ModelCard,
+    load_bundle,
+    make_ensemble,
+    risk_reference,
+    save_bundle,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_NOTICE = "Trained with tiacf on a research cohort. Research use only, not for clinical use."
+_LICENCE = "not stated; its owner decides"
+
+
+def save_fold_bundle(
+    folder: Path,
+    model: str,
+    cohort: str,
+    table: CohortTable,
+    bags: CohortBags,
+    fold: Fold,
+    fitted: FittedFold,
+    train_risks: np.ndarray,
+    predictions: FoldPredictions,
+) -> None:
+    """Write the bundle of one fold.
+
+    Args:
+        folder: of the bundle.
+        model: name of the network.
+        cohort: name of the cohort.
+        table: follow-up of the cohort.
+        bags: the cohort's bags; the bundle takes encoder and sampling from them.
+        fold: who was trained on.
+        fitted: what training gave.
+        train_risks: risks of the training patients, in their order; group and percentile of a new
+            patient are read against them.
+        predictions: of the test patients, for the model card.
+    """
+    times, events = follow_up(patients_of(table, fold.train))
+    optimistic = "optimistic, these patients chose the model: " if fold.optimistic else ""
+    figure = evaluate([predictions]).pooled.harrell_c
+    config = BundleConfig(
+        name=f"{model}-fold-{fold.number}",
+        version="1",
+        architecture=fitted.architecture,
+        sampling=bags.sampling,
+        encoder=bags.encoder,
+        time_bins=fitted.bins,
+        risk_reference=risk_reference(train_risks, times, events, fitted.bins),
+        card=ModelCard(
+            description=f"{model}, fold {fold.number} of a cross-validation.",
+            cohort=f"{cohort}: {len(fold.train)} patients for training ({int(events.sum())} events), "
+            f"{len(fold.validation)} for early stopping.",
+            performance=f"{optimistic}Harrell's C on {len(fold.test)} patients: {_interval(figure)}.",
+            licence=_LICENCE,
+            notice=_NOTICE,
+        ),
+    )
+    save_bundle(folder, config, fitted.network)
+
+
+def save_ensemble(
+    folder: Path,
+    members: Sequence[Path],
+    model: str,
+    cohort: str,
+    table: CohortTable,
+    bags: CohortBags,
+    evaluation: Evaluation,
+) -> None:
+    """Write the bundle of all folds together.
+
+    Its time bins, risk quantiles and cut-off come from all patients of the folds, all of whom some
+    member was trained on. It has no test patients of its own: the card gives the out-of-fold figures
+    of its members.
+
+    Args:
+        folder: of the bundle.
+        members: bundle folders of the folds.
+        model: name of the network.
+        cohort: name of the cohort.
+        table: follow-up of the cohort.
+        bags: the cohort's bags.
+        evaluation: of the out-of-fold predictions.
+    """
+    bundles = [load_bundle(member) for member in members]
+    first = bundles[0].config
+    patients = patients_of(table, sorted(table.patients.index))
+    times, events = follow_up(patients)
+    bins = quantile_bins(times, events, first.architecture.num_bins, table.time_unit)
+    config = BundleConfig(
+        name=f"{model}-ensemble",
+        version="1",
+        architecture=first.architecture,
+        sampling=first.sampling,
+        encoder=first.encoder,
+        time_bins=bins,
+        members=tuple(bundle.config.time_bins for bundle in bundles if bundle.config.time_bins),
+        risk_reference=None,
+        card=ModelCard(
+            description=f"{model}: mean of the survival curves of {len(bundles)} folds.",
+            cohort=f"{cohort}: {len(patients)} patients, {int(events.sum())} events.",
+            performance="The ensemble has no test patients of its own. Harrell's C of its members on "
+            f"their test patients, pairs within a fold: {_interval(evaluation.pooled.harrell_c)}"
+            f"{', optimistic: these patients chose the members' if evaluation.optimistic else ''}.",
+            licence=_LICENCE,
+            notice=_NOTICE,
+        ),
+    )
+    network = make_ensemble([bundle.network for bundle in bundles], config).eval()
+    risks = risk_of(survival_curve(predict_patients(network, bags, patients)))
+    reference = risk_reference(risks, times, events, bins)
+    save_bundle(folder, config.model_copy(update={"risk_reference": reference}), network)
+
+
+def _interval(figure: Estimate) -> str:
+    return f"{figure.value:.3f} (95 % interval {figure.low:.3f} to {figure.high:.3f})"

@@ -1,0 +1,175 @@
+"""The settings of a training run: one schema for the command line, a file and Python."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from tiacrossfusion.errors import TiacfError, one_line
+from tiacrossfusion.model_names import MODEL_NAMES
+from tiacrossfusion.training.table import Columns
+
+
+class NetworkSettings(BaseModel):
+    """Sizes and dropout of a network; a network takes those that it has.
+
+    Attributes:
+        embed_dim: D, width inside the network.
+        num_heads: H, attention heads.
+        depth: L, layers in each block of a Pad-Transformer.
+        num_bins: K, time bins, holding equal numbers of the training patients' events.
+        dropout: of feed-forward layers.
+        attention_dropout: of self-attention weights.
+        standardise: bring the features of each scale to mean 0 and SD 1 over the training tokens. The
+            moments become part of the model.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    embed_dim: int = Field(512, ge=1, le=8192)
+    num_heads: int = Field(4, ge=1, le=256)
+    depth: int = Field(1, ge=1, le=64)
+    num_bins: int = Field(4, ge=1, le=100)
+    dropout: float = Field(0.3, ge=0, lt=1)
+    attention_dropout: float = Field(0.2, ge=0, lt=1)
+    standardise: bool = True
+
+
+class FittingSettings(BaseModel):
+    """How weights are found. The defaults follow the paper (facts, section 3) where it is specific.
+
+    Attributes:
+        loss: "nll" (discrete likelihood), "cox" (partial likelihood over the patients of a step) or
+            "cross-entropy".
+        alpha: weight of the patients with an event in "nll".
+        learning_rate: the highest, reached after the warm-up.
+        weight_decay: of AdamW, on weight matrices.
+        patients_per_step: patients whose gradients are accumulated into one step of the optimiser.
+        epochs: at most.
+        warm_up: epochs of linear warm-up, before the cosine.
+        patience: epochs without a better validation figure before training stops.
+        monitor: what "better" means: a lower validation loss or a higher validation C-index.
+        gradient_clip: largest norm of the gradient.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    loss: Literal["nll", "cox", "cross-entropy"] = "nll"
+    alpha: float = Field(0.2, ge=0, le=1)
+    learning_rate: float = Field(1e-4, gt=0)
+    weight_decay: float = Field(1e-2, ge=0)
+    patients_per_step: int = Field(32, ge=1)
+    epochs: int = Field(100, ge=1)
+    warm_up: int = Field(5, ge=0)
+    patience: int = Field(20, ge=1)
+    monitor: Literal["loss", "c-index"] = "loss"
+    gradient_clip: float = Field(1.0, gt=0)
+
+
+class ProtocolSettings(BaseModel):
+    """Who is fitted, who stops the training and who is only predicted.
+
+    Attributes:
+        protocol: "nested" (test folds touched once, validation taken from the training part),
+            "holdout" (one test part), or "official" (the authors' protocol, which selects and reports
+            on the same part: optimistic).
+        folds: number of test folds of "nested".
+        validation_share: share of the patients outside the test part that stops the training.
+        test_share: share of the patients in the test part of "holdout".
+        splits: folder with the authors' `splits_<k>.csv`; needed for "official", possible for "nested".
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    protocol: Literal["nested", "holdout", "official"] = "nested"
+    folds: int = Field(5, ge=2, le=100)
+    validation_share: float = Field(0.2, gt=0, lt=1)
+    test_share: float = Field(0.2, gt=0, lt=1)
+    splits: Path | None = None
+
+
+class TrainingConfig(BaseModel):
+    """Everything that decides the result of `tiacf train`, but for the data.
+
+    Attributes:
+        models: names from `tiacrossfusion.model_names.MODEL_NAMES`; all share folds and settings.
+        time_unit: unit of the follow-up times.
+        columns: names of the table's columns.
+        drop_unusable: leave out, and count, what cannot be used instead of refusing the table.
+        protocol: who is trained and tested.
+        network: sizes and dropout.
+        fitting: loss and optimiser.
+        seed: of folds, initial weights, dropout and order.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    models: tuple[str, ...] = ("crossfusion",)
+    time_unit: str = Field(min_length=1)
+    columns: Columns = Columns()
+    drop_unusable: bool = False
+    protocol: ProtocolSettings = ProtocolSettings()
+    network: NetworkSettings = NetworkSettings()
+    fitting: FittingSettings = FittingSettings()
+    seed: int = Field(0, ge=0)
+
+    @field_validator("models")
+    @classmethod
+    def _known(cls, models: tuple[str, ...]) -> tuple[str, ...]:
+        if not models:
+            raise ValueError("no model; give at least one")
+        for model in models:
+            if model not in MODEL_NAMES:
+                near = get_close_matches(model, MODEL_NAMES, n=1)
+                hint = f'did you mean "{near[0]}"? ' if near else ""
+                raise ValueError(f"unknown model {model!r}; {hint}known: {', '.join(MODEL_NAMES)}")
+        if len(set(models)) < len(models):
+            raise ValueError("a model is named twice")
+        return models
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Read a YAML file of settings, laid out as `TrainingConfig`; it need not have them all.
+
+    Raises:
+        TiacfError: there is no such file, or it is not a mapping in YAML.
+    """
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise TiacfError(f"{path}: cannot be read ({error.strerror}); check --config") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise TiacfError(f"{path}: not valid YAML ({one_line(error)}); mend the file") from error
+    if settings is None:
+        return {}
+    if not isinstance(settings, dict):
+        raise TiacfError(f"{path}: holds no settings by name; write lines such as `seed: 1`")
+    return settings
+
+
+def make_config(settings: dict[str, Any], source: str) -> TrainingConfig:
+    """Check settings.
+
+    Args:
+        settings: laid out as `TrainingConfig`.
+        source: where they come from, for the message.
+
+    Raises:
+        TiacfError: a key is unknown or a value does not fit; names the first.
+    """
+    try:
+        return TrainingConfig.model_validate(settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the whole"
+        if first["type"] == "extra_forbidden":
+            raise TiacfError(
+                f"{source}: {place}: unknown setting; remove it or mend its name"
+            ) from None
+        raise TiacfError(
+            f"{source}: {place}: {first['msg'].removeprefix('Value error, ')}"
+        ) from None

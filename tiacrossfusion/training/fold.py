@@ -1,0 +1,206 @@
+"""One model on one fold: fitted, stopped by the validation patients, then predicting all."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.loggers import CSVLogger
+
+from tiacrossfusion.errors import TiacfError, one_line
+from tiacrossfusion.networks import network_sizes
+from tiacrossfusion.survival import TimeBins, breslow_increments, quantile_bins
+from tiacrossfusion.training.bags import CohortBags
+from tiacrossfusion.training.checkpoints import WholeCheckpoints
+from tiacrossfusion.training.config import TrainingConfig
+from tiacrossfusion.training.module import SurvivalTraining
+from tiacrossfusion.training.patients import Patient, follow_up
+from tiacrossfusion.zoo import Architecture, build_network
+
+LAST, BEST = "last.ckpt", "best.ckpt"
+
+
+@dataclass(frozen=True)
+class Devices:
+    """Where training runs; the arguments of `lightning.Trainer`.
+
+    Attributes:
+        accelerator: "auto", "cpu", "gpu" ...
+        devices: number of devices, or "auto".
+        strategy: "auto", "ddp" ...
+    """
+
+    accelerator: str = "auto"
+    devices: int | str = 1
+    strategy: str = "auto"
+
+
+@dataclass(frozen=True)
+class FittedFold:
+    """What training on a fold gives.
+
+    Attributes:
+        architecture: of the network.
+        network: the weights of the best epoch, in eval mode on the CPU.
+        bins: time bins of the training patients.
+        epochs: epochs that were trained.
+    """
+
+    architecture: Architecture
+    network: torch.nn.Module
+    bins: TimeBins
+    epochs: int
+
+
+def fit_fold(
+    model: str,
+    config: TrainingConfig,
+    bags: CohortBags,
+    training: Sequence[Patient],
+    validation: Sequence[Patient],
+    folder: Path,
+    *,
+    seed: int,
+    devices: Devices | None = None,
+    show_progress: bool = True,
+) -> FittedFold:
+    """Fit a network to the training patients and keep the epoch that the validation patients like best.
+
+    A run that was killed goes on from its last whole epoch and gives the same result.
+
+    Args:
+        model: name from `tiacrossfusion.model_names.NETWORK_NAMES`.
+        config: settings.
+        bags: holds the slides of all patients.
+        training: patients to fit; time bins and feature moments come from them alone.
+        validation: patients to stop by.
+        folder: for checkpoints and `metrics.csv`.
+        seed: of weights, dropout and order.
+        devices: where to train.
+        show_progress: draw a bar an epoch where standard error is a terminal.
+
+    Raises:
+        TiacfError: too few events for the time bins, or the loss is not finite.
+    """
+    devices = devices or Devices()
+    times, events = follow_up(training)
+    bins = quantile_bins(times, events, config.network.num_bins, config.time_unit)
+    architecture = _architecture(model, config, bags)
+    lightning.seed_everything(seed, verbose=False)
+    network = build_network(
+        architecture,
+        dropout=config.network.dropout,
+        attention_dropout=config.network.attention_dropout,
+    )
+    if architecture.standardise:
+        slides = [slide for patient in training for slide in patient.slides]
+        network.set_moments(*bags.moments(slides))  # type: ignore[operator]
+    module = SurvivalTraining(network, bags, training, validation, bins, config.fitting, seed)
+    last = folder / LAST
+    with _quiet():
+        trainer = _trainer(config, folder, devices, show_progress and sys.stderr.isatty())
+        try:
+            trainer.fit(module, ckpt_path=last if last.is_file() else None)
+        except RuntimeError as error:
+            if "out of memory" in str(error).lower():
+                raise TiacfError(
+                    f"{model}: {one_line(error)}; take a smaller embed_dim, or a device with more memory"
+                ) from error
+            raise
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    best = torch.load(folder / BEST, map_location="cpu", weights_only=True)
+    module.load_state_dict(best["state_dict"])
+    module.to(trainer.strategy.root_device).eval()
+    if config.fitting.loss == "cox":
+        log_hazards = module.log_hazards(training)
+        increments = breslow_increments(log_hazards, times, events, bins)
+        network.set_baseline(torch.from_numpy(increments))  # type: ignore[operator]
+    return FittedFold(architecture, network.eval(), bins, trainer.current_epoch)
+
+
+def wait_for_others() -> None:
+    """Meet the processes of the other devices, if there are any."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+
+
+def _architecture(model: str, config: TrainingConfig, bags: CohortBags) -> Architecture:
+    """Sizes of a network: those of the settings that it takes."""
+    sizes = {
+        name: getattr(config.network, name)
+        for name in ("embed_dim", "num_heads", "depth")
+        if name in network_sizes(model)
+    }
+    return Architecture(
+        name=model,
+        encoder_width=bags.encoder.width,
+        num_bins=config.network.num_bins,
+        standardise=config.network.standardise,
+        proportional_hazards=config.fitting.loss == "cox",
+        **sizes,
+    )
+
+
+def _trainer(
+    config: TrainingConfig, folder: Path, devices: Devices, show_progress: bool
+) -> lightning.Trainer:
+    figure, mode = ("val_loss", "min") if config.fitting.monitor == "loss" else ("val_c", "max")
+    callbacks: list[lightning.Callback] = [
+        ModelCheckpoint(
+            folder,
+            filename=BEST.removesuffix(".ckpt"),
+            monitor=figure,
+            mode=mode,
+            save_last=True,
+            enable_version_counter=False,
+        ),
+        EarlyStopping(figure, mode=mode, patience=config.fitting.patience),
+    ]
+    if show_progress:
+        callbacks.append(TQDMProgressBar(leave=False))
+    return lightning.Trainer(
+        accelerator=devices.accelerator,
+        devices=devices.devices,
+        strategy=devices.strategy,
+        precision=_precision(devices),
+        max_epochs=config.fitting.epochs,
+        num_sanity_val_steps=0,
+        logger=CSVLogger(folder.parent, name=folder.name, version=""),
+        log_every_n_steps=1,
+        callbacks=callbacks,
+        plugins=[WholeCheckpoints()],
+        use_distributed_sampler=False,
+        enable_progress_bar=show_progress,
+        enable_model_summary=False,
+        deterministic="warn",
+    )
+
+
+def _precision(devices: Devices) -> Literal["bf16-mixed", "32-true"]:
+    """Bfloat16 autocast on CUDA devices that compute in it, float32 anywhere else."""
+    on_gpu = devices.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    return "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported() else "32-true"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Lightning's advice on loaders and devices, which is not the user's to follow, off the screen."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning")
+            yield
+    finally:
+        logger.setLevel(level)

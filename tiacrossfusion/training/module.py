@@ -1,0 +1,285 @@
+"""The training loop of one fold as a Lightning module."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import lightning
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, DistributedSampler
+
+from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.survival import TimeBins, risk_of, survival_curve
+from tiacrossfusion.survival.concordance import harrell_c
+from tiacrossfusion.survival.losses import cox_loss, cross_entropy_loss, nll_loss
+from tiacrossfusion.training.bags import CohortBags, Tokens
+from tiacrossfusion.training.config import FittingSettings
+from tiacrossfusion.training.patients import (
+    Patient,
+    average_over_slides,
+    follow_up,
+    groups_of_equal_shape,
+    stack,
+)
+
+#: Slides of equal token counts that go through the network together.
+_TOGETHER = 16
+
+
+class SurvivalTraining(lightning.LightningModule):
+    """Fits a network to the patients of one fold.
+
+    A batch of the data loader is the patients of one step of the optimiser. Their slides go through
+    the network one after the other and their gradients add up, so that memory is that of one slide
+    whatever the size of the step; losses are computed in float32 or wider.
+
+    Cox's partial likelihood compares the patients of a step with each other, and a patient's hazards
+    are the mean over the slides: there the loss needs the outputs of several slides at once. These are
+    first computed without graphs; the loss gives their gradients, and each slide is then passed again,
+    with the same random numbers, to carry its gradient to the weights.
+
+    Args:
+        network: takes x5, x10, x20; gives one log-hazard for the Cox loss, else K hazards.
+        bags: holds the slides of all patients.
+        training: patients to fit.
+        validation: patients to stop by; never fitted.
+        bins: time bins, from the training patients.
+        settings: how weights are found.
+        seed: of dropout and of the order of patients.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        bags: CohortBags,
+        training: Sequence[Patient],
+        validation: Sequence[Patient],
+        bins: TimeBins,
+        settings: FittingSettings,
+        seed: int,
+    ) -> None:
+        """Keep what training needs."""
+        super().__init__()
+        # Several backward passes make one step, which Lightning leaves to the module.
+        self.automatic_optimization = False
+        self.network = network
+        self.bags = bags
+        self.training_patients, self.validation_patients = list(training), list(validation)
+        self.bins, self.settings, self.seed = bins, settings, seed
+
+    # Data ------------------------------------------------------------------------------------------
+
+    def train_dataloader(self) -> DataLoader:
+        """Patients of one optimiser step a batch, in an order that depends on seed and epoch only."""
+        sampler = DistributedSampler(
+            range(len(self.training_patients)),
+            num_replicas=self.trainer.world_size,
+            rank=self.trainer.global_rank,
+            seed=self.seed,
+        )
+        return DataLoader(
+            self.training_patients,  # type: ignore[arg-type]
+            batch_size=self.settings.patients_per_step,
+            sampler=sampler,
+            collate_fn=list,
+        )
+
+    def val_dataloader(self) -> DataLoader:
+        """All validation patients in one batch; every device sees them all."""
+        return DataLoader(
+            self.validation_patients,  # type: ignore[arg-type]
+            batch_size=len(self.validation_patients),
+            collate_fn=list,
+        )
+
+    def transfer_batch_to_device(
+        self, batch: list[Patient], device: torch.device, dataloader_idx: int
+    ) -> list[Patient]:
+        """Leave patients where they are: their tokens are moved slide by slide."""
+        del device, dataloader_idx
+        return batch
+
+    # Steps -----------------------------------------------------------------------------------------
+
+    def on_train_epoch_start(self) -> None:
+        """Start the epoch's random numbers, so that a resumed run draws the same ones."""
+        torch.manual_seed(
+            (self.seed * 1_000_003 + self.current_epoch) * 1_009 + self.trainer.global_rank
+        )
+
+    def training_step(self, batch: list[Patient], batch_idx: int) -> None:
+        """Accumulate the gradients of the patients and take one step."""
+        del batch_idx
+        optimiser, schedule = self.optimizers(), self.lr_schedulers()
+        optimiser.zero_grad()
+        units = self._units(batch)
+        slides = [[slide for patient in unit for slide in patient.slides] for unit in units]
+        total = 0.0
+        for unit, loaded in zip(units, self.bags.read(slides), strict=True):
+            total += self._backward(unit, loaded, weight=len(unit) / len(batch))
+        self._average_over_devices()
+        self.clip_gradients(
+            optimiser, gradient_clip_val=self.settings.gradient_clip, gradient_clip_algorithm="norm"
+        )
+        optimiser.step()
+        schedule.step()
+        if not math.isfinite(total):
+            raise TiacfError(
+                f"the training loss is {total} in epoch {self.current_epoch}; "
+                "take a smaller --learning-rate"
+            )
+        self.log("train_loss", total, on_step=False, on_epoch=True, batch_size=len(batch))
+
+    def validation_step(self, batch: list[Patient], batch_idx: int) -> None:
+        """Log loss and Harrell's C of all validation patients."""
+        del batch_idx
+        outputs = self._predict(batch)  # (N, K)
+        loss = float(self._loss(outputs, batch))
+        values = outputs.double().cpu().numpy()
+        risks = values[:, 0] if self.settings.loss == "cox" else risk_of(survival_curve(values))
+        times, events = follow_up(batch)
+        c_index = harrell_c(times, events, risks)
+        self.log_dict({"val_loss": loss, "val_c": c_index}, batch_size=len(batch))
+
+    def configure_optimizers(self) -> dict[str, object]:
+        """AdamW; linear warm-up, then a cosine that reaches 0 with the last step, once."""
+        decayed = [weight for weight in self.network.parameters() if weight.ndim > 1]
+        other = [weight for weight in self.network.parameters() if weight.ndim <= 1]
+        optimiser = torch.optim.AdamW(
+            [
+                {"params": decayed, "weight_decay": self.settings.weight_decay},
+                {"params": other, "weight_decay": 0.0},
+            ],
+            lr=self.settings.learning_rate,
+        )
+        steps = math.ceil(
+            len(self.training_patients)
+            / (self.trainer.world_size * self.settings.patients_per_step)
+        )
+        warm_up, total = self.settings.warm_up * steps, self.settings.epochs * steps
+
+        def share(step: int) -> float:
+            if step < warm_up:
+                return (step + 1) / warm_up
+            return 0.5 + 0.5 * math.cos(math.pi * (step - warm_up) / max(1, total - warm_up))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, share)
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    @torch.inference_mode()
+    def log_hazards(self, patients: Sequence[Patient]) -> np.ndarray:
+        """Log-hazards (N,) of patients, for a network fitted with the Cox loss."""
+        return self._predict(list(patients))[:, 0].double().cpu().numpy()
+
+    # Inside a step -------------------------------------------------------------------------------
+
+    def _units(self, batch: list[Patient]) -> list[list[Patient]]:
+        """Split a step into the smallest parts whose losses add up."""
+        if self.settings.loss == "cox":
+            return [batch]
+        groups = groups_of_equal_shape(batch, self.bags, _TOGETHER)
+        return [[batch[position] for position in group] for group in groups]
+
+    def _backward(self, unit: list[Patient], loaded: list[Tokens], weight: float) -> float:
+        """Add the gradient of `weight * loss` of some patients; return that loss."""
+        passes = _passes(loaded)
+        if len(passes) == 1:
+            outputs = self._outputs([loaded[i] for i in passes[0]])
+            loss = self._loss(self._average(outputs, unit), unit) * weight
+            loss.backward()
+            return float(loss.detach())
+        # Several passes: outputs first, then the gradients of each, as the class says.
+        states, parts = [], []
+        with torch.no_grad():
+            for members in passes:
+                states.append(_random_state(self.device))
+                parts.append(self._outputs([loaded[i] for i in members]))
+        order = torch.argsort(torch.as_tensor([i for members in passes for i in members]))
+        leaf = torch.cat(parts)[order.to(self.device)].requires_grad_()  # (S, K)
+        loss = self._loss(self._average(leaf, unit), unit) * weight
+        (gradient,) = torch.autograd.grad(loss, leaf)
+        after = _random_state(self.device)
+        for members, state in zip(passes, states, strict=True):
+            _set_random_state(state, self.device)
+            self._outputs([loaded[i] for i in members]).backward(gradient[members])
+        _set_random_state(after, self.device)
+        return float(loss.detach())
+
+    def _outputs(self, tokens: Sequence[Tokens]) -> Tensor:
+        """Outputs of slides of equal shape: (B, 1) log-hazards for the Cox loss, else (B, K) hazards."""
+        with self.trainer.precision_plugin.forward_context():
+            stacked = stack(tokens, self.device)
+            if self.settings.loss == "cox":
+                return self.network.log_hazard(*stacked).float()[:, None]  # type: ignore[operator]
+            return self.network(*stacked).hazards
+
+    def _average(self, outputs: Tensor, patients: list[Patient]) -> Tensor:
+        """Average the hazards of a patient's slides, (S, K) to (P, K)."""
+        owners = [p for p, patient in enumerate(patients) for _ in patient.slides]
+        if len(owners) == len(patients):
+            return outputs
+        if self.settings.loss == "cox":  # hazards are averaged, these are their logarithms
+            return average_over_slides(outputs.exp(), owners, len(patients)).log()
+        return average_over_slides(outputs, owners, len(patients))
+
+    def _loss(self, outputs: Tensor, patients: list[Patient]) -> Tensor:
+        times, events = follow_up(patients)
+        observed = torch.as_tensor(events, device=outputs.device)
+        if self.settings.loss == "cox":
+            return cox_loss(outputs[:, 0], torch.as_tensor(times, device=outputs.device), observed)
+        bins = torch.as_tensor(self.bins.index(times), device=outputs.device)
+        if self.settings.loss == "nll":
+            return nll_loss(outputs, bins, observed, self.settings.alpha)
+        return cross_entropy_loss(outputs, bins, observed)
+
+    def _predict(self, patients: list[Patient]) -> Tensor:
+        """Outputs of patients, averaged over their slides, (P, K) or (P, 1)."""
+        groups = list(groups_of_equal_shape(patients, self.bags, _TOGETHER))
+        slides = [[slide for i in group for slide in patients[i].slides] for group in groups]
+        rows: dict[int, Tensor] = {}
+        for group, loaded in zip(groups, self.bags.read(slides), strict=True):
+            outputs = torch.cat([self._outputs([loaded[i] for i in m]) for m in _passes(loaded)])
+            averaged = self._average(outputs, [patients[i] for i in group])
+            rows.update(zip(group, averaged, strict=True))
+        return torch.stack([rows[position] for position in range(len(patients))])
+
+    def _average_over_devices(self) -> None:
+        """Bring the same mean gradient to all devices.
+
+        The backward passes of a step differ in number from device to device, so they cannot be met by
+        the synchronisation that Lightning's strategies hang on each of them.
+        """
+        if self.trainer.world_size == 1:
+            return
+        for weight in self.network.parameters():
+            if weight.requires_grad:
+                gradient = torch.zeros_like(weight) if weight.grad is None else weight.grad
+                weight.grad = self.trainer.strategy.reduce(gradient, reduce_op="mean")
+
+
+def _passes(tokens: Sequence[Tokens]) -> list[list[int]]:
+    """Positions of the slides that can go through the network together: those of equal token counts."""
+    together: dict[tuple[int, ...], list[int]] = {}
+    for position, slide in enumerate(tokens):
+        together.setdefault(tuple(len(scale) for scale in slide), []).append(position)
+    return [
+        positions[start : start + _TOGETHER]
+        for positions in together.values()
+        for start in range(0, len(positions), _TOGETHER)
+    ]
+
+
+def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
+    """State of the random numbers that dropout draws from."""
+    on_device = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    return torch.get_rng_state(), on_device
+
+
+def _set_random_state(state: tuple[Tensor, Tensor | None], device: torch.device) -> None:
+    """Go back to a state."""
+    torch.set_rng_state(state[0])
+    if state[1] is not None:
+        torch.cuda.set_rng_state(state[1], device)

@@ -1,0 +1,374 @@
+"""A training run: models on the same folds, kept in a folder that a killed run goes on in.
+
+    run.json                    configuration, versions, hash of the table, what was left out
+    splits.csv                  fold, part and patient
+    models.csv                  figures of all models, and each against the first
+    <model>/fold-<k>/bundle/    model bundle of the fold, for `tiacf predict`
+    <model>/fold-<k>/           metrics.csv by epoch, out_of_fold.csv of the test patients
+    <model>/ensemble/           bundle of all folds together
+    <model>/                    out_of_fold.csv of all folds, evaluation.json, pictures
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+
+from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.evaluation import (
+    Evaluation,
+    FoldPredictions,
+    compare,
+    evaluate,
+    read_predictions,
+    write_predictions,
+    write_report,
+)
+from tiacrossfusion.evaluation.prediction_files import TABLE as PREDICTIONS
+from tiacrossfusion.evaluation.prediction_files import write_text
+from tiacrossfusion.features import FeatureBag
+from tiacrossfusion.model_names import COX_COVARIATES
+from tiacrossfusion.survival import quantile_bins, risk_of, survival_curve
+from tiacrossfusion.training.bags import CohortBags
+from tiacrossfusion.training.config import ProtocolSettings, TrainingConfig
+from tiacrossfusion.training.covariates import CoxCovariates
+from tiacrossfusion.training.splits import (
+    Fold,
+    check_folds,
+    given_folds,
+    holdout_fold,
+    nested_folds,
+    official_folds,
+    read_splits,
+    write_folds,
+)
+from tiacrossfusion.training.table import CohortTable
+
+RUN, SPLITS, MODELS = "run.json", "splits.csv", "models.csv"
+BUNDLE, ENSEMBLE = "bundle", "ensemble"
+
+_VERSIONED = ("tiacrossfusion", "torch", "lightning", "numpy", "pandas", "lifelines")
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Everything a run needs to know of its patients.
+
+    Attributes:
+        name: of the cohort, for titles and model cards.
+        table: follow-up.
+        sources: a bag, or the path of one, for each slide; empty for models of covariates only.
+    """
+
+    name: str
+    table: CohortTable
+    sources: Mapping[str, Path | FeatureBag]
+
+
+def make_folds(table: CohortTable, settings: ProtocolSettings, seed: int) -> tuple[list[Fold], list[str]]:
+    """Divide the patients as a protocol says.
+
+    Returns:
+        The folds, and what does not fit between given splits and the table, one line each.
+
+    Raises:
+        TiacfError: the protocol lacks its splits, or a split does not serve.
+    """
+    if settings.protocol == "holdout":
+        if settings.splits is not None:
+            raise TiacfError("--splits with --protocol holdout: leave one of them out")
+        fold = holdout_fold(table, settings.test_share, settings.validation_share, seed=seed)
+        return [fold], []
+    if settings.splits is None:
+        if settings.protocol == "official":
+            raise TiacfError(
+                "--protocol official takes the authors' splits; give their folder with --splits"
+            )
+        return nested_folds(table, settings.folds, settings.validation_share, seed=seed), []
+    splits = read_splits(settings.splits, table)
+    messages = [line for split in splits for line in split.messages()]
+    if settings.protocol == "official":
+        return official_folds(splits), messages
+    return given_folds(splits, table, settings.validation_share, seed=seed), messages
+
+
+class TrainingRun:
+    """A run in a folder, new or resumed.
+
+    Args:
+        folder: made when it does not exist.
+        cohort: the patients.
+        config: settings. A folder with results of other settings, data or splits is refused; models may
+            be added.
+        devices: where networks are trained; None takes the first device.
+        say: gets a line for each step; None is silent.
+
+    Raises:
+        TiacfError: the folds do not serve, or the folder holds another run.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        cohort: Cohort,
+        config: TrainingConfig,
+        *,
+        devices: Any | None = None,
+        say: Callable[[str], None] | None = None,
+    ) -> None:
+        """Make or check the folder."""
+        self.folder, self.cohort, self.config = Path(folder), cohort, config
+        self.devices, self._show = devices, say is not None
+        self._say = say or (lambda _: None)
+        self._bags: CohortBags | None = None
+        self.folds, messages = make_folds(cohort.table, config.protocol, config.seed)
+        check_folds(self.folds, cohort.table, config.network.num_bins)
+        self.messages = [*cohort.table.messages(), *messages]
+        # With several devices, Lightning starts this program once for each; the first one writes.
+        self.leader = rank_zero_only.rank == 0
+        self.optimistic = any(fold.optimistic for fold in self.folds)
+        if COX_COVARIATES in config.models and not config.columns.covariates:
+            raise TiacfError(f"{COX_COVARIATES} needs covariates; name columns with --covariates")
+        for model in config.models:
+            if model != COX_COVARIATES and not cohort.sources:
+                raise TiacfError(f"{model} needs bags; give their folder with --bags")
+        self._open()
+
+    def train(self) -> dict[str, Evaluation]:
+        """Train and judge all models that are not finished; returns their evaluations."""
+        evaluations = {}
+        for model in self.config.models:
+            self._fit_folds(model)
+            if self.leader:
+                evaluations[model] = self.judge(model)
+        return evaluations
+
+    def _fit_folds(self, model: str) -> None:
+        for number, fold in enumerate(self.folds, 1):
+            place = self._fold_folder(model, fold)
+            if (place / PREDICTIONS).is_file():
+                self._say(f"{model}, fold {number} of {len(self.folds)}: finished before")
+                continue
+            self._say(
+                f"{model}, fold {number} of {len(self.folds)}: {len(fold.train)} patients to train, "
+                f"{len(fold.validation)} to stop by, {len(fold.test)} to test"
+            )
+            if model == COX_COVARIATES:
+                write_predictions(place, [self._fit_covariates(fold)])
+            else:
+                self._fit_network(model, fold, place)
+
+    def judge(self, model: str) -> Evaluation:
+        """Write predictions, figures, pictures and the ensemble of a model whose folds are finished."""
+        folds = [
+            prediction
+            for fold in self.folds
+            for prediction in read_predictions(self._fold_folder(model, fold))
+        ]
+        place = self.folder / model
+        evaluation = evaluate(folds, seed=self.config.seed, optimistic=self.optimistic)
+        write_predictions(place, folds)
+        curves = None if model == COX_COVARIATES else self._learning_curves(model)
+        write_report(
+            place,
+            folds,
+            evaluation,
+            title=f"{self.cohort.name}: {model}",
+            learning_curves=curves,
+            note="Research use only.",
+        )
+        if model != COX_COVARIATES and len(self.folds) > 1 and not (place / ENSEMBLE).is_dir():
+            from tiacrossfusion.training.bundles import save_ensemble
+
+            members = [self._fold_folder(model, fold) / BUNDLE for fold in self.folds]
+            cohort = self.cohort
+            save_ensemble(
+                place / ENSEMBLE, members, model, cohort.name, cohort.table, self.bags(), evaluation
+            )
+        self._write_models()
+        return evaluation
+
+    # Fitting ---------------------------------------------------------------------------------------
+
+    def _fit_network(self, model: str, fold: Fold, place: Path) -> None:
+        from tiacrossfusion.training.bundles import save_fold_bundle
+        from tiacrossfusion.training.fold import BEST, LAST, fit_fold, wait_for_others
+        from tiacrossfusion.training.patients import patients_of, predict_patients
+
+        training, validation, test = (
+            patients_of(self.cohort.table, names)
+            for names in (fold.train, fold.validation, fold.test)
+        )
+        fitted = fit_fold(
+            model,
+            self.config,
+            self.bags(),
+            training,
+            validation,
+            place,
+            seed=self.config.seed * 1000 + fold.number,
+            devices=self.devices,
+            show_progress=self._show,
+        )
+        if self.leader:
+            on_train = survival_curve(predict_patients(fitted.network, self.bags(), training))
+            on_test = survival_curve(predict_patients(fitted.network, self.bags(), test))
+            predictions = self._predictions(
+                fold, risk_of(on_test), on_test, risk_of(on_train), fitted.bins
+            )
+            cohort = self.cohort
+            save_fold_bundle(
+                place / BUNDLE,
+                model,
+                cohort.name,
+                cohort.table,
+                self.bags(),
+                fold,
+                fitted,
+                risk_of(on_train),
+                predictions,
+            )
+            write_predictions(place, [predictions])  # last: it marks the fold as finished
+            for name in (LAST, BEST):
+                (place / name).unlink(missing_ok=True)
+        wait_for_others()
+
+    def _fit_covariates(self, fold: Fold) -> FoldPredictions:
+        patients = self.cohort.table.patients
+        training, test = patients.loc[list(fold.train)], patients.loc[list(fold.test)]
+        bins = quantile_bins(
+            training.time, training.event, self.config.network.num_bins, self.config.time_unit
+        )
+        fitted = CoxCovariates(self.config.columns.covariates).fit(training)
+        risks, survival = fitted.risk(test), fitted.survival(test, bins)
+        for line in dict.fromkeys(fitted.messages):
+            self._say(f"{COX_COVARIATES}, fold {fold.number}: {line}")
+        return self._predictions(fold, risks, survival, fitted.risk(training), bins)
+
+    def _predictions(
+        self, fold: Fold, risks: np.ndarray, survival: np.ndarray, train_risks: np.ndarray, bins: Any
+    ) -> FoldPredictions:
+        patients = self.cohort.table.patients
+        training, test = patients.loc[list(fold.train)], patients.loc[list(fold.test)]
+        return FoldPredictions(
+            fold=fold.number,
+            patients=tuple(fold.test),
+            times=test.time.to_numpy(float),
+            events=test.event.to_numpy(int),
+            risks=risks,
+            survival=survival,
+            high=risks > np.median(train_risks),
+            bins=bins,
+            training_times=training.time.to_numpy(float),
+            training_events=training.event.to_numpy(int),
+        )
+
+    def bags(self) -> CohortBags:
+        """Read the bags, once."""
+        if self._bags is None:
+            used = {patient for fold in self.folds for patient in (*fold.train, *fold.validation, *fold.test)}
+            slides = self.cohort.table.slides
+            names = slides.slide[slides.patient.isin(used)]
+            self._bags = CohortBags(
+                {name: self.cohort.sources[name] for name in names}, show_progress=self._show
+            )
+        return self._bags
+
+    # Files -----------------------------------------------------------------------------------------
+
+    def _fold_folder(self, model: str, fold: Fold) -> Path:
+        return self.folder / model / f"fold-{fold.number}"
+
+    def _learning_curves(self, model: str) -> dict[int, pd.DataFrame]:
+        curves = {}
+        for fold in self.folds:
+            rows = pd.read_csv(self._fold_folder(model, fold) / "metrics.csv")
+            # Lightning writes training and validation figures of an epoch as separate rows.
+            curves[fold.number] = rows.groupby("epoch", as_index=False).first()
+        return curves
+
+    def _write_models(self) -> None:
+        """Write `models.csv` from all models that are judged, in the order in which they were named."""
+        finished = [
+            model
+            for model in self.config.models
+            if (self.folder / model / "evaluation.json").is_file()
+        ]
+        rows, first = [], None
+        for model in finished:
+            text = (self.folder / model / "evaluation.json").read_text(encoding="utf-8")
+            pooled = Evaluation.model_validate_json(text).pooled
+            row: dict[str, Any] = {"model": model, "patients": pooled.patients, "events": pooled.events}
+            for name, figure in (
+                ("harrell_c", pooled.harrell_c),
+                ("uno_c", pooled.uno_c),
+                ("brier", pooled.brier),
+            ):
+                row |= {name: figure.value, f"{name}_low": figure.low, f"{name}_high": figure.high}
+            row["log_rank_p"] = pooled.risk_groups.log_rank_p
+            predictions = read_predictions(self.folder / model)
+            if first is None:
+                first = predictions
+            else:
+                difference = compare(first, predictions, seed=self.config.seed)
+                row |= {
+                    f"{finished[0]}_minus_this": difference.difference.value,
+                    "difference_low": difference.difference.low,
+                    "difference_high": difference.difference.high,
+                    "difference_p": difference.p,
+                }
+            rows.append(row)
+        table = pd.DataFrame(rows)
+        write_text(self.folder / MODELS, table.to_csv(index=False, lineterminator="\n"))
+
+    def _open(self) -> None:
+        """Make the folder, or check that it holds a run of the same settings and data."""
+        record = {
+            "config": self.config.model_dump(mode="json", exclude={"models"}),
+            "table": {"name": self.cohort.name, "sha256": self.cohort.table.sha256},
+            "messages": self.messages,
+            "versions": {name: version(name) for name in _VERSIONED},
+        }
+        path = self.folder / RUN
+        if path.is_file():
+            try:
+                earlier = json.loads(path.read_text(encoding="utf-8"))
+                differs = _differences(earlier["config"], record["config"])
+                if earlier["table"]["sha256"] != self.cohort.table.sha256:
+                    differs.append("table")
+            except (ValueError, KeyError, TypeError) as error:
+                raise TiacfError(
+                    f"{path}: damaged; remove the folder or give another --output-path"
+                ) from error
+            if differs:
+                raise TiacfError(
+                    f"{self.folder}: holds a run with another {' and '.join(differs)}; give another "
+                    "--output-path, or the same settings to go on"
+                )
+            return
+        if self.folder.is_dir() and any(self.folder.iterdir()):
+            raise TiacfError(
+                f"{self.folder}: is not empty and holds no training run; give another --output-path"
+            )
+        write_text(self.folder / RUN, json.dumps(record, indent=1) + "\n")
+        write_folds(self.folder / SPLITS, self.folds)
+
+
+def _differences(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Names of the settings that differ."""
+    names = []
+    for name in {**one, **other}:
+        left, right = one.get(name), other.get(name)
+        if isinstance(left, dict) and isinstance(right, dict):
+            names += _differences(left, right, f"{prefix}{name}.")
+        elif left != right:
+            names.append(prefix + name)
+    return names
