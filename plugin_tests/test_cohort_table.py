@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 
 from tiacrossfusion.errors import TiacfError
-from tiacrossfusion.training.table import Columns, match_bags, read_table
+from tiacrossfusion.training.matching import match_bags
+from tiacrossfusion.training.table import Columns, read_table
 
 GOOD = """slide,patient,time,event,age,stage
 a1.svs,007,10,1,60,II
@@ -254,14 +255,15 @@ BARCODE = "TCGA-2F-A9KO-01Z-00-DX1.195576CF-B739-4BD9"
 )
 def test_bags_are_found_by_name(tmp_path, slide, store):
     others = [Path("x/b.zarr"), Path("x/aa.zarr"), Path("x/TCGA-2F-A9KO-01Z-00-DX1.zarr")]
-    found = match_bags(table_of(tmp_path, slide), [*others, Path("x") / store])
+    table, found = match_bags(table_of(tmp_path, slide), [*others, Path("x") / store])
     assert found == {slide: Path("x") / store}
+    assert "3 bags belong to no slide of the table" in table.messages()[-1]
 
 
 def test_the_exact_name_wins(tmp_path):
     table = table_of(tmp_path, "a.svs", "a.ndpi")
     stores = [Path("a.ndpi.zarr"), Path("a.svs.zarr")]
-    assert match_bags(table, stores) == {"a.svs": stores[1], "a.ndpi": stores[0]}
+    assert match_bags(table, stores)[1] == {"a.svs": stores[1], "a.ndpi": stores[0]}
 
 
 def test_missing_and_ambiguous_bags_are_refused(tmp_path):
@@ -277,6 +279,16 @@ def test_missing_and_ambiguous_bags_are_refused(tmp_path):
         match_bags(table_of(tmp_path, "a.svs"), [Path("x/a.zarr"), Path("y/a.zarr")])
     with pytest.raises(TiacfError, match=r"bag of two slides, a.svs and a.tif"):
         match_bags(table_of(tmp_path, "a.svs", "a.tif"), [Path("a.zarr")])
+
+
+def test_slides_without_a_bag_are_left_out_on_demand_and_counted(tmp_path):
+    table = table_of(tmp_path, "a.svs", "b.svs", "c.svs")
+    kept, found = match_bags(table, [Path("a.zarr")], drop_missing=True)
+    assert list(found) == list(kept.slides["slide"]) == ["a.svs"]
+    assert len(kept.patients) == 1
+    assert "left out, no bag: 2 rows (2 patients lost), such as b.svs, c.svs" in kept.messages()
+    with pytest.raises(TiacfError, match="3 of 3 slides have no bag"):
+        match_bags(table, [Path("x.zarr")], drop_missing=True)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
-"""The CrossFusion network: its equations' invariants, its attention scores and its refusals."""
+"""The networks: CrossFusion's invariants, what all networks keep to, scores, wrapping, refusals."""
 
 import ast
+import re
 import sys
 from pathlib import Path
 
@@ -12,15 +13,29 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tiacrossfusion import networks
 from tiacrossfusion.errors import TiacfError
-from tiacrossfusion.networks import CrossFusion
+from tiacrossfusion.model_names import MODEL_NAMES, NETWORK_NAMES
+from tiacrossfusion.networks import (
+    NETWORKS,
+    CrossFusion,
+    TrainedNetwork,
+    build_network,
+    network_sizes,
+)
 from tiacrossfusion.networks.attention import (
     SCORING_BUFFER,
     MultiHeadAttention,
     attention_received,
     class_token_attention,
 )
+from tiacrossfusion.networks.conv_processor import ConcatProcessor
+from tiacrossfusion.networks.dropped_attention import (
+    DROPPING_BUFFER,
+    _DroppedAttention,
+    dropped_attention,
+)
 from tiacrossfusion.networks.layout import fold_copies, pad_to_square, square_side
 from tiacrossfusion.networks.pad_transformer import PadTransformer
+from tiacrossfusion.networks.trained import proportional_logits
 
 few = settings(max_examples=15, deadline=None)
 tokens = st.integers(1, 30)
@@ -124,6 +139,103 @@ def test_a_bag_longer_than_the_buffer_goes_one_query_at_a_time():
     with LargestTensor() as seen:
         attention_received(query, key, buffer=10)
     assert seen.largest <= key.numel()
+
+
+# --- attention with dropout ----------------------------------------------------------------------
+
+
+def heads(n, m, *, batch=2, width=3, dtype=torch.float64):
+    """Queries, keys and values of two heads."""
+    shapes = [(batch, 2, length, width) for length in (n, m, m)]
+    return [torch.randn(shape, dtype=dtype, requires_grad=True) for shape in shapes]
+
+
+def drawn_mask(query, key, dropout, seed, **options):
+    """The mask of `dropped_attention`, read off with the identity as values and queries of 0."""
+    torch.manual_seed(seed)
+    m = key.shape[2]
+    identity = torch.eye(m, dtype=query.dtype).expand(*query.shape[:2], m, m)
+    zeros = query.new_zeros(*query.shape[:3], m)
+    return m * dropped_attention(zeros, identity, identity, dropout, **options).detach()
+
+
+@few
+@given(seed=seeds, n=tokens, m=tokens, p=st.floats(0, 0.9), buffer=st.integers(1, 400))
+def test_dropped_attention_and_gradients_equal_the_dense_ones_with_the_same_mask(
+    seed, n, m, p, buffer
+):
+    torch.manual_seed(seed)
+    query, key, value = heads(n, m)
+    mask = drawn_mask(query, key, p, seed, buffer=buffer)
+    rounded = round(p * 2**16) / 2**16
+    values = torch.tensor([0, 1 / (1 - rounded)], dtype=mask.dtype)
+    torch.testing.assert_close(mask, values[(mask > 0.5).long()])
+    dense = (dense_weights(query, key) * mask) @ value
+    torch.manual_seed(seed)
+    ours = dropped_attention(query, key, value, p, buffer=buffer)
+    torch.testing.assert_close(ours, dense)
+    arriving = torch.randn_like(dense)
+    for mine, theirs in zip(
+        torch.autograd.grad(ours, (query, key, value), arriving),
+        torch.autograd.grad(dense, (query, key, value), arriving),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_dropped_attention_passes_the_check_by_finite_differences():
+    torch.manual_seed(0)
+    assert torch.autograd.gradcheck(
+        lambda *inputs: _DroppedAttention.apply(*inputs, 0.3, 5, 3), heads(7, 5)
+    )
+
+
+def test_without_anything_dropped_it_is_the_fused_kernel():
+    query, key, value = heads(9, 11)
+    fused = torch.nn.functional.scaled_dot_product_attention(query, key, value)
+    torch.testing.assert_close(dropped_attention(query, key, value, 1e-9, buffer=50), fused)
+
+
+def test_masks_follow_the_seed_drop_the_right_share_and_keep_the_mean():
+    query, key, value = heads(40, 50, batch=1)
+    masks = [drawn_mask(query, key, 0.2, seed, buffer=1000) for seed in range(50)]
+    assert torch.equal(masks[3], drawn_mask(query, key, 0.2, 3, buffer=1000))
+    assert not torch.equal(masks[3], masks[4])
+    dropped = (torch.stack(masks) == 0).double()  # 50 draws of 4,000 weights
+    assert dropped.mean().item() == pytest.approx(0.2, abs=4 * (0.16 / dropped.numel()) ** 0.5)
+    assert dropped.mean(dim=0).std().item() == pytest.approx((0.16 / 50) ** 0.5, rel=0.1)
+
+    draws = []
+    for seed in range(400):
+        torch.manual_seed(seed)
+        draws.append(dropped_attention(query, key, value, 0.2).detach())
+    drawn = torch.stack(draws)
+    exact = torch.nn.functional.scaled_dot_product_attention(query, key, value)
+    z = (drawn.mean(dim=0) - exact) / (drawn.std(dim=0) / 400**0.5)
+    assert z.std().item() == pytest.approx(1, abs=0.25)
+    assert z.abs().max() < 6
+
+
+def test_training_with_dropout_needs_no_dense_weights():
+    attention = MultiHeadAttention(8, 2, dropout=0.2)
+    x = torch.randn(1, 6000, 8, requires_grad=True)
+    with LargestTensor() as seen:
+        attention(x, x)[0].sum().backward()
+    dense = attention.num_heads * 6000**2
+    assert seen.largest <= DROPPING_BUFFER < dense / 20
+    assert x.grad.isfinite().all()
+
+
+def test_dropped_attention_under_autocast_is_computed_in_float32():
+    query, key, value = heads(9, 11, dtype=torch.bfloat16)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rough = dropped_attention(query, key, value, 1e-9)
+    assert rough.dtype == torch.bfloat16
+    wide = [t.detach().float() for t in (query, key, value)]
+    exact = torch.nn.functional.scaled_dot_product_attention(*wide)
+    torch.testing.assert_close(rough.float(), exact, atol=0.02, rtol=0.01)
+    rough.sum().backward()
+    assert key.grad.dtype == torch.bfloat16
 
 
 # --- layout ------------------------------------------------------------------------------------
@@ -308,6 +420,247 @@ def test_cuda_agrees_with_the_cpu():
         there = model.cuda()(*(x.cuda() for x in inputs), attention=True)
     torch.testing.assert_close(there.logits.cpu(), here.logits, atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(there.attention.x20.cpu(), here.attention.x20, atol=1e-5, rtol=0)
+
+
+# --- all networks --------------------------------------------------------------------------------
+
+ALL = pytest.mark.parametrize("name", NETWORK_NAMES)
+FAMILY = ("crossfusion", "crossfusion-no-conv")
+
+
+def small(name, **sizes):
+    heads = {"num_heads": 2} if "num_heads" in network_sizes(name) else {}
+    return build_network(name, **{"encoder_width": 6, "embed_dim": 8} | heads | sizes)
+
+
+def test_names_and_networks_agree():
+    assert tuple(NETWORKS) == NETWORK_NAMES
+    assert (*NETWORK_NAMES, "cox-covariates") == MODEL_NAMES
+    assert NETWORKS["crossfusion"] is CrossFusion
+
+
+@ALL
+@pytest.mark.parametrize("lengths", [(1, 1, 1), (3, 7, 29), (5, 5, 5)])
+def test_every_network_gives_a_survival_curve_slide_by_slide(name, lengths):
+    torch.manual_seed(0)
+    model = loud(small(name, num_bins=5)).double()
+    inputs = [x.double() for x in bags(*lengths, batch=3)]
+    with torch.no_grad():
+        plain, scored = model(*inputs), model(*inputs, attention=True)
+        alone = [model(*(x[i : i + 1] for x in inputs), attention=True) for i in range(3)]
+    assert plain.attention is None
+    assert torch.equal(plain.logits, scored.logits)
+    assert plain.logits.shape == plain.survival.shape == (3, 5)
+    assert plain.logits.isfinite().all()
+    assert (plain.survival.diff(dim=1) <= 0).all()
+    torch.testing.assert_close(plain.logits, torch.cat([one.logits for one in alone]))
+    for field, n in zip(("x5", "x10", "x20", "fused"), (*lengths, lengths[1]), strict=True):
+        scores = getattr(scored.attention, field)
+        assert (scores is None) == (
+            (name.endswith("20x") and field != "x20") or (name not in FAMILY and field == "fused")
+        )
+        if scores is not None:
+            assert scores.shape == (3, n)
+            singly = torch.cat([getattr(one.attention, field) for one in alone])
+            torch.testing.assert_close(scores, singly)
+            assert not scores.requires_grad
+
+
+@ALL
+def test_fine_only_networks_read_20x_and_the_others_all_scales(name):
+    torch.manual_seed(0)
+    model = loud(small(name))
+    inputs = bags(4, 10, 20)
+    with torch.no_grad():
+        before = model(*inputs).logits
+        for place in range(3):
+            changed = [x + 1 if i == place else x for i, x in enumerate(inputs)]
+            read = place == 2 or not name.endswith("20x")
+            assert torch.equal(model(*changed).logits, before) != read
+
+
+@ALL
+def test_every_network_trains_all_its_weights_with_dropout_on(name):
+    torch.manual_seed(0)
+    model = loud(small(name, dropout=0.1)).train()
+    inputs = bags(4, 10, 20, batch=8)
+    output = model(*inputs, attention=True)
+    assert not torch.equal(model(*inputs).logits, output.logits)
+    output.logits.square().sum().backward()
+    for parameter_name, parameter in model.named_parameters():
+        assert parameter.grad is not None, parameter_name
+        assert parameter.grad.isfinite().all(), parameter_name
+        assert parameter_name.endswith("key.bias") or parameter.grad.any(), parameter_name
+
+
+@ALL
+def test_every_network_takes_half_precision_and_autocast(name):
+    torch.manual_seed(0)
+    model = small(name).eval()
+    inputs = bags(4, 10, 20)
+    with torch.no_grad():
+        exact = model(*inputs)
+        halved = model(*(x.half() for x in inputs)).logits
+        torch.testing.assert_close(halved, exact.logits, atol=0.05, rtol=0.05)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            rough = model(*inputs, attention=True)
+    assert rough.survival.dtype == rough.attention.x20.dtype == torch.float32
+    torch.testing.assert_close(rough.hazards, exact.hazards, atol=0.05, rtol=0)
+
+
+@ALL
+def test_every_network_refuses_bags_that_do_not_fit(name):
+    model = small(name)
+    x5, x10, x20 = bags(4, 10, 20)
+    for bad, words in (
+        ((x5, x10[:, :0], x20), "x10 has shape"),
+        ((x5, x10, x20[..., :5]), "x20 has features of width 5, this network takes 6"),
+        ((x5.repeat(2, 1, 1), x10, x20), "x10 has 1 slides, x5 has 2"),
+    ):
+        with pytest.raises(TiacfError, match=re.escape(words)):
+            model(*bad)
+
+
+def test_the_ablation_without_convolutions_differs_in_that_alone():
+    torch.manual_seed(0)
+    whole, ablated = small("crossfusion"), small("crossfusion-no-conv")
+    names = {k for k in whole.state_dict() if not k.startswith("conv_processor.")}
+    assert names == {k for k in ablated.state_dict() if not k.startswith("conv_processor.")}
+    assert not any(isinstance(m, torch.nn.Conv3d) for m in ablated.modules())
+    processor = ConcatProcessor(4, 0.5).eval()
+    maps = [torch.randn(2, 9, 4) for _ in range(3)]
+    expected = processor.norm(
+        torch.cat(maps, dim=2) @ processor.linear.weight.T + processor.linear.bias
+    )
+    torch.testing.assert_close(processor(*maps), expected)
+
+
+def test_scores_of_the_20x_ablation_are_the_class_tokens_row():
+    model = loud(small("crossfusion-20x"))
+    seen = []
+    attention = model.transform_final.post[-1].attention
+
+    def keep(module, args):
+        split = (len(args[0]), -1, 2, 4)
+        query = module.query(args[0]).view(split).transpose(1, 2)
+        seen.append(dense_weights(query, module.key(args[0]).view(split).transpose(1, 2)))
+
+    attention.register_forward_pre_hook(keep)
+    with torch.no_grad():
+        scores = model(*bags(1, 1, 7, batch=2), attention=True).attention.x20
+    row = seen[0][:, :, 0, 1:].mean(dim=1)  # (2, 9)
+    torch.testing.assert_close(scores, fold_copies(row, 7), atol=1e-6, rtol=0)
+
+
+def test_unknown_networks_and_sizes_are_refused_by_name():
+    with pytest.raises(TiacfError, match='did you mean "transmil"') as refusal:
+        build_network("trans-mil")
+    assert "\n" not in str(refusal.value)
+    with pytest.raises(TiacfError, match="abmil takes no num_heads and no depth") as refusal:
+        build_network("abmil", num_heads=4, depth=1, embed_dim=8)
+    assert "embed_dim" in str(refusal.value)
+    with pytest.raises(TiacfError, match="num_bins is 0"):
+        build_network("dsmil", num_bins=0)
+    with pytest.raises(TiacfError, match="8 does not split into 3 heads"):
+        build_network("transmil", embed_dim=8, num_heads=3)
+
+
+# --- what training puts around a network -----------------------------------------------------------
+
+
+def test_standardisation_is_that_of_each_scale():
+    torch.manual_seed(0)
+    inner = loud(small("abmil"))
+    model = TrainedNetwork(inner, standardise=True).eval()
+    inputs = bags(4, 10, 20, batch=2)
+    with torch.no_grad():
+        assert torch.equal(model(*inputs).logits, inner(*inputs).logits)  # nothing set yet
+        mean, sd = torch.randn(3, 6), torch.rand(3, 6) + 0.5
+        sd[1, 2] = 0  # only centred
+        model.set_moments(mean, sd)
+        sd[1, 2] = 1
+        by_hand = [(x - m) / s for x, m, s in zip(inputs, mean, sd, strict=True)]
+        ours, expected = model(*inputs, attention=True), inner(*by_hand, attention=True)
+        halves = model(*(x.half() for x in inputs)).logits
+    torch.testing.assert_close(ours.logits, expected.logits)
+    torch.testing.assert_close(ours.attention.x5, expected.attention.x5)
+    torch.testing.assert_close(halves, ours.logits, atol=0.05, rtol=0.05)
+    with pytest.raises(TiacfError, match="x20 has features of width 5"):
+        model(inputs[0], inputs[1], inputs[2][..., :5])
+
+
+@few
+@given(seed=seeds)
+def test_proportional_hazards_are_those_of_the_baseline(seed):
+    torch.manual_seed(seed)
+    model = TrainedNetwork(loud(small("mean-pool", num_bins=1)), num_bins=3).eval()
+    increments = torch.tensor([0.05, 0.0, 1.3])
+    inputs = bags(4, 10, 20, batch=2)
+    with torch.no_grad():
+        eta = model.log_hazard(*inputs)
+        assert model(*inputs).survival.isnan().all()  # until the baseline is set
+        model.set_baseline(increments)
+        output = model(*inputs, attention=True)
+        torch.testing.assert_close(model.network(*inputs).logits[:, 0], eta)
+    assert output.logits.shape == (2, 3)
+    cumulative = (increments * eta.exp()[:, None]).cumsum(dim=1)
+    torch.testing.assert_close(output.survival, torch.exp(-cumulative), atol=1e-6, rtol=1e-5)
+    assert output.attention.x20.shape == (2, 20)
+
+
+def test_proportional_logits_are_exact_and_have_gradients_where_hazards_are_extreme():
+    eta = torch.tensor([[-60.0], [-12.0], [0.0], [4.0], [90.0]], requires_grad=True)
+    increments = torch.tensor([0.0, 1e-7, 0.3, 2.0])
+    logits = proportional_logits(eta, increments)
+    assert logits.isfinite().all()
+    x = (increments.double() * eta.double().exp())[:4]
+    exact = x + torch.log(-torch.expm1(-x))
+    within = (x > 1e-34) & (x < 1e8)
+    torch.testing.assert_close(logits[:4].double()[within], exact[within], atol=1e-5, rtol=1e-5)
+    hazards = torch.sigmoid(logits)
+    assert (hazards[:, 0] < 1e-30).all()
+    assert (hazards[4, 2:] == 1).all()
+    (gradient,) = torch.autograd.grad(hazards.sum(), eta)
+    assert gradient.isfinite().all()
+    # d h / d eta = x exp(-x)
+    expected = (x * torch.exp(-x)).sum(dim=1, keepdim=True)
+    torch.testing.assert_close(gradient[:4].double(), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_wrapped_network_keeps_all_in_its_state_dict():
+    torch.manual_seed(0)
+    model = TrainedNetwork(small("transmil", num_bins=1), standardise=True, num_bins=4).eval()
+    model.set_moments(torch.randn(3, 6), torch.rand(3, 6) + 0.5)
+    model.set_baseline(torch.rand(4))
+    again = TrainedNetwork(small("transmil", num_bins=1), standardise=True, num_bins=4).eval()
+    again.load_state_dict(model.state_dict())
+    inputs = bags(4, 10, 20)
+    with torch.no_grad():
+        assert torch.equal(again(*inputs).logits, model(*inputs).logits)
+    assert {"mean", "sd", "increments"} < set(model.state_dict())
+    assert (model.encoder_width, model.num_bins) == (6, 4)
+
+
+def test_what_does_not_fit_the_wrapper_is_refused():
+    with pytest.raises(TiacfError, match="the network has 4 bins: build it with num_bins=1"):
+        TrainedNetwork(small("abmil"), num_bins=4)
+    plain = TrainedNetwork(small("abmil"), standardise=True)
+    with pytest.raises(TiacfError, match="without proportional hazards"):
+        plain.set_baseline(torch.ones(4))
+    with pytest.raises(TiacfError, match="without proportional hazards"):
+        plain.log_hazard(*bags(1, 1, 1))
+    with pytest.raises(TiacfError, match=r"mean has shape \(6,\): give \(3, 6\)"):
+        plain.set_moments(torch.zeros(6), torch.ones(3, 6))
+    with pytest.raises(TiacfError, match="sd holds values"):
+        plain.set_moments(torch.zeros(3, 6), -torch.ones(3, 6))
+    cox = TrainedNetwork(small("abmil", num_bins=1), num_bins=4)
+    with pytest.raises(TiacfError, match="without standardisation"):
+        cox.set_moments(torch.zeros(3, 6), torch.ones(3, 6))
+    with pytest.raises(TiacfError, match="3 increments for 4 time bins"):
+        cox.set_baseline(torch.ones(3))
+    for bad in (-1.0, torch.nan, torch.inf):
+        with pytest.raises(TiacfError, match="0 or more and finite"):
+            cox.set_baseline(torch.tensor([1, 1, 1, bad]))
 
 
 # --- refusals ----------------------------------------------------------------------------------

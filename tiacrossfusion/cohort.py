@@ -1,13 +1,14 @@
-"""Many slides: each predicted and written on its own, so that a bad one costs nothing but itself."""
+"""Many slides or bags: each predicted and written on its own, so that a bad one costs only itself."""
 
 from __future__ import annotations
 
 import gc
 import hashlib
-import logging
 import time
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,12 +16,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tiacrossfusion.checks import at_least, positive
-from tiacrossfusion.errors import TiacfError, one_line
-from tiacrossfusion.features import slide_identity
-from tiacrossfusion.outputs import OUTPUT_SUFFIXES, prediction_dict, write_outputs
-from tiacrossfusion.pipeline import SlideResult, mask_identity, predict_slide
+from tiacrossfusion.features import FeatureBag, slide_identity
+from tiacrossfusion.outputs import (
+    OUTPUT_SUFFIXES,
+    prediction_dict,
+    prediction_row,
+    write_outputs,
+)
+from tiacrossfusion.pipeline import SlideResult, mask_identity, predict_slide, predict_stored
 from tiacrossfusion.progress import Progress
-from tiacrossfusion.results import OutputError, ResultsFolder
+from tiacrossfusion.results import OutputError, ResultsFolder, failure
 from tiacrossfusion.sampling import find_mask
 
 if TYPE_CHECKING:
@@ -29,8 +34,6 @@ if TYPE_CHECKING:
     from tiacrossfusion.encoders import Encoder
     from tiacrossfusion.zoo import ModelBundle
 
-_log = logging.getLogger(__name__)
-
 Mask = str | Path | np.ndarray
 
 _ALL_SUFFIXES = sorted({suffix for suffixes in OUTPUT_SUFFIXES.values() for suffix in suffixes})
@@ -38,15 +41,15 @@ _ALL_SUFFIXES = sorted({suffix for suffixes in OUTPUT_SUFFIXES.values() for suff
 
 @dataclass(frozen=True)
 class SlideOutcome:
-    """What became of one slide of a cohort.
+    """What became of one slide or bag of a cohort.
 
     Attributes:
-        source: path of the slide as given, or a name for a reader without one.
+        source: path of the slide or bag as given, or a name for a reader without one.
         status: "ok", "skipped" (finished before) or "failed".
         message: why it failed; empty otherwise.
         output: the main output file; None when it failed or nothing is written.
         prediction: the prediction as a dictionary when nothing is written; None otherwise.
-        row: the slide's row of `predictions.csv`.
+        row: the slide's row of `predictions.csv`, and its hazards.
     """
 
     source: str | Path
@@ -119,10 +122,9 @@ def predict_cohort(
     Raises:
         OutputError: the output folder cannot be written.
     """
-    outcomes = []
     with Progress(len(images), show=show_progress) as progress:
-        for index, image in enumerate(images):
-            run = _SlideRun(
+        runs = (
+            _SlideRun(
                 image,
                 masks[index] if masks is not None else None,
                 bundle,
@@ -130,49 +132,96 @@ def predict_cohort(
                 options,
                 progress,
             )
-            outcome = run.keep(folder) if folder is not None else run.give()
-            outcomes.append(outcome)
-            progress.slide_done(_line(outcome, run.label, bundle) if show_progress else None)
-            gc.collect()  # readers hold file handles and caches in cycles
+            for index, image in enumerate(images)
+        )
+        return _go_through(runs, folder, progress, show_progress=show_progress)
+
+
+def predict_bags(
+    stores: Sequence[str | Path],
+    bundle: ModelBundle,
+    folder: ResultsFolder | None,
+    *,
+    output_type: str = "qupath",
+    overwrite: bool = False,
+    show_progress: bool = True,
+) -> list[SlideOutcome]:
+    """Predict slides of which there are bags; neither slides nor encoder are needed.
+
+    As `predict_cohort`, and with the same outputs, but that the picture of the attention shows no
+    slide.
+
+    Args:
+        stores: paths of bags, as `FeatureBag.save` and `tiacf extract` write them.
+        bundle: the model; a bag made with another encoder or sampling is recorded as failed.
+        folder: where results go, earlier ones in it are resumed; None keeps them in memory.
+        output_type: "qupath", "zarr" or "annotationstore"; not looked at when nothing is written.
+        overwrite: make results again, replacing files that this program wrote for these bags.
+        show_progress: draw bars and print a line for each bag.
+
+    Returns:
+        What became of each bag, in order.
+
+    Raises:
+        OutputError: the output folder cannot be written.
+    """
+    options = RunOptions(output_type=output_type, overwrite=overwrite)
+    with Progress(len(stores), show=show_progress) as progress:
+        runs = (_BagRun(Path(store), bundle, options, progress) for store in stores)
+        return _go_through(runs, folder, progress, show_progress=show_progress)
+
+
+def _go_through(
+    runs: Iterable[_Run], folder: ResultsFolder | None, progress: Progress, *, show_progress: bool
+) -> list[SlideOutcome]:
+    outcomes = []
+    for run in runs:
+        outcome = run.keep(folder) if folder is not None else run.give()
+        outcomes.append(outcome)
+        progress.slide_done(_line(outcome, run.bundle) if show_progress else None)
+        gc.collect()  # readers hold file handles and caches in cycles
     if folder is not None:
         folder.write_table()
     return outcomes
 
 
-class _SlideRun:
-    """One slide of a run: predicted, and kept in a folder or given back."""
+class _Run(ABC):
+    """One slide or bag of a run: predicted, and kept in a folder or given back.
 
-    def __init__(
-        self,
-        image: str | Path | WSIReader,
-        mask: Mask | None,
-        bundle: ModelBundle,
-        encoder: Encoder,
-        options: RunOptions,
-        progress: Progress,
-    ) -> None:
-        self.image, self.mask = image, mask
-        self.bundle, self.encoder = bundle, encoder
-        self.options, self.progress = options, progress
-        self.source, self.stem, self.label = _identity(image)
-        self.given = image if isinstance(image, str | Path) else (image.input_path or self.label)
+    Attributes:
+        source: identifies it.
+        stem: wished-for beginning of the names of its files.
+        label: its name in the table.
+        given: what the user gave.
+    """
+
+    source: str
+    stem: str
+    label: str
+    given: str | Path
+
+    def __init__(self, bundle: ModelBundle, options: RunOptions, progress: Progress) -> None:
+        self.bundle, self.options, self.progress = bundle, options, progress
 
     def keep(self, folder: ResultsFolder) -> SlideOutcome:
-        """Predict into a folder, unless the slide is finished there."""
+        """Predict into a folder, unless it is finished there."""
         suffixes = OUTPUT_SUFFIXES[self.options.output_type]
         record = folder.claim(self.source, self.stem, _ALL_SUFFIXES)
         output = folder.path / f"{record.name}{suffixes[0]}"
         attempted = False
         try:
-            mask = self._find_mask()
-            key = self._key(mask)
-            if not self.options.overwrite and folder.finished(record, key, suffixes):
+            key = self._key()
+            if (
+                not self.options.overwrite
+                and folder.finished(record, key, suffixes)
+                and "hazards" in record.row  # a result of before patients were predicted has none
+            ):
                 return SlideOutcome(self.given, "skipped", "", output, None, record.row)
             folder.check_free(record, suffixes)
             attempted = True
-            _load_readers()
+            self._load_readers()
             started = time.perf_counter()
-            result = self._predict(mask)
+            result = self._predict()
             self.progress.stage(self.label, "write")
             with folder.staging() as staging:
                 with folder.writing():
@@ -186,7 +235,7 @@ class _SlideRun:
         except OutputError:
             raise
         except Exception as error:  # the other slides go on: it is recorded, the trace logged
-            message = self._reason(error)
+            message = failure(error, self.source)
             failed = self._failed_row(message)
             if record.status != "ok":
                 folder.fail(record, failed)
@@ -197,29 +246,80 @@ class _SlideRun:
 
     def give(self) -> SlideOutcome:
         """Predict in memory."""
-        _load_readers()
+        self._load_readers()
         started = time.perf_counter()
         try:
-            result = self._predict(self._find_mask())
+            result = self._predict()
         except Exception as error:  # as above
-            message = self._reason(error)
+            message = failure(error, self.source)
             row = self._failed_row(message)
             return SlideOutcome(self.given, "failed", message, None, None, row)
         row = self._row(result, round(time.perf_counter() - started, 2))
         return SlideOutcome(self.given, "ok", "", None, prediction_dict(result, self.bundle), row)
 
-    def _find_mask(self) -> Mask | None:
+    @abstractmethod
+    def _key(self) -> dict[str, str]:
+        """What decides the result, but for the versions of the packages."""
+
+    @abstractmethod
+    def _predict(self) -> SlideResult:
+        """Predict."""
+
+    def _load_readers(self) -> None:  # noqa: B027 - a bag needs none
+        """Import what reads it, which takes seconds that are not the first slide's."""
+
+    def _failed_row(self, message: str) -> dict[str, Any]:
+        return {
+            "slide": self.label,
+            "model": self.bundle.config.name,
+            "status": "failed",
+            "message": message,
+            "path": self.source,
+        }
+
+    def _row(self, result: SlideResult, seconds: float) -> dict[str, Any]:
+        return {
+            "slide": self.label,
+            **prediction_row(result.prediction, self.bundle.config),
+            **{f"patches_{scale}": count for scale, count in result.bag.counts().items()},
+            "seconds": seconds,
+            "status": "ok",
+            "message": result.message,
+            "mpp": max(result.bag.provenance.mpp),
+            "path": self.source,
+        }
+
+
+class _SlideRun(_Run):
+    """One slide of a run."""
+
+    def __init__(
+        self,
+        image: str | Path | WSIReader,
+        mask: Mask | None,
+        bundle: ModelBundle,
+        encoder: Encoder,
+        options: RunOptions,
+        progress: Progress,
+    ) -> None:
+        super().__init__(bundle, options, progress)
+        self.image, self.mask, self.encoder = image, mask, encoder
+        self.source, self.stem, self.label = _identity(image)
+        self.given = image if isinstance(image, str | Path) else (image.input_path or self.label)
+
+    @cached_property
+    def _own_mask(self) -> Mask | None:
         if isinstance(self.mask, str | Path):
             return find_mask(Path(self.mask), Path(self.given))
         return self.mask
 
-    def _predict(self, mask: Mask | None) -> SlideResult:
+    def _predict(self) -> SlideResult:
         self.progress.stage(self.label, "open")
         return predict_slide(
             self.image,
             self.bundle,
             self.encoder,
-            mask=mask,
+            mask=self._own_mask,
             mpp=self.options.mpp,
             power=self.options.power,
             batch_size=self.options.batch_size,
@@ -227,8 +327,8 @@ class _SlideRun:
             progress=self.progress,
         )
 
-    def _key(self, mask: Mask | None) -> dict[str, str]:
-        """What decides a slide's result, but for the versions of the packages."""
+    def _key(self) -> dict[str, str]:
+        mask = self._own_mask
         path = Path(self.source)
         size, mtime = slide_identity(path) if path.exists() else (0, 0)
         scale = f"mpp={self.options.mpp} power={self.options.power}"
@@ -243,50 +343,41 @@ class _SlideRun:
             "scale": scale,
         }
 
-    def _reason(self, error: Exception) -> str:
-        """One line on why the slide failed."""
-        if isinstance(error, TiacfError):
-            _log.debug("%s failed", self.label, exc_info=error)  # for the command line's log file
-            return str(error)
-        _log.error("%s failed", self.label, exc_info=error)
-        return f"{self.source}: unexpected {one_line(error)}; see the log"
-
-    def _failed_row(self, message: str) -> dict[str, Any]:
-        return {
-            "slide": self.label,
-            "model": self.bundle.config.name,
-            "status": "failed",
-            "message": message,
-            "path": self.source,
-        }
-
-    def _row(self, result: SlideResult, seconds: float) -> dict[str, Any]:
-        prediction, bins = result.prediction, self.bundle.config.time_bins
-        return {
-            "slide": self.label,
-            "risk": prediction.risk,
-            "percentile": prediction.percentile,
-            "risk_group": prediction.risk_group,
-            "median_survival": prediction.median,
-            "median_reached": prediction.median_reached,
-            "time_unit": None if bins is None else bins.unit,
-            "bin_edge": [] if bins is None else list(bins.edges[1:]),
-            "survival": prediction.survival.tolist(),
-            **{f"patches_{scale}": count for scale, count in result.bag.counts().items()},
-            "seconds": seconds,
-            "model": self.bundle.config.name,
-            "status": "ok",
-            "message": result.message,
-            "mpp": max(result.bag.provenance.mpp),
-            "notice": self.bundle.config.card.notice,
-            "path": self.source,
-        }
+    def _load_readers(self) -> None:
+        import_module("tiatoolbox.wsicore.wsireader")
+        import_module("tiatoolbox.tools.tissuemask")
 
 
-def _load_readers() -> None:
-    """Import TIAToolbox's readers and tools, which takes seconds that are not the first slide's."""
-    import_module("tiatoolbox.wsicore.wsireader")
-    import_module("tiatoolbox.tools.tissuemask")
+class _BagRun(_Run):
+    """One bag of a run."""
+
+    def __init__(
+        self, store: Path, bundle: ModelBundle, options: RunOptions, progress: Progress
+    ) -> None:
+        super().__init__(bundle, options, progress)
+        self.given = store
+        self.source, self.stem = str(store.absolute()), store.name.removesuffix(".zarr")
+        self.label = store.name  # until the bag says what its slide is called
+
+    @cached_property
+    def _bag(self) -> FeatureBag:
+        self.progress.stage(self.label, "read")
+        bag = FeatureBag.load(Path(self.given))
+        self.label = bag.provenance.slide
+        return bag
+
+    def _key(self) -> dict[str, str]:
+        # The features themselves: a store that was copied or packed anew holds the same bag.
+        content = hashlib.sha256(self._bag.provenance.model_dump_json().encode())
+        for scale in self._bag.scales.values():
+            for array in (scale.features, scale.bounds, scale.grid):
+                content.update(np.ascontiguousarray(array).tobytes())
+        return {"bag": content.hexdigest(), "model": self.bundle.fingerprint}
+
+    def _predict(self) -> SlideResult:
+        bag = self._bag
+        self.progress.stage(self.label, "predict")
+        return predict_stored(bag, self.bundle)
 
 
 def _identity(image: str | Path | WSIReader) -> tuple[str, str, str]:
@@ -298,12 +389,14 @@ def _identity(image: str | Path | WSIReader) -> tuple[str, str, str]:
     return f"array {digest}", f"array-{digest[:8]}", f"array-{digest[:8]}"
 
 
-def _line(outcome: SlideOutcome, label: str, bundle: ModelBundle) -> str:
+def _line(outcome: SlideOutcome, bundle: ModelBundle) -> str:
     """The console's line on a slide."""
     if outcome.status == "failed":
         return f"FAILED  {outcome.message}"
     row = outcome.row
     words = [f"risk {row['risk']:.3f}"]
+    if row["risk_sd"] is not None:
+        words.append(f"SD over the ensemble {row['risk_sd']:.3f}")
     if row["percentile"] is not None:
         words.append(
             f"percentile {row['percentile']:.0f} of {bundle.config.name}'s training patients"
@@ -316,4 +409,4 @@ def _line(outcome: SlideOutcome, label: str, bundle: ModelBundle) -> str:
         words.append(f"{row['seconds']:.0f} s")
     if row["message"]:
         words.append(f"note: {row['message']}")
-    return f"ok      {label}: {', '.join(words)}"
+    return f"ok      {row['slide']}: {', '.join(words)}"

@@ -16,10 +16,10 @@ from tiacrossfusion.explain import (
     write_geojson,
 )
 from tiacrossfusion.explain.geojson_files import FILE_ENDINGS
-from tiacrossfusion.pipeline import SlideResult
+from tiacrossfusion.pipeline import Prediction, SlideResult
 
 if TYPE_CHECKING:
-    from tiacrossfusion.zoo import ModelBundle
+    from tiacrossfusion.zoo import BundleConfig, ModelBundle
 
 _PICTURES = ("_survival.png", "_attention.png")
 
@@ -86,8 +86,9 @@ def prediction_dict(result: SlideResult, bundle: ModelBundle) -> dict[str, Any]:
 
     Returns:
         "risk", "hazards" and "survival" (K,), "percentile", "risk_group", "median_survival",
-        "median_reached", "attention" (N,) and "bounds" (N, 4) by scale, "message" (why something is
-        unknown or may not hold), "model" and "notice" (what the model may be used for).
+        "median_reached", "member_risks" (M,) of an ensemble or None, "attention" (N,) and "bounds"
+        (N, 4) by scale, "message" (why something is unknown or may not hold), "model" and "notice"
+        (what the model may be used for).
     """
     prediction = result.prediction
     return {
@@ -98,11 +99,34 @@ def prediction_dict(result: SlideResult, bundle: ModelBundle) -> dict[str, Any]:
         "risk_group": prediction.risk_group,
         "median_survival": prediction.median,
         "median_reached": prediction.median_reached,
+        "member_risks": prediction.member_risks,
         "attention": dict(prediction.attention),
         "bounds": {scale: features.bounds for scale, features in result.bag.scales.items()},
         "message": result.message,
         "model": bundle.config.name,
         "notice": bundle.config.card.notice,
+    }
+
+
+def prediction_row(prediction: Prediction, config: BundleConfig) -> dict[str, Any]:
+    """Give a prediction as the plain values of a table's row; lists where a value has K of them.
+
+    The hazards are no column: the row keeps them as they are for the mean over a patient's slides.
+    """
+    bins = config.time_bins
+    return {
+        "risk": prediction.risk,
+        "risk_sd": prediction.risk_sd,
+        "percentile": prediction.percentile,
+        "risk_group": prediction.risk_group,
+        "median_survival": prediction.median,
+        "median_reached": prediction.median_reached,
+        "time_unit": None if bins is None else bins.unit,
+        "bin_edge": [] if bins is None else list(bins.edges[1:]),
+        "survival": prediction.survival.tolist(),
+        "hazards": prediction.hazards.tolist(),
+        "model": config.name,
+        "notice": config.card.notice,
     }
 
 
@@ -115,8 +139,9 @@ def _write_zarr(path: Path, result: SlideResult, bundle: ModelBundle) -> None:
     for name in ("attention", "bounds"):
         for scale, array in values.pop(name).items():
             group.create_array(f"{name}/{scale}", data=array)
-    for name in ("hazards", "survival"):
-        group.create_array(name, data=values.pop(name))
+    for name in ("hazards", "survival", "member_risks"):
+        if (array := values.pop(name)) is not None:
+            group.create_array(name, data=array)
     bins = bundle.config.time_bins
     group.attrs.update(
         {

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -24,13 +25,13 @@ from tiacrossfusion.sampling import (
     tissue_mask,
     user_mask,
 )
-from tiacrossfusion.survival import median_survival
+from tiacrossfusion.survival import median_survival, risk_of, survival_curve
 
 if TYPE_CHECKING:
     from tiatoolbox.wsicore.wsireader import WSIReader
 
-    from tiacrossfusion.encoders import Encoder
-    from tiacrossfusion.zoo import ModelBundle
+    from tiacrossfusion.encoders import Encoder, EncoderSpec
+    from tiacrossfusion.zoo import BundleConfig, ModelBundle
 
 #: Longer side of a slide's overview in pixels.
 OVERVIEW = 1200
@@ -40,7 +41,7 @@ _VERSIONED = ("tiacrossfusion", "tiatoolbox", "torch", "timm", "openslide-python
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says of one slide. No value here is a medical finding.
+    """What a model says of one slide or one patient. No value here is a medical finding.
 
     Attributes:
         risk: minus the sum of S over the bins; higher is worse, comparable within one model only.
@@ -52,7 +53,9 @@ class Prediction:
         median_reached: whether S falls to one half by the last edge; None when times are unknown.
         unknown: why percentile, group or times are None; empty when all are known.
         attention: attention that each token receives: "5x" (N5,), "10x" (N10,), "20x" (N20,) and
-            "fused" (N10,), float64.
+            "fused" (N10,), float64, of those that the network has; empty for a patient.
+        member_risks: (M,) risk that each member of an ensemble gives; None for a single network, and
+            for a patient, since only the mean hazards of the slides are known.
     """
 
     risk: float
@@ -64,6 +67,14 @@ class Prediction:
     median_reached: bool | None
     unknown: str
     attention: dict[str, np.ndarray]
+    member_risks: np.ndarray | None = None
+
+    @property
+    def risk_sd(self) -> float | None:
+        """Standard deviation (n - 1) of the members' risks; None without two members at least."""
+        if self.member_risks is None or len(self.member_risks) < 2:
+            return None
+        return float(np.std(self.member_risks, ddof=1))
 
 
 @dataclass(frozen=True)
@@ -71,18 +82,22 @@ class SlideResult:
     """What is known of a slide once it has been predicted and closed.
 
     Attributes:
-        name: file name of the slide.
-        overview: (h, w, 3) uint8, the whole slide, its longer side about `OVERVIEW` pixels.
         bag: its features.
         prediction: what the model says.
         caveat: why the numbers may not hold for this slide; empty when nothing speaks against them.
+        overview: (h, w, 3) uint8, the whole slide, its longer side about `OVERVIEW` pixels; None when
+            only the bag was there.
     """
 
-    name: str
-    overview: np.ndarray
     bag: FeatureBag
     prediction: Prediction
     caveat: str
+    overview: np.ndarray | None
+
+    @property
+    def name(self) -> str:
+        """File name of the slide."""
+        return self.bag.provenance.slide
 
     @property
     def message(self) -> str:
@@ -119,14 +134,34 @@ def predict_slide(
             progress=progress,
         )
         overview = read_overview(slide, OVERVIEW)
-        caveats = [slide.caveat, coarse_base(slide, bundle.config.sampling)]
     progress.stage(slide.name, "predict")
+    return predict_stored(bag, bundle, overview=overview, caveat=slide.caveat)
+
+
+def predict_stored(
+    bag: FeatureBag,
+    bundle: ModelBundle,
+    *,
+    overview: np.ndarray | None = None,
+    caveat: str = "",
+) -> SlideResult:
+    """Go the rest of the way with a slide that has been encoded; the slide itself is not read.
+
+    Args:
+        bag: its features.
+        bundle: the model.
+        overview: the whole slide, where it is at hand.
+        caveat: what is known to speak against the numbers; a bag does not tell whether its scale was
+            given against the file's word.
+
+    Raises:
+        TiacfError: as of `predict_bag`.
+    """
     prediction = predict_bag(bag, bundle)
-    reference = bundle.config.risk_reference
-    if reference is not None and not reference.covers(prediction.risk):
-        caveats.append("the risk lies outside those of the training patients")
-    caveat = "; ".join(text for text in caveats if text)
-    return SlideResult(slide.name, overview, bag, prediction, caveat)
+    # Of a slide it asks the scale only, under names that the provenance has too.
+    coarse = coarse_base(cast("Slide", bag.provenance), bundle.config.sampling)
+    caveats = (caveat, coarse, risk_caveat(prediction, bundle.config))
+    return SlideResult(bag, prediction, "; ".join(filter(None, caveats)), overview)
 
 
 def extract_bag(
@@ -172,25 +207,42 @@ def extract_bag(
         end = batch.start + len(batch.images)
         features[batch.scale][batch.start : end] = encoder.encode(batch.images)
         progress.step(len(batch.images))
-    size, mtime = slide_identity(slide.path) if slide.path is not None else (0, 0)
     return FeatureBag(
         scales={
             scale: ScaleFeatures(features[scale], grid.bounds, grid.grid)
             for scale, grid in grids.items()
         },
-        provenance=Provenance(
-            slide=slide.name,
-            slide_size=size,
-            slide_mtime_ns=mtime,
-            dimensions=slide.dimensions,
-            mpp=slide.mpp,
-            power=slide.power,
-            offset=slide.offset,
-            mask=spec.mask_method if mask is None else mask_identity(mask),
-            sampling=spec,
-            encoder=encoder.spec,
-            versions={name: version(name) for name in _VERSIONED},
-        ),
+        provenance=bag_provenance(slide, spec, encoder.spec, mask),
+    )
+
+
+def bag_provenance(
+    slide: Slide, spec: SamplingSpec, encoder: EncoderSpec, mask: str | Path | np.ndarray | None
+) -> Provenance:
+    """Describe the bag that `extract_bag` makes of a slide.
+
+    Args:
+        slide: an open slide.
+        spec: how patches are laid and kept.
+        encoder: what turns patches into features.
+        mask: the user's tissue mask; None where the tissue is found.
+
+    Raises:
+        TiacfError: the mask cannot be read.
+    """
+    size, mtime = slide_identity(slide.path) if slide.path is not None else (0, 0)
+    return Provenance(
+        slide=slide.name,
+        slide_size=size,
+        slide_mtime_ns=mtime,
+        dimensions=slide.dimensions,
+        mpp=slide.mpp,
+        power=slide.power,
+        offset=slide.offset,
+        mask=spec.mask_method if mask is None else mask_identity(mask),
+        sampling=spec,
+        encoder=encoder,
+        versions={name: version(name) for name in _VERSIONED},
     )
 
 
@@ -205,19 +257,24 @@ def mask_identity(mask: str | Path | np.ndarray) -> str:
 
 
 def predict_bag(bag: FeatureBag, bundle: ModelBundle) -> Prediction:
-    """Predict from a bag of features.
+    """Predict from a bag of features; `attention` holds the scores that the network has, 20x at least.
 
     Args:
         bag: the features of one slide, made with the bundle's encoder and sampling.
         bundle: the model.
 
     Raises:
-        TiacfError: the bag was made with another encoder or sampling, or the network's output is not
-            finite.
+        TiacfError: the bag was made with another encoder or sampling or is empty, or the network's
+            output is not finite.
     """
     import torch
 
     bundle.check_bag(bag)
+    empty = [scale for scale, patches in bag.counts().items() if patches == 0]
+    if empty:
+        raise TiacfError(
+            f"bag of {bag.provenance.slide}: no patches at {', '.join(empty)}; extract it again"
+        )
     device = next(bundle.network.parameters()).device
     tokens = [
         torch.from_numpy(bag.scales[scale].features).to(device, torch.float32)[None]  # (1, N, E)
@@ -225,9 +282,8 @@ def predict_bag(bag: FeatureBag, bundle: ModelBundle) -> Prediction:
     ]
     with torch.inference_mode():
         output = bundle.network(*tokens, attention=True)
-    survival = output.survival[0].cpu().double().numpy()
-    risk = float(output.risk[0])
-    if not np.isfinite(risk):
+    hazards = output.hazards[0].cpu().double().numpy()
+    if not np.isfinite(hazards).all():
         raise TiacfError(
             f"{bag.provenance.slide}: the model's risk is not finite; check the model's weights"
         )
@@ -240,8 +296,35 @@ def predict_bag(bag: FeatureBag, bundle: ModelBundle) -> Prediction:
             ("20x", scores.x20),
             ("fused", scores.fused),
         )
+        if score is not None
     }
-    bins, reference = bundle.config.time_bins, bundle.config.risk_reference
+    members = output.member_risk
+    return read_off(
+        hazards,
+        bundle.config,
+        attention=attention,
+        member_risks=None if members is None else members[0].cpu().double().numpy(),
+    )
+
+
+def read_off(
+    hazards: np.ndarray,
+    config: BundleConfig,
+    *,
+    attention: Mapping[str, np.ndarray] | None = None,
+    member_risks: np.ndarray | None = None,
+) -> Prediction:
+    """Read curve, risk, group and median off hazards, those of a slide or of a patient.
+
+    Args:
+        hazards: (K,) float64.
+        config: of the model that gave them.
+        attention: of the tokens, where there are any.
+        member_risks: (M,) of an ensemble.
+    """
+    survival = survival_curve(hazards)
+    risk = float(risk_of(survival))
+    bins, reference = config.time_bins, config.risk_reference
     median = None if bins is None else median_survival(survival, bins)
     missing = [
         text
@@ -253,12 +336,21 @@ def predict_bag(bag: FeatureBag, bundle: ModelBundle) -> Prediction:
     ]
     return Prediction(
         risk=risk,
-        hazards=output.hazards[0].cpu().double().numpy(),
+        hazards=hazards,
         survival=survival,
         percentile=None if reference is None else reference.percentile(risk),
         risk_group=None if reference is None else reference.group(risk).name,
         median=median,
         median_reached=None if bins is None else median is not None,
         unknown=f"the bundle has {' and '.join(missing)}" if missing else "",
-        attention=attention,
+        attention=dict(attention or {}),
+        member_risks=member_risks,
     )
+
+
+def risk_caveat(prediction: Prediction, config: BundleConfig) -> str:
+    """Say that a risk lies outside those of the training patients; empty when it does not."""
+    reference = config.risk_reference
+    if reference is None or reference.covers(prediction.risk):
+        return ""
+    return "the risk lies outside those of the training patients"

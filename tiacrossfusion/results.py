@@ -11,28 +11,33 @@ import csv
 import hashlib
 import io
 import json
+import logging
 import os
 import shutil
 import socket
 import sqlite3
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.errors import TiacfError, one_line
 
 TABLE = "predictions.csv"
+PATIENTS = "patients.csv"
 _RECORDS = ".tiacf"
 
-#: Columns before and after those of the time bins.
+_log = logging.getLogger(__name__)
+
+#: Columns of slides before and after those of the time bins.
 _FIRST = (
     "slide",
     "risk",
+    "risk_sd",
     "percentile",
     "risk_group",
     "median_survival",
@@ -52,6 +57,21 @@ _LAST = (
     "notice",
     "path",
 )
+
+#: Columns of patients before and after those of the time bins. By the first three a table is known
+#: as this program's.
+_PATIENT_FIRST = (
+    "patient",
+    "slides",
+    "slides_predicted",
+    "risk",
+    "percentile",
+    "risk_group",
+    "median_survival",
+    "median_reached",
+    "time_unit",
+)
+_PATIENT_LAST = ("model", "status", "message", "notice")
 
 
 class OutputError(TiacfError):
@@ -217,18 +237,35 @@ class ResultsFolder:
     def write_table(self) -> None:
         """Write `predictions.csv` anew from all records, in one step."""
         rows = [record.row for record in self.records() if record.status in ("ok", "failed")]
-        num_bins = max((len(row.get("survival", [])) for row in rows), default=0)
-        bins = [f"{kind}_{k}" for k in range(1, num_bins + 1) for kind in ("bin_edge", "survival")]
-        text = io.StringIO()
-        table = csv.DictWriter(text, [*_FIRST, *bins, *_LAST], restval="", lineterminator="\n")
-        table.writeheader()
-        for row in rows:
-            flat = {column: row[column] for column in (*_FIRST, *_LAST) if column in row}
-            for kind in ("bin_edge", "survival"):
-                flat |= {f"{kind}_{k}": value for k, value in enumerate(row.get(kind, []), 1)}
-            table.writerow({column: _cell(value) for column, value in flat.items()})
         with self.writing():
-            self._replace(self.path / TABLE, text.getvalue())
+            self._replace(self.path / TABLE, _table(rows, _FIRST, _LAST))
+
+    def check_patients_free(self) -> None:
+        """Refuse to write over a table of patients that is not this program's.
+
+        Raises:
+            OutputError: there is one.
+        """
+        path = self.path / PATIENTS
+        with self.writing():
+            if not path.exists():
+                return
+            head = path.read_bytes()[:200].decode(errors="replace")
+        if not head.startswith(",".join(_PATIENT_FIRST[:3])):
+            raise OutputError(
+                f"{path}: exists and was not written by tiacf; move it away or give another "
+                "--output-path"
+            )
+
+    def write_patients(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Write `patients.csv`, in one step, in place of an earlier one.
+
+        Raises:
+            OutputError: there is one that is not this program's, or it cannot be written.
+        """
+        self.check_patients_free()
+        with self.writing():
+            self._replace(self.path / PATIENTS, _table(rows, _PATIENT_FIRST, _PATIENT_LAST))
 
     def _write_record(self, record: Record) -> None:
         self._replace(self._record_path(record), _as_json(record))
@@ -268,21 +305,59 @@ class ResultsFolder:
             if host == socket.gethostname() and pid.isdigit() and not psutil.pid_exists(int(pid)):
                 shutil.rmtree(folder, ignore_errors=True)
 
-    @contextmanager
-    def writing(self) -> Iterator[None]:
+    def writing(self) -> AbstractContextManager[None]:
         """Turn errors of the file system into one line on the output folder."""
-        try:
-            yield
-        except (OSError, sqlite3.OperationalError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise OutputError(
-                f"{self.path}: the output folder cannot be written ({reason}); "
-                "check its rights and free space, or give another --output-path"
-            ) from error
+        return writing(self.path)
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Turn errors of the file system into one line on an output folder.
+
+    Raises:
+        OutputError: instead of them.
+    """
+    try:
+        yield
+    except (OSError, sqlite3.OperationalError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(
+            f"{folder}: the output folder cannot be written ({reason}); "
+            "check its rights and free space, or give another --output-path"
+        ) from error
+
+
+def failure(error: Exception, source: str) -> str:
+    """One line on why a slide failed; where it happened goes to the log.
+
+    Args:
+        error: what was raised.
+        source: names the slide, where the error does not.
+    """
+    if isinstance(error, TiacfError):
+        _log.debug("%s failed", source, exc_info=error)  # for the command line's log file
+        return str(error)
+    _log.error("%s failed", source, exc_info=error)
+    return f"{source}: unexpected {one_line(error)}; see the log"
 
 
 def _as_json(record: Record) -> str:
     return json.dumps(asdict(record), indent=1)
+
+
+def _table(rows: Sequence[dict[str, Any]], first: Sequence[str], last: Sequence[str]) -> str:
+    """Write rows as CSV, with the columns of the time bins between the first and the last ones."""
+    num_bins = max((len(row.get("survival", [])) for row in rows), default=0)
+    bins = [f"{kind}_{k}" for k in range(1, num_bins + 1) for kind in ("bin_edge", "survival")]
+    text = io.StringIO()
+    table = csv.DictWriter(text, [*first, *bins, *last], restval="", lineterminator="\n")
+    table.writeheader()
+    for row in rows:
+        flat = {column: row[column] for column in (*first, *last) if column in row}
+        for kind in ("bin_edge", "survival"):
+            flat |= {f"{kind}_{k}": value for k, value in enumerate(row.get(kind, []), 1)}
+        table.writerow({column: _cell(value) for column, value in flat.items()})
+    return text.getvalue()
 
 
 def _cell(value: object) -> object:

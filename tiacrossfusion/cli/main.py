@@ -11,10 +11,13 @@ import click
 from tiacrossfusion import __version__
 from tiacrossfusion.cli.demo import demo
 from tiacrossfusion.cli.encoders import encoders
+from tiacrossfusion.cli.evaluate import evaluate
+from tiacrossfusion.cli.extract import extract
 from tiacrossfusion.cli.import_checkpoint import import_checkpoint
 from tiacrossfusion.cli.models import models
 from tiacrossfusion.cli.predict import predict
 from tiacrossfusion.cli.simulate import simulate
+from tiacrossfusion.cli.train import train
 from tiacrossfusion.errors import TiacfError
 
 INTERRUPTED = 130
@@ -35,7 +38,7 @@ class TiacfGroup(click.Group):
             raise click.ClickException(str(error)) from error
         except KeyboardInterrupt:
             click.echo(
-                "Interrupted; finished slides are kept, run the same command to go on.", err=True
+                "Interrupted; what is finished is kept, run the same command to go on.", err=True
             )
             sys.exit(INTERRUPTED)
 
@@ -47,5 +50,15 @@ def main() -> None:
     logging.captureWarnings(True)
 
 
-for command in (predict, demo, simulate, models, encoders, import_checkpoint):
+for command in (
+    predict,
+    demo,
+    simulate,
+    extract,
+    train,
+    evaluate,
+    models,
+    encoders,
+    import_checkpoint,
+):
     main.add_command(command)

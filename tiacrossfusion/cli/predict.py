@@ -1,11 +1,13 @@
-"""`tiacf predict`: from slides to risks, curves and attention that opens in QuPath."""
+"""`tiacf predict`: from slides, or their bags, to risks, curves and attention that opens in QuPath."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 from tiatoolbox.cli.common import (
     cli_batch_size,
     cli_device,
@@ -22,15 +24,52 @@ from tiacrossfusion.checks import at_least, positive
 from tiacrossfusion.cli.checks import given, output_folder
 from tiacrossfusion.cli.log_file import LOG_FILE, log_to
 from tiacrossfusion.errors import TiacfError
-from tiacrossfusion.slide_files import DEFAULT_FILE_TYPES, find_slides
+from tiacrossfusion.slide_files import DEFAULT_FILE_TYPES, find_slides, missing
+
+if TYPE_CHECKING:
+    from tiacrossfusion.patients import PatientOutcome, PatientTable
+
+#: What only slides, and only a table of patients, have a use for.
+_FOR_SLIDES = (
+    "masks",
+    "file_types",
+    "mpp",
+    "power",
+    "encoder_weights",
+    "batch_size",
+    "num_workers",
+)
+_FOR_PATIENTS = ("slide_column", "patient_column")
 
 
 @click.command()
 @cli_img_input(usage_help="A slide, a folder of slides, or a folder of DICOM files (one slide).")
+@click.option(
+    "--bags",
+    type=Path,
+    help="Instead of slides: a folder of feature bags, as `tiacf extract` writes them, or one bag.",
+)
 @cli_output_path(usage_help="Folder for the results; results that it holds are kept and resumed.")
 @cli_model(
     usage_help="Model: a name from `tiacf models`, a bundle folder, or a hub id (owner/name).",
     default="crossfusion-demo",
+)
+@click.option(
+    "--patients",
+    type=Path,
+    help="CSV of whose slides are whose: patients.csv is written too, the mean over their slides.",
+)
+@click.option(
+    "--slide-column",
+    default="slide",
+    show_default=True,
+    help="Of --patients: column of the slides' file names, with or without their ending.",
+)
+@click.option(
+    "--patient-column",
+    default="patient",
+    show_default=True,
+    help="Of --patients: column of the patients.",
 )
 @cli_masks(
     usage_help="Tissue masks: an image or a GeoJSON exported from QuPath, or a folder of them named "
@@ -54,10 +93,16 @@ from tiacrossfusion.slide_files import DEFAULT_FILE_TYPES, find_slides
 )
 @click.option("--overwrite", is_flag=True, help="Make finished results again.")
 @click.option("--verbose", is_flag=True, help="Show the libraries' log lines on the console.")
+@click.pass_context
 def predict(
-    img_input: str,
+    context: click.Context,
+    img_input: str | None,
+    bags: Path | None,
     output_path: str,
     model: str,
+    patients: Path | None,
+    slide_column: str,
+    patient_column: str,
     masks: str | None,
     file_types: str,
     mpp: float | None,
@@ -81,45 +126,116 @@ def predict(
     at_least("--num-workers", num_workers, 0)
     positive("--mpp", mpp)
     positive("--power", power)
-    slides = find_slides(given("--img-input", img_input), file_types)
-    if masks is not None and Path(masks).is_file() and len(slides) > 1:
-        raise TiacfError(
-            f"--masks {masks}: one mask for {len(slides)} slides; give a folder of masks named as them"
-        )
+    if patients is None:
+        _refuse(context, _FOR_PATIENTS, "is for --patients; add it")
+    if bags is None:
+        if not img_input:
+            raise TiacfError("--img-input is missing, or --bags; see --help")
+        sources = find_slides(Path(img_input), file_types)
+        if masks is not None and Path(masks).is_file() and len(sources) > 1:
+            raise TiacfError(
+                f"--masks {masks}: one mask for {len(sources)} slides; "
+                "give a folder of masks named as them"
+            )
+    else:
+        _refuse(context, ("img_input",), "and --bags: leave one of them out")
+        _refuse(context, _FOR_SLIDES, "is for slides, bags are finished; leave it out")
+        sources = _find_bags(bags)
     folder_path = output_folder(given("--output-path", output_path))
 
     # Imported here: torch and the slide readers take seconds, and a wrong option should not.
-    from tiacrossfusion.cohort import RunOptions, predict_cohort
+    from tiacrossfusion.cohort import RunOptions, predict_bags, predict_cohort
     from tiacrossfusion.encoders import load_encoder_of
-    from tiacrossfusion.results import TABLE, ResultsFolder
+    from tiacrossfusion.patients import predict_patients, read_patients
+    from tiacrossfusion.results import PATIENTS, TABLE, ResultsFolder
     from tiacrossfusion.zoo import load_bundle
 
+    table: PatientTable | None = None
+    if patients is not None:
+        table = read_patients(patients, slide_column=slide_column, patient_column=patient_column)
+        for note in table.notes(sources):
+            click.echo(f"note: {note}")
     bundle = load_bundle(model, device)
     folder = ResultsFolder(folder_path)
+    if table is not None:
+        folder.check_patients_free()
     with log_to(folder_path, verbose=verbose):
-        encoder = load_encoder_of(bundle.config.encoder, weights=encoder_weights, device=device)
-        outcomes = predict_cohort(
-            slides,
-            bundle,
-            encoder,
-            folder,
-            RunOptions(
-                mpp=mpp,
-                power=power,
-                output_type=output_type.lower(),
-                overwrite=overwrite,
-                batch_size=batch_size,
-                num_workers=num_workers,
-            ),
-            masks=None if masks is None else [masks] * len(slides),
-        )
+        if bags is not None:
+            outcomes = predict_bags(
+                sources, bundle, folder, output_type=output_type.lower(), overwrite=overwrite
+            )
+        else:
+            encoder = load_encoder_of(bundle.config.encoder, weights=encoder_weights, device=device)
+            outcomes = predict_cohort(
+                sources,
+                bundle,
+                encoder,
+                folder,
+                RunOptions(
+                    mpp=mpp,
+                    power=power,
+                    output_type=output_type.lower(),
+                    overwrite=overwrite,
+                    batch_size=batch_size,
+                    num_workers=num_workers,
+                ),
+                masks=None if masks is None else [masks] * len(sources),
+            )
     failed = sum(outcome.status == "failed" for outcome in outcomes)
     skipped = sum(outcome.status == "skipped" for outcome in outcomes)
     before = f" ({skipped} finished before)" if skipped else ""
+    kind = "slides" if bags is None else "bags"
     click.echo(
-        f"{len(outcomes) - failed} of {len(outcomes)} slides done{before}: {folder_path / TABLE}"
+        f"{len(outcomes) - failed} of {len(outcomes)} {kind} done{before}: {folder_path / TABLE}"
     )
+    lost = 0
+    if table is not None:
+        of_patients = predict_patients(table, outcomes, bundle.config)
+        folder.write_patients([outcome.row for outcome in of_patients])
+        lost = _say_patients(of_patients, folder_path / PATIENTS)
     click.echo(bundle.config.card.notice)
     if failed:
         click.echo(f"{failed} failed; details in {folder_path / LOG_FILE}", err=True)
+    if failed or lost:
         sys.exit(1)
+
+
+def _say_patients(outcomes: list[PatientOutcome], path: Path) -> int:
+    """Say what became of the patients; returns how many have no prediction."""
+    lost = sum(outcome.prediction is None for outcome in outcomes)
+    partly = sum(len(outcome.predicted) < len(outcome.slides) for outcome in outcomes) - lost
+    without = f" ({partly} without some of their slides)" if partly else ""
+    click.echo(f"{len(outcomes) - lost} of {len(outcomes)} patients predicted{without}: {path}")
+    return lost
+
+
+def _find_bags(source: Path) -> list[Path]:
+    """List the bags that a path stands for, by name.
+
+    Raises:
+        TiacfError: the path does not exist, or holds no bag.
+    """
+    try:
+        if not source.exists():
+            raise TiacfError(f"{source}: {missing(source)}; check --bags")
+        if source.suffix == ".zarr":
+            return [source]
+        if not source.is_dir():
+            raise TiacfError(
+                f"{source}: a file is no bag; give a folder of bags (*.zarr) or one bag"
+            )
+        # A name with a dot first is that of a bag that is being written.
+        found = [store for store in sorted(source.glob("*.zarr")) if store.name[0] != "."]
+    except OSError as error:
+        raise TiacfError(f"{source}: cannot be read ({error.strerror}); check --bags") from error
+    if not found:
+        raise TiacfError(f"{source}: holds no bag (*.zarr); make them with tiacf extract")
+    return found
+
+
+def _refuse(context: click.Context, names: tuple[str, ...], reason: str) -> None:
+    """Refuse options that would not be looked at, where they are given."""
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        if name in names and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise TiacfError(f"{parameter.opts[0]} {reason}")

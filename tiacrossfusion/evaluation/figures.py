@@ -52,7 +52,14 @@ def add_axes(figure: Figure, left: float, bottom: float, width: float, height: f
 def say(axes: Axes, text: str) -> None:
     """Say in the middle of empty axes why nothing is drawn."""
     axes.text(
-        0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color="0.35", wrap=True
+        0.5,
+        0.65,
+        text,
+        transform=axes.transAxes,
+        ha="center",
+        va="center",
+        color="0.35",
+        bbox={"facecolor": "white", "edgecolor": "none"},
     )
 
 

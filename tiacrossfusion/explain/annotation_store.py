@@ -19,7 +19,7 @@ from tiatoolbox.annotation.storage import Annotation, SQLiteStore
 from tiacrossfusion.explain.extent import clip_to_slide
 from tiacrossfusion.explain.hotspots import Hotspot
 from tiacrossfusion.explain.provenance import origin
-from tiacrossfusion.explain.scores import STAGES, TileScores
+from tiacrossfusion.explain.scores import TileScores
 
 if TYPE_CHECKING:
     from tiacrossfusion.features import FeatureBag
@@ -86,11 +86,12 @@ def _tiles(bag: FeatureBag, scores: TileScores) -> Iterator[tuple[str, Annotatio
     """Yield the key, such as "20x_3_7" for column 3 and row 7, and the annotation of each tile."""
     bounds, shown = clip_to_slide(bag, "20x")
     boxes = shapely.box(*bounds[shown].T)
-    percentiles = np.stack([scores.percentiles[stage][shown] for stage in STAGES], axis=1)
+    stages = tuple(scores.percentiles)
+    percentiles = np.stack([scores.percentiles[stage][shown] for stage in stages], axis=1)
     for (column, row), polygon, known in zip(
         bag.scales["20x"].grid[shown].tolist(), boxes, percentiles.tolist(), strict=True
     ):
-        shares = _shares(dict(zip(STAGES, known, strict=True)))
+        shares = _shares(dict(zip(stages, known, strict=True)))
         yield f"20x_{column}_{row}", Annotation(polygon, {"type": TILE_TYPE} | shares)
 
 

@@ -21,7 +21,7 @@ from tiacrossfusion.explain.colours import HOTSPOT, percentile_colours
 from tiacrossfusion.explain.extent import clip_to_slide
 from tiacrossfusion.explain.hotspots import Hotspot
 from tiacrossfusion.explain.provenance import origin
-from tiacrossfusion.explain.scores import STAGES, TileScores
+from tiacrossfusion.explain.scores import TileScores
 
 if TYPE_CHECKING:
     from tiacrossfusion.features import FeatureBag
@@ -52,7 +52,8 @@ def write_geojson(
 
     Coordinates are level-0 pixels of the image as QuPath opens it, that is without the slide's
     `offset`, cut at its borders. Tiles are coloured by the percentile of the fused attention in the
-    20x file and of the grid's own attention in the others. Two runs write the same bytes.
+    20x file and of the grid's own attention in the others, or by the 20x attention where the network
+    has no such; each file says by which. Two runs write the same bytes.
 
     Args:
         folder: an existing folder.
@@ -70,7 +71,7 @@ def write_geojson(
     paths = []
     for scale, ending in FILE_ENDINGS.items():
         path = Path(folder) / f"{stem}{ending}"
-        header = record | {"tiles": scale, "colour": f"percentile of {scores[scale].colour_stage}"}
+        header = record | {"tiles": scale, "colour": f"percentile of {scores[scale].colour}"}
         with path.open("w", encoding="utf-8", newline="\n") as file:
             file.write('{"type":"FeatureCollection",\n"tiacrossfusion":')
             file.write(json.dumps(header, ensure_ascii=False, allow_nan=False))
@@ -99,7 +100,9 @@ def _tile_features(bag: FeatureBag, scores: TileScores) -> Iterator[str]:
     bounds, shown = clip_to_slide(bag, scores.scale)
     bounds = bounds - np.tile(bag.provenance.offset, 2)
     colours = percentile_colours(scores.percentiles[scores.colour_stage])
-    measurements = zip(*(_measurements(scores, stage, shown) for stage in STAGES), strict=True)
+    measurements = zip(
+        *(_measurements(scores, stage, shown) for stage in scores.values), strict=True
+    )
     prefix = f"{bag.provenance.slide}/{scores.scale}/"
     for (x0, y0, x1, y1), (column, row), (red, green, blue), known in zip(
         bounds[shown].tolist(),
@@ -149,7 +152,7 @@ def _hotspot_feature(bag: FeatureBag, hotspot: Hotspot, model: str, note: str) -
             "isLocked": True,
             "measurements": {
                 "Rank": hotspot.rank,
-                "Attention fused mean": float(f"{hotspot.attention:.6g}"),
+                f"Attention {hotspot.stage} mean": float(f"{hotspot.attention:.6g}"),
                 "Tiles": hotspot.tiles,
                 "Area um^2": float(f"{hotspot.area:.6g}"),
             },

@@ -1,4 +1,8 @@
-"""Hotspots: the few connected regions that the model attends to most after fusion."""
+"""Hotspots: the few connected regions that the model attends to most.
+
+They are found in the attention after fusion, or at 20x where the network fuses nothing; each hotspot
+says in which.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +14,12 @@ import numpy as np
 import shapely
 
 from tiacrossfusion.explain.extent import clip_to_slide
-from tiacrossfusion.explain.scores import STAGES, TileScores
+from tiacrossfusion.explain.scores import TileScores
 
 if TYPE_CHECKING:
     from tiacrossfusion.features import FeatureBag
 
-#: A 20x tile is hot when its fused attention is at or above this percentile of the slide.
+#: A 20x tile is hot when its attention is at or above this percentile of the slide.
 HOT_PERCENTILE = 95.0
 
 #: Smaller regions are left out while there are larger ones. Two 10x tiles are 8 of 20x: fused
@@ -31,16 +35,18 @@ class Hotspot:
     """A connected region of hot 20x tiles.
 
     Attributes:
-        rank: 1 is the region with the highest mean fused attention.
+        rank: 1 is the region with the highest mean attention.
+        stage: "fused" or "20x", the attention meant here.
         polygon: outline in level-0 pixels of the whole slide, cut at the slide's borders; its
             exterior runs as that of the tiles does, its holes the other way.
-        attention: mean fused attention of its tiles.
+        attention: mean attention of its tiles.
         percentiles: per stage the mean percentile of its tiles, NaN where none is known.
         tiles: number of 20x tiles.
         area: in square microns.
     """
 
     rank: int
+    stage: str
     polygon: shapely.Polygon
     attention: float
     percentiles: dict[str, float]
@@ -54,7 +60,7 @@ class Hotspot:
 
 
 def find_hotspots(bag: FeatureBag, scores: TileScores) -> list[Hotspot]:
-    """Find the regions with the highest fused attention.
+    """Find the regions with the highest attention after fusion, or at 20x without one.
 
     Tiles are of one region when they share an edge. Where attention is the same all over the slide
     there is no hotspot.
@@ -64,19 +70,20 @@ def find_hotspots(bag: FeatureBag, scores: TileScores) -> list[Hotspot]:
         scores: scores of its 20x grid.
 
     Returns:
-        At most `MAX_HOTSPOTS` regions by falling mean fused attention.
+        At most `MAX_HOTSPOTS` regions by falling mean attention.
     """
+    stage = scores.colour_stage
     bounds, shown = clip_to_slide(bag, "20x")
     # A comparison with NaN is False: tiles of unknown attention are not hot.
-    hot = np.flatnonzero(shown & (scores.percentiles["fused"] >= HOT_PERCENTILE))
+    hot = np.flatnonzero(shown & (scores.percentiles[stage] >= HOT_PERCENTILE))
     regions = _connected(bag.scales["20x"].grid[hot])
     if regions.max(initial=0) == 0:
         return []
     members = [hot[regions == region] for region in range(1, regions.max() + 1)]
     members = [tiles for tiles in members if len(tiles) >= MIN_TILES] or members
-    fused = scores.values["fused"]
+    values = scores.values[stage]
     # Equal means: the larger first, then the one whose first tile comes first on the grid.
-    members.sort(key=lambda tiles: (-fused[tiles].mean(), -len(tiles), tiles[0]))
+    members.sort(key=lambda tiles: (-values[tiles].mean(), -len(tiles), tiles[0]))
     mpp_x, mpp_y = bag.provenance.mpp
     hotspots = []
     for rank, tiles in enumerate(members[:MAX_HOTSPOTS], start=1):
@@ -87,10 +94,12 @@ def find_hotspots(bag: FeatureBag, scores: TileScores) -> list[Hotspot]:
         hotspots.append(
             Hotspot(
                 rank=rank,
+                stage=stage,
                 polygon=polygon,
-                attention=float(fused[tiles].mean()),
+                attention=float(values[tiles].mean()),
                 percentiles={
-                    stage: _finite_mean(scores.percentiles[stage][tiles]) for stage in STAGES
+                    name: _finite_mean(percentiles[tiles])
+                    for name, percentiles in scores.percentiles.items()
                 },
                 tiles=len(tiles),
                 area=float(polygon.area * mpp_x * mpp_y),

@@ -16,7 +16,7 @@ from matplotlib.patheffects import withStroke
 from tiacrossfusion.explain.colours import HOTSPOT, colour_table, percentile_colours
 from tiacrossfusion.explain.figures import add_caption, save_png
 from tiacrossfusion.explain.hotspots import Hotspot
-from tiacrossfusion.explain.scores import STAGES, TileScores
+from tiacrossfusion.explain.scores import TileScores
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,7 +31,8 @@ _PAINTED_ON = {"5x": "5x", "10x": "10x", "20x": "20x", "fused": "20x"}
 #: enough to see the glands.
 _OPACITY = 0.62
 
-#: Grey level, from 0 to 1, of the tissue that the colour bar is drawn over.
+#: Grey level, from 0 to 1, of the tissue that the colour bar is drawn over, and of patches of which
+#: no picture is at hand.
 _PALE_TISSUE = 0.8
 
 _DPI = 110
@@ -43,7 +44,7 @@ _HEAD, _FOOT = 0.55, 1.15  # inches above and below the panels
 
 
 def attention_figure(
-    thumbnail: np.ndarray,
+    thumbnail: np.ndarray | None,
     bag: FeatureBag,
     scores: Mapping[str, TileScores],
     hotspots: Sequence[Hotspot],
@@ -53,13 +54,14 @@ def attention_figure(
     model: str,
     note: str,
 ) -> None:
-    """Draw the slide and its attention at 5x, 10x, 20x and after fusion as a PNG.
+    """Draw the slide and its attention at each stage of the network as a PNG.
 
     The tissue under the maps is grey, so that their colours mean attention only. Colours are
     percentiles within the slide, on one scale for all maps.
 
     Args:
-        thumbnail: (h, w, 3) uint8 RGB of the whole slide at any resolution.
+        thumbnail: (h, w, 3) uint8 RGB of the whole slide at any resolution. None when there is no
+            slide: the 20x patches then stand in grey on white, and are called so.
         bag: bag of the slide.
         scores: what `tile_scores` gave.
         hotspots: what `find_hotspots` gave.
@@ -69,27 +71,32 @@ def attention_figure(
         note: what the figure may be used for; stands at the foot.
     """
     width, height = bag.provenance.dimensions
-    rows, columns, panel_w, panel_h = _layout(width / height)
+    fine = scores["20x"]
+    panels = ("tissue", *fine.values)
+    rows, columns, panel_w, panel_h = _layout(width / height, len(panels))
     column_w = max(panel_w, _MIN_COLUMN) + _GAP
     figure_w = max(_MIN_WIDTH, columns * column_w - _GAP + 2 * _MARGIN)
     figure_h = _HEAD + rows * (panel_h + _PANEL_TITLE) + (rows - 1) * _GAP + _FOOT
     figure = Figure(figsize=(figure_w, figure_h), dpi=_DPI, facecolor="white")
 
     size = (max(1, round(panel_w * _DPI)), max(1, round(panel_h * _DPI)))
-    shrinks = size[0] < thumbnail.shape[1]
-    tissue = cv2.resize(
-        thumbnail, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    )
+    if thumbnail is None:
+        tissue = _draw_patches(bag, size)
+    else:
+        shrinks = size[0] < thumbnail.shape[1]
+        tissue = cv2.resize(
+            thumbnail, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        )
     grey = np.repeat(cv2.cvtColor(tissue, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
-    for place, stage in enumerate(("tissue", *STAGES)):
+    for place, stage in enumerate(panels):
         row, column = divmod(place, columns)
-        in_row = min(columns, 1 + len(STAGES) - row * columns)
+        in_row = min(columns, len(panels) - row * columns)
         x = (figure_w - in_row * column_w) / 2 + column * column_w + (column_w - panel_w) / 2
         y = figure_h - _HEAD - (row + 1) * (panel_h + _PANEL_TITLE) - row * _GAP
         axes = figure.add_axes((x / figure_w, y / figure_h, panel_w / figure_w, panel_h / figure_h))
         if stage == "tissue":
             image = tissue
-            heading = "H&E"
+            heading = "H&E" if thumbnail is not None else "20x patches"
         else:
             grid = _PAINTED_ON[stage]
             image = _paint(grey, bag, grid, scores[grid].percentiles[stage])
@@ -100,7 +107,7 @@ def attention_figure(
         axes.spines[:].set(color="0.75", linewidth=0.8)
         if stage == "tissue":
             _scale_bar(axes, bag.provenance.mpp[0], width, height)
-        if stage == "fused":
+        if stage == fine.colour_stage:
             for hotspot in hotspots:
                 _outline(axes, hotspot, height)
 
@@ -111,14 +118,16 @@ def attention_figure(
     save_png(figure, path)
 
 
-def _layout(aspect: float) -> tuple[int, int, float, float]:
-    """Rows and columns of five panels, and their width and height in inches, as large as can be.
+def _layout(aspect: float, panels: int) -> tuple[int, int, float, float]:
+    """Rows and columns of panels, and their width and height in inches, as large as can be.
 
     Args:
         aspect: width of the slide by its height.
+        panels: how many there are.
     """
     best = (0, 0, 0.0, 0.0)
-    for rows, columns in ((1, 5), (2, 3), (3, 2), (5, 1)):
+    for rows in range(1, panels + 1):
+        columns = -(-panels // rows)
         room_w = (_MAX_WIDTH - (columns - 1) * _GAP) / columns
         room_h = (_MAX_HEIGHT - (rows - 1) * _GAP) / rows - _PANEL_TITLE
         panel_w = min(room_w, room_h * aspect)
@@ -139,21 +148,9 @@ def _paint(grey: np.ndarray, bag: FeatureBag, grid: str, percentiles: np.ndarray
     Returns:
         (h, w, 3) uint8.
     """
-    tiles = bag.scales[grid]
-    if len(tiles) == 0:
+    if len(bag.scales[grid]) == 0:
         return grey
-    # Each pixel looks up its tile on the lattice: the work grows with the picture, not the tiles.
-    # There is one more row and column than tiles: -1, off the lattice, finds -1 there.
-    lattice = np.full(tiles.grid.max(axis=0) + 2, -1)
-    lattice[tiles.grid[:, 0], tiles.grid[:, 1]] = np.arange(len(tiles))
-    slide_width, slide_height = bag.provenance.dimensions
-    columns = _lattice_of_pixels(
-        tiles.grid[:, 0], tiles.bounds[:, [0, 2]], slide_width / grey.shape[1], grey.shape[1]
-    )
-    rows = _lattice_of_pixels(
-        tiles.grid[:, 1], tiles.bounds[:, [1, 3]], slide_height / grey.shape[0], grey.shape[0]
-    )
-    tile = lattice[columns[None, :], rows[:, None]]
+    tile = _tile_of_pixels(bag, grid, grey.shape[1], grey.shape[0])
     painted = grey.copy()
     covered = tile >= 0
     colours = percentile_colours(percentiles)[tile[covered]]
@@ -161,6 +158,48 @@ def _paint(grey: np.ndarray, bag: FeatureBag, grid: str, percentiles: np.ndarray
     under = grey[covered] // 8 * 8 + 4
     painted[covered] = np.rint(_OPACITY * colours + (1 - _OPACITY) * under)
     return painted
+
+
+def _draw_patches(bag: FeatureBag, size: tuple[int, int]) -> np.ndarray:
+    """Draw the 20x patches of a bag in the grey of pale tissue on white.
+
+    Args:
+        bag: bag of the slide.
+        size: width and height of the picture.
+
+    Returns:
+        (h, w, 3) uint8.
+    """
+    drawn = np.full((size[1], size[0], 3), 255, np.uint8)
+    drawn[_tile_of_pixels(bag, "20x", *size) >= 0] = round(255 * _PALE_TISSUE)
+    return drawn
+
+
+def _tile_of_pixels(bag: FeatureBag, grid: str, width: int, height: int) -> np.ndarray:
+    """Tile of a grid, with one tile at least, in which each pixel of a picture of the slide lies.
+
+    Args:
+        bag: bag of the slide.
+        grid: "5x", "10x" or "20x".
+        width: of the picture.
+        height: of the picture.
+
+    Returns:
+        (height, width) index of the tile, -1 where there is none.
+    """
+    tiles = bag.scales[grid]
+    # Each pixel looks up its tile on the lattice: the work grows with the picture, not the tiles.
+    # There is one more row and column than tiles: -1, off the lattice, finds -1 there.
+    lattice = np.full(tiles.grid.max(axis=0) + 2, -1)
+    lattice[tiles.grid[:, 0], tiles.grid[:, 1]] = np.arange(len(tiles))
+    slide_width, slide_height = bag.provenance.dimensions
+    columns = _lattice_of_pixels(
+        tiles.grid[:, 0], tiles.bounds[:, [0, 2]], slide_width / width, width
+    )
+    rows = _lattice_of_pixels(
+        tiles.grid[:, 1], tiles.bounds[:, [1, 3]], slide_height / height, height
+    )
+    return lattice[columns[None, :], rows[:, None]]
 
 
 def _lattice_of_pixels(

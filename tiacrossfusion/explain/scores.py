@@ -18,8 +18,9 @@ from tiacrossfusion.sampling.spec import SCALES
 if TYPE_CHECKING:
     from tiacrossfusion.features import FeatureBag
 
-#: The stages of the network at which attention is read. "fused" is the class token's attention
-#: after fusion and lies on the 10x grid; the others lie on the grid of their own scale.
+#: The stages of a network at which attention may be read. "fused" is the class token's attention
+#: after fusion and lies on the 10x grid; the others lie on the grid of their own scale. Every network
+#: has "20x"; one that reads a single scale has that alone.
 STAGES = ("5x", "10x", "20x", "fused")
 
 #: The grid on which the attention of each stage lies.
@@ -28,14 +29,14 @@ STAGE_GRID = {"5x": "5x", "10x": "10x", "20x": "20x", "fused": "10x"}
 
 @dataclass(frozen=True)
 class TileScores:
-    """Attention of the tiles of one grid at all stages.
+    """Attention of the tiles of one grid at the stages that the network has.
 
     A tile has its own attention and that of the larger tile around it. For a stage of a finer grid
     it has the mean over the kept tiles inside it.
 
     Attributes:
         scale: the grid, "5x", "10x" or "20x", with N tiles.
-        values: per stage (N,) float64 attention; NaN where it is not known.
+        values: per stage, in the order of `STAGES`, (N,) float64 attention; NaN where it is not known.
         percentiles: per stage (N,) float64, 0 to 100. That of a tile's own stage, and of the tile
             around it, is the rank on the grid of that stage; that of a mean is the rank among the
             means on this grid. NaN where the value is.
@@ -49,8 +50,18 @@ class TileScores:
 
     @property
     def colour_stage(self) -> str:
-        """Stage that colours the tiles: "fused" on the 20x grid, the grid's own elsewhere."""
-        return "fused" if self.scale == "20x" else self.scale
+        """Stage that colours the tiles: "fused" on the 20x grid, the grid's own elsewhere.
+
+        Of a network that does not have it, "20x".
+        """
+        wanted = "fused" if self.scale == "20x" else self.scale
+        return wanted if wanted in self.values else "20x"
+
+    @property
+    def colour(self) -> str:
+        """What colours the tiles, such as "fused" or "20x mean"."""
+        stage = self.colour_stage
+        return f"{stage} mean" if stage in self.means else stage
 
     def measurement(self, stage: str) -> str:
         """Name of a stage's value in QuPath, such as "Attention fused" or "Attention 20x mean"."""
@@ -93,17 +104,19 @@ def tile_scores(bag: FeatureBag, attention: Mapping[str, np.ndarray]) -> dict[st
     Args:
         bag: bag of the slide, with N5, N10 and N20 patches.
         attention: "5x" (N5,), "10x" (N10,), "20x" (N20,) and "fused" (N10,) attention received by
-            each token.
+            each token; all but "20x" may be missing, and no tile has a score of a missing one.
 
     Returns:
         The scores keyed "5x", "10x", "20x".
 
     Raises:
         TiacfError: a patch stands in no kept patch of the next coarser grid.
-        ValueError: the attention does not have one score for each patch.
+        ValueError: the attention does not have one score for each patch, or none at 20x.
     """
+    if "20x" not in attention:
+        raise ValueError(f"no attention at 20x, only {sorted(attention)}")
     own = {}
-    for stage in STAGES:
+    for stage in (stage for stage in STAGES if stage in attention):
         own[stage] = np.asarray(attention[stage], np.float64)
         expected = (len(bag.scales[STAGE_GRID[stage]]),)
         if own[stage].shape != expected:
@@ -120,7 +133,7 @@ def tile_scores(bag: FeatureBag, attention: Mapping[str, np.ndarray]) -> dict[st
     scores = {}
     for scale in SCALES:
         values, percentiles, means = {}, {}, set()
-        for stage in STAGES:
+        for stage in own:
             grid = STAGE_GRID[stage]
             if grid in holder[scale]:
                 values[stage] = own[stage][holder[scale][grid]]

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from tiacrossfusion.networks.dropped_attention import dropped_attention
+
 # Softmax weights held at a time while scoring: 16 MiB in float32. The fastest of 2**18 to 2**24 on
 # two CPU cores, within noise, and enough to fill a GPU.
 SCORING_BUFFER = 2**22
@@ -80,9 +82,10 @@ class MultiHeadAttention(nn.Module):
 
     `a = Linear_out(concat_h(softmax(q_h k_h^T / sqrt(D / H)) v_h))`.
 
-    The output always comes from the fused kernel, and scores from a second pass over the same
-    queries and keys. Asking for scores therefore leaves the output as it is, to the last bit, and
-    works under autograd, dropout and autocast alike. The price is one more product q k^T.
+    The output comes from the fused kernel, or from `dropped_attention` where the kernel would go
+    dense, and scores from a second pass over the same queries and keys. Asking for scores therefore
+    leaves the output as it is, to the last bit, and works under autograd, dropout and autocast
+    alike. The price is one more product q k^T.
 
     Args:
         embed_dim (int):
@@ -123,9 +126,11 @@ class MultiHeadAttention(nn.Module):
         query = self._split_heads(self.query(tokens))  # (B, H, N, D/H)
         key = self._split_heads(self.key(context))  # (B, H, M, D/H)
         value = self._split_heads(self.value(context))  # (B, H, M, D/H)
-        attended = scaled_dot_product_attention(
-            query, key, value, dropout_p=self.dropout if self.training else 0.0
-        )  # (B, H, N, D/H)
+        dropout = self.dropout if self.training else 0.0
+        if dropout > 0 and query.device.type == "cpu":
+            attended = dropped_attention(query, key, value, dropout)  # (B, H, N, D/H)
+        else:
+            attended = scaled_dot_product_attention(query, key, value, dropout_p=dropout)
         scores = None if score is None else score(query, key)  # (B, M)
         return self.out(attended.transpose(1, 2).flatten(2)), scores
 

@@ -34,7 +34,8 @@ class PairSums:
     def ratio(self) -> np.ndarray:
         """Share of concordant pairs (...); NaN where no pair can be compared."""
         nothing = np.full(np.shape(self.comparable), np.nan)
-        return np.divide(self.concordant, self.comparable, out=nothing, where=self.comparable != 0)
+        share = np.divide(self.concordant, self.comparable, out=nothing, where=self.comparable != 0)
+        return np.minimum(share, 1.0)  # two sums of the same weights may differ by rounding
 
 
 def harrell_pairs(

@@ -45,7 +45,7 @@ class FittingSettings(BaseModel):
     Attributes:
         loss: "nll" (discrete likelihood), "cox" (partial likelihood over the patients of a step) or
             "cross-entropy".
-        alpha: weight of the patients with an event in "nll".
+        alpha: weight of the event part in "nll" and "cross-entropy".
         learning_rate: the highest, reached after the warm-up.
         weight_decay: of AdamW, on weight matrices.
         patients_per_step: patients whose gradients are accumulated into one step of the optimiser.

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import lightning
 import numpy as np
 import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, DistributedSampler
 
 from tiacrossfusion.errors import TiacfError
@@ -22,11 +26,11 @@ from tiacrossfusion.training.patients import (
     average_over_slides,
     follow_up,
     groups_of_equal_shape,
+    in_order,
+    passes,
+    patient_outputs,
     stack,
 )
-
-#: Slides of equal token counts that go through the network together.
-_TOGETHER = 16
 
 
 class SurvivalTraining(lightning.LightningModule):
@@ -74,8 +78,8 @@ class SurvivalTraining(lightning.LightningModule):
 
     def train_dataloader(self) -> DataLoader:
         """Patients of one optimiser step a batch, in an order that depends on seed and epoch only."""
-        sampler = DistributedSampler(
-            range(len(self.training_patients)),
+        sampler: DistributedSampler = DistributedSampler(
+            self.training_patients,  # type: ignore[arg-type]
             num_replicas=self.trainer.world_size,
             rank=self.trainer.global_rank,
             seed=self.seed,
@@ -113,7 +117,8 @@ class SurvivalTraining(lightning.LightningModule):
     def training_step(self, batch: list[Patient], batch_idx: int) -> None:
         """Accumulate the gradients of the patients and take one step."""
         del batch_idx
-        optimiser, schedule = self.optimizers(), self.lr_schedulers()
+        optimiser = cast(LightningOptimizer, self.optimizers())
+        schedule = cast(LRScheduler, self.lr_schedulers())
         optimiser.zero_grad()
         units = self._units(batch)
         slides = [[slide for patient in unit for slide in patient.slides] for unit in units]
@@ -122,7 +127,9 @@ class SurvivalTraining(lightning.LightningModule):
             total += self._backward(unit, loaded, weight=len(unit) / len(batch))
         self._average_over_devices()
         self.clip_gradients(
-            optimiser, gradient_clip_val=self.settings.gradient_clip, gradient_clip_algorithm="norm"
+            optimiser.optimizer,
+            gradient_clip_val=self.settings.gradient_clip,
+            gradient_clip_algorithm="norm",
         )
         optimiser.step()
         schedule.step()
@@ -144,7 +151,7 @@ class SurvivalTraining(lightning.LightningModule):
         c_index = harrell_c(times, events, risks)
         self.log_dict({"val_loss": loss, "val_c": c_index}, batch_size=len(batch))
 
-    def configure_optimizers(self) -> dict[str, object]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW; linear warm-up, then a cosine that reaches 0 with the last step, once."""
         decayed = [weight for weight in self.network.parameters() if weight.ndim > 1]
         other = [weight for weight in self.network.parameters() if weight.ndim <= 1]
@@ -180,31 +187,30 @@ class SurvivalTraining(lightning.LightningModule):
         """Split a step into the smallest parts whose losses add up."""
         if self.settings.loss == "cox":
             return [batch]
-        groups = groups_of_equal_shape(batch, self.bags, _TOGETHER)
+        groups = groups_of_equal_shape(batch, self.bags)
         return [[batch[position] for position in group] for group in groups]
 
     def _backward(self, unit: list[Patient], loaded: list[Tokens], weight: float) -> float:
         """Add the gradient of `weight * loss` of some patients; return that loss."""
-        passes = _passes(loaded)
-        if len(passes) == 1:
-            outputs = self._outputs([loaded[i] for i in passes[0]])
+        members = passes(loaded)
+        if len(members) == 1:
+            outputs = self._outputs(loaded)
             loss = self._loss(self._average(outputs, unit), unit) * weight
             loss.backward()
             return float(loss.detach())
         # Several passes: outputs first, then the gradients of each, as the class says.
         states, parts = [], []
         with torch.no_grad():
-            for members in passes:
+            for part in members:
                 states.append(_random_state(self.device))
-                parts.append(self._outputs([loaded[i] for i in members]))
-        order = torch.argsort(torch.as_tensor([i for members in passes for i in members]))
-        leaf = torch.cat(parts)[order.to(self.device)].requires_grad_()  # (S, K)
+                parts.append(self._outputs([loaded[i] for i in part]))
+        leaf = in_order(parts, members).requires_grad_()  # (S, K)
         loss = self._loss(self._average(leaf, unit), unit) * weight
         (gradient,) = torch.autograd.grad(loss, leaf)
         after = _random_state(self.device)
-        for members, state in zip(passes, states, strict=True):
+        for part, state in zip(members, states, strict=True):
             _set_random_state(state, self.device)
-            self._outputs([loaded[i] for i in members]).backward(gradient[members])
+            self._outputs([loaded[i] for i in part]).backward(gradient[part])
         _set_random_state(after, self.device)
         return float(loss.detach())
 
@@ -216,14 +222,11 @@ class SurvivalTraining(lightning.LightningModule):
                 return self.network.log_hazard(*stacked).float()[:, None]  # type: ignore[operator]
             return self.network(*stacked).hazards
 
-    def _average(self, outputs: Tensor, patients: list[Patient]) -> Tensor:
+    def _average(self, outputs: Tensor, patients: Sequence[Patient]) -> Tensor:
         """Average the hazards of a patient's slides, (S, K) to (P, K)."""
-        owners = [p for p, patient in enumerate(patients) for _ in patient.slides]
-        if len(owners) == len(patients):
-            return outputs
         if self.settings.loss == "cox":  # hazards are averaged, these are their logarithms
-            return average_over_slides(outputs.exp(), owners, len(patients)).log()
-        return average_over_slides(outputs, owners, len(patients))
+            return average_over_slides(outputs.exp(), patients).log()
+        return average_over_slides(outputs, patients)
 
     def _loss(self, outputs: Tensor, patients: list[Patient]) -> Tensor:
         times, events = follow_up(patients)
@@ -233,18 +236,11 @@ class SurvivalTraining(lightning.LightningModule):
         bins = torch.as_tensor(self.bins.index(times), device=outputs.device)
         if self.settings.loss == "nll":
             return nll_loss(outputs, bins, observed, self.settings.alpha)
-        return cross_entropy_loss(outputs, bins, observed)
+        return cross_entropy_loss(outputs, bins, observed, self.settings.alpha)
 
-    def _predict(self, patients: list[Patient]) -> Tensor:
+    def _predict(self, patients: Sequence[Patient]) -> Tensor:
         """Outputs of patients, averaged over their slides, (P, K) or (P, 1)."""
-        groups = list(groups_of_equal_shape(patients, self.bags, _TOGETHER))
-        slides = [[slide for i in group for slide in patients[i].slides] for group in groups]
-        rows: dict[int, Tensor] = {}
-        for group, loaded in zip(groups, self.bags.read(slides), strict=True):
-            outputs = torch.cat([self._outputs([loaded[i] for i in m]) for m in _passes(loaded)])
-            averaged = self._average(outputs, [patients[i] for i in group])
-            rows.update(zip(group, averaged, strict=True))
-        return torch.stack([rows[position] for position in range(len(patients))])
+        return patient_outputs(patients, self.bags, self._outputs, self._average)
 
     def _average_over_devices(self) -> None:
         """Bring the same mean gradient to all devices.
@@ -258,18 +254,6 @@ class SurvivalTraining(lightning.LightningModule):
             if weight.requires_grad:
                 gradient = torch.zeros_like(weight) if weight.grad is None else weight.grad
                 weight.grad = self.trainer.strategy.reduce(gradient, reduce_op="mean")
-
-
-def _passes(tokens: Sequence[Tokens]) -> list[list[int]]:
-    """Positions of the slides that can go through the network together: those of equal token counts."""
-    together: dict[tuple[int, ...], list[int]] = {}
-    for position, slide in enumerate(tokens):
-        together.setdefault(tuple(len(scale) for scale in slide), []).append(position)
-    return [
-        positions[start : start + _TOGETHER]
-        for positions in together.values()
-        for start in range(0, len(positions), _TOGETHER)
-    ]
 
 
 def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:

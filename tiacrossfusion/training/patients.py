@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from tiacrossfusion.training.bags import CohortBags, Tokens
 from tiacrossfusion.training.table import CohortTable
+
+#: Slides of equal token counts that go through a network together, at most.
+TOGETHER = 16
 
 
 @dataclass(frozen=True)
@@ -49,49 +52,107 @@ def follow_up(patients: Sequence[Patient]) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
-def stack(tokens: Sequence[Tokens], device: torch.device | str) -> tuple[Tensor, ...]:
+def stack(tokens: Sequence[Tokens], device: torch.device | str) -> Tokens:
     """Stack slides of equal token counts into (B, N5, E), (B, N10, E), (B, N20, E) on a device."""
-    return tuple(torch.stack(scale).to(device) for scale in zip(*tokens, strict=True))
+    x5, x10, x20 = (torch.stack([slide[k] for slide in tokens]).to(device) for k in range(3))
+    return x5, x10, x20
 
 
-def average_over_slides(values: Tensor, owners: Sequence[int], patients: int) -> Tensor:
-    """Average a patient's slides.
+def average_over_slides(values: Tensor, patients: Sequence[Patient]) -> Tensor:
+    """Average hazards over the slides of each patient.
 
     Args:
-        values: (S, K) hazards of slides.
-        owners: patient of each slide, in 0 .. P - 1.
-        patients: P.
+        values: (S, K) of the slides of the patients, one patient after the other.
+        patients: P of them.
 
     Returns:
         (P, K).
     """
+    if len(values) == len(patients):
+        return values
+    owners = [place for place, patient in enumerate(patients) for _ in patient.slides]
     index = torch.as_tensor(owners, device=values.device)
-    sums = values.new_zeros(patients, values.shape[1]).index_add(0, index, values)
-    return sums / torch.bincount(index, minlength=patients)[:, None]
+    sums = values.new_zeros(len(patients), values.shape[1]).index_add(0, index, values)
+    return sums / torch.bincount(index)[:, None]
 
 
 def groups_of_equal_shape(
-    patients: Sequence[Patient], bags: CohortBags, largest: int
+    patients: Sequence[Patient], bags: CohortBags, largest: int = TOGETHER
 ) -> Iterator[list[int]]:
     """Split patients into groups that go through the network together, as positions.
 
-    Patients of one slide with the same token counts share a pass; any other patient is alone.
+    Patients all of whose slides have the same token counts share a pass; any other patient is alone.
     Real slides hardly ever have equal counts and go one by one; simulated ones do.
+
+    Args:
+        patients: to be split.
+        bags: knows the token counts.
+        largest: slides in a group, at most, unless one patient has more.
     """
-    together: dict[tuple[int, int, int], list[int]] = {}
+    open_groups: dict[tuple[int, int, int], list[int]] = {}
     for position, patient in enumerate(patients):
-        if len(patient.slides) > 1:
+        counts = {bags.counts(slide) for slide in patient.slides}
+        if len(counts) > 1:
             yield [position]
-        else:
-            together.setdefault(bags.counts(patient.slides[0]), []).append(position)
-    for positions in together.values():
-        for start in range(0, len(positions), largest):
-            yield positions[start : start + largest]
+            continue
+        group = open_groups.setdefault(counts.pop(), [])
+        slides = sum(len(patients[other].slides) for other in group)
+        if group and slides + len(patient.slides) > largest:
+            yield group.copy()
+            group.clear()
+        group.append(position)
+    yield from (group for group in open_groups.values() if group)
+
+
+def passes(tokens: Sequence[Tokens], largest: int = TOGETHER) -> list[list[int]]:
+    """Positions of the slides that can go through a network together: those of equal token counts."""
+    together: dict[tuple[int, ...], list[int]] = {}
+    for position, slide in enumerate(tokens):
+        together.setdefault(tuple(len(scale) for scale in slide), []).append(position)
+    return [
+        positions[start : start + largest]
+        for positions in together.values()
+        for start in range(0, len(positions), largest)
+    ]
+
+
+def in_order(parts: Sequence[Tensor], members: Sequence[Sequence[int]]) -> Tensor:
+    """Join the outputs of passes, (S, K) in the order of the slides."""
+    joined = torch.cat(list(parts))
+    positions = torch.as_tensor([i for group in members for i in group], device=joined.device)
+    return joined[torch.argsort(positions)]
+
+
+def patient_outputs(
+    patients: Sequence[Patient],
+    bags: CohortBags,
+    compute: Callable[[Sequence[Tokens]], Tensor],
+    average: Callable[[Tensor, Sequence[Patient]], Tensor],
+) -> Tensor:
+    """Compute outputs of patients from those of their slides.
+
+    Args:
+        patients: P of them.
+        bags: holds their slides.
+        compute: from slides of equal token counts to outputs (B, K).
+        average: from the outputs (S, K) of some patients' slides to those of the patients.
+
+    Returns:
+        (P, K).
+    """
+    groups = list(groups_of_equal_shape(patients, bags))
+    slides = [[slide for i in group for slide in patients[i].slides] for group in groups]
+    rows: dict[int, Tensor] = {}
+    for group, loaded in zip(groups, bags.read(slides), strict=True):
+        members = passes(loaded)
+        outputs = in_order([compute([loaded[i] for i in part]) for part in members], members)
+        rows.update(zip(group, average(outputs, [patients[i] for i in group]), strict=True))
+    return torch.stack([rows[position] for position in range(len(patients))])
 
 
 @torch.inference_mode()
 def predict_patients(
-    network: nn.Module, bags: CohortBags, patients: Sequence[Patient], largest: int = 16
+    network: nn.Module, bags: CohortBags, patients: Sequence[Patient]
 ) -> np.ndarray:
     """Predict patients: hazards of each slide, averaged over the slides of a patient.
 
@@ -99,20 +160,13 @@ def predict_patients(
         network: in eval mode.
         bags: holds the slides of the patients.
         patients: N of them.
-        largest: slides of equal token counts that go through the network together, at most.
 
     Returns:
         (N, K) float64 hazards.
     """
     device = next(network.parameters()).device
-    groups = list(groups_of_equal_shape(patients, bags, largest))
-    slides = [[slide for i in group for slide in patients[i].slides] for group in groups]
-    hazards: dict[int, Tensor] = {}
-    for group, loaded in zip(groups, bags.read(slides), strict=True):
-        if len(group) == 1:
-            each = [network(*stack([tokens], device)).hazards for tokens in loaded]
-            hazards[group[0]] = torch.cat(each).double().mean(dim=0)
-        else:
-            for position, row in zip(group, network(*stack(loaded, device)).hazards, strict=True):
-                hazards[position] = row.double()
-    return torch.stack([hazards[position] for position in range(len(patients))]).cpu().numpy()
+
+    def compute(tokens: Sequence[Tokens]) -> Tensor:
+        return network(*stack(tokens, device)).hazards.double()
+
+    return patient_outputs(patients, bags, compute, average_over_slides).cpu().numpy()

@@ -1,12 +1,12 @@
 """A training run: models on the same folds, kept in a folder that a killed run goes on in.
 
-    run.json                    configuration, versions, hash of the table, what was left out
-    splits.csv                  fold, part and patient
-    models.csv                  figures of all models, and each against the first
-    <model>/fold-<k>/bundle/    model bundle of the fold, for `tiacf predict`
-    <model>/fold-<k>/           metrics.csv by epoch, out_of_fold.csv of the test patients
-    <model>/ensemble/           bundle of all folds together
-    <model>/                    out_of_fold.csv of all folds, evaluation.json, pictures
+- `run.json`: configuration, versions, hash of the table, what was left out
+- `splits.csv`: fold, part and patient
+- `models.csv`: figures of all models, and each against the first
+- `<model>/fold-<k>/`: `metrics.csv` by epoch and `out_of_fold.csv` of the test patients
+- `<model>/fold-<k>/bundle/`: model bundle of the fold, for `tiacf predict`
+- `<model>/ensemble/`: bundle of all folds together
+- `<model>/`: `out_of_fold.csv` of all folds, `evaluation.json`, pictures
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from tiacrossfusion.evaluation import (
     write_predictions,
     write_report,
 )
+from tiacrossfusion.evaluation.evaluation_files import EVALUATION, read_evaluation
 from tiacrossfusion.evaluation.prediction_files import TABLE as PREDICTIONS
 from tiacrossfusion.evaluation.prediction_files import write_text
 from tiacrossfusion.features import FeatureBag
@@ -40,6 +41,7 @@ from tiacrossfusion.survival import quantile_bins, risk_of, survival_curve
 from tiacrossfusion.training.bags import CohortBags
 from tiacrossfusion.training.config import ProtocolSettings, TrainingConfig
 from tiacrossfusion.training.covariates import CoxCovariates
+from tiacrossfusion.training.matching import match_bags
 from tiacrossfusion.training.splits import (
     Fold,
     check_folds,
@@ -50,7 +52,7 @@ from tiacrossfusion.training.splits import (
     read_splits,
     write_folds,
 )
-from tiacrossfusion.training.table import CohortTable
+from tiacrossfusion.training.table import CohortTable, read_table
 
 RUN, SPLITS, MODELS = "run.json", "splits.csv", "models.csv"
 BUNDLE, ENSEMBLE = "bundle", "ensemble"
@@ -73,7 +75,34 @@ class Cohort:
     sources: Mapping[str, Path | FeatureBag]
 
 
-def make_folds(table: CohortTable, settings: ProtocolSettings, seed: int) -> tuple[list[Fold], list[str]]:
+def read_cohort(table: Path, bags: Path | None, config: TrainingConfig) -> Cohort:
+    """Read a table and find the bags of its slides.
+
+    Args:
+        table: follow-up, CSV or Parquet.
+        bags: folder of bag stores; None for models of covariates only.
+        config: names the columns, and whether what cannot be used may be left out.
+
+    Raises:
+        TiacfError: the table is at fault, or slides have no bag.
+    """
+    checked = read_table(
+        table, config.columns, config.time_unit, drop_unusable=config.drop_unusable
+    )
+    if bags is None:
+        return Cohort(table.stem, checked, {})
+    if not bags.is_dir():
+        raise TiacfError(f"{bags}: no such folder; check --bags")
+    stores = sorted(bags.glob("*.zarr"))
+    if not stores:
+        raise TiacfError(f"{bags}: holds no bag (*.zarr); make them with tiacf extract")
+    checked, sources = match_bags(checked, stores, drop_missing=config.drop_unusable)
+    return Cohort(table.stem, checked, sources)
+
+
+def make_folds(
+    table: CohortTable, settings: ProtocolSettings, seed: int
+) -> tuple[list[Fold], list[str]]:
     """Divide the patients as a protocol says.
 
     Returns:
@@ -133,7 +162,7 @@ class TrainingRun:
         check_folds(self.folds, cohort.table, config.network.num_bins)
         self.messages = [*cohort.table.messages(), *messages]
         # With several devices, Lightning starts this program once for each; the first one writes.
-        self.leader = rank_zero_only.rank == 0
+        self.leader = getattr(rank_zero_only, "rank", 0) == 0
         self.optimistic = any(fold.optimistic for fold in self.folds)
         if COX_COVARIATES in config.models and not config.columns.covariates:
             raise TiacfError(f"{COX_COVARIATES} needs covariates; name columns with --covariates")
@@ -146,12 +175,13 @@ class TrainingRun:
         """Train and judge all models that are not finished; returns their evaluations."""
         evaluations = {}
         for model in self.config.models:
-            self._fit_folds(model)
+            self.fit(model)
             if self.leader:
                 evaluations[model] = self.judge(model)
         return evaluations
 
-    def _fit_folds(self, model: str) -> None:
+    def fit(self, model: str) -> None:
+        """Train a model on the folds that are not finished, and predict their test patients."""
         for number, fold in enumerate(self.folds, 1):
             place = self._fold_folder(model, fold)
             if (place / PREDICTIONS).is_file():
@@ -168,11 +198,7 @@ class TrainingRun:
 
     def judge(self, model: str) -> Evaluation:
         """Write predictions, figures, pictures and the ensemble of a model whose folds are finished."""
-        folds = [
-            prediction
-            for fold in self.folds
-            for prediction in read_predictions(self._fold_folder(model, fold))
-        ]
+        folds = self.predictions(model)
         place = self.folder / model
         evaluation = evaluate(folds, seed=self.config.seed, optimistic=self.optimistic)
         write_predictions(place, folds)
@@ -185,16 +211,30 @@ class TrainingRun:
             learning_curves=curves,
             note="Research use only.",
         )
-        if model != COX_COVARIATES and len(self.folds) > 1 and not (place / ENSEMBLE).is_dir():
+        if model != COX_COVARIATES and len(self.folds) > 1 and not self.ensemble(model).is_dir():
             from tiacrossfusion.training.bundles import save_ensemble
 
             members = [self._fold_folder(model, fold) / BUNDLE for fold in self.folds]
             cohort = self.cohort
             save_ensemble(
-                place / ENSEMBLE, members, model, cohort.name, cohort.table, self.bags(), evaluation
+                self.ensemble(model),
+                members,
+                model,
+                cohort.name,
+                cohort.table,
+                self.bags(),
+                evaluation,
             )
         self._write_models()
         return evaluation
+
+    def predictions(self, model: str) -> list[FoldPredictions]:
+        """Read the predictions of a model whose folds are finished."""
+        return [
+            prediction
+            for fold in self.folds
+            for prediction in read_predictions(self._fold_folder(model, fold))
+        ]
 
     # Fitting ---------------------------------------------------------------------------------------
 
@@ -245,7 +285,10 @@ class TrainingRun:
         patients = self.cohort.table.patients
         training, test = patients.loc[list(fold.train)], patients.loc[list(fold.test)]
         bins = quantile_bins(
-            training.time, training.event, self.config.network.num_bins, self.config.time_unit
+            training.time.to_numpy(float),
+            training.event.to_numpy(int),
+            self.config.network.num_bins,
+            self.config.time_unit,
         )
         fitted = CoxCovariates(self.config.columns.covariates).fit(training)
         risks, survival = fitted.risk(test), fitted.survival(test, bins)
@@ -254,7 +297,12 @@ class TrainingRun:
         return self._predictions(fold, risks, survival, fitted.risk(training), bins)
 
     def _predictions(
-        self, fold: Fold, risks: np.ndarray, survival: np.ndarray, train_risks: np.ndarray, bins: Any
+        self,
+        fold: Fold,
+        risks: np.ndarray,
+        survival: np.ndarray,
+        train_risks: np.ndarray,
+        bins: Any,
     ) -> FoldPredictions:
         patients = self.cohort.table.patients
         training, test = patients.loc[list(fold.train)], patients.loc[list(fold.test)]
@@ -271,10 +319,18 @@ class TrainingRun:
             training_events=training.event.to_numpy(int),
         )
 
+    def ensemble(self, model: str) -> Path:
+        """Folder of the bundle of all folds together, if there is one."""
+        return self.folder / model / ENSEMBLE
+
     def bags(self) -> CohortBags:
         """Read the bags, once."""
         if self._bags is None:
-            used = {patient for fold in self.folds for patient in (*fold.train, *fold.validation, *fold.test)}
+            used = {
+                patient
+                for fold in self.folds
+                for patient in (*fold.train, *fold.validation, *fold.test)
+            }
             slides = self.cohort.table.slides
             names = slides.slide[slides.patient.isin(used)]
             self._bags = CohortBags(
@@ -298,15 +354,16 @@ class TrainingRun:
     def _write_models(self) -> None:
         """Write `models.csv` from all models that are judged, in the order in which they were named."""
         finished = [
-            model
-            for model in self.config.models
-            if (self.folder / model / "evaluation.json").is_file()
+            model for model in self.config.models if (self.folder / model / EVALUATION).is_file()
         ]
         rows, first = [], None
         for model in finished:
-            text = (self.folder / model / "evaluation.json").read_text(encoding="utf-8")
-            pooled = Evaluation.model_validate_json(text).pooled
-            row: dict[str, Any] = {"model": model, "patients": pooled.patients, "events": pooled.events}
+            pooled = read_evaluation(self.folder / model).pooled
+            row: dict[str, Any] = {
+                "model": model,
+                "patients": pooled.patients,
+                "events": pooled.events,
+            }
             for name, figure in (
                 ("harrell_c", pooled.harrell_c),
                 ("uno_c", pooled.uno_c),
@@ -331,7 +388,7 @@ class TrainingRun:
 
     def _open(self) -> None:
         """Make the folder, or check that it holds a run of the same settings and data."""
-        record = {
+        record: dict[str, Any] = {
             "config": self.config.model_dump(mode="json", exclude={"models"}),
             "table": {"name": self.cohort.name, "sha256": self.cohort.table.sha256},
             "messages": self.messages,

@@ -143,59 +143,6 @@ def read_table(
     return CohortTable(patients, slides, time_unit.strip(), sha256, left_out, tuple(notes))
 
 
-def match_bags(table: CohortTable, stores: Iterable[Path]) -> dict[str, Path]:
-    """Find the bag of each slide of a table by its name.
-
-    `<name>.zarr` is the bag of the slide `<name>`. Where none is named exactly so, an ending of slide
-    files is left out on one side: of the slide `a.svs` it is `a.zarr`, of a slide `a` it is
-    `a.svs.zarr`. Bags of other slides are not looked at.
-
-    Args:
-        table: the cohort.
-        stores: paths of bag stores.
-
-    Returns:
-        Path of the bag of each slide, in the order of `table.slides`.
-
-    Raises:
-        TiacfError: slides without a bag, a slide with several, or a bag of several slides.
-    """
-    exact: dict[str, list[Path]] = {}
-    bare: dict[str, list[Path]] = {}
-    for store in stores:
-        name = Path(store).name.removesuffix(".zarr")
-        exact.setdefault(name, []).append(Path(store))
-        bare.setdefault(slide_stem(name), []).append(Path(store))
-    found: dict[str, Path] = {}
-    missing: list[str] = []
-    for slide in table.slides["slide"]:
-        stem = slide_stem(slide)
-        bags = exact.get(slide) or (exact if stem != slide else bare).get(stem) or []
-        if len(bags) > 1:
-            raise TiacfError(
-                f"slide {slide} has {len(bags)} bags: {examples([str(bag) for bag in bags])}; "
-                "keep one of them, or give the slide's full file name in the table"
-            )
-        if bags:
-            found[slide] = bags[0]
-        else:
-            missing.append(slide)
-    if missing:
-        raise TiacfError(
-            f"{len(missing)} of {len(table.slides)} slides have no bag among {len(exact)}, such as "
-            f"{examples(missing)}; extract them with tiacf extract, or take them out of the table"
-        )
-    owners: dict[Path, str] = {}
-    for slide, bag in found.items():
-        if bag in owners:
-            raise TiacfError(
-                f"{bag}: would be the bag of two slides, {owners[bag]} and {slide}; "
-                "name the bags like the slides' full file names"
-            )
-        owners[bag] = slide
-    return found
-
-
 def slide_stem(name: str) -> str:
     """Name of a slide without an ending of slide files, if it has one."""
     for suffix in _SLIDE_SUFFIXES:

@@ -1,0 +1,184 @@
+"""`tiacf train`: from bags and a follow-up table to models and figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from tiatoolbox.cli.common import cli_output_path
+
+from tiacrossfusion.cli.checks import given, output_folder
+from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.model_names import MODEL_NAMES
+
+if TYPE_CHECKING:
+    from tiacrossfusion.evaluation import Evaluation
+
+#: Where the options stand among the settings; None is not given, and leaves the file or the default.
+_SETTINGS = {
+    "time_unit": ("time_unit",),
+    "seed": ("seed",),
+    "slide_column": ("columns", "slide"),
+    "patient_column": ("columns", "patient"),
+    "patient_characters": ("columns", "patient_characters"),
+    "time_column": ("columns", "time"),
+    "event_column": ("columns", "event"),
+    "censorship_column": ("columns", "censorship"),
+    "protocol": ("protocol", "protocol"),
+    "folds": ("protocol", "folds"),
+    "splits": ("protocol", "splits"),
+    "loss": ("fitting", "loss"),
+    "epochs": ("fitting", "epochs"),
+    "learning_rate": ("fitting", "learning_rate"),
+    "embed_dim": ("network", "embed_dim"),
+    "num_bins": ("network", "num_bins"),
+}
+
+
+@click.command()
+@click.option("--bags", type=Path, help="Folder of feature bags, as `tiacf extract` writes them.")
+@click.option(
+    "--table",
+    type=Path,
+    help="Follow-up: CSV or Parquet, a row a slide, with slide, patient, time and event.",
+)
+@cli_output_path(usage_help="Folder for models and figures; a run that was killed goes on in it.")
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    type=click.Choice(MODEL_NAMES),
+    help="What to train; give it several times to compare on the same folds.  [default: crossfusion]",
+)
+@click.option("--time-unit", help="Unit of the times in the table, such as months.")
+@click.option("--slide-column", help="Column of the slides' file names.  [default: slide]")
+@click.option("--patient-column", help="Column of the patients.  [default: patient]")
+@click.option(
+    "--patient-characters",
+    type=int,
+    help="First characters of that column that name the patient, 12 for TCGA barcodes.",
+)
+@click.option("--time-column", help="Column of the follow-up times.  [default: time]")
+@click.option("--event-column", help="Column with 1 for an event, 0 for none.  [default: event]")
+@click.option(
+    "--censorship-column", help="Instead: a column with 1 where censored, 0 for an event."
+)
+@click.option("--covariates", help="Clinical columns for cox-covariates, comma-separated.")
+@click.option(
+    "--drop-unusable",
+    is_flag=True,
+    help="Leave out, and count, rows without follow-up or bag instead of refusing the table.",
+)
+@click.option(
+    "--protocol",
+    type=click.Choice(["nested", "holdout", "official"]),
+    help="nested: test folds that are touched once; official: the authors' way, optimistic.",
+)
+@click.option("--folds", type=int, help="Number of test folds.  [default: 5]")
+@click.option("--splits", type=Path, help="Folder with the authors' splits_<k>.csv.")
+@click.option("--loss", type=click.Choice(["nll", "cox", "cross-entropy"]), help="[default: nll]")
+@click.option("--epochs", type=int, help="At most; training stops earlier by itself.")
+@click.option("--learning-rate", type=float)
+@click.option("--embed-dim", type=int, help="Width inside the network.")
+@click.option("--num-bins", type=int, help="Time bins.")
+@click.option("--seed", type=int, help="[default: 0]")
+@click.option(
+    "--config",
+    type=Path,
+    help="YAML file of settings; options given here come before it. run.json shows them all.",
+)
+@click.option("--accelerator", default="auto", show_default=True, help="Lightning's: cpu, gpu ...")
+@click.option("--devices", default="1", show_default=True, help="Lightning's: a number or auto.")
+@click.option("--strategy", default="auto", show_default=True, help="Lightning's, such as ddp.")
+def train(
+    bags: Path | None,
+    table: Path | None,
+    output_path: str,
+    models: tuple[str, ...],
+    covariates: str | None,
+    config: Path | None,
+    accelerator: str,
+    devices: str,
+    strategy: str,
+    *,
+    drop_unusable: bool,
+    **options: Any,
+) -> None:
+    """Train and judge survival models.
+
+    By default five folds by patient: each is tested once, by a model that was trained and stopped on
+    the other patients. Writes per model a bundle a fold, an ensemble of them for `tiacf predict`, the
+    out-of-fold predictions, their figures with 95 % intervals, and pictures.
+    """
+    table = given("--table", None if table is None else str(table))
+    folder = output_folder(given("--output-path", output_path))
+
+    from tiacrossfusion.training.config import make_config, read_settings
+    from tiacrossfusion.training.fold import Devices
+    from tiacrossfusion.training.run import MODELS, TrainingRun, read_cohort
+
+    settings = read_settings(config) if config is not None else {}
+    if models:
+        settings["models"] = models
+    if drop_unusable:
+        settings["drop_unusable"] = True
+    if covariates is not None:
+        names = [name.strip() for name in covariates.split(",") if name.strip()]
+        _put(settings, ("columns", "covariates"), names)
+    for option, value in options.items():
+        if value is not None:
+            _put(settings, _SETTINGS[option], value)
+    if "time_unit" not in settings:
+        raise TiacfError(
+            "--time-unit is missing; give the unit of the table's times, such as months"
+        )
+    checked = make_config(
+        settings, "the options" if config is None else f"{config} and the options"
+    )
+    cohort = read_cohort(table, bags, checked)
+    run = TrainingRun(
+        folder,
+        cohort,
+        checked,
+        devices=Devices(accelerator, int(devices) if devices.isdigit() else devices, strategy),
+        say=click.echo,
+    )
+    for line in run.messages:
+        click.echo(f"note: {line}")
+    evaluations = run.train()
+    if not run.leader:
+        return
+    for model, evaluation in evaluations.items():
+        say_figures(model, evaluation)
+    click.echo(f"Figures of all models: {folder / MODELS}")
+    network = next((model for model in evaluations if run.ensemble(model).is_dir()), None)
+    if network is not None:
+        click.echo(f"To predict: tiacf predict --model {run.ensemble(network)} --img-input SLIDES")
+
+
+def say_figures(model: str, evaluation: Evaluation) -> None:
+    """Print the main figures of a model."""
+    pooled = evaluation.pooled
+    click.echo(f"{model}: {pooled.patients} patients, {pooled.events} events, out of fold")
+    for name, figure in (
+        ("Harrell's C", pooled.harrell_c),
+        ("Uno's C", pooled.uno_c),
+        ("integrated Brier score", pooled.brier),
+        ("   without a model", pooled.brier_without_model),
+    ):
+        value = f"{figure.value:.3f} (95 % interval {figure.low:.3f} to {figure.high:.3f})"
+        click.echo(f"    {name:24}{figure.note or value}")
+    groups = pooled.risk_groups
+    click.echo(f"    {'log-rank p':24}{groups.note or format(groups.log_rank_p, '.2g')}")
+    for note in evaluation.notes:
+        click.echo(f"    note: {note}")
+
+
+def _put(settings: dict[str, Any], place: tuple[str, ...], value: object) -> None:
+    """Set a value among nested settings."""
+    for name in place[:-1]:
+        settings = settings.setdefault(name, {})
+        if not isinstance(settings, dict):
+            raise TiacfError(f"{name}: holds no settings by name; mend the file of --config")
+    settings[place[-1]] = value

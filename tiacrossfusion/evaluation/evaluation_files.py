@@ -1,0 +1,29 @@
+"""The file that an evaluation is kept in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.evaluation.scores import Evaluation
+
+EVALUATION = "evaluation.json"
+
+
+def read_evaluation(folder: Path) -> Evaluation:
+    """Read the `evaluation.json` that `write_report` wrote into a folder.
+
+    Raises:
+        TiacfError: it is not there, or damaged.
+    """
+    path = Path(folder) / EVALUATION
+    try:
+        return Evaluation.model_validate_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise TiacfError(
+            f"{path}: cannot be read ({error.strerror}); give the folder of a model that tiacf train wrote"
+        ) from error
+    except ValidationError as error:
+        raise TiacfError(f"{path}: damaged; run tiacf train again to have it made anew") from error
