@@ -89,8 +89,7 @@ def settings(model: str, recipe: dict[str, Any], protocol: dict[str, Any], **fit
 def search(work: str, model: str, name: str) -> tuple[str, str, float]:
     """Best validation C of a recipe on the development cohort."""
     quiet()
-    cohort, _ = simulated("product", 600, PATIENTS = {"product": 600, "colocation": 300}
-DEVELOPMENT_SEED, SIDE, STRENGTH)
+    cohort, _ = simulated("product", PATIENTS["product"], DEVELOPMENT_SEED, SIDE, STRENGTH)
     folder = Path(work) / "search" / f"{model}-{name.replace(', ', '-')}"
     run = TrainingRun(folder, cohort, settings(model, RECIPES[name], {"protocol": "holdout"}))
     run.fit(model)
@@ -114,7 +113,7 @@ def nothing(work: str, seed: int, model: str, recipe: dict[str, Any]) -> tuple[s
     run = TrainingRun(
         Path(work) / "nothing" / f"{model}-{seed}",
         cohort,
-        settings(model, recipe, {"folds": 3}, epochs=6, warm_up=1, patience=3),
+        settings(model, recipe, {"folds": 2}, epochs=6, warm_up=1, patience=3),
     )
     run.fit(model)
     return model, evaluate(run.predictions(model), draws=1).harrell_c_mean
@@ -214,7 +213,7 @@ def report(work: Path, found: dict[str, dict[str, float]], null: dict[str, list[
         "",
         "## Nothing planted",
         "",
-        f"{len(NULL_SEEDS)} cohorts of 120 patients, log-hazard SD 0, 3 folds; C within folds, averaged, "
+        f"{len(NULL_SEEDS)} cohorts of 120 patients, log-hazard SD 0, 2 folds; C within folds, averaged, "
         f"then mean over cohorts with its interval (95 %, Bonferroni-corrected for {len(null)} models: "
         f"{corrected:.2f} standard errors).",
         "",

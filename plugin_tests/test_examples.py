@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from click.testing import CliRunner
 
@@ -27,6 +30,21 @@ def test_predict_slides(tmp_path, simulated, monkeypatch, capsys):
     )
     assert "risk" in capsys.readouterr().out
     assert (tmp_path / "qupath" / "low.geojson").exists()
+
+
+def test_slides_to_report_at_small_size(tmp_path):
+    """The three commands of the script, on slides of one or two patches of 5x."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    subprocess.run(
+        ["bash", str(EXAMPLES / "slides_to_report.sh"), str(tmp_path), "30", "1100"],
+        check=True,
+        env={**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"},
+    )
+    models = pd.read_csv(tmp_path / "trained" / "models.csv")
+    assert list(models.model) == ["crossfusion", "mean-pool"]
+    assert (models.harrell_c_low < models.harrell_c).all()
+    assert (tmp_path / "trained" / "crossfusion" / "kaplan_meier.png").exists()
+    assert (tmp_path / "trained" / "crossfusion" / "ensemble" / "config.json").exists()
 
 
 def test_train_demo_bundle_at_small_size(tmp_path, monkeypatch, capsys):

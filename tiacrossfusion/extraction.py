@@ -132,7 +132,8 @@ def extract_slides(
             target.write(outcome.row)
             outcomes.append(outcome)
             progress.slide_done(_line(outcome) if show_progress else None)
-            gc.collect()  # readers hold file handles and caches in cycles
+            if outcome.status != "skipped":
+                gc.collect()  # readers hold file handles and caches in cycles
     return outcomes
 
 
@@ -252,7 +253,7 @@ class _Extraction:
                             "another --output-path"
                         )
                     if changed:
-                        notes.append(f"made again with another {' and '.join(changed)}")
+                        notes.append(f"made again, since {' and '.join(changed)} changed")
                     bag = extract_bag(
                         opened,
                         self.sampling,

@@ -116,11 +116,12 @@ def predict(
     overwrite: bool,
     verbose: bool,
 ) -> None:
-    """Predict survival from slides.
+    """Predict survival from slides, or from their feature bags.
 
     Writes predictions.csv and, per slide, GeoJSON files of the 5x, 10x and 20x patches with their
-    attention, the survival curve and a picture of the attention. Slides that are finished are skipped;
-    a slide that cannot be read is named in predictions.csv and the others go on.
+    attention, the survival curve and a picture of the attention; with --patients patients.csv too.
+    Slides that are finished are skipped; a slide that cannot be read is named in predictions.csv and
+    the others go on.
     """
     at_least("--batch-size", batch_size, 1)
     at_least("--num-workers", num_workers, 0)
@@ -196,6 +197,8 @@ def predict(
     click.echo(bundle.config.card.notice)
     if failed:
         click.echo(f"{failed} failed; details in {folder_path / LOG_FILE}", err=True)
+    if lost:
+        click.echo(f"{lost} patients not predicted; details in {folder_path / PATIENTS}", err=True)
     if failed or lost:
         sys.exit(1)
 

@@ -61,7 +61,7 @@ def attention_figure(
 
     Args:
         thumbnail: (h, w, 3) uint8 RGB of the whole slide at any resolution. None when there is no
-            slide: the 20x patches then stand in grey on white, and are called so.
+            slide: patches then lie on white, and the first panel shows where those of 20x are.
         bag: bag of the slide.
         scores: what `tile_scores` gave.
         hotspots: what `find_hotspots` gave.
@@ -81,7 +81,7 @@ def attention_figure(
 
     size = (max(1, round(panel_w * _DPI)), max(1, round(panel_h * _DPI)))
     if thumbnail is None:
-        tissue = _draw_patches(bag, size)
+        tissue = _draw_patches(bag, "20x", size)
     else:
         shrinks = size[0] < thumbnail.shape[1]
         tissue = cv2.resize(
@@ -99,7 +99,8 @@ def attention_figure(
             heading = "H&E" if thumbnail is not None else "20x patches"
         else:
             grid = _PAINTED_ON[stage]
-            image = _paint(grey, bag, grid, scores[grid].percentiles[stage])
+            ground = grey if thumbnail is not None else _draw_patches(bag, grid, size)
+            image = _paint(ground, bag, grid, scores[grid].percentiles[stage])
             heading = f"Attention {stage}"
         axes.imshow(image, extent=(0, width, height, 0), interpolation="nearest", aspect="auto")
         axes.set_title(heading, fontsize=11, pad=5)
@@ -160,18 +161,19 @@ def _paint(grey: np.ndarray, bag: FeatureBag, grid: str, percentiles: np.ndarray
     return painted
 
 
-def _draw_patches(bag: FeatureBag, size: tuple[int, int]) -> np.ndarray:
-    """Draw the 20x patches of a bag in the grey of pale tissue on white.
+def _draw_patches(bag: FeatureBag, grid: str, size: tuple[int, int]) -> np.ndarray:
+    """Draw the patches of a grid in the grey of pale tissue on white.
 
     Args:
         bag: bag of the slide.
+        grid: "5x", "10x" or "20x".
         size: width and height of the picture.
 
     Returns:
         (h, w, 3) uint8.
     """
     drawn = np.full((size[1], size[0], 3), 255, np.uint8)
-    drawn[_tile_of_pixels(bag, "20x", *size) >= 0] = round(255 * _PALE_TISSUE)
+    drawn[_tile_of_pixels(bag, grid, *size) >= 0] = round(255 * _PALE_TISSUE)
     return drawn
 
 

@@ -47,11 +47,11 @@ def dropped_attention(
     wide = torch.promote_types(query.dtype, torch.float32)
     rows = max(1, buffer // (query.shape[0] * query.shape[1] * key.shape[2]))
     seed = int(torch.randint(2**62, ()))
+    # Split heads are views; a product with one would copy it again for each chunk.
+    inputs = (heads.to(wide).contiguous() for heads in (query, key, value))
     # The products of the backward pass are outside of autocast, so those of the forward pass are.
     with torch.autocast("cpu", enabled=False):
-        attended = _DroppedAttention.apply(
-            query.to(wide), key.to(wide), value.to(wide), dropout, seed, rows
-        )
+        attended = _DroppedAttention.apply(*inputs, dropout, seed, rows)
     return attended.to(query.dtype)
 
 

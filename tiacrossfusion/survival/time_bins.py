@@ -71,7 +71,7 @@ def quantile_bins(
         np.quantile(times[events], np.linspace(0, 1, num_bins + 1)[1:-1]) if events.any() else []
     )
     edges = (0.0, *(float(edge) for edge in inner), float(times.max()))
-    if len(set(edges)) < num_bins + 1:
+    if len(set(edges)) < num_bins + 1 or len(np.unique(times[events])) < num_bins:
         raise TiacfError(
             f"{int(events.sum())} observed events are too few for {num_bins} time bins; "
             "take fewer bins"

@@ -138,7 +138,8 @@ class SurvivalPredictor(EngineABC):
         Returns:
             For each image (its path, or a name for a reader without one) its main output file, or for
             "dict" its prediction: "risk", "hazards" and "survival" (K,), "percentile", "risk_group",
-            "median_survival", and "attention" (N,) and "bounds" (N, 4) per scale.
+            "median_survival", "member_risks" (M,) of an ensemble, and "attention" (N,) and "bounds"
+            (N, 4) per scale.
 
         Raises:
             TiacfError: an option is wrong, no image is given, or the folder cannot be written.

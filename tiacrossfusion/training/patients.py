@@ -35,7 +35,9 @@ class Patient:
 
 def patients_of(table: CohortTable, names: Iterable[str]) -> list[Patient]:
     """Look patients up in a table, in the order of the names."""
-    slides = table.slides.groupby("patient")["slide"].agg(lambda group: tuple(sorted(group)))
+    slides = {
+        patient: tuple(sorted(group)) for patient, group in table.slides.groupby("patient")["slide"]
+    }
     return [
         Patient(
             name, slides[name], float(table.patients.time[name]), int(table.patients.event[name])

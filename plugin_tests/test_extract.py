@@ -1,0 +1,345 @@
+"""`tiacf extract`: bags on disk, what is skipped, made again, refused and left alone."""
+
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from tiacrossfusion.cli import main
+from tiacrossfusion.encoders import EncoderSpec
+from tiacrossfusion.extraction import extract_slides
+from tiacrossfusion.features import FeatureBag
+from tiacrossfusion.results import OutputError
+
+
+def extract(source: Path, bags: Path, *options: str) -> Result:
+    arguments = ["extract", "--img-input", str(source), "--output-path", str(bags), *options]
+    return CliRunner().invoke(main, arguments)
+
+
+def table(bags: Path) -> dict[str, dict[str, str]]:
+    with (bags / "extraction.csv").open(newline="", encoding="utf-8") as file:
+        return {row["slide"]: row for row in csv.DictReader(file)}
+
+
+def visible(bags: Path) -> list[str]:
+    return sorted(path.name for path in bags.iterdir() if not path.name.startswith("."))
+
+
+def assert_one_line(result: Result, *words: str) -> None:
+    lines = [line for line in result.output.splitlines() if line.startswith(("FAILED", "Error:"))]
+    assert result.exit_code == 1, result.output
+    assert len(lines) == 1, result.output
+    for word in words:
+        assert word in lines[0]
+    assert "Traceback" not in result.output
+
+
+class MeanColour:
+    """An encoder whose features can be checked by hand: the mean of R, G and B, and a constant."""
+
+    def __init__(self, constant: float = 0.0) -> None:
+        self.constant = constant
+        self.images = 0
+        self.spec = EncoderSpec(
+            name=f"mean-colour-{constant}", width=4, mean=(0, 0, 0), std=(1, 1, 1), input_size=256
+        )
+
+    def encode(self, images: np.ndarray) -> np.ndarray:
+        self.images += len(images)
+        colours = images.mean(axis=(1, 2)) / 255  # (B, 3)
+        constant = np.full((len(images), 1), self.constant)
+        return np.hstack([colours, constant]).astype(np.float16)
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory) -> Path:
+    """Folder with two tiny slides of 0.5 mpp."""
+    from tiacrossfusion.simulation import TissueParameters, render_slide
+
+    folder = tmp_path_factory.mktemp("drawn")
+    for seed, name in enumerate(("first.svs", "second.svs")):
+        tissue = TissueParameters(0.5, 0.5, 0.5)
+        render_slide(folder / name, tissue, size=(1000, 800), mpp=0.5, seed=seed)
+    return folder
+
+
+@pytest.fixture
+def slides(drawn, tmp_path) -> list[Path]:
+    """The two slides in a folder of their own."""
+    folder = tmp_path / "slides"
+    folder.mkdir()
+    return [Path(shutil.copy2(drawn / name, folder)) for name in ("first.svs", "second.svs")]
+
+
+def run(slides: list[Path], bags: Path, encoder: MeanColour | None = None, **options):
+    return extract_slides(
+        slides, bags, encoder or MeanColour(), show_progress=False, num_workers=0, **options
+    )
+
+
+def test_every_slide_gets_its_bag_and_its_row(slides, tmp_path, demo_bundle):
+    bags = tmp_path / "bags"
+    result = extract(slides[0].parent, bags)
+    assert result.exit_code == 0, result.output
+    assert "2 of 2 slides done" in result.output
+    assert f"tiacf train --bags {bags} --table" in result.output
+    assert visible(bags) == ["extraction.csv", "first.zarr", "second.zarr", "tiacf.log"]
+    for slide in slides:
+        bag, row = FeatureBag.load(bags / f"{slide.stem}.zarr"), table(bags)[slide.name]
+        demo_bundle.check_bag(bag)
+        assert bag.provenance.slide == slide.name
+        assert bag.provenance.slide_size == slide.stat().st_size
+        assert bag.provenance.mask == "otsu"
+        counts = {scale: int(row[f"patches_{scale}"]) for scale in ("5x", "10x", "20x")}
+        assert bag.counts() == counts
+        assert counts["20x"] > counts["10x"] > counts["5x"] > 0
+        assert (row["status"], row["message"], row["bag"]) == ("ok", "", f"{slide.stem}.zarr")
+        assert row["path"] == str(slide)
+        assert float(row["seconds"]) > 0
+
+
+def test_features_are_those_of_the_patches(slides, tmp_path):
+    """Mean colours of the 20x patches, read again with OpenSlide from their bounds."""
+    import openslide
+
+    (_, low) = run(slides, tmp_path / "bags")
+    patches = FeatureBag.load(low.bag).scales["20x"]
+    with openslide.OpenSlide(slides[1]) as slide:  # at 0.5 mpp a 20x patch is read as it is
+        for features, (x0, y0, x1, y1) in zip(
+            patches.features[:20], patches.bounds[:20].tolist(), strict=True
+        ):
+            if x1 > slide.dimensions[0] or y1 > slide.dimensions[1]:
+                continue
+            region = np.asarray(slide.read_region((x0, y0), 0, (x1 - x0, y1 - y0)))[..., :3]
+            np.testing.assert_allclose(
+                features[:3].astype(float), region.mean(axis=(0, 1)) / 255, atol=2e-3
+            )
+
+
+def test_finished_bags_are_skipped_until_overwritten(slides, tmp_path):
+    bags, encoder = tmp_path / "bags", MeanColour()
+    first = run(slides, bags, encoder)
+    rows, images = table(bags), encoder.images
+    again = run(slides, bags, encoder)
+    assert [outcome.status for outcome in again] == ["skipped", "skipped"]
+    assert [outcome.bag for outcome in again] == [outcome.bag for outcome in first]
+    assert encoder.images == images
+    assert table(bags) == rows, "with the seconds that it took then"
+    (outcome,) = run(slides[1:], bags, encoder, overwrite=True)
+    assert outcome.status == "ok"
+    assert encoder.images > images
+    assert set(table(bags)) == {"first.svs", "second.svs"}
+
+
+def change_the_slide(slides: list[Path], tmp_path: Path) -> dict:
+    os.utime(slides[1], ns=(0, slides[1].stat().st_mtime_ns + 1))
+    return {}
+
+
+def give_a_mask(slides: list[Path], tmp_path: Path) -> dict:
+    mask = np.zeros((80, 100), np.uint8)
+    mask[:60] = 255
+    cv2.imwrite(str(tmp_path / "second.png"), mask)
+    return {"masks": [None, tmp_path]}
+
+
+@pytest.mark.parametrize(
+    ("change", "what", "n_changed"),
+    [
+        (change_the_slide, "slide file", 1),
+        (give_a_mask, "mask", 1),
+        (lambda *_: {"mpp": 1.0}, "scale", 2),
+        (lambda *_: {"encoder": MeanColour(1.0)}, "encoder", 2),
+    ],
+    ids=["slide", "mask", "scale", "encoder"],
+)
+def test_what_changed_is_extracted_again(slides, tmp_path, change, what, n_changed):
+    bags = tmp_path / "bags"
+    before = [FeatureBag.load(outcome.bag) for outcome in run(slides, bags)]
+    outcomes = run(slides, bags, **change(slides, tmp_path))
+    assert [outcome.status for outcome in outcomes].count("ok") == n_changed
+    assert outcomes[1].status == "ok"
+    assert f"made again, since {what} changed" in outcomes[1].message
+    assert FeatureBag.load(outcomes[1].bag).provenance != before[1].provenance
+    assert table(bags)["second.svs"]["message"] == outcomes[1].message
+
+
+def test_bad_slides_are_named_and_the_others_go_on(slides, blank, tmp_path):
+    folder, bags = slides[0].parent, tmp_path / "bags"
+    shutil.copy(blank, folder / "blank.svs")
+    (folder / "text.svs").write_text("not a slide")
+    result = extract(folder, bags)
+    assert result.exit_code == 1
+    assert "2 of 4 slides done" in result.output
+    assert "Traceback" not in result.output
+    rows = table(bags)
+    for name, word in (("blank.svs", "no tissue"), ("text.svs", "not a slide")):
+        assert rows[name]["status"] == "failed"
+        assert rows[name]["bag"] == ""
+        assert word in rows[name]["message"]
+        assert word in result.output
+    assert "Traceback" in (bags / "tiacf.log").read_text()
+    assert [name for name in visible(bags) if name.endswith(".zarr")] == [
+        "first.zarr",
+        "second.zarr",
+    ]
+
+
+def test_a_slide_that_fails_later_keeps_its_bag_and_says_so(slides, tmp_path):
+    bags = tmp_path / "bags"
+    run(slides, bags)
+    content = slides[1].read_bytes()
+    slides[1].write_text("damaged")
+    outcome = run(slides, bags)[1]
+    assert outcome.status == "failed"
+    row = table(bags)["second.svs"]
+    assert (row["status"], row["bag"]) == ("failed", "second.zarr")
+    assert row["message"].endswith("the bag of an earlier extraction is still there")
+    FeatureBag.load(bags / "second.zarr")
+    slides[1].write_bytes(content)
+    assert run(slides, bags)[1].status == "ok", "a mended file is extracted again"
+
+
+def test_slides_of_one_stem_get_their_full_names(slides, tmp_path):
+    (tmp_path / "in").mkdir()
+    one = Path(shutil.copy(slides[0], tmp_path / "in" / "a.svs"))
+    two = Path(shutil.copy(slides[1], tmp_path / "in" / "a.tif"))
+    names = [outcome.bag.name for outcome in run([one, two], tmp_path / "together")]
+    assert names == ["a.svs.zarr", "a.tif.zarr"]
+    (first,) = run([one], tmp_path / "apart")
+    names = [outcome.bag.name for outcome in run([one, two], tmp_path / "apart")]
+    assert names == ["a.zarr", "a.tif.zarr"]
+    assert FeatureBag.load(first.bag).provenance.slide == "a.svs"
+
+
+def test_a_namesake_from_elsewhere_does_not_replace_a_bag(slides, tmp_path):
+    folders = [tmp_path / name for name in ("a", "b")]
+    for folder, slide in zip(folders, slides, strict=True):
+        folder.mkdir()
+        shutil.copy(slide, folder / "slide.svs")
+    bags = tmp_path / "bags"
+    (first,) = run([folders[0] / "slide.svs"], bags)
+    features = FeatureBag.load(first.bag).scales["20x"].features
+    for overwrite in (False, True):
+        (second,) = run([folders[1] / "slide.svs"], bags, overwrite=overwrite)
+        assert second.status == "failed"
+        assert "was not extracted from" in second.message
+    assert (FeatureBag.load(first.bag).scales["20x"].features == features).all()
+
+
+def test_moved_slides_keep_their_bags(slides, tmp_path):
+    bags = tmp_path / "bags"
+    run(slides, bags)
+    moved = tmp_path / "moved"
+    slides[0].parent.rename(moved)
+    outcomes = run([moved / slide.name for slide in slides], bags)
+    assert [outcome.status for outcome in outcomes] == ["skipped", "skipped"]
+    assert [row["path"] for row in table(bags).values()] == [
+        str(moved / slide.name) for slide in slides
+    ]
+
+
+def test_bags_are_known_without_the_table(slides, tmp_path):
+    bags = tmp_path / "bags"
+    run(slides, bags)
+    (bags / "extraction.csv").unlink()
+    assert [outcome.status for outcome in run(slides, bags)] == ["skipped", "skipped"]
+    assert [row["bag"] for row in table(bags).values()] == ["first.zarr", "second.zarr"]
+
+
+def test_a_damaged_bag_is_made_again(slides, tmp_path):
+    bags = tmp_path / "bags"
+    run(slides, bags)
+    shutil.rmtree(bags / "second.zarr" / "10x")
+    assert [outcome.status for outcome in run(slides, bags)] == ["skipped", "ok"]
+    FeatureBag.load(bags / "second.zarr")
+
+
+def test_other_peoples_files_are_left_alone(slides, tmp_path):
+    bags = tmp_path / "bags"
+    (bags / "second.zarr").mkdir(parents=True)
+    (bags / "second.zarr" / "mine.txt").write_text("keep")
+    for overwrite in (False, True):
+        outcomes = run(slides, bags, overwrite=overwrite)
+        assert [outcome.status for outcome in outcomes] == ["ok", "failed"]
+        assert "second.zarr: exists and was not extracted from" in outcomes[1].message
+    assert (bags / "second.zarr" / "mine.txt").read_text() == "keep"
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "extraction.csv").write_text("tooth,pain\n")
+    assert_one_line(
+        extract(slides[0], tmp_path / "theirs"), "extraction.csv", "not written by tiacf extract"
+    )
+    assert (tmp_path / "theirs" / "extraction.csv").read_text() == "tooth,pain\n"
+
+
+def test_an_interrupted_run_keeps_what_is_finished(slides, tmp_path, monkeypatch):
+    from tiacrossfusion import extraction
+
+    bags, whole = tmp_path / "bags", extraction.extract_bag
+
+    def interrupt(slide, *arguments, **options):
+        if slide.name == "second.svs":
+            raise KeyboardInterrupt
+        return whole(slide, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(extraction, "extract_bag", interrupt)
+        assert extract(slides[0].parent, bags).exit_code == 130
+    assert visible(bags) == ["extraction.csv", "first.zarr", "tiacf.log"]
+    result = extract(slides[0].parent, bags)
+    assert result.exit_code == 0
+    assert "2 of 2 slides done (1 finished before)" in result.output
+
+
+def test_a_full_disk_ends_the_run_in_one_line(slides, tmp_path, monkeypatch):
+    def no_space(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(FeatureBag, "save", no_space)
+    with pytest.raises(OutputError, match=r"bags.*No space left on device.*--output-path"):
+        run(slides, tmp_path / "bags")
+    (tmp_path / "file").touch()
+    assert_one_line(extract(slides[0], tmp_path / "file"), "is a file", "--output-path")
+    assert_one_line(extract(slides[0], tmp_path / "file" / "sub"), "cannot be written")
+
+
+def test_a_coarse_scan_is_remarked_on(slides, tmp_path):
+    (outcome,) = run(slides[1:], tmp_path / "bags", mpp=1.0)
+    assert outcome.status == "ok"
+    assert "enlarged 2.0 times" in outcome.message
+    assert "while the file says 0.5" in table(tmp_path / "bags")["second.svs"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--batch-size", "0"], ["--batch-size 0", "1 or more"]),
+        (["--num-workers", "-1"], ["--num-workers -1", "0 or more"]),
+        (["--mpp", "0"], ["--mpp 0", "above 0"]),
+        (["--device", "cuda:99"], ["device cuda:99", "cpu"]),
+        (["--encoder", "resnet-fifty"], ["resnet-fifty"]),
+        (["--encoder-weights", "w.pt"], ["stain-texture", "no weights"]),
+        (["--file-types", "*.xyz"], ["--file-types"]),
+        (["--img-input", "absent.svs"], ["absent.svs", "no such file"]),
+        (["--img-input", ""], ["--img-input is missing"]),
+        (["--output-path", ""], ["--output-path is missing"]),
+    ],
+)
+def test_bad_options_get_one_line_and_write_nothing(slides, tmp_path, options, words):
+    result = extract(slides[0].parent, tmp_path / "bags", *options)
+    assert_one_line(result, *words)
+    assert not (tmp_path / "bags").exists()
+
+
+def test_one_mask_does_not_serve_many_slides(slides, tmp_path):
+    cv2.imwrite(str(tmp_path / "m.png"), np.full((80, 100), 255, np.uint8))
+    result = extract(slides[0].parent, tmp_path / "bags", "--masks", str(tmp_path / "m.png"))
+    assert_one_line(result, "m.png", "folder of masks")

@@ -1,0 +1,434 @@
+"""Training through its public doors, on small simulated cohorts."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.evaluation import read_predictions
+from tiacrossfusion.features import FeatureBag
+from tiacrossfusion.model_names import MODEL_NAMES
+from tiacrossfusion.networks import build_network
+from tiacrossfusion.pipeline import predict_bag
+from tiacrossfusion.simulation.bags import simulate_bags
+from tiacrossfusion.survival import quantile_bins, survival_curve
+from tiacrossfusion.training.bags import CohortBags
+from tiacrossfusion.training.config import FittingSettings, make_config, read_settings
+from tiacrossfusion.training.module import SurvivalTraining
+from tiacrossfusion.training.patients import follow_up, patients_of, predict_patients
+from tiacrossfusion.training.run import TrainingRun, read_cohort
+from tiacrossfusion.zoo import load_bundle
+
+SMALL = {
+    "time_unit": "months",
+    "models": ["mean-pool"],
+    "network": {"embed_dim": 8, "num_heads": 2, "num_bins": 3},
+    "fitting": {"epochs": 2, "warm_up": 1, "patients_per_step": 8, "learning_rate": 1e-3},
+    "protocol": {"folds": 3},
+}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def cohort_folder(tmp_path_factory):
+    """60 patients with 2 slides each, bags of 4 / 16 / 64 tokens."""
+    folder = tmp_path_factory.mktemp("cohort")
+    simulate_bags(
+        folder,
+        60,
+        1,
+        scenario="fine",
+        strength=2.0,
+        censored_share=0.3,
+        slides_per_patient=2,
+        encoder_width=6,
+        side=2,
+        auc=0.95,
+    )
+    return folder
+
+
+def settings(**changes):
+    merged = {name: dict(part) if isinstance(part, dict) else part for name, part in SMALL.items()}
+    for name, change in changes.items():
+        merged[name] = (
+            merged[name] | change if isinstance(change, dict) and name in merged else change
+        )
+    return make_config(merged, "test")
+
+
+def run_in(folder, cohort_folder, **changes):
+    config = settings(**changes)
+    cohort = read_cohort(cohort_folder / "cohort.csv", cohort_folder / "bags", config)
+    return TrainingRun(folder, cohort, config)
+
+
+def module_of(cohort_folder, loss, network=None, **fitting):
+    config = settings()
+    cohort = read_cohort(cohort_folder / "cohort.csv", cohort_folder / "bags", config)
+    bags = CohortBags(cohort.sources, show_progress=False)
+    patients = patients_of(cohort.table, cohort.table.patients.index)
+    bins = quantile_bins(*follow_up(patients), 3, "months")
+    network = network or build_network("mean-pool", encoder_width=6, embed_dim=8, num_bins=3)
+    fitting = FittingSettings(loss=loss, **fitting)
+    return SurvivalTraining(network, bags, patients, patients, bins, fitting, 0), patients, bags
+
+
+class TestProtocols:
+    def test_nested_run_gives_models_figures_and_an_ensemble(self, tmp_path, cohort_folder):
+        run = run_in(
+            tmp_path / "run",
+            cohort_folder,
+            models=["mean-pool", "cox-covariates"],
+            columns={"covariates": ["fine_burden"]},
+        )
+        evaluations = run.train()
+        assert list(evaluations) == ["mean-pool", "cox-covariates"]
+        # Every patient is tested once, by a model that has not seen him.
+        predictions = read_predictions(tmp_path / "run" / "mean-pool")
+        tested = [patient for fold in predictions for patient in fold.patients]
+        assert sorted(tested) == sorted(run.cohort.table.patients.index)
+        splits = pd.read_csv(tmp_path / "run" / "splits.csv")
+        assert not splits.duplicated(["fold", "patient"]).any()
+        # The planted covariate is the best model there is.
+        assert evaluations["cox-covariates"].pooled.harrell_c.value > 0.7
+        models = pd.read_csv(tmp_path / "run" / "models.csv")
+        assert list(models.model) == ["mean-pool", "cox-covariates"]
+        pair = models.iloc[1]
+        assert pair["difference_low"] <= pair["mean-pool_minus_this"] <= pair["difference_high"]
+        for name in ("kaplan_meier", "roc_over_time", "calibration", "learning_curves"):
+            assert (tmp_path / "run" / "mean-pool" / f"{name}.png").stat().st_size > 10_000
+        record = json.loads((tmp_path / "run" / "run.json").read_text())
+        assert record["config"]["network"]["embed_dim"] == 8
+        assert record["config"]["fitting"]["weight_decay"] == 0.01  # resolved, not given
+        assert len(record["table"]["sha256"]) == 64
+        assert record["versions"]["torch"]
+
+    def test_a_fold_says_the_same_through_its_bundle(self, tmp_path, cohort_folder):
+        run = run_in(tmp_path / "run", cohort_folder, fitting={"loss": "cox"})
+        run.train()
+        fold = read_predictions(tmp_path / "run" / "mean-pool")[1]
+        bundle = load_bundle(tmp_path / "run" / "mean-pool" / "fold-1" / "bundle")
+        slides = run.cohort.table.slides
+        own = slides.slide[slides.patient == fold.patients[0]]
+        hazards = [
+            predict_bag(FeatureBag.load(run.cohort.sources[slide]), bundle).hazards for slide in own
+        ]
+        assert len(hazards) == 2
+        expected = survival_curve(np.mean(hazards, axis=0))
+        assert fold.survival[0] == pytest.approx(expected, abs=1e-6)
+        reference = bundle.config.risk_reference
+        assert fold.high[0] == (fold.risks[0] > reference.cutoff)
+        assert fold.bins == bundle.config.time_bins
+
+    def test_the_ensemble_averages_curves_at_common_edges(self, tmp_path, cohort_folder):
+        run = run_in(tmp_path / "run", cohort_folder)
+        run.train()
+        ensemble = load_bundle(run.ensemble("mean-pool"))
+        folds = [load_bundle(tmp_path / f"run/mean-pool/fold-{k}/bundle") for k in range(3)]
+        bag = FeatureBag.load(next(iter(run.cohort.sources.values())))
+        edges = ensemble.config.time_bins.edges
+        curves = [
+            np.interp(
+                edges[1:],
+                fold.config.time_bins.edges,
+                np.concatenate([[1.0], predict_bag(bag, fold).survival]),
+            )
+            for fold in folds
+        ]
+        assert predict_bag(bag, ensemble).survival == pytest.approx(
+            np.mean(curves, axis=0), abs=1e-5
+        )
+        tokens = [torch.from_numpy(bag.scales[s].features).float()[None] for s in bag.scales]
+        with torch.inference_mode():
+            members = ensemble.network(*tokens).member_risk[0].numpy()
+        assert members == pytest.approx([-curve.sum() for curve in curves], abs=1e-5)
+
+    def test_official_protocol_calls_itself_optimistic(self, tmp_path, cohort_folder):
+        patients = pd.read_csv(cohort_folder / "cohort.csv").patient.unique()
+        splits = tmp_path / "splits"
+        splits.mkdir()
+        for number in range(2):
+            val = list(patients[number::2])
+            train = [patient for patient in patients if patient not in set(val)]
+            pd.DataFrame(
+                {"train": pd.Series(train), "val": pd.Series([*val[:-1], "NOBODY"])}
+            ).to_csv(splits / f"splits_{number}.csv")
+        run = run_in(
+            tmp_path / "run",
+            cohort_folder,
+            protocol={"protocol": "official", "splits": str(splits)},
+        )
+        assert any("1 ids are not in the table" in line for line in run.messages)
+        evaluation = run.train()["mean-pool"]
+        assert evaluation.optimistic
+        assert any("ptimistic" in note for note in evaluation.notes)
+
+    def test_holdout_is_one_fold_without_an_ensemble(self, tmp_path, cohort_folder):
+        run = run_in(tmp_path / "run", cohort_folder, protocol={"protocol": "holdout"})
+        evaluation = run.train()["mean-pool"]
+        assert evaluation.pooled.patients == 12
+        assert not run.ensemble("mean-pool").exists()
+
+
+class TestResume:
+    COMMAND = (
+        "import sys, torch; torch.set_num_threads(1)\n"
+        "from tiacrossfusion.cli import main\n"
+        "main(sys.argv[1:])"
+    )
+
+    def test_a_killed_run_ends_like_an_unbroken_one(self, tmp_path, cohort_folder):
+        config = tmp_path / "config.yaml"
+        config.write_text(
+            "network: {embed_dim: 8, num_heads: 2, num_bins: 3}\n"
+            "fitting: {epochs: 8, warm_up: 1, patients_per_step: 8, loss: cox}\n"
+            "protocol: {protocol: holdout}\n"
+        )
+        arguments = [
+            *("train", "--bags", str(cohort_folder / "bags"), "--table"),
+            *(str(cohort_folder / "cohort.csv"), "--time-unit", "months"),
+            *("--model", "abmil", "--config", str(config), "--output-path"),
+        ]
+        command = [sys.executable, "-c", self.COMMAND, *arguments]
+        whole, broken = tmp_path / "whole", tmp_path / "broken"
+        subprocess.run([*command, str(whole)], check=True, capture_output=True)
+        last = broken / "abmil" / "fold-0" / "last.ckpt"
+        with subprocess.Popen(
+            [*command, str(broken)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ) as process:
+            while not last.exists() and process.poll() is None:
+                time.sleep(0.002)
+            os.kill(process.pid, signal.SIGKILL)
+        assert last.exists()
+        assert not (broken / "abmil" / "out_of_fold.csv").exists()
+        subprocess.run([*command, str(broken)], check=True, capture_output=True)
+        for name in ("model.safetensors",):
+            one, two = (
+                load_file(folder / "abmil" / "fold-0" / "bundle" / name)
+                for folder in (whole, broken)
+            )
+            for key in one:
+                assert two[key].numpy() == pytest.approx(one[key].numpy(), abs=1e-5)
+        one, two = (read_predictions(folder / "abmil")[0] for folder in (whole, broken))
+        assert two.risks == pytest.approx(one.risks, abs=1e-5)
+
+    def test_finished_folds_are_kept_and_models_may_be_added(self, tmp_path, cohort_folder):
+        run_in(tmp_path, cohort_folder).train()
+        bundle = tmp_path / "mean-pool" / "fold-0" / "bundle" / "model.safetensors"
+        before = bundle.stat().st_mtime_ns
+        run_in(tmp_path, cohort_folder, models=["mean-pool", "abmil-20x"]).train()
+        assert bundle.stat().st_mtime_ns == before
+        assert list(pd.read_csv(tmp_path / "models.csv").model) == ["mean-pool", "abmil-20x"]
+
+    def test_another_run_in_the_folder_is_refused(self, tmp_path, cohort_folder):
+        run_in(tmp_path / "run", cohort_folder)
+        with pytest.raises(TiacfError, match=r"another fitting.learning_rate and seed"):
+            run_in(tmp_path / "run", cohort_folder, seed=3, fitting={"learning_rate": 0.1})
+        (tmp_path / "full").mkdir()
+        (tmp_path / "full" / "notes.txt").touch()
+        with pytest.raises(TiacfError, match="is not empty and holds no training run"):
+            run_in(tmp_path / "full", cohort_folder)
+
+    def test_same_seed_same_result_other_seed_another(self, tmp_path, cohort_folder):
+        risks = []
+        for number, seed in enumerate((1, 1, 2)):
+            run_in(
+                tmp_path / str(number), cohort_folder, seed=seed, protocol={"protocol": "holdout"}
+            ).train()
+            fold = read_predictions(tmp_path / str(number) / "mean-pool")[0]
+            risks.append(dict(zip(fold.patients, fold.risks, strict=True)))
+        assert risks[0] == risks[1] != risks[2]
+
+
+class TestGradients:
+    @pytest.mark.parametrize("loss", ["nll", "cross-entropy"])
+    def test_a_step_is_the_gradient_of_the_mean_over_patients(self, cohort_folder, loss):
+        module, patients, bags = module_of(cohort_folder, loss, alpha=0.3)
+        self.check(module, patients[:5], bags)
+
+    def test_slides_of_different_sizes_give_the_same_gradient_as_one_graph(self, cohort_folder):
+        for loss in ("nll", "cox"):
+            bins = 1 if loss == "cox" else 3
+            network = build_network("mean-pool", encoder_width=6, embed_dim=8, num_bins=bins)
+            if loss == "cox":
+                network.log_hazard = lambda *x, n=network: n(*x).logits[:, 0]
+            module, patients, bags = module_of(cohort_folder, loss, network)
+            for number, slide in enumerate(patients[0].slides + patients[2].slides):
+                tokens = bags._cache[slide]
+                bags._cache[slide] = tuple(scale[: len(scale) - number] for scale in tokens)
+            self.check(module, patients[:5], bags)
+
+    @staticmethod
+    def check(module, patients, bags):
+        """Compare with one graph over all slides; dropout is drawn from the same numbers."""
+        module.network.eval()
+        module._trainer = _FloatTrainer()
+        for unit in module._units(patients):
+            slides = [slide for patient in unit for slide in patient.slides]
+            (loaded,) = bags.read([slides])
+            module._backward(unit, loaded, weight=len(unit) / len(patients))
+        found = [weight.grad.clone() for weight in module.network.parameters()]
+        module.network.zero_grad()
+        rows = []
+        for patient in patients:
+            (loaded,) = bags.read([patient.slides])
+            each = torch.cat([module._outputs([tokens]) for tokens in loaded])
+            rows.append(module._average(each, [patient]))
+        module._loss(torch.cat(rows), patients).backward()
+        for gradient, weight in zip(found, module.network.parameters(), strict=True):
+            assert gradient.numpy() == pytest.approx(weight.grad.numpy(), abs=1e-6)
+
+    def test_dropout_is_the_same_in_both_passes_of_a_slide(self, cohort_folder):
+        """The second pass of a slide repeats the first: else its gradient would be of another loss."""
+        network = build_network("mean-pool", encoder_width=6, embed_dim=8, num_bins=1, dropout=0.5)
+        network.log_hazard = lambda *x: network(*x).logits[:, 0]
+        module, patients, bags = module_of(cohort_folder, "cox", network)
+        slide = patients[1].slides[0]
+        bags._cache[slide] = tuple(scale[:3] for scale in bags._cache[slide])
+        module.network.train()
+        module._trainer = _FloatTrainer()
+        seen = []
+        original = module._outputs
+        module._outputs = lambda tokens: seen.append(original(tokens)) or seen[-1]
+        (loaded,) = bags.read([[slide for patient in patients[:4] for slide in patient.slides]])
+        module._backward(patients[:4], loaded, weight=1.0)
+        half = len(seen) // 2
+        for first, second in zip(seen[:half], seen[half:], strict=True):
+            assert torch.equal(first, second)
+
+
+class _FloatTrainer:
+    """What a module asks of its trainer outside a fit."""
+
+    class precision_plugin:  # noqa: N801 - the trainer's name for it
+        @staticmethod
+        def forward_context():
+            import contextlib
+
+            return contextlib.nullcontext()
+
+
+class TestBags:
+    def test_moments_are_those_of_the_tokens(self, cohort_folder):
+        _, patients, bags = module_of(cohort_folder, "nll")
+        slides = [slide for patient in patients[:7] for slide in patient.slides]
+        mean, sd = bags.moments(slides)
+        stores = [FeatureBag.load(cohort_folder / "bags" / f"{slide}.zarr") for slide in slides]
+        for k, scale in enumerate(("5x", "10x", "20x")):
+            tokens = np.concatenate([bag.scales[scale].features for bag in stores]).astype(float)
+            assert mean[k].numpy() == pytest.approx(tokens.mean(axis=0), abs=1e-5)
+            assert sd[k].numpy() == pytest.approx(tokens.std(axis=0), abs=1e-5)
+
+    def test_cohort_larger_than_the_cache_is_read_again(self, cohort_folder, monkeypatch):
+        module, patients, bags = module_of(cohort_folder, "nll")
+        network = module.network.eval()
+        expected = predict_patients(network, bags, patients)
+        monkeypatch.setattr("tiacrossfusion.training.bags._CACHE_LIMIT", 1000)
+        module, patients, bags = module_of(cohort_folder, "nll", network)
+        assert not bags._cache
+        assert np.array_equal(predict_patients(network, bags, patients), expected)
+
+    def test_bags_of_different_encoders_are_refused(self, cohort_folder):
+        stores = sorted((cohort_folder / "bags").glob("*.zarr"))[:2]
+        one, two = (FeatureBag.load(store) for store in stores)
+        other = two.provenance.encoder.model_copy(update={"name": "another"})
+        two = FeatureBag(two.scales, two.provenance.model_copy(update={"encoder": other}))
+        with pytest.raises(TiacfError, match=r"bag of b, .*encoder name = another"):
+            CohortBags({"a": one, "b": two}, show_progress=False)
+
+
+class TestSettings:
+    @pytest.mark.parametrize(
+        ("text", "line"),
+        [
+            ("fitting: {learning_rat: 1}", r"fitting.learning_rat: unknown setting"),
+            ("fitting: {loss: mse}", r"fitting.loss"),
+            ("network: {dropout: 1.5}", r"network.dropout"),
+            ("models: [crosfusion]", r'did you mean "crossfusion"'),
+            ("models: [abmil, abmil]", r"named twice"),
+            ("- 1", r"holds no settings by name"),
+            ("a: [", r"not valid YAML"),
+        ],
+    )
+    def test_a_bad_file_is_one_line(self, tmp_path, text, line):
+        path = tmp_path / "config.yaml"
+        path.write_text(text)
+        with pytest.raises(TiacfError, match=line) as error:
+            make_config({"time_unit": "months"} | read_settings(path), str(path))
+        assert "\n" not in str(error.value)
+
+    @pytest.mark.parametrize(
+        ("changes", "line"),
+        [
+            ({"models": ["cox-covariates"]}, "needs covariates; name columns with --covariates"),
+            ({"protocol": {"protocol": "official"}}, "give their folder with --splits"),
+            ({"protocol": {"folds": 50}}, "folds cannot be used"),
+            ({"network": {"num_bins": 40}}, "folds cannot be used"),
+        ],
+    )
+    def test_what_cannot_be_trained_is_told_before_training(
+        self, tmp_path, cohort_folder, changes, line
+    ):
+        with pytest.raises(TiacfError, match=line):
+            run_in(tmp_path / "run", cohort_folder, **changes)
+        assert not (tmp_path / "run").exists()
+
+    def test_a_loss_that_is_not_finite_ends_the_run(self, tmp_path, cohort_folder):
+        with pytest.raises(TiacfError, match="take a smaller --learning-rate"):
+            run_in(tmp_path / "run", cohort_folder, fitting={"learning_rate": 1e30}).train()
+
+
+@pytest.mark.parametrize("model", [name for name in MODEL_NAMES if name != "cox-covariates"])
+@pytest.mark.parametrize("loss", ["nll", "cox"])
+def test_every_network_trains(tmp_path, cohort_folder, model, loss):
+    run = run_in(
+        tmp_path,
+        cohort_folder,
+        models=[model],
+        fitting={"loss": loss, "epochs": 1},
+        protocol={"protocol": "holdout"},
+    )
+    evaluation = run.train()[model]
+    assert 0 <= evaluation.pooled.harrell_c.value <= 1
+
+
+def test_two_devices_see_all_patients_and_agree(tmp_path, cohort_folder):
+    """DDP on two CPU processes through Lightning's own strategy."""
+    arguments = [
+        *("train", "--bags", str(cohort_folder / "bags"), "--table"),
+        *(str(cohort_folder / "cohort.csv"), "--time-unit", "months", "--model", "mean-pool"),
+        *("--protocol", "holdout", "--epochs", "2", "--embed-dim", "8", "--num-bins", "3"),
+        *("--accelerator", "cpu", "--devices", "2", "--strategy", "ddp"),
+        *("--output-path", str(tmp_path / "run")),
+    ]
+    program = tmp_path / "program.py"
+    program.write_text("import sys\nfrom tiacrossfusion.cli import main\nmain(sys.argv[1:])\n")
+    done = subprocess.run(
+        [sys.executable, str(program), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Figures of all models") == 1
+    assert len(read_predictions(tmp_path / "run" / "mean-pool")[0].patients) == 12
