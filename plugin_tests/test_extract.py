@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -215,8 +217,11 @@ def test_slides_of_one_stem_get_their_full_names(slides, tmp_path):
     names = [outcome.bag.name for outcome in run([one, two], tmp_path / "together")]
     assert names == ["a.svs.zarr", "a.tif.zarr"]
     (first,) = run([one], tmp_path / "apart")
-    names = [outcome.bag.name for outcome in run([one, two], tmp_path / "apart")]
-    assert names == ["a.zarr", "a.tif.zarr"]
+    (second,) = run([two], tmp_path / "apart")
+    assert [first.bag.name, second.bag.name] == ["a.zarr", "a.tif.zarr"]
+    outcomes = run([one, two], tmp_path / "apart")
+    assert [outcome.bag for outcome in outcomes] == [first.bag, second.bag]
+    assert [outcome.status for outcome in outcomes] == ["skipped", "skipped"]
     assert FeatureBag.load(first.bag).provenance.slide == "a.svs"
 
 
@@ -343,3 +348,13 @@ def test_one_mask_does_not_serve_many_slides(slides, tmp_path):
     cv2.imwrite(str(tmp_path / "m.png"), np.full((80, 100), 255, np.uint8))
     result = extract(slides[0].parent, tmp_path / "bags", "--masks", str(tmp_path / "m.png"))
     assert_one_line(result, "m.png", "folder of masks")
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys\nfrom tiacrossfusion.cli import main\n"
+        "try:\n    main(['extract', '--help'])\nexcept SystemExit as end:\n    assert not end.code\n"
+        "heavy = {'torch', 'timm', 'cv2', 'pandas', 'pydantic', 'tiatoolbox.models'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -20,13 +19,13 @@ from tiacrossfusion.encoders import EncoderSpec
 from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.features import FeatureBag
 from tiacrossfusion.patients import PatientTable, predict_patients, read_patients
+from tiacrossfusion.results import OutputError, ResultsFolder
 from tiacrossfusion.sampling import SamplingSpec
 from tiacrossfusion.simulation import simulate_bags
 from tiacrossfusion.survival import TimeBins
 from tiacrossfusion.zoo import (
     Architecture,
     BundleConfig,
-    ModelBundle,
     ModelCard,
     RiskGroup,
     RiskReference,
@@ -155,6 +154,12 @@ def predicted(bags, single, tmp_path_factory) -> Path:
     assert result.exit_code == 0, result.output
     assert "6 of 6 bags done" in result.output
     return out
+
+
+@pytest.fixture
+def resumed(predicted, tmp_path) -> Path:
+    """A copy of these results, in which all bags are finished."""
+    return Path(shutil.copytree(predicted, tmp_path / "resumed"))
 
 
 def hazards_of(network: torch.nn.Module, store: Path) -> np.ndarray:
@@ -316,24 +321,23 @@ def test_neither_slides_nor_bags(tmp_path):
 
 
 def test_an_ensemble_gives_its_spread(bags, names, members, ensemble, single, tmp_path):
-    assert predict(bags, tmp_path, ensemble).exit_code == 0
-    bundle = load_bundle(ensemble)
-    outcomes = predict_bags(
-        [bags / f"{name}.zarr" for name in names], bundle, None, show_progress=False
+    store = bags / f"{names[0]}.zarr"
+    result = predict(store, tmp_path, ensemble)
+    assert result.exit_code == 0
+    (row,) = table(tmp_path / "predictions.csv")
+    curves = [np.cumprod(1 - hazards_of(member, store)) for member in members]
+    risks = [-curve.sum() for curve in curves]
+    spread = np.sqrt(np.sum((risks - np.mean(risks)) ** 2) / (len(risks) - 1))
+    assert spread > 1e-3
+    assert float(row["risk_sd"]) == pytest.approx(spread, rel=1e-4)
+    assert float(row["risk"]) == pytest.approx(np.mean(risks), abs=1e-5)
+    assert f"SD over the ensemble {spread:.3f}" in result.output
+    of_ensemble, of_single = (
+        predict_bags([store], load_bundle(model), None, show_progress=False)[0].prediction
+        for model in (ensemble, single)
     )
-    for row, outcome in zip(table(tmp_path / "predictions.csv"), outcomes, strict=True):
-        store = bags / f"{row['output']}.zarr"
-        curves = [np.cumprod(1 - hazards_of(member, store)) for member in members]
-        risks = [-curve.sum() for curve in curves]
-        spread = np.sqrt(np.sum((risks - np.mean(risks)) ** 2) / (len(risks) - 1))
-        assert spread > 1e-3
-        assert float(row["risk_sd"]) == pytest.approx(spread, rel=1e-4)
-        assert float(row["risk"]) == pytest.approx(np.mean(risks), abs=1e-5)
-        np.testing.assert_allclose(outcome.prediction["member_risks"], risks, atol=1e-5)
-    (outcome,) = predict_bags(
-        [bags / f"{names[0]}.zarr"], load_bundle(single), None, show_progress=False
-    )
-    assert outcome.prediction["member_risks"] is None
+    np.testing.assert_allclose(of_ensemble["member_risks"], risks, atol=1e-5)
+    assert of_single["member_risks"] is None
 
 
 def test_the_members_risks_are_in_the_zarr_store(bags, names, ensemble, tmp_path):
@@ -357,12 +361,13 @@ def write_table(path: Path, rows: list[tuple[str, str]], header: str = "slide,pa
     return path
 
 
-def test_a_patients_hazards_are_the_mean_over_the_slides(bags, names, single, cohort, tmp_path):
-    result = predict(bags, tmp_path, single, "--patients", cohort / "cohort.csv")
+def test_a_patients_hazards_are_the_mean_over_the_slides(bags, names, single, cohort, resumed):
+    result = predict(bags, resumed, single, "--patients", cohort / "cohort.csv")
     assert result.exit_code == 0, result.output
+    assert "6 of 6 bags done (6 finished before)" in result.output
     assert "3 of 3 patients predicted" in result.output
     owners = {row["slide"]: row["patient"] for row in table(cohort / "cohort.csv")}
-    network, rows = load_bundle(single).network, table(tmp_path / "patients.csv")
+    network, rows = load_bundle(single).network, table(resumed / "patients.csv")
     assert [row["patient"] for row in rows] == list(dict.fromkeys(owners.values()))
     for row in rows:
         own = [name for name in names if owners[name] == row["patient"]]
@@ -381,15 +386,13 @@ def test_a_patients_hazards_are_the_mean_over_the_slides(bags, names, single, co
         assert (row["message"], row["notice"]) == ("", "Not for clinical use.")
 
 
-def test_the_mean_is_of_full_precision_also_when_resumed(bags, names, single, cohort, tmp_path):
+def test_the_mean_is_of_full_precision_also_when_resumed(bags, names, single, cohort, resumed):
     """Of slides that were predicted in an earlier run, the hazards come from its records."""
-    from tiacrossfusion.results import ResultsFolder
-
     bundle = load_bundle(single)
     whose = read_patients(cohort / "cohort.csv")
     stores = [bags / f"{name}.zarr" for name in names]
-    for status in ("ok", "skipped"):
-        outcomes = predict_bags(stores, bundle, ResultsFolder(tmp_path), show_progress=False)
+    for folder, status in ((None, "ok"), (ResultsFolder(resumed), "skipped")):
+        outcomes = predict_bags(stores, bundle, folder, show_progress=False)
         assert {outcome.status for outcome in outcomes} == {status}
         for patient in predict_patients(whose, outcomes, bundle.config):
             hazards = [
@@ -398,13 +401,12 @@ def test_the_mean_is_of_full_precision_also_when_resumed(bags, names, single, co
             assert (patient.prediction.hazards == np.mean(hazards, axis=0)).all()
 
 
-def test_a_patient_of_one_slide_has_what_the_slide_has(bags, names, ensemble, tmp_path):
+def test_a_patient_of_one_slide_has_what_the_slide_has(bags, names, single, resumed, tmp_path):
     whose = write_table(tmp_path / "p.csv", [(name, f"of {name}") for name in names])
-    out = tmp_path / "out"
-    assert predict(bags, out, ensemble, "--patients", whose).exit_code == 0
+    assert predict(bags, resumed, single, "--patients", whose).exit_code == 0
     columns = ["risk", "percentile", "risk_group", "median_survival", "survival_3", "message"]
     for slide, patient in zip(
-        table(out / "predictions.csv"), table(out / "patients.csv"), strict=True
+        table(resumed / "predictions.csv"), table(resumed / "patients.csv"), strict=True
     ):
         assert patient["patient"] == f"of {slide['slide']}"
         assert [patient[column] for column in columns] == [slide[column] for column in columns]
@@ -445,12 +447,15 @@ def test_what_is_missing_is_counted_and_named(bags, names, single, tmp_path):
 
 def test_a_result_of_another_model_is_not_averaged(bags, names, single, ensemble, tmp_path):
     """The earlier result stays in predictions.csv, but the patient is not predicted from it."""
-    whose = write_table(tmp_path / "p.csv", [(names[0], "one"), (names[1], "one")])
-    out = tmp_path / "out"
-    assert predict(bags / f"{names[0]}.zarr", out, single).exit_code == 0
+    stores, out = tmp_path / "bags", tmp_path / "out"
+    for name in names[:2]:
+        shutil.copytree(bags / f"{name}.zarr", stores / f"{name}.zarr")
+    whose = write_table(tmp_path / "p.csv", [(name, "one") for name in names[:2]])
+    assert predict(stores / f"{names[0]}.zarr", out, single).exit_code == 0
     config = load_bundle(ensemble).config
-    result = predict(bags, out, ensemble, "--patients", whose)
+    result = predict(stores, out, ensemble, "--patients", whose)
     assert result.exit_code == 1
+    assert [row["model"] for row in table(out / "predictions.csv")] == ["made-up", "made-up"]
     (row,) = table(out / "patients.csv")
     assert row["slides_predicted"] == "1"
     assert f"{names[0]} (failed)" in row["message"]
@@ -476,9 +481,10 @@ def test_a_record_without_hazards_is_made_again(bags, names, single, cohort, tmp
 def test_unknown_bins_and_risks_stay_unknown_for_patients(bags, names, encoder, tmp_path):
     config = make_config(encoder).model_copy(update={"time_bins": None, "risk_reference": None})
     save_bundle(tmp_path / "model", config, fresh_network(config, 0))
-    whose = write_table(tmp_path / "p.csv", [(names[0], "one"), (names[1], "one")])
-    arguments = (bags, tmp_path / "out", tmp_path / "model", "--patients", whose)
-    assert predict(*arguments).exit_code == 0
+    whose = write_table(tmp_path / "p.csv", [(names[0], "one")])
+    store = bags / f"{names[0]}.zarr"
+    result = predict(store, tmp_path / "out", tmp_path / "model", "--patients", whose)
+    assert result.exit_code == 0, result.output
     (row,) = table(tmp_path / "out" / "patients.csv")
     assert row["percentile"] == row["risk_group"] == row["median_survival"] == ""
     assert "no time bins" in row["message"]
@@ -528,7 +534,9 @@ def test_bad_tables_get_one_line_before_a_slide_is_read(bags, names, single, tmp
 
 
 def test_names_match_with_and_without_the_ending_of_slide_files():
-    whose = PatientTable(Path("p.csv"), {"a.svs": "1", "b": "2", "c.d.svs": "3", "e.svs.zarr": "4"})
+    whose = PatientTable(
+        Path("p.csv"), dict.fromkeys(["a.svs", "b", "c.d.svs", "e.svs.zarr", "found"], "one")
+    )
     cases = {
         "x/a.svs": "a.svs",
         "x/a.zarr": "a.svs",
@@ -539,10 +547,11 @@ def test_names_match_with_and_without_the_ending_of_slide_files():
         "c.d.zarr": "c.d.svs",
         "c": None,
         "e.svs": "e.svs.zarr",
+        "e.zarr": "e.svs.zarr",
+        "case 1 (DICOM)": None,
     }
     for source, slide in cases.items():
-        assert whose.find([source, "e.zarr"])[0] == slide if source != "e.svs" else True
-    assert whose.find(["e.svs"]) == ["e.svs.zarr"]
+        assert whose.find([source, "found"]) == [slide, "found"]
 
 
 @pytest.mark.parametrize(
@@ -567,8 +576,10 @@ def test_other_peoples_table_of_patients_is_left_alone(bags, names, single, tmp_
     before = whose.read_bytes()
     result = predict(bags, tmp_path, single, "--patients", whose)
     assert_one_line(result, "patients.csv", "not written by tiacf")
-    assert whose.read_bytes() == before
     assert not (tmp_path / "predictions.csv").exists()
+    with pytest.raises(OutputError, match=r"patients\.csv.*not written by tiacf"):
+        ResultsFolder(tmp_path).write_patients([])
+    assert whose.read_bytes() == before
 
 
 def test_a_table_with_a_byte_order_mark_is_read(names, tmp_path):

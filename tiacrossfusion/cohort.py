@@ -179,7 +179,6 @@ def _go_through(
         outcome = run.keep(folder) if folder is not None else run.give()
         outcomes.append(outcome)
         progress.slide_done(_line(outcome, run.bundle) if show_progress else None)
-        gc.collect()  # readers hold file handles and caches in cycles
     if folder is not None:
         folder.write_table()
     return outcomes
@@ -315,17 +314,20 @@ class _SlideRun(_Run):
 
     def _predict(self) -> SlideResult:
         self.progress.stage(self.label, "open")
-        return predict_slide(
-            self.image,
-            self.bundle,
-            self.encoder,
-            mask=self._own_mask,
-            mpp=self.options.mpp,
-            power=self.options.power,
-            batch_size=self.options.batch_size,
-            num_workers=self.options.num_workers,
-            progress=self.progress,
-        )
+        try:
+            return predict_slide(
+                self.image,
+                self.bundle,
+                self.encoder,
+                mask=self._own_mask,
+                mpp=self.options.mpp,
+                power=self.options.power,
+                batch_size=self.options.batch_size,
+                num_workers=self.options.num_workers,
+                progress=self.progress,
+            )
+        finally:
+            gc.collect()  # readers hold file handles and caches in cycles
 
     def _key(self) -> dict[str, str]:
         mask = self._own_mask

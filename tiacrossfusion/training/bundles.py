@@ -9,6 +9,7 @@ import numpy as np
 
 from tiacrossfusion.evaluation import Evaluation, FoldPredictions, evaluate
 from tiacrossfusion.evaluation.scores import Estimate
+from tiacrossfusion.features import check_same
 from tiacrossfusion.survival import quantile_bins, risk_of, survival_curve
 from tiacrossfusion.training.bags import CohortBags
 from tiacrossfusion.training.fold import FittedFold
@@ -102,9 +103,17 @@ def save_ensemble(
         table: follow-up of the cohort.
         bags: the cohort's bags.
         evaluation: of the out-of-fold predictions.
+
+    Raises:
+        TiacfError: the members were trained on bags of different encoders or sampling.
     """
     bundles = [load_bundle(member) for member in members]
     first = bundles[0].config
+    for member, bundle in zip(
+        members, bundles, strict=True
+    ):  # bags may have been made anew between
+        check_same(first.encoder, bundle.config.encoder, "encoder", str(member))
+        check_same(first.sampling, bundle.config.sampling, "sampling", str(member))
     patients = patients_of(table, sorted(table.patients.index))
     times, events = follow_up(patients)
     bins = quantile_bins(times, events, first.architecture.num_bins, table.time_unit)

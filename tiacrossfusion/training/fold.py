@@ -23,7 +23,7 @@ from tiacrossfusion.training.bags import CohortBags
 from tiacrossfusion.training.checkpoints import WholeCheckpoints
 from tiacrossfusion.training.config import TrainingConfig
 from tiacrossfusion.training.module import SurvivalTraining
-from tiacrossfusion.training.patients import Patient, follow_up
+from tiacrossfusion.training.patients import Patient, follow_up, predict_log_hazards
 from tiacrossfusion.zoo import Architecture, build_network
 
 LAST, BEST = "last.ckpt", "best.ckpt"
@@ -109,7 +109,8 @@ def fit_fold(
     with _quiet():
         trainer = _trainer(config, folder, devices, show_progress and sys.stderr.isatty())
         try:
-            trainer.fit(module, ckpt_path=last if last.is_file() else None)
+            if not _has_stopped(last):
+                trainer.fit(module, ckpt_path=last if last.is_file() else None)
         except RuntimeError as error:
             if "out of memory" in str(error).lower():
                 raise TiacfError(
@@ -122,10 +123,22 @@ def fit_fold(
     module.load_state_dict(best["state_dict"])
     module.to(trainer.strategy.root_device).eval()
     if config.fitting.loss == "cox":
-        log_hazards = module.log_hazards(training)
+        log_hazards = predict_log_hazards(network, bags, training)
         increments = breslow_increments(log_hazards, times, events, bins)
         network.set_baseline(torch.from_numpy(increments))  # type: ignore[operator]
     return FittedFold(architecture, network.eval(), bins, trainer.current_epoch)
+
+
+def _has_stopped(last: Path) -> bool:
+    """Tell whether early stopping had its word before the run was killed: one epoch more is too many."""
+    if not last.is_file():
+        return False
+    callbacks = torch.load(last, map_location="cpu", weights_only=True)["callbacks"]
+    return any(
+        state["wait_count"] >= state["patience"]
+        for name, state in callbacks.items()
+        if name.startswith("EarlyStopping")
+    )
 
 
 def wait_for_others() -> None:

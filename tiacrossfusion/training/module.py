@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import cast
 
 import lightning
-import numpy as np
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
@@ -23,6 +22,7 @@ from tiacrossfusion.training.bags import CohortBags, Tokens
 from tiacrossfusion.training.config import FittingSettings
 from tiacrossfusion.training.patients import (
     Patient,
+    average_log_hazards,
     average_over_slides,
     follow_up,
     groups_of_equal_shape,
@@ -176,11 +176,6 @@ class SurvivalTraining(lightning.LightningModule):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, share)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    @torch.inference_mode()
-    def log_hazards(self, patients: Sequence[Patient]) -> np.ndarray:
-        """Log-hazards (N,) of patients, for a network fitted with the Cox loss."""
-        return self._predict(list(patients))[:, 0].double().cpu().numpy()
-
     # Inside a step -------------------------------------------------------------------------------
 
     def _units(self, batch: list[Patient]) -> list[list[Patient]]:
@@ -225,7 +220,7 @@ class SurvivalTraining(lightning.LightningModule):
     def _average(self, outputs: Tensor, patients: Sequence[Patient]) -> Tensor:
         """Average the hazards of a patient's slides, (S, K) to (P, K)."""
         if self.settings.loss == "cox":  # hazards are averaged, these are their logarithms
-            return average_over_slides(outputs.exp(), patients).log()
+            return average_log_hazards(outputs, patients)
         return average_over_slides(outputs, patients)
 
     def _loss(self, outputs: Tensor, patients: list[Patient]) -> Tensor:

@@ -78,6 +78,11 @@ def average_over_slides(values: Tensor, patients: Sequence[Patient]) -> Tensor:
     return sums / torch.bincount(index)[:, None]
 
 
+def average_log_hazards(values: Tensor, patients: Sequence[Patient]) -> Tensor:
+    """Average hazards given as their logarithms: `log mean exp` over the slides, (S, 1) to (P, 1)."""
+    return average_over_slides(values.exp(), patients).log()
+
+
 def groups_of_equal_shape(
     patients: Sequence[Patient], bags: CohortBags, largest: int = TOGETHER
 ) -> Iterator[list[int]]:
@@ -172,3 +177,16 @@ def predict_patients(
         return network(*stack(tokens, device)).hazards.double()
 
     return patient_outputs(patients, bags, compute, average_over_slides).cpu().numpy()
+
+
+@torch.inference_mode()
+def predict_log_hazards(
+    network: nn.Module, bags: CohortBags, patients: Sequence[Patient]
+) -> np.ndarray:
+    """Log-hazards (N,) float64 of patients, by a network with proportional hazards in eval mode."""
+    device = next(network.parameters()).device
+
+    def compute(tokens: Sequence[Tokens]) -> Tensor:
+        return network.log_hazard(*stack(tokens, device)).double()[:, None]  # type: ignore[operator]
+
+    return patient_outputs(patients, bags, compute, average_log_hazards)[:, 0].cpu().numpy()

@@ -49,6 +49,7 @@ from tiacrossfusion.training.splits import (
     holdout_fold,
     nested_folds,
     official_folds,
+    read_folds,
     read_splits,
     write_folds,
 )
@@ -401,6 +402,8 @@ class TrainingRun:
                 differs = _differences(earlier["config"], record["config"])
                 if earlier["table"]["sha256"] != self.cohort.table.sha256:
                     differs.append("table")
+                elif read_folds(self.folder / SPLITS) != self.folds:
+                    differs.append("division of the patients")
             except (ValueError, KeyError, TypeError) as error:
                 raise TiacfError(
                     f"{path}: damaged; remove the folder or give another --output-path"
