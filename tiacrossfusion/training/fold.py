@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -12,11 +13,13 @@ from pathlib import Path
 from typing import Literal
 
 import lightning
+import pandas as pd
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger
 
 from tiacrossfusion.errors import TiacfError, one_line
+from tiacrossfusion.evaluation.prediction_files import write_text
 from tiacrossfusion.networks import network_sizes
 from tiacrossfusion.survival import TimeBins, breslow_increments, quantile_bins
 from tiacrossfusion.training.bags import CohortBags
@@ -26,7 +29,8 @@ from tiacrossfusion.training.module import SurvivalTraining
 from tiacrossfusion.training.patients import Patient, follow_up, predict_log_hazards
 from tiacrossfusion.zoo import Architecture, build_network
 
-LAST, BEST = "last.ckpt", "best.ckpt"
+LAST, BEST, METRICS = "last.ckpt", "best.ckpt", "metrics.csv"
+_LOGS = "logs"
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,8 @@ def fit_fold(
             raise
     if trainer.interrupted:
         raise KeyboardInterrupt
+    if trainer.is_global_zero:
+        _join_logs(folder)
     best = torch.load(folder / BEST, map_location="cpu", weights_only=True)
     module.load_state_dict(best["state_dict"])
     module.to(trainer.strategy.root_device).eval()
@@ -127,6 +133,19 @@ def fit_fold(
         increments = breslow_increments(log_hazards, times, events, bins)
         network.set_baseline(torch.from_numpy(increments))  # type: ignore[operator]
     return FittedFold(architecture, network.eval(), bins, trainer.current_epoch)
+
+
+def _join_logs(folder: Path) -> None:
+    """Write `metrics.csv`, a row an epoch, from the logs of all attempts; of an epoch the last one counts."""
+    attempts = sorted(
+        (folder / _LOGS).glob("version_*/metrics.csv"), key=lambda log: log.stat().st_mtime
+    )
+    if not attempts:  # killed after this had been done
+        return
+    rows = pd.concat([pd.read_csv(log) for log in attempts])
+    # Lightning writes training and validation figures of an epoch as separate rows.
+    write_text(folder / METRICS, rows.groupby("epoch").last().to_csv(lineterminator="\n"))
+    shutil.rmtree(folder / _LOGS)
 
 
 def _has_stopped(last: Path) -> bool:
@@ -188,7 +207,7 @@ def _trainer(
         precision=_precision(devices),
         max_epochs=config.fitting.epochs,
         num_sanity_val_steps=0,
-        logger=CSVLogger(folder.parent, name=folder.name, version=""),
+        logger=CSVLogger(folder, name=_LOGS, flush_logs_every_n_steps=1),
         log_every_n_steps=1,
         callbacks=callbacks,
         plugins=[WholeCheckpoints()],

@@ -108,15 +108,13 @@ class SurvivalTraining(lightning.LightningModule):
 
     # Steps -----------------------------------------------------------------------------------------
 
-    def on_train_epoch_start(self) -> None:
-        """Start the epoch's random numbers, so that a resumed run draws the same ones."""
-        torch.manual_seed(
-            (self.seed * 1_000_003 + self.current_epoch) * 1_009 + self.trainer.global_rank
-        )
-
     def training_step(self, batch: list[Patient], batch_idx: int) -> None:
         """Accumulate the gradients of the patients and take one step."""
         del batch_idx
+        # Dropout depends on seed, step and device only, so that a resumed run draws the same numbers.
+        torch.manual_seed(
+            (self.seed * 1_000_003 + self.trainer.global_step) * 1_009 + self.trainer.global_rank
+        )
         optimiser = cast(LightningOptimizer, self.optimizers())
         schedule = cast(LRScheduler, self.lr_schedulers())
         optimiser.zero_grad()

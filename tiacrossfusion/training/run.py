@@ -185,11 +185,12 @@ class TrainingRun:
         """Train a model on the folds that are not finished, and predict their test patients."""
         for number, fold in enumerate(self.folds, 1):
             place = self._fold_folder(model, fold)
+            label = f"{model}, fold {fold.number} ({number} of {len(self.folds)})"
             if (place / PREDICTIONS).is_file():
-                self._say(f"{model}, fold {number} of {len(self.folds)}: finished before")
+                self._say(f"{label}: finished before")
                 continue
             self._say(
-                f"{model}, fold {number} of {len(self.folds)}: {len(fold.train)} patients to train, "
+                f"{label}: {len(fold.train)} patients to train, "
                 f"{len(fold.validation)} to stop by, {len(fold.test)} to test"
             )
             if model == COX_COVARIATES:
@@ -345,12 +346,12 @@ class TrainingRun:
         return self.folder / model / f"fold-{fold.number}"
 
     def _learning_curves(self, model: str) -> dict[int, pd.DataFrame]:
-        curves = {}
-        for fold in self.folds:
-            rows = pd.read_csv(self._fold_folder(model, fold) / "metrics.csv")
-            # Lightning writes training and validation figures of an epoch as separate rows.
-            curves[fold.number] = rows.groupby("epoch", as_index=False).first()
-        return curves
+        from tiacrossfusion.training.fold import METRICS
+
+        return {
+            fold.number: pd.read_csv(self._fold_folder(model, fold) / METRICS)
+            for fold in self.folds
+        }
 
     def _write_models(self) -> None:
         """Write `models.csv` from all models that are judged, in the order in which they were named."""
