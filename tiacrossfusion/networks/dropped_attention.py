@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Weights held at a time: 8 MiB in float32. Of 2**18 to 2**24 on CPU cores, the smallest that is as fast
-# as any within noise.
+# Weights held at a time: 8 MiB in float32. Of 2**18 to 2**23 on one CPU core, the smallest that is as
+# fast as any within noise.
 DROPPING_BUFFER = 2**21
 
 
