@@ -9,7 +9,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +22,13 @@ from tiacrossfusion.outputs import (
     prediction_row,
     write_outputs,
 )
-from tiacrossfusion.pipeline import SlideResult, mask_identity, predict_slide, predict_stored
+from tiacrossfusion.pipeline import (
+    SlideResult,
+    load_readers,
+    mask_identity,
+    predict_slide,
+    predict_stored,
+)
 from tiacrossfusion.progress import Progress
 from tiacrossfusion.results import OutputError, ResultsFolder, failure
 from tiacrossfusion.sampling import find_mask
@@ -346,8 +351,7 @@ class _SlideRun(_Run):
         }
 
     def _load_readers(self) -> None:
-        import_module("tiatoolbox.wsicore.wsireader")
-        import_module("tiatoolbox.tools.tissuemask")
+        load_readers()
 
 
 class _BagRun(_Run):

@@ -16,7 +16,6 @@ import uuid
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +24,7 @@ import numpy as np
 from tiacrossfusion.checks import at_least, positive
 from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.features import FeatureBag, Provenance
-from tiacrossfusion.pipeline import bag_provenance, extract_bag
+from tiacrossfusion.pipeline import bag_provenance, extract_bag, load_readers
 from tiacrossfusion.progress import Progress
 from tiacrossfusion.results import OutputError, failure, writing
 from tiacrossfusion.sampling import SCALES, SamplingSpec, coarse_base, find_mask, open_slide
@@ -237,7 +236,7 @@ class _Extraction:
         try:
             if isinstance(mask, str | Path):
                 mask = find_mask(Path(mask), slide)
-            _load_readers()
+            load_readers()
             started = time.perf_counter()
             progress.stage(slide.name, "open")
             with open_slide(slide, mpp=self.mpp, power=self.power) as opened:
@@ -280,12 +279,6 @@ class _Extraction:
         row |= {f"patches_{scale}": count for scale, count in bag.counts().items()}
         row |= {"bag": path.name, "status": "ok", "message": message}
         return ExtractionOutcome(slide, "skipped" if skipped else "ok", message, path, row)
-
-
-def _load_readers() -> None:
-    """Import TIAToolbox's readers and tools, which takes seconds that are not the first slide's."""
-    import_module("tiatoolbox.wsicore.wsireader")
-    import_module("tiatoolbox.tools.tissuemask")
 
 
 def _source(slide: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -103,6 +104,12 @@ class SlideResult:
     def message(self) -> str:
         """Why something is unknown or may not hold; empty when all is well."""
         return "; ".join(text for text in (self.prediction.unknown, self.caveat) if text)
+
+
+def load_readers() -> None:
+    """Import TIAToolbox's readers and tools, which takes seconds that are not the first slide's."""
+    import_module("tiatoolbox.wsicore.wsireader")
+    import_module("tiatoolbox.tools.tissuemask")
 
 
 def predict_slide(

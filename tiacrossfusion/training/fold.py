@@ -56,13 +56,11 @@ class FittedFold:
         architecture: of the network.
         network: the weights of the best epoch, in eval mode on the CPU.
         bins: time bins of the training patients.
-        epochs: epochs that were trained.
     """
 
     architecture: Architecture
     network: torch.nn.Module
     bins: TimeBins
-    epochs: int
 
 
 def fit_fold(
@@ -132,7 +130,7 @@ def fit_fold(
         log_hazards = predict_log_hazards(network, bags, training)
         increments = breslow_increments(log_hazards, times, events, bins)
         network.set_baseline(torch.from_numpy(increments))  # type: ignore[operator]
-    return FittedFold(architecture, network.eval(), bins, trainer.current_epoch)
+    return FittedFold(architecture, network.eval(), bins)
 
 
 def _join_logs(folder: Path) -> None:
