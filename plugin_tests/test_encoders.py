@@ -262,6 +262,23 @@ def test_result_does_not_depend_on_the_cores_and_their_setting_is_left_alone(
     assert torch.get_num_threads() == 2
 
 
+
+def test_a_stream_of_batches_gives_what_each_batch_does():
+    encoder = load_encoder("stain-texture")
+    images = painted(5)
+    parts = list(encoder.encode_stream(images[i : i + 2] for i in range(0, 5, 2)))
+    assert [len(part) for part in parts] == [2, 2, 1]
+    np.testing.assert_array_equal(np.concatenate(parts), encoder.encode(images))
+
+
+@pytest.mark.parametrize("precision", ["float16", "bfloat16", "float8"])
+def test_precisions_that_the_cpu_is_not_made_for_are_refused(precision):
+    assert load_encoder("stain-texture").precision == "float32"
+    assert load_encoder("stain-texture", precision="float32").precision == "float32"
+    with pytest.raises(TiacfError, match=f"precision {precision}: .* use "):
+        load_encoder("stain-texture", precision=precision)
+
+
 def test_the_model_gets_normalised_rgb(random_weights):
     import timm
 

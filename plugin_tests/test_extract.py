@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import cv2
@@ -14,11 +15,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from tiacrossfusion.bags_folder import BagsFolder
 from tiacrossfusion.cli import main
 from tiacrossfusion.encoders import EncoderSpec
-from tiacrossfusion.extraction import extract_slides
+from tiacrossfusion.extraction import ExtractionOptions, extract_slides, plan_extraction
 from tiacrossfusion.features import FeatureBag
-from tiacrossfusion.results import OutputError
+from tiacrossfusion.records import OutputError, Record, process_here
 
 
 def extract(source: Path, bags: Path, *options: str) -> Result:
@@ -47,6 +49,8 @@ def assert_one_line(result: Result, *words: str) -> None:
 class MeanColour:
     """An encoder whose features can be checked by hand: the mean of R, G and B, and a constant."""
 
+    precision = "float32"
+
     def __init__(self, constant: float = 0.0) -> None:
         self.constant = constant
         self.images = 0
@@ -59,6 +63,9 @@ class MeanColour:
         colours = images.mean(axis=(1, 2)) / 255  # (B, 3)
         constant = np.full((len(images), 1), self.constant)
         return np.hstack([colours, constant]).astype(np.float16)
+
+    def encode_stream(self, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        return map(self.encode, batches)
 
 
 @pytest.fixture(scope="module")
@@ -82,9 +89,9 @@ def slides(drawn, tmp_path) -> list[Path]:
 
 
 def run(slides: list[Path], bags: Path, encoder: MeanColour | None = None, **options):
-    return extract_slides(
-        slides, bags, encoder or MeanColour(), show_progress=False, num_workers=0, **options
-    )
+    where = {name: options.pop(name) for name in ("masks", "shard") if name in options}
+    how = ExtractionOptions(num_workers=0, **options)
+    return extract_slides(slides, bags, encoder or MeanColour(), how, show_progress=False, **where)
 
 
 def test_every_slide_gets_its_bag_and_its_row(slides, tmp_path, demo_bundle):
@@ -321,6 +328,228 @@ def test_a_coarse_scan_is_remarked_on(slides, tmp_path):
     assert outcome.status == "ok"
     assert "enlarged 2.0 times" in outcome.message
     assert "while the file says 0.5" in table(tmp_path / "bags")["second.svs"]["message"]
+
+
+def test_what_failed_is_tried_again_when_asked_or_changed(slides, tmp_path):
+    bags, content = tmp_path / "bags", slides[1].read_bytes()
+    slides[1].write_text("damaged")
+    result = extract(slides[0].parent, bags)
+    assert_one_line(result, "second.svs: not a slide")
+    result = extract(slides[0].parent, bags)
+    assert_one_line(result, "second.svs: not a slide", "failed before", "--retry-failed")
+    assert "1 of 2 slides done (1 finished before)" in result.output
+    assert "failed before" not in table(bags)["second.svs"]["message"]
+    result = extract(slides[0].parent, bags, "--retry-failed")
+    assert_one_line(result, "second.svs: not a slide")
+    assert "failed before" not in result.output
+    slides[1].write_bytes(content)
+    assert extract(slides[0].parent, bags).exit_code == 0
+    assert table(bags)["second.svs"]["status"] == "ok"
+
+
+def test_a_link_that_comes_to_life_is_tried_again(slides, tmp_path):
+    link = tmp_path / "link.svs"
+    link.symlink_to(tmp_path / "absent.svs")
+    for _ in range(2):
+        (outcome,) = run([link], tmp_path / "bags")
+        assert outcome.status == "failed"
+        assert "a link to a file that is not there" in outcome.message
+    shutil.copy(slides[0], tmp_path / "absent.svs")
+    (outcome,) = run([link], tmp_path / "bags")
+    assert outcome.status == "ok"
+
+
+def test_shards_make_what_one_run_makes(slides, tmp_path):
+    shutil.copy(slides[0], slides[0].with_name("third.svs"))
+    shutil.copy(slides[0], slides[0].with_name("third.tif"))
+    folder = slides[0].parent
+    assert extract(folder, tmp_path / "whole").exit_code == 0
+    for shard in ("2/3", "1/3", "3/3"):
+        result = extract(folder, tmp_path / "parts", "--shard", shard)
+        assert result.exit_code == 0, result.output
+        assert f"{2 if shard == '1/3' else 1} of " in result.output
+    names = ["first.zarr", "second.zarr", "third.svs.zarr", "third.tif.zarr"]
+    for bags in (tmp_path / "whole", tmp_path / "parts"):
+        assert [name for name in visible(bags) if name.endswith(".zarr")] == names
+        assert list(table(bags)) == ["first.svs", "second.svs", "third.svs", "third.tif"]
+    result = extract(folder, tmp_path / "parts", "--shard", "7/9")
+    assert result.exit_code == 0
+    assert "0 of 0 slides done" in result.output
+
+
+@pytest.mark.parametrize("shard", ["0/4", "5/4", "x", "1/0", "-1/4", "1/4/2", "1.0/4", ""])
+def test_shards_that_there_are_not(slides, tmp_path, shard):
+    result = extract(slides[0].parent, tmp_path / "bags", "--shard", shard)
+    assert_one_line(result, f"--shard {shard}", "I/N")
+    assert not (tmp_path / "bags").exists()
+
+
+def test_a_dry_run_says_what_a_run_does_and_writes_nothing(slides, blank, tmp_path):
+    bags, folder = tmp_path / "bags", slides[0].parent
+    shutil.copy(blank, folder / "blank.svs")
+    (folder / "text.svs").write_text("not a slide")
+    plans = {
+        plan.slide.name: plan
+        for plan in plan_extraction(sorted(folder.glob("*")), bags, MeanColour())
+    }
+    assert not bags.exists()
+    assert [plan.status for _, plan in sorted(plans.items())] == [
+        "fail",
+        "extract",
+        "extract",
+        "fail",
+    ]
+    assert "no tissue" in plans["blank.svs"].message
+    assert "not a slide" in plans["text.svs"].message
+    result = extract(folder, bags, "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert "2 to extract" in result.output
+    assert "2 would fail; nothing was written" in result.output
+    assert not bags.exists()
+    for outcome in run(slides, bags):
+        plan = plans[outcome.slide.name]
+        assert plan.patches == {s: outcome.row[f"patches_{s}"] for s in ("5x", "10x", "20x")}
+    before = {path: path.stat().st_mtime_ns for path in [bags, *bags.rglob("*")]}
+    assert [p.status for p in plan_extraction(slides, bags, MeanColour())] == ["skip", "skip"]
+    other = list(plan_extraction(slides, bags, MeanColour(1.0)))
+    assert [plan.message for plan in other] == ["made again, since encoder changed"] * 2
+    assert before == {path: path.stat().st_mtime_ns for path in [bags, *bags.rglob("*")]}
+
+
+def test_the_estimate_of_a_bag_is_about_its_size(simulated, tmp_path):
+    from tiacrossfusion.jobs import ToolNames
+
+    tools = ToolNames("stain-texture")
+    (plan,) = plan_extraction([simulated / "high.svs"], tmp_path / "bags", tools)
+    (outcome,) = extract_slides([simulated / "high.svs"], tmp_path / "bags", tools)
+    arrays = outcome.row["bytes"] - 8000  # what a store takes beside its arrays
+    assert arrays < plan.size < 2 * arrays + 10000
+
+
+def status(bags: Path) -> Result:
+    return CliRunner().invoke(main, ["status", str(bags)])
+
+
+def test_status_tells_how_far_it_is(slides, tmp_path):
+    bags = tmp_path / "bags"
+    (slides[0].parent / "text.svs").write_text("not a slide")
+    extract(slides[0].parent, bags)
+    result = status(bags)
+    assert result.exit_code == 1, result.output
+    rows = table(bags)
+    patches = sum(
+        int(rows[name][f"patches_{scale}"])
+        for name in ("first.svs", "second.svs")
+        for scale in ("5x", "10x", "20x")
+    )
+    assert f"done: 2 slides, {patches} patches" in result.output
+    assert "failed: 1" in result.output
+    assert "text.svs: not a slide" in result.output
+    (bags / ".tiacf" / "bags" / "first.json").unlink()
+    assert "bags without a record: 1" in status(bags).output
+    shutil.rmtree(bags / "second.zarr")
+    assert "interrupted, to be made: 1\n  second.svs" in status(bags).output
+    assert_one_line(status(tmp_path / "absent"), "absent: no such folder")
+    assert_one_line(status(slides[0].parent), "holds no bags")
+
+
+def test_status_while_it_goes_on_and_after_a_kill(slides, tmp_path, dead_process):
+    bags = tmp_path / "bags"
+    run(slides, bags)
+    folder = BagsFolder(bags)
+    record = folder.find(str(slides[0]))
+    record.status = "new"
+    with folder.making(record, "run"):
+        before = sorted(bags.rglob("*"))
+        result = status(bags)
+        assert result.exit_code == 0, result.output
+        assert f"being made: 1\n  first.svs: by process {process_here()}" in result.output
+        assert "done: 1 slides" in result.output
+        assert sorted(bags.rglob("*")) == before
+    record.begun = {"by": dead_process, "run": "run", "died": 0}
+    folder.write(record)
+    left = folder.records_path / f"staging-{dead_process}-0123abcd"
+    left.mkdir()
+    (folder.records_path / f"staging-{dead_process}-0123abce.part").touch()
+    result = status(bags)
+    assert "interrupted, to be made: 1\n  first.svs" in result.output
+    assert "left by killed processes: 2" in result.output
+    assert left.exists(), "it only looks"
+    assert [outcome.status for outcome in run(slides, bags)] == ["skipped", "skipped"]
+    assert not list(folder.records_path.glob("staging-*"))
+    assert status(bags).output.startswith("done: 2 slides")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="rights of another kind")
+def test_status_of_a_folder_that_may_only_be_read(slides, tmp_path):
+    bags = tmp_path / "bags"
+    run(slides, bags)
+    folders = [bags, *(path for path in bags.rglob("*") if path.is_dir())]
+    for folder in folders:
+        folder.chmod(0o555)
+    try:
+        result = status(bags)
+    finally:
+        for folder in folders:
+            folder.chmod(0o755)
+    assert result.exit_code == 0, result.output
+
+
+@pytest.fixture
+def dead_process() -> str:
+    """Name of a process of this machine that has ended."""
+    code = "from tiacrossfusion.records import process_here; print(process_here())"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return ended.stdout.strip()
+
+
+def test_tables_of_two_runs_that_end_at_once_have_all_rows(slides, tmp_path, monkeypatch):
+    bags = tmp_path / "bags"
+    run(slides[:1], bags)
+    slow, replace_text = BagsFolder(bags), BagsFolder.replace_text
+
+    def held_up(folder, path, text):
+        if path.name == "extraction.csv" and folder is slow:
+            monkeypatch.undo()
+            run(slides[1:], bags)  # the other run ends between the look and the table
+        replace_text(folder, path, text)
+
+    monkeypatch.setattr(BagsFolder, "replace_text", held_up)
+    slow.write_table()
+    assert list(table(bags)) == ["first.svs", "second.svs"]
+
+
+def test_records_are_read_once(tmp_path, monkeypatch):
+    """A look at the records of a large cohort reads only those that changed."""
+    folder = BagsFolder(tmp_path)
+    for number in range(200):
+        assert folder.add(Record(f"s{number}", f"/slides/s{number}.svs"))
+    assert len(folder.records()) == 200
+    read, look = [], BagsFolder._read
+    monkeypatch.setattr(
+        BagsFolder, "_read", lambda self, name: read.append(name) or look(self, name)
+    )
+    folder.write(Record("s7", "/slides/s7.svs", status="failed"))
+    assert [record.name for record in folder.records() if record.status == "failed"] == ["s7"]
+    assert read == ["s7"]
+
+
+def test_one_name_goes_to_one_slide_when_runs_overlap(tmp_path):
+    folders = [BagsFolder(tmp_path), BagsFolder(tmp_path)]
+    names = [f.claim(Path(f"/{n}/s.svs")).name for n, f in enumerate(folders)]
+    assert names[0] == "s"
+    assert names[1].startswith("s.svs-")
+    assert folders[0].claim(Path("/1/s.svs")).name == names[1]
+
+
+def test_a_damaged_record_is_named(slides, tmp_path):
+    run(slides, tmp_path / "bags")
+    (tmp_path / "bags" / ".tiacf" / "bags" / "first.json").write_text("{")
+    for command in (
+        lambda: extract(slides[0], tmp_path / "bags"),
+        lambda: status(tmp_path / "bags"),
+    ):
+        assert_one_line(command(), "first.json", "damaged")
 
 
 @pytest.mark.parametrize(

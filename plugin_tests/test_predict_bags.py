@@ -19,7 +19,8 @@ from tiacrossfusion.encoders import EncoderSpec
 from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.features import FeatureBag
 from tiacrossfusion.patients import PatientTable, predict_patients, read_patients
-from tiacrossfusion.results import OutputError, ResultsFolder
+from tiacrossfusion.records import OutputError
+from tiacrossfusion.results import ResultsFolder
 from tiacrossfusion.sampling import SamplingSpec
 from tiacrossfusion.simulation import simulate_bags
 from tiacrossfusion.survival import TimeBins

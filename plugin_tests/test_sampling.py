@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiatoolbox.tools.patchextraction import PatchExtractor
 from tiatoolbox.wsicore.wsireader import VirtualWSIReader
 
 from tiacrossfusion.errors import TiacfError
@@ -16,6 +17,7 @@ from tiacrossfusion.sampling import (
     SCALES,
     SamplingSpec,
     Slide,
+    choose_road,
     find_mask,
     nested_grids,
     open_slide,
@@ -24,7 +26,9 @@ from tiacrossfusion.sampling import (
     tissue_mask,
     user_mask,
 )
+from tiacrossfusion.sampling.overview import read_whole
 from tiacrossfusion.sampling.spec import CELLS_20X
+from tiacrossfusion.sampling.tissue import MIN_CONTRAST
 from tiacrossfusion.slide_files import find_slides
 
 SPEC = SamplingSpec()
@@ -102,6 +106,81 @@ def test_power_units_follow_the_objective():
     assert set(np.diff(grids["5x"].bounds[:, [0, 2]], axis=1).ravel()) == {2048}
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    width=st.integers(1, 120_000),
+    height=st.integers(1, 120_000),
+    mask_shape=st.tuples(st.integers(1, 500), st.integers(1, 500)),
+    mpp=st.floats(0.2, 1.2),
+    share=st.sampled_from([0.02, 0.5, 0.95, 1.0]),
+    ratio=st.sampled_from([0.0, 0.3, 0.5, 1.0]),
+    seed=st.integers(0, 9),
+)
+def test_the_same_cells_are_kept_as_by_the_toolbox(
+    width, height, mask_shape, mpp, share, ratio, seed
+):
+    tissue = np.random.default_rng(seed).random(mask_shape) < share
+    slide = array_slide(width, height, (mpp, mpp))
+    mask = VirtualWSIReader(tissue, info=slide.reader.info, mode="bool")
+    spec = SamplingSpec(min_mask_ratio=ratio)
+    every = nested_grids(slide, None, spec)["20x"]
+    kept = PatchExtractor.filter_coordinates(
+        mask, every.bounds, wsi_shape=slide.dimensions, min_mask_ratio=ratio
+    )
+    found = nested_grids(slide, mask, spec)
+    assert found["20x"].bounds.tolist() == every.bounds[kept].tolist()
+    assert found["20x"].grid.tolist() == every.grid[kept].tolist()
+    assert_nested(found, slide.dimensions)
+
+
+@pytest.mark.parametrize("method", ["otsu", "morphological"])
+@pytest.mark.parametrize("name", ["metaplasia_40x.svs", "CMU-1-Small-Region.svs"])
+def test_the_tissue_is_that_of_the_toolbox_less_what_is_as_light_as_glass(
+    real_slides, name, method
+):
+    slide = open_slide(real_slides / name)
+    ours = tissue_mask(slide, SamplingSpec(mask_method=method)).img
+    theirs = slide.reader.tissue_mask(method, SPEC.mask_mpp, "mpp").img.astype(bool)
+    grey = cv2.cvtColor(slide.reader.slide_thumbnail(SPEC.mask_mpp, "mpp"), cv2.COLOR_RGB2GRAY)
+    darker = grey <= np.median(grey[~theirs]) - MIN_CONTRAST
+    assert (ours == (theirs & darker)).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "mpp"),
+    [
+        ("metaplasia_40x.svs", 8.0),  # from level 2, at 0.50 of its width
+        ("metaplasia_40x.svs", 3.3),  # from level 1, at 0.31
+        ("CMU-1-Small-Region.svs", 8.0),  # from its only level, at 0.06
+        ("test3-DAPI-2-387.ndpi", 3.3),
+    ],
+)
+@pytest.mark.parametrize("block", [150, 611])
+def test_a_level_read_in_blocks_is_the_thumbnail(real_slides, name, mpp, block):
+    slide = open_slide(real_slides / name)
+    expected = slide.reader.slide_thumbnail(mpp, "mpp")
+    assert (read_whole(slide, mpp)[0] == expected).all()
+    in_blocks, _ = read_whole(slide, mpp, block=block)
+    assert in_blocks.shape == expected.shape
+    assert np.abs(in_blocks.astype(int) - expected).mean() < 0.7
+
+
+def test_a_large_level_is_not_read_at_once():
+    image = np.random.default_rng(0).integers(0, 256, (1100, 1300, 3), np.uint8)
+    slide = open_slide(VirtualWSIReader(image, mpp=(0.5, 0.5)))
+    sizes = []
+    read_rect = slide.reader.read_rect
+
+    def recorded(*, size, **options):
+        sizes.append(size)
+        return read_rect(size=size, **options)
+
+    slide.reader.read_rect = recorded
+    assert read_whole(slide, 4.0, block=200)[0].shape == (138, 162, 3)
+    assert len(sizes) == 6 * 7
+    assert max(max(size) for size in sizes) <= 216
+
+
 @pytest.mark.parametrize(
     ("name", "scale"),
     [
@@ -152,18 +231,25 @@ def test_patches_show_their_bounds_at_their_scale(real_slides):
 
 def test_batches_do_not_depend_on_size_or_workers(simulated):
     slide, grids = sampled(simulated / "low.svs")
+    with choose_road(slide, SPEC) as road:
 
-    def images(batch_size, num_workers):
-        batches = list(
-            read_batches(slide, grids, SPEC, batch_size=batch_size, num_workers=num_workers)
-        )
-        assert all(len(batch.images) <= batch_size for batch in batches)
-        return np.concatenate([batch.images for batch in batches])
+        def patches(batch_size, num_workers):
+            batches = list(
+                read_batches(
+                    slide, grids, SPEC, road, batch_size=batch_size, num_workers=num_workers
+                )
+            )
+            assert all(len(batch.images) == batch_size for batch in batches[:-1])
+            return [
+                np.concatenate([getattr(batch, part) for batch in batches])
+                for part in ("scales", "indices", "images")
+            ]
 
-    reference = images(1, 0)
-    assert len(reference) == sum(len(grid) for grid in grids.values())
-    assert (images(7, 2) == reference).all()
-    assert (images(64, 3) == reference).all()
+        reference = patches(1, 0)
+        assert len(reference[0]) == sum(len(grid) for grid in grids.values())
+        for sizes in ((7, 2), (64, 3)):
+            for part, same in zip(patches(*sizes), reference, strict=True):
+                assert (part == same).all()
 
 
 def test_readers_and_arrays_serve_as_slides(simulated):
@@ -320,7 +406,8 @@ def test_truncated_slides_are_refused(simulated, tmp_path, share):
 
     def read_all():
         slide, grids = sampled(path)
-        return list(read_batches(slide, grids, SPEC, batch_size=8, num_workers=2))
+        with choose_road(slide, SPEC) as road:
+            return list(read_batches(slide, grids, SPEC, road, batch_size=8, num_workers=2))
 
     with pytest.raises(TiacfError, match=r"truncated\.svs"):
         read_all()

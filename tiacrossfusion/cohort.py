@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import time
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tiacrossfusion.checks import at_least, positive
+from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.features import FeatureBag, slide_identity
+from tiacrossfusion.jobs import Job, ToolNames, Tools, carry_out, failure
 from tiacrossfusion.outputs import (
     OUTPUT_SUFFIXES,
     prediction_dict,
@@ -30,12 +33,14 @@ from tiacrossfusion.pipeline import (
     predict_stored,
 )
 from tiacrossfusion.progress import Progress
-from tiacrossfusion.results import OutputError, ResultsFolder, failure
+from tiacrossfusion.records import OutputError, Record
+from tiacrossfusion.results import ResultsFolder
 from tiacrossfusion.sampling import find_mask
 
 if TYPE_CHECKING:
     from tiatoolbox.wsicore.wsireader import WSIReader
 
+    from tiacrossfusion.cluster import Cluster
     from tiacrossfusion.encoders import Encoder
     from tiacrossfusion.zoo import ModelBundle
 
@@ -100,11 +105,12 @@ class RunOptions:
 def predict_cohort(
     images: Sequence[str | Path | WSIReader],
     bundle: ModelBundle,
-    encoder: Encoder,
+    encoder: Encoder | None,
     folder: ResultsFolder | None,
     options: RunOptions,
     *,
     masks: Sequence[Mask | None] | None = None,
+    cluster: Cluster | None = None,
     show_progress: bool = True,
 ) -> list[SlideOutcome]:
     """Predict slides one by one and write their results.
@@ -115,10 +121,11 @@ def predict_cohort(
     Args:
         images: paths of slides or TIAToolbox readers.
         bundle: the model.
-        encoder: the bundle's encoder.
+        encoder: the bundle's encoder; None with a cluster, whose workers load their own.
         folder: where results go, earlier ones in it are resumed; None keeps them in memory.
         options: how slides are read and written.
         masks: one for each image: an image or GeoJSON file, a folder to look in, an array, or None.
+        cluster: where slides are worked on; None for this process.
         show_progress: draw bars and print a line for each slide.
 
     Returns:
@@ -127,19 +134,13 @@ def predict_cohort(
     Raises:
         OutputError: the output folder cannot be written.
     """
-    with Progress(len(images), show=show_progress) as progress:
-        runs = (
-            _SlideRun(
-                image,
-                masks[index] if masks is not None else None,
-                bundle,
-                encoder,
-                options,
-                progress,
-            )
-            for index, image in enumerate(images)
-        )
-        return _go_through(runs, folder, progress, show_progress=show_progress)
+    tools = Tools(encoder, bundle) if cluster is None else cluster.tools
+    run = uuid.uuid4().hex
+    jobs = (
+        _SlideJob(image, masks[index] if masks is not None else None, tools, folder, options, run)
+        for index, image in enumerate(images)
+    )
+    return _go_through(jobs, len(images), bundle, folder, cluster, show_progress=show_progress)
 
 
 def predict_bags(
@@ -149,6 +150,7 @@ def predict_bags(
     *,
     output_type: str = "qupath",
     overwrite: bool = False,
+    cluster: Cluster | None = None,
     show_progress: bool = True,
 ) -> list[SlideOutcome]:
     """Predict slides of which there are bags; neither slides nor encoder are needed.
@@ -162,6 +164,7 @@ def predict_bags(
         folder: where results go, earlier ones in it are resumed; None keeps them in memory.
         output_type: "qupath", "zarr" or "annotationstore"; not looked at when nothing is written.
         overwrite: make results again, replacing files that this program wrote for these bags.
+        cluster: where bags are worked on; None for this process.
         show_progress: draw bars and print a line for each bag.
 
     Returns:
@@ -171,25 +174,32 @@ def predict_bags(
         OutputError: the output folder cannot be written.
     """
     options = RunOptions(output_type=output_type, overwrite=overwrite)
-    with Progress(len(stores), show=show_progress) as progress:
-        runs = (_BagRun(Path(store), bundle, options, progress) for store in stores)
-        return _go_through(runs, folder, progress, show_progress=show_progress)
+    tools = Tools(None, bundle) if cluster is None else cluster.tools
+    run = uuid.uuid4().hex
+    jobs = (_BagJob(Path(store), tools, folder, options, run) for store in stores)
+    return _go_through(jobs, len(stores), bundle, folder, cluster, show_progress=show_progress)
 
 
 def _go_through(
-    runs: Iterable[_Run], folder: ResultsFolder | None, progress: Progress, *, show_progress: bool
+    jobs: Iterable[_Job],
+    total: int,
+    bundle: ModelBundle,
+    folder: ResultsFolder | None,
+    cluster: Cluster | None,
+    *,
+    show_progress: bool,
 ) -> list[SlideOutcome]:
-    outcomes = []
-    for run in runs:
-        outcome = run.keep(folder) if folder is not None else run.give()
-        outcomes.append(outcome)
-        progress.slide_done(_line(outcome, run.bundle) if show_progress else None)
-    if folder is not None:
-        folder.write_table()
-    return outcomes
+    return carry_out(
+        jobs,
+        total,
+        folder,
+        cluster,
+        lambda outcome: _line(outcome, bundle),
+        show_progress=show_progress,
+    )
 
 
-class _Run(ABC):
+class _Job(Job[SlideOutcome], ABC):
     """One slide or bag of a run: predicted, and kept in a folder or given back.
 
     Attributes:
@@ -203,14 +213,42 @@ class _Run(ABC):
     stem: str
     label: str
     given: str | Path
+    progress: Progress
 
-    def __init__(self, bundle: ModelBundle, options: RunOptions, progress: Progress) -> None:
-        self.bundle, self.options, self.progress = bundle, options, progress
+    def __init__(
+        self,
+        tools: Tools | ToolNames,
+        folder: ResultsFolder | None,
+        options: RunOptions,
+        run_name: str,
+    ) -> None:
+        self.tools, self.folder, self.options = tools, folder, options
+        self.run_name = run_name
 
-    def keep(self, folder: ResultsFolder) -> SlideOutcome:
+    @property
+    def bundle(self) -> ModelBundle:
+        """The model."""
+        bundle = self.tools.load().bundle
+        if bundle is None:
+            raise TiacfError("no model is given; see --model")
+        return bundle
+
+    def run(self, progress: Progress) -> SlideOutcome:
+        """Predict."""
+        self.progress = progress
+        return self._keep(self.folder) if self.folder is not None else self._give()
+
+    def lost(self, message: str) -> SlideOutcome:
+        """Record it as failed."""
+        message = f"{self.source}: {message}"
+        if self.folder is None:
+            return self._failed(message)
+        return self._record_failure(self.folder, self._claim(self.folder), message, attempted=True)
+
+    def _keep(self, folder: ResultsFolder) -> SlideOutcome:
         """Predict into a folder, unless it is finished there."""
+        bundle, record = self.bundle, self._claim(folder)
         suffixes = OUTPUT_SUFFIXES[self.options.output_type]
-        record = folder.claim(self.source, self.stem, _ALL_SUFFIXES)
         output = folder.path / f"{record.name}{suffixes[0]}"
         attempted = False
         try:
@@ -223,15 +261,13 @@ class _Run(ABC):
                 return SlideOutcome(self.given, "skipped", "", output, None, record.row)
             folder.check_free(record, suffixes)
             attempted = True
-            self._load_readers()
-            started = time.perf_counter()
-            result = self._predict()
-            self.progress.stage(self.label, "write")
-            with folder.staging() as staging:
+            with folder.making(record, self.run_name) as staging:
+                self._load_readers()
+                started = time.perf_counter()
+                result = self._predict()
+                self.progress.stage(self.label, "write")
                 with folder.writing():
-                    write_outputs(
-                        staging, record.name, self.options.output_type, result, self.bundle
-                    )
+                    write_outputs(staging, record.name, self.options.output_type, result, bundle)
                 seconds = round(time.perf_counter() - started, 2)
                 record.row = {**self._row(result, seconds), "output": record.name}
                 record.key = key
@@ -240,26 +276,42 @@ class _Run(ABC):
             raise
         except Exception as error:  # the other slides go on: it is recorded, the trace logged
             message = failure(error, self.source)
-            failed = self._failed_row(message)
-            if record.status != "ok":
-                folder.fail(record, failed)
-            elif attempted:  # an earlier result stands, and so does its row
-                folder.fail(record, record.row | {"message": f"the last attempt failed: {message}"})
-            return SlideOutcome(self.given, "failed", message, None, None, failed)
+            return self._record_failure(folder, record, message, attempted=attempted)
         return SlideOutcome(self.given, "ok", "", output, None, record.row)
 
-    def give(self) -> SlideOutcome:
+    def _give(self) -> SlideOutcome:
         """Predict in memory."""
         self._load_readers()
         started = time.perf_counter()
         try:
             result = self._predict()
         except Exception as error:  # as above
-            message = failure(error, self.source)
-            row = self._failed_row(message)
-            return SlideOutcome(self.given, "failed", message, None, None, row)
+            return self._failed(failure(error, self.source))
         row = self._row(result, round(time.perf_counter() - started, 2))
         return SlideOutcome(self.given, "ok", "", None, prediction_dict(result, self.bundle), row)
+
+    def _claim(self, folder: ResultsFolder) -> Record:
+        return folder.claim(self.source, self.stem, _ALL_SUFFIXES)
+
+    def _record_failure(
+        self, folder: ResultsFolder, record: Record, message: str, *, attempted: bool
+    ) -> SlideOutcome:
+        outcome = self._failed(message)
+        if record.status != "ok":
+            folder.fail(record, outcome.row)
+        elif attempted:  # an earlier result stands, and so does its row
+            folder.fail(record, record.row | {"message": f"the last attempt failed: {message}"})
+        return outcome
+
+    def _failed(self, message: str) -> SlideOutcome:
+        row = {
+            "slide": self.label,
+            "model": self.bundle.config.name,
+            "status": "failed",
+            "message": message,
+            "path": self.source,
+        }
+        return SlideOutcome(self.given, "failed", message, None, None, row)
 
     @abstractmethod
     def _key(self) -> dict[str, str]:
@@ -269,19 +321,11 @@ class _Run(ABC):
     def _predict(self) -> SlideResult:
         """Predict."""
 
-    def _load_readers(self) -> None:  # noqa: B027 - a bag needs none
+    def _load_readers(self) -> None:
         """Import what reads it, which takes seconds that are not the first slide's."""
 
-    def _failed_row(self, message: str) -> dict[str, Any]:
-        return {
-            "slide": self.label,
-            "model": self.bundle.config.name,
-            "status": "failed",
-            "message": message,
-            "path": self.source,
-        }
-
     def _row(self, result: SlideResult, seconds: float) -> dict[str, Any]:
+        mpp = result.bag.provenance.mpp
         return {
             "slide": self.label,
             **prediction_row(result.prediction, self.bundle.config),
@@ -289,27 +333,35 @@ class _Run(ABC):
             "seconds": seconds,
             "status": "ok",
             "message": result.message,
-            "mpp": max(result.bag.provenance.mpp),
+            "mpp": None if mpp is None else max(mpp),
             "path": self.source,
         }
 
 
-class _SlideRun(_Run):
+class _SlideJob(_Job):
     """One slide of a run."""
 
     def __init__(
         self,
         image: str | Path | WSIReader,
         mask: Mask | None,
-        bundle: ModelBundle,
-        encoder: Encoder,
+        tools: Tools | ToolNames,
+        folder: ResultsFolder | None,
         options: RunOptions,
-        progress: Progress,
+        run_name: str,
     ) -> None:
-        super().__init__(bundle, options, progress)
-        self.image, self.mask, self.encoder = image, mask, encoder
+        super().__init__(tools, folder, options, run_name)
+        self.image, self.mask = image, mask
         self.source, self.stem, self.label = _identity(image)
         self.given = image if isinstance(image, str | Path) else (image.input_path or self.label)
+
+    @property
+    def encoder(self) -> Encoder:
+        """The model's encoder."""
+        encoder = self.tools.load().encoder
+        if encoder is None:
+            raise TiacfError("no encoder is given; see --encoder-weights")
+        return encoder
 
     @cached_property
     def _own_mask(self) -> Mask | None:
@@ -354,13 +406,18 @@ class _SlideRun(_Run):
         load_readers()
 
 
-class _BagRun(_Run):
+class _BagJob(_Job):
     """One bag of a run."""
 
     def __init__(
-        self, store: Path, bundle: ModelBundle, options: RunOptions, progress: Progress
+        self,
+        store: Path,
+        tools: Tools | ToolNames,
+        folder: ResultsFolder | None,
+        options: RunOptions,
+        run_name: str,
     ) -> None:
-        super().__init__(bundle, options, progress)
+        super().__init__(tools, folder, options, run_name)
         self.given = store
         self.source, self.stem = str(store.absolute()), store.name.removesuffix(".zarr")
         self.label = store.name  # until the bag says what its slide is called

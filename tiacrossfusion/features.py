@@ -11,10 +11,10 @@ import shutil
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from tiacrossfusion.encoders import EncoderSpec
 from tiacrossfusion.errors import TiacfError, one_line
@@ -28,31 +28,41 @@ class Provenance(BaseModel):
 
     Attributes:
         slide: file name of the slide.
-        slide_size: size of the file (of all files of a DICOM slide) in bytes.
+        slide_size: size of the file (of all files of a DICOM slide) in bytes; None when another
+            program made the features, as with the other fields that may be None.
         slide_mtime_ns: time of last change, in nanoseconds.
         dimensions: width and height in level-0 pixels.
         mpp: microns per level-0 pixel along x and y.
         power: objective power of level 0.
         offset: level-0 position of the scanned area that QuPath counts from.
         mask: "otsu" and so on for TIAToolbox's mask, or the hash of the user's mask.
-        sampling: how patches were laid and kept.
+        sampling: how patches were laid and kept; of features of another program its patch size, and
+            how other slides would be sampled for a model that is trained on them.
         encoder: what made the features.
         versions: versions of the packages that made the bag.
+        road: how pixels were read, "tiles" (decoded from the TIFF) or "WSIReader" with the reason.
+        precision: of the encoder's arithmetic, "float32", "bfloat16" or "float16".
+        dropped: number of patches per scale left out because the slide is damaged there.
+        imported: the other program's format and files; empty when this package made the features.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     slide: str
-    slide_size: int
-    slide_mtime_ns: int
-    dimensions: tuple[int, int]
-    mpp: tuple[float, float]
-    power: float
+    slide_size: int | None
+    slide_mtime_ns: int | None
+    dimensions: tuple[int, int] | None
+    mpp: tuple[float, float] | None
+    power: float | None
     offset: tuple[int, int]
-    mask: str
+    mask: str | None
     sampling: SamplingSpec
     encoder: EncoderSpec
     versions: dict[str, str]
+    road: str | None = None
+    precision: Literal["float32", "bfloat16", "float16"] | None = None
+    dropped: dict[str, int] = Field(default_factory=dict)
+    imported: str = ""
 
 
 @dataclass(frozen=True)
@@ -61,14 +71,16 @@ class ScaleFeatures:
 
     Attributes:
         features: (N, E) float16.
-        bounds: (N, 4) int64, level-0 pixels (x0, y0, x1, y1).
+        bounds: (N, 4) int64, level-0 pixels (x0, y0, x1, y1); None when it is not known where the
+            patches lie.
         grid: (N, 2) int32, column and row on this scale's grid; the parent of a patch stands at
-            (column // 2, row // 2) of the next coarser grid.
+            (column // 2, row // 2) of the next coarser grid. None when the grids of a bag of another
+            program do not nest.
     """
 
     features: np.ndarray
-    bounds: np.ndarray
-    grid: np.ndarray
+    bounds: np.ndarray | None
+    grid: np.ndarray | None
 
     def __len__(self) -> int:
         """Return the number of patches, N."""
@@ -98,9 +110,12 @@ class FeatureBag:
                 ("bounds", scale.bounds, (n, 4)),
                 ("grid", scale.grid, (n, 2)),
             ):
-                if array.shape != shape:
+                if array is None and self.provenance.imported:
+                    continue  # other programs' features may go without
+                if array is None or array.shape != shape:
+                    have = "no array" if array is None else f"the shape {array.shape}"
                     raise TiacfError(
-                        f"{label}: {name} {field} has the shape {array.shape}, not {shape}; "
+                        f"{label}: {name} {field} has {have}, not {shape}; "
                         "extract it again"
                     )
             if not np.isfinite(scale.features).all():
@@ -123,8 +138,9 @@ class FeatureBag:
                 "provenance": self.provenance.model_dump(mode="json"),
             }
             for name, scale in self.scales.items():
-                for field in ("features", "bounds", "grid"):
-                    group.create_array(f"{name}/{field}", data=getattr(scale, field))
+                for field, array in vars(scale).items():
+                    if array is not None:
+                        group.create_array(f"{name}/{field}", data=array)
             replace_folder(part, path)
         finally:
             shutil.rmtree(part, ignore_errors=True)
@@ -147,16 +163,13 @@ class FeatureBag:
                     f"{path}: bag of store version {record['store_version']}, this program reads "
                     f"{STORE_VERSION}; update tiacrossfusion or extract it again"
                 )
-            scales = {
-                name: ScaleFeatures(
-                    **{
-                        field: np.asarray(group[f"{name}/{field}"][:])
-                        for field in ("features", "bounds", "grid")
-                    }
-                )
-                for name in SCALES
-            }
             provenance = Provenance.model_validate(record["provenance"])
+            scales = {}
+            for name in SCALES:
+                arrays = {field: np.asarray(array[:]) for field, array in group[name].arrays()}
+                scales[name] = ScaleFeatures(
+                    arrays["features"], arrays.get("bounds"), arrays.get("grid")
+                )
         except TiacfError:
             raise
         except Exception as error:  # zarr raises many kinds on a damaged store
@@ -196,11 +209,11 @@ def check_same(wanted: BaseModel, found: BaseModel, what: str, label: str) -> No
         label: names the bag.
 
     Raises:
-        TiacfError: a field differs; a wanted field that is None is unknown and matches anything.
+        TiacfError: a field differs; one that is None on either side is unknown and matches anything.
     """
     for field in type(wanted).model_fields:
         want, have = getattr(wanted, field), getattr(found, field)
-        if want is not None and want != have:
+        if want is not None and have is not None and want != have:
             raise TiacfError(
                 f"{label}: made with {what} {field} = {have}, the model needs {want}; "
                 "extract the slide again for this model"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import logging
+from collections import deque
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
@@ -16,8 +18,12 @@ from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.features import FeatureBag, Provenance, ScaleFeatures, slide_identity
 from tiacrossfusion.progress import Progress
 from tiacrossfusion.sampling import (
+    SCALES,
+    PatchBatch,
+    PatchGrid,
     SamplingSpec,
     Slide,
+    choose_road,
     coarse_base,
     nested_grids,
     open_slide,
@@ -25,6 +31,7 @@ from tiacrossfusion.sampling import (
     read_overview,
     tissue_mask,
     user_mask,
+    whole_families,
 )
 from tiacrossfusion.survival import median_survival, risk_of, survival_curve
 
@@ -36,6 +43,8 @@ if TYPE_CHECKING:
 
 #: Longer side of a slide's overview in pixels.
 OVERVIEW = 1200
+
+_log = logging.getLogger(__name__)
 
 _VERSIONED = ("tiacrossfusion", "tiatoolbox", "torch", "timm", "openslide-python", "numpy")
 
@@ -165,9 +174,7 @@ def predict_stored(
         TiacfError: as of `predict_bag`.
     """
     prediction = predict_bag(bag, bundle)
-    # Of a slide it asks the scale only, under names that the provenance has too.
-    coarse = coarse_base(cast("Slide", bag.provenance), bundle.config.sampling)
-    caveats = (caveat, coarse, risk_caveat(prediction, bundle.config))
+    caveats = (caveat, *bag_caveats(bag), risk_caveat(prediction, bundle.config))
     return SlideResult(bag, prediction, "; ".join(filter(None, caveats)), overview)
 
 
@@ -192,14 +199,18 @@ def extract_bag(
         num_workers: reading threads; the result does not depend on it.
         progress: bars to move.
 
+    Returns:
+        The bag. Patches that cannot be read because the file is damaged there are left out, with those
+        in them and those that are left without any; the provenance counts them, the log names them.
+
     Raises:
-        TiacfError: the slide is not brightfield, has no tissue or is damaged, or the mask is unfit.
+        TiacfError: the slide is not brightfield, has no tissue or is damaged all over, or the mask is
+            unfit.
     """
     progress = progress or Progress(1, show=False)
     label = slide.path or slide.name
     progress.stage(slide.name, "tissue")
-    reader = user_mask(slide, mask, spec) if mask is not None else tissue_mask(slide, spec)
-    grids = nested_grids(slide, reader, spec)
+    grids = tissue_grids(slide, spec, mask)
     if len(grids["20x"]) == 0:
         raise TiacfError(
             f"{label}: no tissue found (no 20x patch is more than {spec.min_mask_ratio:.0%} tissue); "
@@ -209,18 +220,77 @@ def extract_bag(
         scale: np.zeros((len(grid), encoder.spec.width), np.float16)
         for scale, grid in grids.items()
     }
+    readable = {scale: np.ones(len(grid), bool) for scale, grid in grids.items()}
     progress.stage(slide.name, "patches", sum(len(grid) for grid in grids.values()))
-    for batch in read_batches(slide, grids, spec, batch_size=batch_size, num_workers=num_workers):
-        end = batch.start + len(batch.images)
-        features[batch.scale][batch.start : end] = encoder.encode(batch.images)
-        progress.step(len(batch.images))
-    return FeatureBag(
-        scales={
-            scale: ScaleFeatures(features[scale], grid.bounds, grid.grid)
-            for scale, grid in grids.items()
-        },
-        provenance=bag_provenance(slide, spec, encoder.spec, mask),
-    )
+    with choose_road(slide, spec) as road:
+        on_the_way: deque[PatchBatch] = deque()
+
+        def images() -> Iterator[np.ndarray]:
+            for batch in read_batches(
+                slide, grids, spec, road, batch_size=batch_size, num_workers=num_workers
+            ):
+                on_the_way.append(batch)
+                yield batch.images
+
+        for encoded in encoder.encode_stream(images()):
+            batch = on_the_way.popleft()
+            for number, scale in enumerate(SCALES):
+                of_scale = batch.scales == number
+                features[scale][batch.indices[of_scale]] = encoded[of_scale]
+            for patch in batch.unreadable:
+                readable[patch.scale][patch.index] = False
+                _log.warning(
+                    "%s: %s patch at %s: %s", label, patch.scale, patch.bounds, patch.reason
+                )
+            progress.step(len(batch.images) + len(batch.unreadable))
+        road_name = road.name
+    kept = whole_families(grids, readable)
+    if not kept["20x"].any():
+        raise TiacfError(
+            f"{label}: no patch can be read, the file is damaged all over; copy it again"
+        )
+    scales = {
+        scale: ScaleFeatures(
+            features[scale][kept[scale]], grid.bounds[kept[scale]], grid.grid[kept[scale]]
+        )
+        for scale, grid in grids.items()
+    }
+    dropped = {scale: int((~keep).sum()) for scale, keep in kept.items() if not keep.all()}
+    made_by = {"road": road_name, "precision": encoder.precision, "dropped": dropped}
+    provenance = bag_provenance(slide, spec, encoder.spec, mask).model_copy(update=made_by)
+    return FeatureBag(scales, provenance)
+
+
+def tissue_grids(
+    slide: Slide, spec: SamplingSpec, mask: str | Path | np.ndarray | None
+) -> dict[str, PatchGrid]:
+    """Lay the grids over the tissue of a slide, which the user's mask marks or is found.
+
+    Raises:
+        TiacfError: the slide is not brightfield, or the mask is unfit.
+    """
+    tissue = user_mask(slide, mask, spec) if mask is not None else tissue_mask(slide, spec)
+    return nested_grids(slide, tissue, spec)
+
+
+def bag_caveats(bag: FeatureBag) -> list[str]:
+    """Say what speaks against the features of a bag; empty texts where nothing does."""
+    made = bag.provenance
+    if made.imported:
+        return [
+            f"features made by another program ({made.imported}), which found the tissue its way"
+        ]
+    # Of a slide it asks the scale only, under names that the provenance has too.
+    return [coarse_base(cast("Slide", made), made.sampling), damage_note(bag)]
+
+
+def damage_note(bag: FeatureBag) -> str:
+    """Say how many patches of a damaged slide were left out; empty when none was."""
+    dropped = bag.provenance.dropped
+    if not dropped:
+        return ""
+    counts = ", ".join(f"{count} at {scale}" for scale, count in dropped.items())
+    return f"the file is damaged: patches that cannot be read were left out ({counts}), see the log"
 
 
 def bag_provenance(

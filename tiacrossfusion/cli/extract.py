@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import shlex
 import sys
+import time
+from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 from tiatoolbox.cli.common import (
@@ -19,9 +22,18 @@ from tiatoolbox.cli.common import (
 
 from tiacrossfusion.checks import at_least, positive
 from tiacrossfusion.cli.checks import given, output_folder
+from tiacrossfusion.cli.cluster import cli_cluster, cli_precision, seen_from_workers
 from tiacrossfusion.cli.log_file import LOG_FILE, log_to
+from tiacrossfusion.cli.sizes import bytes_text, seconds_text
 from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.slide_files import DEFAULT_FILE_TYPES, find_slides
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from tiacrossfusion.extraction import ExtractionOutcome, ExtractionPlan
+
+_SCALES = ("5x", "10x", "20x")
 
 
 @click.command()
@@ -49,7 +61,20 @@ from tiacrossfusion.slide_files import DEFAULT_FILE_TYPES, find_slides
 @cli_device()
 @cli_batch_size(default=32)
 @cli_num_workers(usage_help="Threads that read patches.", default=2)
+@cli_precision
 @click.option("--overwrite", is_flag=True, help="Make finished bags again.")
+@click.option("--retry-failed", is_flag=True, help="Try again the slides that failed before.")
+@click.option(
+    "--shard",
+    metavar="I/N",
+    help="Do the I-th of N parts of the slides, every N-th; other processes do the other parts.",
+)
+@cli_cluster
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Say what would be done, with patches and bytes, and write nothing.",
+)
 @click.option("--verbose", is_flag=True, help="Show the libraries' log lines on the console.")
 def extract(
     img_input: str,
@@ -63,15 +88,20 @@ def extract(
     device: str,
     batch_size: int,
     num_workers: int,
+    precision: str,
+    shard: str | None,
+    cluster: str | None,
     *,
     overwrite: bool,
+    retry_failed: bool,
+    dry_run: bool,
     verbose: bool,
 ) -> None:
     """Extract the features of slides, for training and for prediction.
 
     Writes per slide a bag <stem>.zarr, and extraction.csv. Bags that are finished are skipped, and made
     again when slide, mask, scale or encoder have changed; a slide that cannot be read is named in
-    extraction.csv and the others go on.
+    extraction.csv and the others go on. `tiacf status` tells how far it is.
     """
     at_least("--batch-size", batch_size, 1)
     at_least("--num-workers", num_workers, 0)
@@ -82,34 +112,118 @@ def extract(
         raise TiacfError(
             f"--masks {masks}: one mask for {len(slides)} slides; give a folder of masks named as them"
         )
+    part = _parse_shard(shard)
+    if cluster is not None:
+        _refuse_with_cluster(dry_run=dry_run, shard=shard)
+        slides = [slide.absolute() for slide in slides]
     folder = output_folder(given("--output-path", output_path))
 
     # Imported here: torch and the slide readers take seconds, and a wrong option should not.
-    from tiacrossfusion.checks import usable_device
-    from tiacrossfusion.encoders import load_encoder
-    from tiacrossfusion.extraction import TABLE, extract_slides
-    from tiacrossfusion.results import writing
+    from tiacrossfusion.cluster import Cluster
+    from tiacrossfusion.extraction import (
+        ExtractionOptions,
+        check_shard,
+        extract_slides,
+        plan_extraction,
+    )
+    from tiacrossfusion.jobs import ToolNames
+    from tiacrossfusion.records import writing
 
-    usable_device(device)
-    encoder = load_encoder(encoder_name, weights=encoder_weights, device=device)
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    with log_to(folder, verbose=verbose):
-        outcomes = extract_slides(
-            slides,
-            folder,
-            encoder,
-            masks=None if masks is None else [masks] * len(slides),
-            mpp=mpp,
-            power=power,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            overwrite=overwrite,
-        )
+    check_shard(part)
+    tools = ToolNames(
+        encoder=encoder_name,
+        weights=seen_from_workers(encoder_weights, cluster),
+        device=device,
+        precision=precision,
+    )
+    options = ExtractionOptions(
+        mpp=mpp,
+        power=power,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        overwrite=overwrite,
+        retry_failed=retry_failed,
+    )
+    which: dict[str, Any] = {
+        "masks": None if masks is None else [seen_from_workers(masks, cluster)] * len(slides),
+        "shard": part,
+    }
+    if dry_run:
+        _say_plans(plan_extraction(slides, folder, tools, options, **which))
+        return
+    if cluster is None:
+        tools.load()  # what is wrong with it should not wait for the first slide
+        connection: Any = nullcontext()
+    else:
+        connection = Cluster(cluster, tools)
+        folder = folder.absolute()
+    started = time.monotonic()
+    with connection as connected:
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        with log_to(folder, verbose=verbose):
+            outcomes = extract_slides(slides, folder, tools, options, cluster=connected, **which)
+    _say_outcomes(outcomes, folder, time.monotonic() - started)
+
+
+def _parse_shard(shard: str | None) -> tuple[int, int]:
+    """Read I/N.
+
+    Raises:
+        TiacfError: it is not that.
+    """
+    part, _, parts = ("1/1" if shard is None else shard).partition("/")
+    if not (part.isascii() and part.isdigit() and parts.isascii() and parts.isdigit()):
+        raise TiacfError(f"--shard {shard}: give I/N, two whole numbers such as 1/4")
+    return int(part), int(parts)
+
+
+def _refuse_with_cluster(*, dry_run: bool, shard: str | None) -> None:
+    if dry_run:
+        raise TiacfError("--dry-run looks at the slides from here; leave --cluster out")
+    if shard is not None:
+        raise TiacfError("--shard and --cluster: each shares out the slides; leave one of them out")
+
+
+def _say_plans(plans: Iterable[ExtractionPlan]) -> None:
+    """Say what would be done with each slide, and in all."""
+    counts = {"extract": 0, "skip": 0, "fail": 0}
+    patches = size = 0
+    for plan in plans:
+        counts[plan.status] += 1
+        words = [
+            f"{scale} {plan.patches[scale]} patches" for scale in _SCALES if scale in plan.patches
+        ]
+        if plan.status == "extract":
+            patches += sum(plan.patches.values())
+            size += plan.size
+            words.append(f"about {bytes_text(plan.size)}")
+        if plan.message:
+            words.append(plan.message)
+        click.echo(f"{plan.status:8}{plan.slide.name}: {', '.join(words)}")
+    click.echo(
+        f"{counts['extract']} to extract ({patches} patches, about {bytes_text(size)}), "
+        f"{counts['skip']} finished before, {counts['fail']} would fail; nothing was written"
+    )
+
+
+def _say_outcomes(outcomes: list[ExtractionOutcome], folder: Path, seconds: float) -> None:
+    """Say what became of the slides; exits with 1 when some failed."""
+    from tiacrossfusion.bags_folder import TABLE
+
     failed = sum(outcome.status == "failed" for outcome in outcomes)
     skipped = sum(outcome.status == "skipped" for outcome in outcomes)
     before = f" ({skipped} finished before)" if skipped else ""
     click.echo(f"{len(outcomes) - failed} of {len(outcomes)} slides done{before}: {folder / TABLE}")
+    made = [outcome.row for outcome in outcomes if outcome.status == "ok"]
+    patches = sum(row[f"patches_{scale}"] for row in made for scale in _SCALES)
+    click.echo(f"{patches} patches of {len(made)} slides in {seconds_text(seconds)}")
+    dropped = [sum(row[f"dropped_{scale}"] for scale in _SCALES) for row in made]
+    if any(dropped):
+        click.echo(
+            f"{sum(dropped)} patches left out of {sum(map(bool, dropped))} damaged slides; "
+            f"see {folder / TABLE}"
+        )
     if failed < len(outcomes):
         bags = shlex.quote(str(folder))
         click.echo(

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from tiacrossfusion import __version__
+from tiacrossfusion.cli.convert import convert
 from tiacrossfusion.cli.demo import demo
 from tiacrossfusion.cli.encoders import encoders
 from tiacrossfusion.cli.evaluate import evaluate
@@ -17,6 +18,7 @@ from tiacrossfusion.cli.import_checkpoint import import_checkpoint
 from tiacrossfusion.cli.models import models
 from tiacrossfusion.cli.predict import predict
 from tiacrossfusion.cli.simulate import simulate
+from tiacrossfusion.cli.status import status
 from tiacrossfusion.cli.train import train
 from tiacrossfusion.errors import TiacfError
 
@@ -55,6 +57,8 @@ for command in (
     demo,
     simulate,
     extract,
+    status,
+    convert,
     train,
     evaluate,
     models,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
@@ -22,6 +23,7 @@ from tiatoolbox.cli.common import (
 
 from tiacrossfusion.checks import at_least, positive
 from tiacrossfusion.cli.checks import given, output_folder
+from tiacrossfusion.cli.cluster import cli_cluster, cli_precision, seen_from_workers
 from tiacrossfusion.cli.log_file import LOG_FILE, log_to
 from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.slide_files import DEFAULT_FILE_TYPES, find_slides, missing
@@ -36,6 +38,7 @@ _FOR_SLIDES = (
     "mpp",
     "power",
     "encoder_weights",
+    "precision",
     "batch_size",
     "num_workers",
 )
@@ -91,7 +94,9 @@ _FOR_PATIENTS = ("slide_column", "patient_column")
     default="qupath",
     input_type=click.Choice(["qupath", "zarr", "annotationstore"], case_sensitive=False),
 )
+@cli_precision
 @click.option("--overwrite", is_flag=True, help="Make finished results again.")
+@cli_cluster
 @click.option("--verbose", is_flag=True, help="Show the libraries' log lines on the console.")
 @click.pass_context
 def predict(
@@ -112,6 +117,8 @@ def predict(
     batch_size: int,
     num_workers: int,
     output_type: str,
+    precision: str,
+    cluster: str | None,
     *,
     overwrite: bool,
     verbose: bool,
@@ -145,8 +152,10 @@ def predict(
     folder_path = output_folder(given("--output-path", output_path))
 
     # Imported here: torch and the slide readers take seconds, and a wrong option should not.
+    from tiacrossfusion.cluster import Cluster
     from tiacrossfusion.cohort import RunOptions, predict_bags, predict_cohort
     from tiacrossfusion.encoders import load_encoder_of
+    from tiacrossfusion.jobs import ToolNames
     from tiacrossfusion.patients import predict_patients, read_patients
     from tiacrossfusion.results import PATIENTS, TABLE, ResultsFolder
     from tiacrossfusion.zoo import load_bundle
@@ -156,32 +165,65 @@ def predict(
         table = read_patients(patients, slide_column=slide_column, patient_column=patient_column)
         for note in table.notes(sources):
             click.echo(f"note: {note}")
-    bundle = load_bundle(model, device)
-    folder = ResultsFolder(folder_path)
-    if table is not None:
-        folder.check_patients_free()
-    with log_to(folder_path, verbose=verbose):
-        if bags is not None:
-            outcomes = predict_bags(
-                sources, bundle, folder, output_type=output_type.lower(), overwrite=overwrite
-            )
-        else:
-            encoder = load_encoder_of(bundle.config.encoder, weights=encoder_weights, device=device)
-            outcomes = predict_cohort(
-                sources,
-                bundle,
-                encoder,
-                folder,
-                RunOptions(
-                    mpp=mpp,
-                    power=power,
+    connection: Any = nullcontext()
+    if cluster is None:
+        bundle = load_bundle(model, device)
+    else:
+        # Of the model only what the tables need is loaded here; the device is the workers'.
+        bundle = load_bundle(model)
+        folder_path = folder_path.absolute()
+        sources = [source.absolute() for source in sources]
+        connection = Cluster(
+            cluster,
+            ToolNames(
+                model=seen_from_workers(model, cluster) if Path(model).is_dir() else model,
+                weights=seen_from_workers(encoder_weights, cluster),
+                device=device,
+                precision=precision,
+                with_encoder=bags is None,
+            ),
+        )
+    with connection as connected:
+        folder = ResultsFolder(folder_path)
+        if table is not None:
+            folder.check_patients_free()
+        with log_to(folder_path, verbose=verbose):
+            if bags is not None:
+                outcomes = predict_bags(
+                    sources,
+                    bundle,
+                    folder,
                     output_type=output_type.lower(),
                     overwrite=overwrite,
-                    batch_size=batch_size,
-                    num_workers=num_workers,
-                ),
-                masks=None if masks is None else [masks] * len(sources),
-            )
+                    cluster=connected,
+                )
+            else:
+                encoder = None
+                if cluster is None:
+                    encoder = load_encoder_of(
+                        bundle.config.encoder,
+                        weights=encoder_weights,
+                        device=device,
+                        precision=precision,
+                    )
+                outcomes = predict_cohort(
+                    sources,
+                    bundle,
+                    encoder,
+                    folder,
+                    RunOptions(
+                        mpp=mpp,
+                        power=power,
+                        output_type=output_type.lower(),
+                        overwrite=overwrite,
+                        batch_size=batch_size,
+                        num_workers=num_workers,
+                    ),
+                    masks=None
+                    if masks is None
+                    else [seen_from_workers(masks, cluster)] * len(sources),
+                    cluster=connected,
+                )
     failed = sum(outcome.status == "failed" for outcome in outcomes)
     skipped = sum(outcome.status == "skipped" for outcome in outcomes)
     before = f" ({skipped} finished before)" if skipped else ""

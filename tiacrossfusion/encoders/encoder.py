@@ -1,6 +1,9 @@
 """The encoder itself: preprocessing, batching and checks around a network."""
 
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -10,6 +13,12 @@ from tiacrossfusion.encoders.network import Network
 from tiacrossfusion.encoders.spec import EncoderSpec, Triple
 from tiacrossfusion.encoders.weights import state_dict_sha256
 from tiacrossfusion.errors import TiacfError
+
+#: Of the arithmetic inside the network; features are stored as float16 whatever it is.
+Precision = Literal["float32", "bfloat16", "float16"]
+
+#: Batches that a GPU has before it at once: one being computed, one on its way.
+_IN_FLIGHT = 2
 
 
 class Encoder:
@@ -22,6 +31,8 @@ class Encoder:
             What identifies these features.
         device (torch.device):
             Where it computes.
+        precision (str):
+            "float32" on the CPU; "float16" or "bfloat16" is torch's autocast.
     """
 
     def __init__(
@@ -31,9 +42,11 @@ class Encoder:
         mean: Triple | None = None,
         std: Triple | None = None,
         device: str | torch.device = "cpu",
+        precision: str = "auto",
     ) -> None:
         """Move `network` to `device`; `mean` and `std` override its own."""
         self.device = torch.device(device)
+        self.precision = _precision(precision, self.device)
         self.spec: EncoderSpec = network.spec(
             weights_sha256=state_dict_sha256(network.module), mean=mean, std=std
         )
@@ -55,9 +68,11 @@ class Encoder:
 
         On the CPU the result does not depend, to the bit, on how many images come at once:
         libraries choose other kernels for other batch sizes, so all images pass in groups of one
-        fixed size, the last of which is padded. Each core takes whole groups: torch's own threads
-        wait for each other after every layer, which is several times slower when slides are read
-        on the same cores. So give at least eight images for every core.
+        fixed size, the last of which is padded. On a GPU it may, in the last bits.
+
+        Each core takes whole groups: torch's own threads wait for each other after every layer,
+        which is several times slower when slides are read on the same cores. So give at least eight
+        images for every core.
 
         Args:
             images (np.ndarray):
@@ -90,7 +105,14 @@ class Encoder:
             if filled < group:
                 padding = np.zeros((group - filled, *part.shape[1:]), dtype=np.uint8)
                 part = np.concatenate([part, padding])
-            with torch.inference_mode():
+            with (
+                torch.inference_mode(),
+                torch.autocast(
+                    self.device.type,
+                    dtype=getattr(torch, self.precision),
+                    enabled=self.precision != "float32",
+                ),
+            ):
                 result = self._module(self._prepare(part))
                 features[start : start + filled] = result[:filled].half().cpu().numpy()
 
@@ -114,15 +136,60 @@ class Encoder:
                 f"encoder {self.spec.name}: {bad} of {count} patches gave features that are not "
                 "finite in float16; its weights may be damaged or its mean and std wrong"
             )
+            if self.precision == "float16":
+                msg += ", or it needs the precision float32"
             raise TiacfError(msg)
         return features
 
+    def encode_stream(self, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Compute the features of batches in order, as `encode` does.
+
+        A GPU gets the next batch while it computes one, and does not wait for pixels or for the copy
+        of features. The CPU's cores are all taken by one batch.
+
+        Args:
+            batches (Iterable[np.ndarray]):
+                Images as `encode` takes them; read one or two ahead of the features given.
+        """
+        if self.device.type == "cpu":
+            yield from map(self.encode, batches)
+            return
+        waiting: deque[Future[np.ndarray]] = deque()
+        with ThreadPoolExecutor(_IN_FLIGHT) as pool:
+            for images in batches:
+                waiting.append(pool.submit(self.encode, images))
+                if len(waiting) == _IN_FLIGHT:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+
     def _prepare(self, images: np.ndarray) -> torch.Tensor:
         """From uint8 `(B, S, S, 3)` to normalised `(B, 3, S', S')` on the device."""
-        batch = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
+        batch = torch.from_numpy(np.ascontiguousarray(images))
+        if self.device.type == "cuda":
+            batch = batch.pin_memory()  # from where it is sent without stopping what is computed
+        batch = batch.to(self.device, non_blocking=True)
         batch = batch.permute(0, 3, 1, 2).to(torch.float32, memory_format=self._memory_format)
         if self._fixed_size is not None and batch.shape[-1] != self._fixed_size:
             size = (self._fixed_size, self._fixed_size)
             batch = F.interpolate(batch, size=size, mode="bicubic", antialias=True)
             batch.clamp_(0.0, 255.0)  # bicubic overshoots at edges
         return batch.mul_(self._scale).add_(self._shift)
+
+
+def _precision(wanted: str, device: torch.device) -> Precision:
+    """Settle the precision on a device; "auto" is float16 on a GPU and float32 elsewhere.
+
+    Raises:
+        TiacfError:
+            When it is unknown, or the device is not made for it.
+    """
+    if wanted == "auto":
+        return "float16" if device.type == "cuda" else "float32"
+    for known in get_args(Precision):
+        if wanted == known and (known == "float32" or device.type == "cuda"):
+            return known
+        if wanted == known:
+            raise TiacfError(f"precision {wanted}: is for GPUs; use float32 on the device {device}")
+    names = ", ".join(("auto", *get_args(Precision)))
+    raise TiacfError(f"precision {wanted}: not known; use one of {names}")

@@ -20,6 +20,7 @@ def load_encoder(
     std: Sequence[float] | None = None,
     options: Mapping[str, OptionValue] | None = None,
     device: str = "cpu",
+    precision: str = "auto",
 ) -> "Encoder":
     """Load an encoder.
 
@@ -38,6 +39,9 @@ def load_encoder(
             Extra arguments of `timm.create_model`, for `timm:` names only.
         device (str):
             torch device.
+        precision (str):
+            Of the arithmetic: "float32", on a GPU also "float16" or "bfloat16"; "auto" takes float16 on
+            a GPU and float32 elsewhere.
 
     Returns:
         Encoder:
@@ -54,7 +58,7 @@ def load_encoder(
     checked_options = dict(options or {})
     check_arguments(resolved, checked_std, checked_options)
     if resolved.family == "shipped":
-        return _shipped(resolved, weights, checked_mean, checked_std, device)
+        return _shipped(resolved, weights, checked_mean, checked_std, device, precision)
 
     from tiacrossfusion.encoders.encoder import Encoder
 
@@ -71,7 +75,7 @@ def load_encoder(
             "foundation": toolbox_models.load_foundation,
         }[resolved.family]
         network = load(str(resolved), resolved.model, file)
-    return Encoder(network, mean=checked_mean, std=checked_std, device=device)
+    return Encoder(network, mean=checked_mean, std=checked_std, device=device, precision=precision)
 
 
 def check_arguments(
@@ -98,6 +102,7 @@ def _shipped(
     mean: Triple | None,
     std: Triple | None,
     device: str,
+    precision: str,
 ) -> "Encoder":
     from tiacrossfusion.encoders.encoder import Encoder
     from tiacrossfusion.encoders.network import Network
@@ -115,7 +120,7 @@ def _shipped(
     if weights is not None or mean not in (None, network.mean) or std not in (None, network.std):
         msg = f"encoder {name}: is fixed, it takes no weights, mean or std"
         raise TiacfError(msg)
-    return Encoder(network, device=device)
+    return Encoder(network, device=device, precision=precision)
 
 
 def _triple(label: str, values: Sequence[float] | None) -> Triple | None:

@@ -21,11 +21,11 @@ class EncoderSpec(BaseModel):
             Hash over the sorted state dict (key, dtype, shape, bytes), so that it does not depend
             on the file format; None when unknown.
         mean (tuple[float, float, float]):
-            Subtracted from RGB in 0..1.
+            Subtracted from RGB in 0..1; None when unknown.
         std (tuple[float, float, float]):
-            Divided by afterwards.
+            Divided by afterwards; None when unknown.
         input_size (int):
-            Side in pixels of what the model gets for a patch of 256 pixels.
+            Side in pixels of what the model gets for a patch of 256 pixels; None when unknown.
         options (dict):
             Extra keyword arguments of `timm.create_model`.
     """
@@ -35,7 +35,7 @@ class EncoderSpec(BaseModel):
     name: str = Field(min_length=1)
     width: PositiveInt
     weights_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
-    mean: Triple
-    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
-    input_size: PositiveInt
+    mean: Triple | None = None
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
+    input_size: PositiveInt | None = None
     options: dict[str, OptionValue] = Field(default_factory=dict)

@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 
 
 def load_encoder_of(
-    spec: EncoderSpec, *, weights: str | Path | None = None, device: str = "cpu"
+    spec: EncoderSpec,
+    *,
+    weights: str | Path | None = None,
+    device: str = "cpu",
+    precision: str = "auto",
 ) -> Encoder:
     """Load the encoder that a model was trained with.
 
@@ -28,6 +32,8 @@ def load_encoder_of(
             Local weights file; None for the encoder's default weights.
         device (str):
             torch device.
+        precision (str):
+            As for `load_encoder`.
 
     Raises:
         TiacfError:
@@ -40,6 +46,7 @@ def load_encoder_of(
         std=spec.std,
         options=spec.options,
         device=device,
+        precision=precision,
     )
     wanted, found = spec.weights_sha256, encoder.spec.weights_sha256
     if wanted is not None and found != wanted:

@@ -8,6 +8,7 @@ neighbours and parents have common edges even where a cell is 506.3 pixels wide.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -54,39 +55,28 @@ def nested_grids(
         The kept cells of each scale, keyed "5x", "10x", "20x". All three are empty when no 20x cell
         holds enough tissue.
     """
-    from tiatoolbox.tools.patchextraction import PatchExtractor
-
-    side_x, side_y = _cell_side_20x(slide, spec)
     width, height = slide.dimensions
-    n_cells = (max(1, int(np.ceil(width / side_x))), max(1, int(np.ceil(height / side_y))))
-    # In units of 20x cells everything is a whole number: a 5x cell is 4 x 4, and the toolbox's
-    # coordinates are exact.
-    coarse = PatchExtractor.get_coordinates(
-        image_shape=n_cells, patch_input_shape=(4, 4), stride_shape=(4, 4)
-    )
-    cells = _subdivide(_subdivide(coarse[:, :2] // 4))  # (N, 2) column, row at 20x
-    lines_x = np.rint(np.arange(cells[:, 0].max() + 5) * side_x).astype(np.int64)
-    lines_y = np.rint(np.arange(cells[:, 1].max() + 5) * side_y).astype(np.int64)
-
-    bounds = _bounds(cells, "20x", lines_x, lines_y)
-    inside = (bounds[:, 0] < width) & (bounds[:, 1] < height)
-    cells, bounds = cells[inside], bounds[inside]
+    side_x, side_y = _cell_side_20x(slide, spec)
+    lines_x, lines_y = _lines(width, side_x), _lines(height, side_y)
+    kept = (lines_y[:-1, None] < height) & (lines_x[None, :-1] < width)  # (rows, columns) at 20x
     if mask is not None:
-        cells = cells[
-            PatchExtractor.filter_coordinates(
-                mask_reader=mask,
-                coordinates_list=bounds,
-                wsi_shape=slide.dimensions,
-                min_mask_ratio=spec.min_mask_ratio,
-            )
-        ]
+        kept &= _on_tissue(mask.img, lines_x, lines_y, slide.dimensions, spec.min_mask_ratio)
     grids = {}
     for scale in SCALES:
-        kept = _row_major(cells // CELLS_20X[scale])
+        n = CELLS_20X[scale]
+        rows, columns = kept.shape
+        any_child = kept.reshape(rows // n, n, columns // n, n).any(axis=(1, 3))
+        row, column = np.nonzero(any_child)
+        bounds = (
+            lines_x[column * n],
+            lines_y[row * n],
+            lines_x[column * n + n],
+            lines_y[row * n + n],
+        )
         grids[scale] = PatchGrid(
             scale=scale,
-            bounds=_bounds(kept, scale, lines_x, lines_y),
-            grid=kept.astype(np.int32),
+            bounds=np.stack(bounds, axis=1),
+            grid=np.stack([column, row], axis=1).astype(np.int32),
         )
     return grids
 
@@ -100,22 +90,50 @@ def _cell_side_20x(slide: Slide, spec: SamplingSpec) -> tuple[float, float]:
     return side, side
 
 
-def _subdivide(cells: np.ndarray) -> np.ndarray:
-    """Split each cell (column, row) into its 2 x 2 children on the next finer grid."""
-    children = np.array([(0, 0), (1, 0), (0, 1), (1, 1)])
-    return (2 * cells[:, None, :] + children[None]).reshape(-1, 2)
+def _lines(length: int, side: float) -> np.ndarray:
+    """Lines of the 20x lattice in level-0 pixels, int64, as many as whole 5x cells need."""
+    cells_5x = int(np.ceil(max(1, np.ceil(length / side)) / CELLS_20X["5x"]))
+    return np.rint(np.arange(cells_5x * CELLS_20X["5x"] + 1) * side).astype(np.int64)
 
 
-def _row_major(cells: np.ndarray) -> np.ndarray:
-    """Distinct cells, row by row and from left to right."""
-    distinct = np.unique(cells[:, ::-1], axis=0)
-    return distinct[:, ::-1]
+def _on_tissue(
+    mask: np.ndarray,
+    lines_x: np.ndarray,
+    lines_y: np.ndarray,
+    dimensions: tuple[int, int],
+    min_ratio: float,
+) -> np.ndarray:
+    """Tell which cells of a lattice are tissue to more than a share of their part on the slide.
+
+    The rule is that of TIAToolbox's `PatchExtractor.filter_coordinates`, to the rounding. That looks
+    at one cell after another, on glass too, and takes seconds for a large slide; on a lattice, whose
+    cells share their edges, sums over rows and columns do.
+
+    Args:
+        mask: (h, w) bool, over the whole slide.
+        lines_x: (columns + 1,) edges of the cells in level-0 pixels.
+        lines_y: (rows + 1,) the same.
+        dimensions: width and height of the slide in level-0 pixels.
+        min_ratio: the share, 0 to 1.
+
+    Returns:
+        (rows, columns) bool.
+    """
+    edges_x = _mask_pixels(lines_x, mask.shape[1], dimensions[0])
+    edges_y = _mask_pixels(lines_y, mask.shape[0], dimensions[1])
+    area = np.outer(np.diff(edges_y), np.diff(edges_x))
+    tissue = np.empty_like(area)
+    before = np.zeros(
+        mask.shape[1] + 1, np.int64
+    )  # tissue left of each column, in one row of cells
+    for row, (top, bottom) in enumerate(pairwise(edges_y)):
+        np.cumsum(np.count_nonzero(mask[top:bottom], axis=0), out=before[1:])
+        tissue[row] = np.diff(before[edges_x])
+    return (tissue > 0) & ((tissue == area) | (tissue > area * min_ratio))
 
 
-def _bounds(cells: np.ndarray, scale: str, lines_x: np.ndarray, lines_y: np.ndarray) -> np.ndarray:
-    """Level-0 bounds (N, 4) of cells of a scale, from the lines of the 20x lattice."""
-    start = cells * CELLS_20X[scale]
-    end = start + CELLS_20X[scale]
-    return np.stack(
-        [lines_x[start[:, 0]], lines_y[start[:, 1]], lines_x[end[:, 0]], lines_y[end[:, 1]]], axis=1
-    )
+def _mask_pixels(lines: np.ndarray, mask_length: int, length: int) -> np.ndarray:
+    """Lines in pixels of the mask, int64; in float32 and cut off as TIAToolbox has it."""
+    scaled = lines.astype(np.float32)
+    scaled *= np.float64(mask_length) / length
+    return np.clip(scaled, 0, mask_length).astype(np.int64)

@@ -72,6 +72,17 @@ class Slide:
                 "the file is damaged, copy it again"
             ) from error
 
+    def reopen(self) -> None:
+        """Open an OpenSlide file again: after one decode error its handle fails on every later read.
+
+        No other thread may be reading.
+        """
+        old = getattr(self.reader, "openslide_wsi", None)
+        if old is not None:
+            with self.reading("the file"):
+                self.reader.openslide_wsi = type(old)(str(self.reader.input_path))
+            old.close()
+
     @property
     def name(self) -> str:
         """Name to show: that of the file, or "array" for a reader without one."""

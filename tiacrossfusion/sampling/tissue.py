@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from tiacrossfusion.errors import TiacfError, one_line
+from tiacrossfusion.sampling.overview import read_whole
 from tiacrossfusion.sampling.spec import SamplingSpec
 
 if TYPE_CHECKING:
@@ -41,20 +42,27 @@ def tissue_mask(slide: Slide, spec: SamplingSpec) -> VirtualWSIReader:
     Raises:
         TiacfError: the slide is not brightfield, or its overview cannot be read.
     """
-    with slide.reading("the overview"):
-        overview = slide.reader.slide_thumbnail(spec.mask_mpp, "mpp")[..., :3]
-        mask = slide.reader.tissue_mask(spec.mask_method, spec.mask_mpp, "mpp")
-    grey = cv2.cvtColor(np.ascontiguousarray(overview), cv2.COLOR_RGB2GRAY)
+    from tiatoolbox.tools.tissuemask import MorphologicalMasker, OtsuTissueMasker
+    from tiatoolbox.wsicore.wsireader import VirtualWSIReader
+
+    overview, damaged = read_whole(slide, spec.mask_mpp)
+    overview[damaged] = 255  # as glass it moves the threshold least
+    grey = cv2.cvtColor(overview, cv2.COLOR_RGB2GRAY)
     if (grey < BLACK).mean() >= MAX_BLACK_SHARE:
         raise TiacfError(
             f"{slide.path or slide.name}: dark background, not a brightfield slide "
             f"({(grey < BLACK).mean():.0%} of it is near black); "
             "CrossFusion reads H&E, give a tissue mask with --masks to use it all the same"
         )
-    tissue = mask.img.astype(bool)
+    # As `WSIReader.tissue_mask` does it, which would read the overview once more, and at once.
+    masker = (
+        OtsuTissueMasker() if spec.mask_method == "otsu" else MorphologicalMasker(mpp=spec.mask_mpp)
+    )
+    tissue = masker.fit_transform(overview[None])[0]
     glass = np.median(grey[~tissue]) if not tissue.all() else 255
-    mask.img = tissue & (grey <= glass - MIN_CONTRAST)
-    return mask
+    tissue &= grey <= glass - MIN_CONTRAST
+    tissue |= damaged  # may have been some: its patches are tried, and counted where they fail
+    return VirtualWSIReader(tissue, info=slide.reader.info, mode="bool")
 
 
 def user_mask(slide: Slide, mask: str | Path | np.ndarray, spec: SamplingSpec) -> VirtualWSIReader:

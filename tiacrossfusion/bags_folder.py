@@ -1,0 +1,137 @@
+"""A folder of bags: which slide has which bag, and the table of them."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import os
+from pathlib import Path
+
+from tiacrossfusion.records import RECORDS, OutputError, Record, RecordFolder
+from tiacrossfusion.sampling.spec import SCALES
+
+TABLE = "extraction.csv"
+
+COLUMNS = (
+    "slide",
+    "bag",
+    *(f"patches_{scale}" for scale in SCALES),
+    *(f"dropped_{scale}" for scale in SCALES),
+    "status",
+    "message",
+    "seconds",
+    "road",
+    "bytes",
+    "path",
+)
+
+#: By these a table is known as this program's, of whatever version.
+_OWN = COLUMNS[:5]
+
+
+class BagsFolder(RecordFolder):
+    """A folder of bags with its records and its table, `extraction.csv`."""
+
+    records_in = f"{RECORDS}/bags"
+    table = TABLE
+
+    def check_table(self) -> None:
+        """Refuse a folder with a table that is not this program's."""
+        path = self.path / TABLE
+        try:
+            with path.open(encoding="utf-8") as file:
+                known = file.readline().startswith(",".join(_OWN))
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except (OSError, UnicodeDecodeError):
+            known = False
+        if not known:
+            raise OutputError(
+                f"{path}: exists and was not written by tiacf extract; move it away or give another "
+                "--output-path"
+            )
+
+    def table_text(self, records: list[Record]) -> str:
+        """Write the table, a row a slide, by path."""
+        text = io.StringIO()
+        table = csv.DictWriter(
+            text, COLUMNS, restval="", extrasaction="ignore", lineterminator="\n"
+        )
+        table.writeheader()
+        table.writerows(sorted((record.row for record in records), key=lambda row: row["path"]))
+        return text.getvalue()
+
+    def claim(self, slide: Path) -> Record:
+        """Find the record of a slide, or make one.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        while True:
+            if (record := self.find(source_of(slide))) is not None:
+                return record
+            record = self.new_record(slide)
+            if self.add(record):
+                return record
+
+    def new_record(self, slide: Path) -> Record:
+        """A record with a free name, not yet written."""
+        source, name = source_of(slide), stem_of(slide)
+        if self.named(name) is not None:
+            name = f"{slide.name}-{hashlib.sha256(source.encode()).hexdigest()[:8]}"
+        return Record(name, source)
+
+    def place(self, record: Record, slide: Path, *, lone: bool) -> Path:
+        """Where the bag of a slide is or goes.
+
+        A bag is named by the stem of its slide, unless another slide has that name.
+
+        Args:
+            record: of the slide.
+            slide: its path.
+            lone: no other slide of the run has its stem.
+        """
+        if record.files:
+            return self.path / record.files[0]
+        name = f"{stem_of(slide)}.zarr"
+        taken = any(
+            other is not None and Path(other.source).name != slide.name
+            # One of the same name may be this slide, moved.
+            for other in (self.owner(name), self.named(stem_of(slide)))
+        )
+        if lone and not taken:
+            return self.path / name
+        return self.path / f"{slide.name}.zarr"
+
+    def finished(self, record: Record, key: dict[str, str]) -> bool:
+        """Whether a slide's bag was made with a key and is as it was then."""
+        return (
+            record.status == "ok"
+            and record.key == key
+            and bool(record.files)
+            and size_on_disk(self.path / record.files[0]) == record.row.get("bytes")
+        )
+
+    def take_over(self, record: Record) -> None:
+        """Forget other records of a bag that is now known to be of this slide, moved."""
+        for other in self.records():
+            if other.name != record.name and set(other.files) & set(record.files):
+                self.remove(other)
+
+
+def source_of(slide: Path) -> str:
+    """What identifies a slide."""
+    return str(slide.absolute())
+
+
+def stem_of(slide: Path) -> str:
+    """What the bag of a slide is named by."""
+    return slide.name if slide.is_dir() else slide.stem
+
+
+def size_on_disk(path: Path) -> int:
+    """Bytes of all files of a store; 0 where there is none."""
+    return sum(
+        (Path(folder) / file).stat().st_size for folder, _, files in os.walk(path) for file in files
+    )

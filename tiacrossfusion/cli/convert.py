@@ -1,0 +1,178 @@
+"""`tiacf convert`: features of CLAM, TRIDENT and others to bags, and bags to what those read."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+from click.core import ParameterSource
+from tiatoolbox.cli.common import cli_output_path
+
+from tiacrossfusion.checks import positive
+from tiacrossfusion.cli.checks import given, output_folder
+from tiacrossfusion.cli.log_file import LOG_FILE, log_to
+from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.slide_files import missing
+
+if TYPE_CHECKING:
+    from tiacrossfusion.interop import ConversionOutcome, SlideFiles
+
+#: What bags know and feature files may not.
+_FOR_FILES = ("encoder", "patch_size", "mpp", "power", "coords", "units")
+
+
+@click.command()
+@click.option(
+    "--x5", type=Path, help="Folder of the 5x features: NAME.h5 or NAME.pt, a file a slide."
+)
+@click.option("--x10", type=Path, help="Folder of the 10x features.")
+@click.option("--x20", type=Path, help="Folder of the 20x features.")
+@click.option(
+    "--bags",
+    type=Path,
+    help="Instead of the three: a folder with x5, x10 and x20 in it, a folder of feature bags (*.zarr), "
+    "or one bag.",
+)
+@cli_output_path(usage_help="Folder for the results.")
+@click.option(
+    "--output-format",
+    type=click.Choice(["bag", "h5", "pt"]),
+    default="bag",
+    show_default=True,
+    help="bag: NAME.zarr; h5: x5/NAME.h5 and so on, as TRIDENT writes them; pt: x5/pt_files/NAME.pt.",
+)
+@click.option(
+    "--encoder",
+    help="What made the features, a name as in `tiacf encoders`; over what the files say.",
+)
+@click.option(
+    "--patch-size",
+    type=click.IntRange(16, 4096),
+    help="Side of a patch in pixels of its scale, where the files do not say.  [default: 256]",
+)
+@click.option("--mpp", type=float, help="Microns per level-0 pixel of the slides.")
+@click.option("--power", type=float, help="Objective power of the slides, where files do not say.")
+@click.option(
+    "--coords",
+    type=click.Choice(["level0", "scale", "micron"]),
+    help="What coordinates count where the files do not say: pixels of level 0 or of the scale, or "
+    "microns.",
+)
+@click.option(
+    "--units",
+    type=click.Choice(["mpp", "power"]),
+    default="power",
+    show_default=True,
+    help="How slides are to be sampled for models that are trained on these bags.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace results of tiacf convert that differ.")
+@click.option("--verbose", is_flag=True, help="Show the libraries' log lines on the console.")
+@click.pass_context
+def convert(
+    context: click.Context,
+    x5: Path | None,
+    x10: Path | None,
+    x20: Path | None,
+    bags: Path | None,
+    output_path: str,
+    output_format: Literal["bag", "h5", "pt"],
+    encoder: str | None,
+    patch_size: int | None,
+    mpp: float | None,
+    power: float | None,
+    coords: Literal["level0", "scale", "micron"] | None,
+    units: Literal["mpp", "power"],
+    *,
+    overwrite: bool,
+    verbose: bool,
+) -> None:
+    """Convert features between CLAM, TRIDENT, the authors' layout and bags.
+
+    Files of one slide are matched by name over the three scales, and checked to come from one slide and
+    one encoder. Results that are there with the same content are skipped; a slide that cannot be
+    converted is named and the others go on.
+    """
+    positive("--mpp", mpp)
+    positive("--power", power)
+    folder = output_folder(given("--output-path", output_path))
+
+    # Imported here: it takes seconds, and a wrong option should not.
+    from tiacrossfusion.interop import ImportOptions
+    from tiacrossfusion.interop import convert as convert_slides
+    from tiacrossfusion.records import writing
+
+    sources = _sources({"5x": x5, "10x": x10, "20x": x20}, bags)
+    if isinstance(sources[0], Path):
+        if output_format == "bag":
+            raise TiacfError(f"{bags}: holds bags already; give --output-format h5 or pt")
+        for parameter in context.command.params:
+            name = parameter.name or ""
+            if name in _FOR_FILES and (
+                context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+            ):
+                raise TiacfError(
+                    f"{parameter.opts[0]} is for feature files, bags know; leave it out"
+                )
+    options = ImportOptions(
+        encoder=encoder, patch_size=patch_size, mpp=mpp, power=power, coords=coords, units=units
+    )
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    done = failed = skipped = 0
+    with log_to(folder, verbose=verbose):
+        for outcome in convert_slides(
+            sources, folder, output_format=output_format, options=options, overwrite=overwrite
+        ):
+            click.echo(_line(outcome))
+            failed += outcome.status == "failed"
+            skipped += outcome.status == "skipped"
+            done += outcome.status != "failed"
+    before = f" ({skipped} finished before)" if skipped else ""
+    click.echo(f"{done} of {len(sources)} slides converted{before}: {folder}")
+    if failed:
+        click.echo(f"{failed} failed; details in {folder / LOG_FILE}", err=True)
+        sys.exit(1)
+
+
+def _sources(scales: dict[str, Path | None], bags: Path | None) -> list[SlideFiles] | list[Path]:
+    """Feature files or bags that the options stand for.
+
+    Raises:
+        TiacfError: options are missing, do not go together, or name nothing.
+    """
+    from tiacrossfusion.interop import find_slide_files
+    from tiacrossfusion.interop.sources import SCALE_FOLDERS, find_bags
+
+    given_scales = {scale: path for scale, path in scales.items() if path is not None}
+    if bags is not None and given_scales:
+        raise TiacfError("--bags and --x5, --x10, --x20: give the one or the others")
+    if bags is None:
+        absent = [f"--{SCALE_FOLDERS[scale]}" for scale in scales if scale not in given_scales]
+        if absent:
+            raise TiacfError(f"{' and '.join(absent)} missing, or --bags; see --help")
+        return find_slide_files(given_scales)
+    try:
+        if not bags.exists():
+            raise TiacfError(f"{bags}: {missing(bags)}; check --bags")
+        if (
+            any((bags / name).is_dir() for name in SCALE_FOLDERS.values())
+            and bags.suffix != ".zarr"
+        ):
+            return find_slide_files({scale: bags / name for scale, name in SCALE_FOLDERS.items()})
+        return find_bags(bags)
+    except OSError as error:
+        raise TiacfError(f"{bags}: cannot be read ({error.strerror}); check --bags") from error
+
+
+def _line(outcome: ConversionOutcome) -> str:
+    """The console's line on a slide."""
+    if outcome.status == "failed":
+        return f"FAILED  {outcome.message}"
+    words = [f"{count} at {scale}" for scale, count in outcome.counts.items()]
+    if outcome.status == "skipped":
+        words.append("there with the same content, skipped")
+    if outcome.message:
+        words.append(f"note: {outcome.message}")
+    return f"ok      {outcome.name}: {', '.join(words)}"

@@ -1,0 +1,187 @@
+"""Three feature files of another program, one a scale, become one bag."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any, Literal
+
+import numpy as np
+
+from tiacrossfusion.encoders import EncoderSpec
+from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.features import FeatureBag, Provenance, ScaleFeatures
+from tiacrossfusion.interop.one_slide import (
+    check_counts,
+    check_cover,
+    check_inside,
+    check_same_origin,
+)
+from tiacrossfusion.interop.positions import (
+    level0_corners,
+    nested_grid,
+    patch_bounds,
+    patch_sides,
+)
+from tiacrossfusion.interop.scale_file import CoordsUnit, ScaleFile, read_scale_file
+from tiacrossfusion.interop.sources import SlideFiles
+from tiacrossfusion.sampling.spec import SCALES, SamplingSpec
+
+_PATCH_SIZE = 256
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """What files may not say of themselves; what they do say wins, or must agree.
+
+    Attributes:
+        encoder: what made the features, as `tiacf encoders` has it; over the name in the files.
+        patch_size: side of a patch in pixels of its scale; None for what the files say, else 256.
+        mpp: microns per level-0 pixel of the slides.
+        power: objective power of level 0 of the slides.
+        coords: what coordinates count where the files do not say.
+        units: how other slides are to be sampled for a model that is trained on the bags.
+    """
+
+    encoder: str | None = None
+    patch_size: int | None = None
+    mpp: float | None = None
+    power: float | None = None
+    coords: CoordsUnit | None = None
+    units: Literal["mpp", "power"] = "power"
+
+
+def import_bag(slide: SlideFiles, options: ImportOptions) -> tuple[FeatureBag, list[str]]:
+    """Read the files of a slide and check that they belong together.
+
+    Args:
+        slide: its files.
+        options: what the files may not say.
+
+    Returns:
+        The bag, and notes on what looks odd or is not known.
+
+    Raises:
+        TiacfError: a scale is missing, a file cannot be read, or they do not belong together.
+    """
+    absent = [scale for scale in SCALES if scale not in slide.files]
+    if absent:
+        there = ", ".join(str(path) for path in slide.files.values())
+        raise TiacfError(
+            f"{slide.name}: no file at {' and '.join(absent)} beside {there}; a bag needs all scales"
+        )
+    files = {scale: read_scale_file(slide.files[scale]) for scale in SCALES}
+    check_same_origin(files, slide.name)
+    own = {scale: file.own for scale, file in files.items() if file.own is not None}
+    if own and len(own) < len(SCALES):
+        raise TiacfError(
+            f"{slide.name}: tiacf wrote the files of {' and '.join(own)}, another program the rest; "
+            "give three files of one kind"
+        )
+    return _own_bag(files, options) if own else _foreign_bag(slide.name, files, options)
+
+
+def _own_bag(files: dict[str, ScaleFile], options: ImportOptions) -> tuple[FeatureBag, list[str]]:
+    """A bag from files that this package wrote: all is known."""
+    scales = {}
+    for scale, file in files.items():
+        assert file.own is not None  # noqa: S101 - the caller has looked
+        scales[scale] = ScaleFeatures(file.features, file.own.bounds, file.own.grid)
+        provenance = file.own.provenance
+    if options.encoder not in (None, provenance.encoder.name):
+        raise TiacfError(
+            f"{provenance.slide}: --encoder {options.encoder}: the files say "
+            f"{provenance.encoder.name}; leave it out"
+        )
+    return FeatureBag(scales, provenance.model_copy(update={"imported": _imported(files)})), []
+
+
+def _foreign_bag(
+    name: str, files: dict[str, ScaleFile], options: ImportOptions
+) -> tuple[FeatureBag, list[str]]:
+    """A bag from files of another program, with what can be found out of them."""
+    encoder = options.encoder or _first(files, "encoder")
+    if not encoder:
+        raise TiacfError(
+            f"{name}: the files do not say what made the features; give --encoder, a name as in "
+            "`tiacf encoders`"
+        )
+    power = _first(files, "power") or options.power
+    patch_size = _patch_size(name, files, options)
+    dimensions = _first(files, "dimensions")
+
+    corners: dict[str, np.ndarray | None] = {}
+    reasons = {}
+    for scale, file in files.items():
+        corners[scale], reasons[scale] = level0_corners(
+            file, scale, unit=options.coords, mpp=options.mpp, power=power
+        )
+    sides = patch_sides(
+        files, corners, patch_size=patch_size, mpp=options.mpp, power=power, label=name
+    )
+    bounds = {}
+    for scale, points in corners.items():
+        if points is not None and sides:
+            bounds[scale] = patch_bounds(points, sides[scale])
+            if dimensions is not None:
+                check_inside(bounds[scale], dimensions, scale, name)
+        elif points is not None:
+            reasons[scale] = "size of the patches unknown; give --mpp or --power"
+    notes = check_cover(bounds, name)
+    if len(bounds) < len(SCALES):
+        notes += check_counts(files, name)
+        lost = [scale for scale in SCALES if scale not in bounds]
+        why = " and ".join(dict.fromkeys(reasons[scale] for scale in lost))
+        notes.append(f"positions unknown at {', '.join(lost)} ({why})")
+    grids = nested_grid(bounds) if len(bounds) == len(SCALES) else None
+    scales = {
+        scale: ScaleFeatures(
+            file.features, bounds.get(scale), None if grids is None else grids[scale]
+        )
+        for scale, file in files.items()
+    }
+    provenance = Provenance(
+        slide=_first(files, "name") or name,
+        slide_size=None,
+        slide_mtime_ns=None,
+        dimensions=dimensions,
+        mpp=None if options.mpp is None else (options.mpp, options.mpp),
+        power=power,
+        offset=(0, 0),
+        mask=None,
+        sampling=SamplingSpec(units=options.units, patch_size=patch_size),
+        encoder=EncoderSpec(name=encoder, width=files["20x"].features.shape[1]),
+        versions={"tiacrossfusion": version("tiacrossfusion")},
+        imported=_imported(files),
+    )
+    return FeatureBag(scales, provenance), notes
+
+
+def _patch_size(name: str, files: dict[str, ScaleFile], options: ImportOptions) -> int:
+    """Side of a patch in pixels of its scale.
+
+    Raises:
+        TiacfError: files and options disagree, or it is out of bounds.
+    """
+    said = [file.facts.patch_size for file in files.values()] + [options.patch_size]
+    sizes = sorted({size for size in said if size is not None})
+    if len(sizes) > 1:
+        raise TiacfError(
+            f"{name}: patch sizes {' and '.join(map(str, sizes))} in the files and --patch-size; "
+            "all scales need one patch size"
+        )
+    size = sizes[0] if sizes else _PATCH_SIZE
+    if not 16 <= size <= 4096:
+        raise TiacfError(f"{name}: patches of {size} px; a bag takes 16 to 4096")
+    return size
+
+
+def _first(files: dict[str, ScaleFile], fact: str) -> Any:
+    """What the first file that says it says; they have been compared."""
+    return next((v for f in files.values() if (v := getattr(f.facts, fact)) is not None), None)
+
+
+def _imported(files: dict[str, ScaleFile]) -> str:
+    """Format and files, for the provenance."""
+    formats = dict.fromkeys(file.format for file in files.values())
+    return f"{', '.join(formats)}: {', '.join(str(f.path) for f in files.values())}"

@@ -1,0 +1,187 @@
+"""Where the patches of imported features lie, in level-0 pixels, and whether their grids nest."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.interop.scale_file import CoordsUnit, ScaleFile
+from tiacrossfusion.sampling.spec import CELLS_20X, SCALES, SamplingSpec
+
+#: Sides are whole pixels in most files: 506 for 506.3.
+_RELATIVE_ERROR = 0.02
+
+#: A nominal magnification and the true resolution differ by some percent, a wrong one by a factor.
+_NOMINAL_ERROR = 0.25
+
+#: Neighbours this close to the nominal side touch each other: their distance is the side.
+_NEIGHBOUR_ERROR = 0.05
+
+_MICRONS = SamplingSpec(units="mpp")
+_POWER = SamplingSpec(units="power")
+
+
+def level0_corners(
+    file: ScaleFile,
+    scale: str,
+    *,
+    unit: CoordsUnit | None,
+    mpp: float | None,
+    power: float | None,
+) -> tuple[np.ndarray | None, str]:
+    """Turn the coordinates of a file into level-0 pixels.
+
+    Args:
+        file: what one file holds.
+        scale: which scale it is.
+        unit: what coordinates count where the file does not say.
+        mpp: microns per level-0 pixel, where known.
+        power: objective power of level 0, where known.
+
+    Returns:
+        (N, 2) float64 corners at the top left, or None where that is not known; and the reason then.
+    """
+    if file.coords is None:
+        return None, "no coordinates"
+    # A file that tells the side in level-0 pixels counts in them; else the user's word is better than
+    # what its kind of file does mostly.
+    said = file.facts.unit == "micron" or file.facts.side is not None
+    unit = file.facts.unit if said or unit is None else unit
+    if unit == "level0":
+        return file.coords, ""
+    if unit == "micron":
+        return (file.coords / mpp, "") if mpp else (None, "coordinates in microns; give --mpp")
+    if unit == "scale":
+        if mpp:
+            return file.coords * _MICRONS.resolution(scale) / mpp, ""
+        if power:
+            return file.coords * power / _POWER.resolution(scale), ""
+        return None, "coordinates in pixels of the scale; give --mpp or --power"
+    return None, "what the coordinates count is not written in the file; give --coords"
+
+
+def patch_sides(
+    files: dict[str, ScaleFile],
+    corners: dict[str, np.ndarray | None],
+    *,
+    patch_size: int,
+    mpp: float | None,
+    power: float | None,
+    label: str,
+) -> dict[str, float]:
+    """Sides of the patches of each scale in level-0 pixels.
+
+    A side is taken from the file; else from the distance between neighbours (as if patches did not
+    overlap), unless `patch_size` and the slide's resolution tell another size; else from those; else
+    from another scale of the slide.
+
+    Args:
+        files: file of each scale.
+        corners: (N, 2) level-0 corners of each scale, or None.
+        patch_size: side of a patch in pixels of its scale.
+        mpp: microns per level-0 pixel, where known.
+        power: objective power of level 0, where known.
+        label: names the slide.
+
+    Returns:
+        Side of each scale; empty where nothing tells them.
+
+    Raises:
+        TiacfError: the sides contradict each other, the slide's resolution or the distances.
+    """
+    sides: dict[str, float] = {}
+    for scale, file in files.items():
+        nominal = _nominal_side(scale, patch_size, mpp, power)
+        told = file.facts.side
+        if told is None and file.facts.side_microns is not None and mpp:
+            told = file.facts.side_microns / mpp
+        if told and nominal and abs(told / nominal - 1) > _NOMINAL_ERROR:
+            raise TiacfError(
+                f"{label}: {scale} patches are {told:g} level-0 px wide in {file.path}, but "
+                f"{patch_size} px at {scale} of this slide are {nominal:g}; check the folders, "
+                "--patch-size, --mpp and --power"
+            )
+        points = corners[scale]
+        step = None if points is None else _step(points)
+        close = bool(step and nominal and abs(step / nominal - 1) < _NEIGHBOUR_ERROR)
+        side = told or (step if close else nominal) or step
+        if side and step and step > side * (1 + _NOMINAL_ERROR):
+            raise TiacfError(
+                f"{label}: {scale} patches stand {step:g} level-0 px apart in {file.path} but would "
+                f"be {side:g} wide; check --coords, --patch-size, --mpp and --power"
+            )
+        if side:
+            sides[scale] = side
+    for scale in SCALES:
+        if scale not in sides and sides:
+            known = next(iter(sides))
+            sides[scale] = sides[known] * CELLS_20X[scale] / CELLS_20X[known]
+    units = [sides[scale] / CELLS_20X[scale] for scale in SCALES if sides]
+    if units and max(units) > min(units) * (1 + _RELATIVE_ERROR):
+        have = ", ".join(f"{sides[scale]:g} at {scale}" for scale in SCALES)
+        raise TiacfError(
+            f"{label}: patches are {have} level-0 px wide, not as 4 : 2 : 1; check which folder is "
+            "which scale, and that all scales have one patch size"
+        )
+    return sides
+
+
+def patch_bounds(corners: np.ndarray, side: float) -> np.ndarray:
+    """Level-0 bounds (N, 4) int64 of square patches."""
+    return np.rint(np.concatenate([corners, corners + side], axis=1)).astype(np.int64)
+
+
+def nested_grid(bounds: dict[str, np.ndarray]) -> dict[str, np.ndarray] | None:
+    """Columns and rows on one lattice of 5x cells that is subdivided, where the patches lie on one.
+
+    Args:
+        bounds: (N, 4) level-0 bounds of each scale.
+
+    Returns:
+        (N, 2) int32 of each scale, as in `ScaleFeatures.grid`; None where sides are not 4 : 2 : 1, a
+        patch lies off the lattice or twice on it, or an ancestor of a patch is missing.
+    """
+    side = int(bounds["20x"][0, 2] - bounds["20x"][0, 0])
+    origin = bounds["5x"][0, :2] % (side * CELLS_20X["5x"])
+    grids: dict[str, np.ndarray] = {}
+    for scale in SCALES:
+        cell = side * CELLS_20X[scale]
+        corners = bounds[scale][:, :2] - origin
+        if (bounds[scale][:, 2:] - bounds[scale][:, :2] != cell).any() or (corners % cell).any():
+            return None
+        grids[scale] = corners // cell
+    # Cells left of or above the first whole one would have negative numbers: count from them.
+    first = np.minimum(0, grids["5x"].min(axis=0))
+    above: set[tuple[int, int]] | None = None
+    for scale in SCALES:
+        grids[scale] -= first * (CELLS_20X["5x"] // CELLS_20X[scale])
+        cells = set(map(tuple, grids[scale].tolist()))
+        if len(cells) < len(grids[scale]):
+            return None
+        if above is not None and not {(x // 2, y // 2) for x, y in cells} <= above:
+            return None
+        above = cells
+    return {scale: grid.astype(np.int32) for scale, grid in grids.items()}
+
+
+def _nominal_side(
+    scale: str, patch_size: int, mpp: float | None, power: float | None
+) -> float | None:
+    """Side in level-0 pixels of a patch of a scale on a slide of known resolution."""
+    if mpp:
+        return patch_size * _MICRONS.resolution(scale) / mpp
+    return patch_size * power / _POWER.resolution(scale) if power else None
+
+
+def _step(corners: np.ndarray) -> float | None:
+    """Commonest distance between neighbours in a row or column; None without neighbours.
+
+    Some programs lay a lattice for each piece of tissue, so that only neighbours tell.
+    """
+    distances = []
+    for along, across in ((0, 1), (1, 0)):
+        order = np.lexsort((corners[:, along], corners[:, across]))
+        gaps = np.diff(corners[order], axis=0)
+        distances.append(gaps[(gaps[:, across] == 0) & (gaps[:, along] > 0), along])
+    values, counts = np.unique(np.rint(np.concatenate(distances)), return_counts=True)
+    return float(values[counts.argmax()]) if len(values) else None

@@ -1,0 +1,151 @@
+"""What one feature file says: the patches of a slide at one scale, in any of the formats."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from tiacrossfusion.errors import TiacfError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tiacrossfusion.features import Provenance
+
+#: What coordinates count: pixels of level 0, pixels of the scale, or microns.
+CoordsUnit = Literal["level0", "scale", "micron"]
+
+#: Rows that are converted at once, so that a file is never in memory twice.
+_BLOCK = 8192
+_LARGEST = float(np.finfo(np.float16).max)
+
+
+@dataclass(frozen=True)
+class OwnRecord:
+    """What this package adds to the h5 files that it writes, so that bags come back as they were.
+
+    Attributes:
+        provenance: of the bag.
+        bounds: (N, 4) int64, level-0 pixels.
+        grid: (N, 2) int32; None when the bag had none.
+    """
+
+    provenance: Provenance
+    bounds: np.ndarray
+    grid: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """What a file says of itself; None is not said.
+
+    Attributes:
+        name: the slide.
+        encoder: what made the features.
+        patch_size: side of a patch in pixels of its scale.
+        side: side of a patch in level-0 pixels.
+        side_microns: side of a patch in microns.
+        power: objective power of level 0.
+        magnification: of the patches, such as 20.
+        dimensions: width and height in level-0 pixels.
+        unit: what the coordinates count.
+    """
+
+    name: str | None = None
+    encoder: str | None = None
+    patch_size: int | None = None
+    side: float | None = None
+    side_microns: float | None = None
+    power: float | None = None
+    magnification: float | None = None
+    dimensions: tuple[int, int] | None = None
+    unit: CoordsUnit | None = None
+
+
+@dataclass(frozen=True)
+class ScaleFile:
+    """The content of one feature file.
+
+    Attributes:
+        path: the file.
+        format: what wrote it, for people.
+        features: (N, E) float16.
+        coords: (N, 2) float64, corners at the top left as they stand in the file; None when it has none.
+        facts: what it says of itself.
+        own: present when this package wrote it.
+    """
+
+    path: Path
+    format: str
+    features: np.ndarray
+    coords: np.ndarray | None = None
+    facts: FileFacts = field(default_factory=FileFacts)
+    own: OwnRecord | None = None
+
+    def __len__(self) -> int:
+        """Return the number of patches, N."""
+        return len(self.features)
+
+
+def read_scale_file(path: Path) -> ScaleFile:
+    """Read a feature file by its ending.
+
+    Raises:
+        TiacfError: it cannot be read, or holds something else.
+    """
+    if path.suffix == ".pt":
+        from tiacrossfusion.interop.pt_files import read_pt
+
+        return read_pt(path)
+    from tiacrossfusion.interop.h5_reading import read_h5
+
+    return read_h5(path)
+
+
+def as_features(
+    shape: tuple[int, ...], rows: Callable[[int, int], np.ndarray], label: str
+) -> np.ndarray:
+    """Convert features to float16, block by block.
+
+    Args:
+        shape: (N, E), or (1, N, E) as some writers have it.
+        rows: gives rows from a first to a last one (exclusive), (n, E).
+        label: names the file.
+
+    Returns:
+        (N, E) float16.
+
+    Raises:
+        TiacfError: the shape is another one, there is no patch, or a value is not finite or larger
+            than a float16 can be.
+    """
+    if len(shape) == 3 and shape[0] == 1:
+        shape = shape[1:]
+    if len(shape) != 2 or not shape[1]:
+        raise TiacfError(
+            f"{label}: features have the shape {shape}, not (patches, width); give patch features"
+        )
+    if not shape[0]:
+        raise TiacfError(f"{label}: holds no patch; leave this slide out")
+    features = np.empty(shape, np.float16)
+    not_finite = too_large = 0
+    for start in range(0, shape[0], _BLOCK):
+        block = np.asarray(rows(start, start + _BLOCK))
+        if block.dtype.kind != "f":
+            raise TiacfError(f"{label}: features are {block.dtype}, not floating-point numbers")
+        finite = np.isfinite(block)
+        not_finite += block.size - int(finite.sum())
+        too_large += int((finite & (np.abs(block) > _LARGEST)).sum())
+        with np.errstate(over="ignore"):  # counted above
+            features[start : start + _BLOCK] = block
+    if not_finite:
+        raise TiacfError(f"{label}: {not_finite} features are not finite; make the file again")
+    if too_large:
+        raise TiacfError(
+            f"{label}: {too_large} features are beyond {_LARGEST:g}, the largest that a bag can hold; "
+            "scale the features down in all slides"
+        )
+    return features

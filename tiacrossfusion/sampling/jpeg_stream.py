@@ -1,0 +1,83 @@
+"""Telling a damaged JPEG stream from a sound one.
+
+libjpeg goes on after most damage with a warning and paints what is missing grey. imagecodecs does not
+pass its warnings on, while OpenSlide takes them for errors; these checks see what it sees, as far as
+that can be told without decoding the entropy-coded data a second time.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+
+_START, _END = b"\xff\xd8", b"\xff\xd9"
+_SCAN = 0xDA
+#: Start of frame: baseline and extended sequential, progressive (ITU-T T.81, table B.1).
+_SEQUENTIAL, _PROGRESSIVE = (0xC0, 0xC1), 0xC2
+#: In entropy-coded data 0xFF is followed by a stuffed zero, a restart marker or another fill byte
+#: (ITU-T T.81, B.1.1.2 and B.1.1.5); anything else was written there by an accident.
+_STRAY_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+#: Bytes that stand for something else than flat blocks in any Huffman code.
+_FILLER = bytes(range(1, 65))
+
+
+class DamagedTileError(Exception):
+    """A tile whose bytes cannot be, or cannot all be, what the scanner wrote."""
+
+
+def check_jpeg(data: bytes, width: int, height: int) -> None:
+    """Look for damage that libjpeg passes over.
+
+    Args:
+        data: a JPEG stream, with or without its tables.
+        width: of the image that it should hold, in pixels.
+        height: of that image.
+
+    Raises:
+        DamagedTileError: the stream is cut off, overwritten or of another size.
+    """
+    if not data.startswith(_START):
+        raise DamagedTileError("no JPEG data")
+    # Writers may fill up to an even or a round number of bytes.
+    end = len(data) if data.endswith(_END) else len(data.rstrip(b"\0"))
+    if not data.endswith(_END, 0, end):
+        raise DamagedTileError("JPEG data without its end")
+    frame, size, scan, interleaved = _headers(data)
+    if size != (height, width):
+        raise DamagedTileError(f"JPEG data of {size[1]} x {size[0]} pixels")
+    if frame in _SEQUENTIAL and interleaved and _STRAY_MARKER.search(data, scan, end - 2):
+        raise DamagedTileError("JPEG data with bytes that belong to something else")
+    # The densest code there is has a bit for the level of a flat block and one for the rest of it,
+    # and three blocks stand for 8 x 8 pixels: more zeros than that are a hole in the file.
+    most_zeros = 3 * -(-width // 8) * -(-height // 8) * 2 // 8
+    if data.find(bytes(most_zeros + 1), scan, end) >= 0:
+        raise DamagedTileError("JPEG data with a hole of zeros")
+
+
+def with_filler(data: bytes) -> bytes:
+    """Add meaningless bytes at the end of the entropy-coded data.
+
+    They change nothing in a complete stream, whose blocks are all decoded before. In one that ran out
+    of data early they become the missing blocks.
+    """
+    end = data.rindex(_END)
+    return data[:end] + _FILLER + data[end:]
+
+
+def _headers(data: bytes) -> tuple[int, tuple[int, int], int, bool]:
+    """Return frame type, (height, width), where the scan begins and if it holds all components."""
+    frame, size, components = 0, (0, 0), 0
+    position = 2
+    while position + 4 <= len(data) and data[position] == 0xFF:
+        marker, length = struct.unpack_from(">xBH", data, position)
+        if marker == 0xFF:  # fill byte
+            position += 1
+            continue
+        body = position + 4
+        if marker in (*_SEQUENTIAL, _PROGRESSIVE) and body + 6 <= len(data):
+            frame = marker
+            size, components = struct.unpack_from(">HH", data, body + 1), data[body + 5]
+        if marker == _SCAN and body < len(data):
+            return frame, (size[0], size[1]), position + 2 + length, data[body] == components
+        position += 2 + length
+    raise DamagedTileError("JPEG data without a picture")
