@@ -30,16 +30,14 @@ from tiacrossfusion.sampling import (
     read_batches,
     tissue_mask,
 )
+from tiacrossfusion.sampling.area_average import AreaAverage
 from tiacrossfusion.sampling.roads import ReaderRoad, Road
 from tiacrossfusion.sampling.tile_cache import TileCache, count_uses
 
 SPEC = SamplingSpec()
 SMALL = SamplingSpec(patch_size=64)
-RED = (
-    255,
-    0,
-    0,
-)  # what tiles hold beyond the edge of the picture, where the writer lets one choose
+#: What tiles hold beyond the edge of the picture, where the writer lets one choose.
+RED = (255, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -489,3 +487,19 @@ def test_tiles_stay_as_long_as_they_are_needed(spans):
         cache.release(0, (top, left, bottom, right))
     assert sorted(decoded) == [tuple(place) for place in np.argwhere(expected).tolist()]
     assert len(cache) == 0
+
+
+@given(
+    width=st.integers(40, 400),
+    height=st.integers(40, 400),
+    side=st.integers(16, 40),
+    seed=st.integers(0),
+)
+@settings(max_examples=25, deadline=None)
+def test_averaging_areas_is_what_opencv_does(width, height, side, seed):
+    picture = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    expected = cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA)
+    found = AreaAverage((width, height), side)(picture)
+    difference = np.abs(found.astype(int) - expected)
+    assert difference.max() <= 1  # halves are rounded up here, to even there
+    assert difference.mean() < 0.1
