@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +23,8 @@ from tiacrossfusion.model_names import NETWORK_NAMES
 from tiacrossfusion.networks import TrainedNetwork, build_network, network_sizes
 from tiacrossfusion.networks.layout import fold_copies, pad_to_square
 from tiacrossfusion.networks.nystrom_attention import NystromAttention, pseudo_inverse
-from tiacrossfusion.outputs import OUTPUT_SUFFIXES, write_outputs
-from tiacrossfusion.pipeline import SlideResult, predict_bag
+from tiacrossfusion.outputs import OUTPUT_TYPES, output_suffixes, write_outputs
+from tiacrossfusion.pipeline import predict_stored
 from tiacrossfusion.sampling.spec import CELLS_20X, SCALES
 from tiacrossfusion.zoo import Architecture, load_bundle, save_bundle
 from tiacrossfusion.zoo import build_network as build_architecture
@@ -385,7 +386,8 @@ def test_a_bundle_of_any_network_predicts_and_writes_its_scores(demo_bundle, tmp
     bundle = load_bundle(tmp_path / "bundle")
     assert bundle.config.architecture.name == name
     bag = lattice_bag(bundle)
-    prediction = predict_bag(bag, bundle)
+    result = predict_stored(bag, bundle)
+    prediction = result.prediction
     with torch.no_grad():
         inputs = [torch.from_numpy(bag.scales[scale].features).float()[None] for scale in SCALES]
         output = trained(*inputs, attention=True)
@@ -397,11 +399,12 @@ def test_a_bundle_of_any_network_predicts_and_writes_its_scores(demo_bundle, tmp
         stages |= {"5x", "10x"} | ({"fused"} if name.startswith("crossfusion") else set())
     assert set(prediction.attention) == stages
     overview = np.full((200, 200, 3), 230, np.uint8)
-    result = SlideResult(bag=bag, prediction=prediction, caveat="", overview=overview)
-    for output_type, suffixes in OUTPUT_SUFFIXES.items():
+    result = replace(result, overview=overview)
+    for output_type in OUTPUT_TYPES:
         folder = tmp_path / output_type
         folder.mkdir()
         write_outputs(folder, "slide", output_type, result, bundle)
+        suffixes = output_suffixes(output_type)
         assert {p.name for p in folder.iterdir()} == {f"slide{suffix}" for suffix in suffixes}
 
     by = "fused" if "fused" in stages else "20x"
@@ -416,8 +419,10 @@ def test_a_bundle_of_any_network_predicts_and_writes_its_scores(demo_bundle, tmp
         tiles = [p for p in features if p["objectType"] == "tile"]
         assert len(tiles) == len(bag.scales[scale])
         for tile in tiles:
-            named = {m.split()[1] for m in tile["measurements"]}
-            assert named == stages
+            named = {m.split()[1] for m in tile["measurements"] if m.startswith("Attention")}
+            assert named == stages | ({"rolled"} if name.startswith("crossfusion") else set())
+            adds = {m.split()[1] for m in tile["measurements"] if m.startswith("Attribution")}
+            assert adds == (stages & set(SCALES)) | {"total"}
             assert f"Attention {colour} percentile" in tile["measurements"]
         for hotspot in (p["measurements"] for p in features if p["objectType"] == "annotation"):
             assert f"Attention {by} mean" in hotspot

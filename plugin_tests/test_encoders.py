@@ -262,7 +262,6 @@ def test_result_does_not_depend_on_the_cores_and_their_setting_is_left_alone(
     assert torch.get_num_threads() == 2
 
 
-
 def test_a_stream_of_batches_gives_what_each_batch_does():
     encoder = load_encoder("stain-texture")
     images = painted(5)

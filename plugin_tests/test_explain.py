@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 import runpy
@@ -21,15 +22,18 @@ from tiacrossfusion.encoders import EncoderSpec
 from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.explain import (
     STAGES,
+    TileScores,
     attention_figure,
     find_hotspots,
     open_store,
     percentile_rank,
     survival_figure,
     tile_scores,
+    why_no_maps,
     write_annotation_store,
     write_geojson,
 )
+from tiacrossfusion.explain.colours import percentile_colours
 from tiacrossfusion.explain.overlay import _paint
 from tiacrossfusion.features import FeatureBag, Provenance, ScaleFeatures
 from tiacrossfusion.sampling.spec import CELLS_20X, SCALES, SamplingSpec
@@ -91,6 +95,27 @@ def hot_attention(bag: FeatureBag, hot: dict[tuple[int, int], float]) -> dict[st
     cells = map(tuple, bag.scales["10x"].grid.tolist())
     attention["fused"] = np.array([hot.get(cell, 1.0) for cell in cells])
     return attention
+
+
+def all_scores(bag: FeatureBag, seed: int = 0) -> dict[str, TileScores]:
+    """Made-up attention, rolled attention and attribution."""
+    rng = np.random.default_rng(seed)
+    rolled = {scale: rng.dirichlet(np.ones(n)) / 3 for scale, n in bag.counts().items()}
+    attribution = {scale: rng.normal(0, 0.01, n) for scale, n in bag.counts().items()}
+    attention = make_attention(bag, seed)
+    return tile_scores(bag, attention, rolled=rolled, attribution=attribution)
+
+
+def imported(bag: FeatureBag, *, placed: bool, nested: bool = True) -> FeatureBag:
+    """The bag as of another program, which tells no size, no resolution and perhaps no place."""
+    unknown = {"dimensions": None, "mpp": None, "imported": "another program, features.h5"}
+    scales = {
+        name: ScaleFeatures(
+            scale.features, scale.bounds if placed else None, scale.grid if nested else None
+        )
+        for name, scale in bag.scales.items()
+    }
+    return FeatureBag(scales, bag.provenance.model_copy(update=unknown))
 
 
 def write_all(folder: Path, bag: FeatureBag, attention: dict[str, np.ndarray]) -> list[Path]:
@@ -202,6 +227,43 @@ def test_a_patch_without_its_ancestor_is_refused_in_one_line():
     assert "\n" not in str(error.value)
 
 
+def test_rolled_attention_and_attribution_are_shared_by_place_and_keep_their_sums():
+    # Two 5x cells: three 20x cells in two 10x cells in the left one, a single one in the right.
+    bag = make_bag([(0, 0), (1, 1), (2, 0), (5, 3)])
+    given = {
+        "5x": np.array([0.3, -0.2]),
+        "10x": np.array([0.4, 0.1, 0.6]),
+        "20x": np.array([0.1, 0.2, -0.1, 0.05]),  # (0, 0), (2, 0), (1, 1), (5, 3)
+    }
+    scores = tile_scores(bag, make_attention(bag), rolled=given, attribution=given)
+    shared = [0.1 + 0.2 + 0.1, 0.2 + 0.1 + 0.1, -0.1 + 0.2 + 0.1, 0.05 + 0.6 - 0.2]
+    fine = scores["20x"]
+    np.testing.assert_allclose(fine.values["rolled"], shared)
+    np.testing.assert_allclose(fine.attributions["total"], shared)
+    assert fine.attributions["total"].sum() == pytest.approx(sum(v.sum() for v in given.values()))
+    np.testing.assert_allclose(fine.attributions["10x"], [0.4, 0.1, 0.4, 0.6])
+    np.testing.assert_allclose(fine.percentiles["rolled"], percentile_rank(np.array(shared)))
+    assert fine.measurement("rolled") == "Attention rolled"
+    assert fine.attribution_measurement("total") == "Attribution total"
+    assert scores["10x"].attribution_measurement("20x") == "Attribution 20x mean"
+    np.testing.assert_allclose(scores["10x"].attributions["20x"], [0.0, 0.2, 0.05], atol=1e-15)
+    np.testing.assert_allclose(scores["5x"].attributions["5x"], given["5x"])
+    # A network of one scale has no more than that.
+    only = tile_scores(bag, {"20x": given["20x"]}, attribution={"20x": given["20x"]})
+    assert list(only["20x"].attributions) == ["20x", "total"]
+    np.testing.assert_array_equal(only["20x"].attributions["total"], given["20x"])
+
+
+@pytest.mark.parametrize(("placed", "nested"), [(False, True), (True, False)])
+def test_maps_of_a_bag_without_places_are_refused_in_one_line(placed: bool, nested: bool):
+    bag = imported(make_bag(block(4, 4)), placed=placed, nested=nested)
+    assert why_no_maps(bag)
+    assert not why_no_maps(make_bag(block(4, 4)))
+    with pytest.raises(TiacfError, match=r"so there can be no maps; .* tiacf extract") as error:
+        tile_scores(bag, make_attention(bag))
+    assert "\n" not in str(error.value)
+
+
 def test_attention_of_another_length_is_refused():
     bag = make_bag(block(4, 4))
     attention = make_attention(bag) | {"fused": np.ones(3)}
@@ -256,7 +318,7 @@ def test_a_tile_carries_its_scores_under_the_names_that_qupath_lists(tmp_path: P
     main, middle, coarse = (read(path)["features"] for path in write_all(tmp_path, bag, attention))
     tile = [feature for feature in main if feature["properties"]["objectType"] == "tile"][6]
     expected = {}
-    for stage in STAGES:
+    for stage in STAGES[:-1]:  # nothing was rolled
         expected[f"Attention {stage}"] = float(f"{scores['20x'].values[stage][6]:.6g}")
         percentile = scores["20x"].percentiles[stage][6]
         expected[f"Attention {stage} percentile"] = float(f"{percentile:.6g}")
@@ -266,6 +328,67 @@ def test_a_tile_carries_its_scores_under_the_names_that_qupath_lists(tmp_path: P
         "Attention 20x mean percentile",
     ]
     assert "Attention fused mean" in coarse[0]["properties"]["measurements"]
+
+
+def test_tiles_and_hotspots_carry_all_scores_and_what_is_unknown_is_left_out(tmp_path: Path):
+    bag = make_bag(block(12, 12))
+    rng = np.random.default_rng(0)
+    attribution = {scale: rng.normal(0, 0.01, n) for scale, n in bag.counts().items()}
+    attribution["20x"][3] = np.nan
+    rolled = {scale: np.full(n, np.nan) for scale, n in bag.counts().items()}
+    attention = hot_attention(bag, {(1, 1): 2.0, (2, 1): 2.0})
+    scores = tile_scores(bag, attention, rolled=rolled, attribution=attribution)
+    hotspots = find_hotspots(bag, scores["20x"])
+    paths = write_geojson(tmp_path, "slide", bag, scores, hotspots, **ORIGIN)
+    (spot, *tiles) = (feature["properties"] for feature in check_rules(paths[0], bag))
+    signed = ["Attribution 5x", "Attribution 10x", "Attribution 20x", "Attribution total"]
+    for number, tile in enumerate(tiles):
+        has = {name for name in tile["measurements"] if name.startswith("Attribution")}
+        assert has == (set(signed[:2]) if number == 3 else set(signed))
+        assert not any("rolled" in name for name in tile["measurements"])
+    assert tiles[7]["measurements"]["Attribution 20x"] == float(f"{attribution['20x'][7]:.6g}")
+    inside = scores["20x"].percentiles["fused"] >= 95
+    mean = scores["20x"].attributions["total"][inside].mean()
+    assert spot["measurements"]["Attribution total mean"] == pytest.approx(mean, rel=1e-5)
+    assert "Attention rolled mean" not in spot["measurements"]
+    assert {f"Attention {stage} mean" for stage in STAGES[:-1]} < set(spot["measurements"])
+    for path in paths[1:]:
+        check_rules(path, bag)
+
+
+def test_compressed_files_hold_the_same_and_are_the_same_every_time(
+    bag: FeatureBag, tmp_path: Path
+):
+    scores = all_scores(bag)
+    written = {}
+    for name, compress in (("plain", False), ("one", True), ("two", True)):
+        (tmp_path / name).mkdir()
+        written[name] = write_geojson(
+            tmp_path / name, "slide", bag, scores, [], **ORIGIN, compress=compress
+        )
+    assert written["one"][0].name == "slide.geojson.gz"
+    for plain, one, two in zip(*written.values(), strict=True):
+        assert gzip.decompress(one.read_bytes()) == plain.read_bytes()
+        assert one.read_bytes() == two.read_bytes()
+        assert len(one.read_bytes()) < len(plain.read_bytes()) / 3
+
+
+def test_a_slide_of_unknown_size_and_resolution_has_maps_without_microns(tmp_path: Path):
+    bag = imported(make_bag(block(24, 18)), placed=True)
+    scores = all_scores(bag)
+    hotspots = find_hotspots(bag, scores["20x"])
+    assert hotspots
+    assert all(hotspot.area is None for hotspot in hotspots)
+    path = write_geojson(tmp_path, "slide", bag, scores, hotspots, **ORIGIN)[0]
+    assert "null" not in path.read_text("utf-8")
+    document = read(path)
+    assert "mpp" not in document["tiacrossfusion"]
+    assert document["tiacrossfusion"]["features"]["imported"] == "another program, features.h5"
+    assert "Area um^2" not in document["features"][0]["properties"]["measurements"]
+    write_annotation_store(tmp_path / "slide.db", bag, scores["20x"], hotspots, **ORIGIN)
+    picture = tmp_path / "slide.png"
+    attention_figure(None, bag, scores, hotspots, picture, title="a", **ORIGIN)
+    check_picture(picture)
 
 
 def test_colours_run_from_dark_to_yellow_with_the_percentile_of_the_file(tmp_path: Path):
@@ -392,9 +515,9 @@ def test_a_hotspot_may_have_a_hole_and_touch_another_at_a_corner(tmp_path: Path)
             "isLocked": True,
             "measurements": {
                 "Rank": hotspot.rank,
-                "Attention fused mean": hotspot.attention,
                 "Tiles": hotspot.tiles,
                 "Area um^2": float(f"{hotspot.area:.6g}"),
+                **{f"{name} mean": float(f"{v:.6g}") for name, v in hotspot.means.items()},
             },
             "metadata": {"Model": ORIGIN["model"], "Notice": ORIGIN["note"]},
         }
@@ -418,7 +541,8 @@ def test_the_store_is_read_back_with_shares_and_level_0_coordinates(tmp_path: Pa
     bag = make_bag(block(12, 12), offset=(100, 50))
     attention = hot_attention(bag, {(1, 1): 2.0, (2, 1): 2.0})
     attention["20x"][0] = np.nan
-    scores = tile_scores(bag, attention)["20x"]
+    attribution = {"20x": np.linspace(-1, 0.25, 144)}
+    scores = tile_scores(bag, attention, attribution=attribution)["20x"]
     hotspots = find_hotspots(bag, scores)
     path = tmp_path / "slide.db"
     write_annotation_store(path, bag, scores, hotspots, **ORIGIN)
@@ -434,9 +558,13 @@ def test_the_store_is_read_back_with_shares_and_level_0_coordinates(tmp_path: Pa
     assert first.properties["attention_5x"] == round(scores.percentiles["5x"][0] / 100, 6)
     (spot,) = store.query(where='props["type"]=="Hotspot"').values()
     assert spot.properties["name"] == "Hotspot 1"
+    assert spot.properties["Attention fused"] == 2
+    assert first.properties["attribution_20x"] == 0
+    assert 0.5 < store["20x_11_11"].properties["attribution_20x"] < 0.7  # raises the risk a little
     assert spot.geometry.equals(hotspots[0].polygon)
     for annotation in store.values():
-        shares = [v for k, v in annotation.properties.items() if k.startswith("attention_")]
+        kinds = ("attention_", "attribution_")
+        shares = [v for k, v in annotation.properties.items() if k.startswith(kinds)]
         assert all(0 <= share <= 1 for share in shares)
     store.close()
 
@@ -463,7 +591,7 @@ def test_the_attention_figure_takes_slides_of_any_shape(columns: int, rows: int,
     thumbnail = np.random.default_rng(0).integers(120, 240, (9 * rows, 9 * columns, 3), np.uint8)
     texts = {"title": "a $\\slide$", "model": "made-up model", "note": "not for clinical use"}
     for name in ("one.png", "two.png"):
-        scores = tile_scores(bag, attention)
+        scores = tile_scores(bag, attention, attribution={"20x": attention["20x"] - 0.01})
         hotspots = find_hotspots(bag, scores["20x"])
         attention_figure(thumbnail, bag, scores, hotspots, tmp_path / name, **texts)
     check_picture(tmp_path / "one.png")
@@ -473,7 +601,7 @@ def test_the_attention_figure_takes_slides_of_any_shape(columns: int, rows: int,
 def test_tiles_are_painted_where_they_lie():
     bag = make_bag([(1, 0), (5, 3)], dimensions=(round(8 * SIDE), round(4 * SIDE)))
     white = np.full((40, 80, 3), 250, np.uint8)
-    painted = _paint(white, bag, "20x", np.array([0.0, 100.0]))
+    painted = _paint(white, bag, "20x", percentile_colours(np.array([0.0, 100.0])))
     changed = (painted != white).any(axis=2)
     expected = np.zeros((40, 80), bool)
     expected[0:10, 10:20] = expected[30:40, 50:60] = True

@@ -17,10 +17,12 @@ import numpy as np
 
 from tiacrossfusion.checks import at_least, positive
 from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.explain import why_no_maps
 from tiacrossfusion.features import FeatureBag, slide_identity
 from tiacrossfusion.jobs import Job, ToolNames, Tools, carry_out, failure
 from tiacrossfusion.outputs import (
-    OUTPUT_SUFFIXES,
+    ALL_SUFFIXES,
+    output_suffixes,
     prediction_dict,
     prediction_row,
     write_outputs,
@@ -34,6 +36,7 @@ from tiacrossfusion.pipeline import (
 )
 from tiacrossfusion.progress import Progress
 from tiacrossfusion.records import OutputError, Record
+from tiacrossfusion.report import make_fragment
 from tiacrossfusion.results import ResultsFolder
 from tiacrossfusion.sampling import find_mask
 
@@ -45,8 +48,6 @@ if TYPE_CHECKING:
     from tiacrossfusion.zoo import ModelBundle
 
 Mask = str | Path | np.ndarray
-
-_ALL_SUFFIXES = sorted({suffix for suffixes in OUTPUT_SUFFIXES.values() for suffix in suffixes})
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,8 @@ class RunOptions:
         overwrite: make results again, replacing files that this program wrote for these slides.
         batch_size: patches in a batch.
         num_workers: reading threads.
+        attribution: find out what raises and what lowers the risk, and roll attention back.
+        gzip: compress GeoJSON.
     """
 
     mpp: float | None = None
@@ -89,6 +92,8 @@ class RunOptions:
     overwrite: bool = False
     batch_size: int = 32
     num_workers: int = 2
+    attribution: bool = True
+    gzip: bool = False
 
     def __post_init__(self) -> None:
         """Check the values.
@@ -147,9 +152,8 @@ def predict_bags(
     stores: Sequence[str | Path],
     bundle: ModelBundle,
     folder: ResultsFolder | None,
+    options: RunOptions | None = None,
     *,
-    output_type: str = "qupath",
-    overwrite: bool = False,
     cluster: Cluster | None = None,
     show_progress: bool = True,
 ) -> list[SlideOutcome]:
@@ -162,8 +166,8 @@ def predict_bags(
         stores: paths of bags, as `FeatureBag.save` and `tiacf extract` write them.
         bundle: the model; a bag made with another encoder or sampling is recorded as failed.
         folder: where results go, earlier ones in it are resumed; None keeps them in memory.
-        output_type: "qupath", "zarr" or "annotationstore"; not looked at when nothing is written.
-        overwrite: make results again, replacing files that this program wrote for these bags.
+        options: how results are made and written, None for the defaults; those for slides are not
+            looked at.
         cluster: where bags are worked on; None for this process.
         show_progress: draw bars and print a line for each bag.
 
@@ -173,10 +177,10 @@ def predict_bags(
     Raises:
         OutputError: the output folder cannot be written.
     """
-    options = RunOptions(output_type=output_type, overwrite=overwrite)
     tools = Tools(None, bundle) if cluster is None else cluster.tools
     run = uuid.uuid4().hex
-    jobs = (_BagJob(Path(store), tools, folder, options, run) for store in stores)
+    settings = options or RunOptions()
+    jobs = (_BagJob(Path(store), tools, folder, settings, run) for store in stores)
     return _go_through(jobs, len(stores), bundle, folder, cluster, show_progress=show_progress)
 
 
@@ -189,7 +193,9 @@ def _go_through(
     *,
     show_progress: bool,
 ) -> list[SlideOutcome]:
-    return carry_out(
+    if folder is not None:
+        folder.check_report_free()
+    outcomes = carry_out(
         jobs,
         total,
         folder,
@@ -197,6 +203,9 @@ def _go_through(
         lambda outcome: _line(outcome, bundle),
         show_progress=show_progress,
     )
+    if folder is not None:
+        folder.write_report(bundle.config)
+    return outcomes
 
 
 class _Job(Job[SlideOutcome], ABC):
@@ -248,11 +257,14 @@ class _Job(Job[SlideOutcome], ABC):
     def _keep(self, folder: ResultsFolder) -> SlideOutcome:
         """Predict into a folder, unless it is finished there."""
         bundle, record = self.bundle, self._claim(folder)
-        suffixes = OUTPUT_SUFFIXES[self.options.output_type]
-        output = folder.path / f"{record.name}{suffixes[0]}"
+        output: Path | None = None
         attempted = False
         try:
-            key = self._key()
+            key = self._key() | {"attribution": str(self.options.attribution)}
+            suffixes = output_suffixes(
+                self.options.output_type, gzip=self.options.gzip, maps=self._has_maps()
+            )
+            output = folder.path / f"{record.name}{suffixes[0]}"
             if (
                 not self.options.overwrite
                 and folder.finished(record, key, suffixes)
@@ -267,7 +279,15 @@ class _Job(Job[SlideOutcome], ABC):
                 result = self._predict()
                 self.progress.stage(self.label, "write")
                 with folder.writing():
-                    write_outputs(staging, record.name, self.options.output_type, result, bundle)
+                    write_outputs(
+                        staging,
+                        record.name,
+                        self.options.output_type,
+                        result,
+                        bundle,
+                        gzip=self.options.gzip,
+                    )
+                    make_fragment(result, bundle).save(folder.fragment(record))
                 seconds = round(time.perf_counter() - started, 2)
                 record.row = {**self._row(result, seconds), "output": record.name}
                 record.key = key
@@ -291,7 +311,7 @@ class _Job(Job[SlideOutcome], ABC):
         return SlideOutcome(self.given, "ok", "", None, prediction_dict(result, self.bundle), row)
 
     def _claim(self, folder: ResultsFolder) -> Record:
-        return folder.claim(self.source, self.stem, _ALL_SUFFIXES)
+        return folder.claim(self.source, self.stem, ALL_SUFFIXES)
 
     def _record_failure(
         self, folder: ResultsFolder, record: Record, message: str, *, attempted: bool
@@ -320,6 +340,10 @@ class _Job(Job[SlideOutcome], ABC):
     @abstractmethod
     def _predict(self) -> SlideResult:
         """Predict."""
+
+    def _has_maps(self) -> bool:
+        """Whether it is known where the patches lie."""
+        return True
 
     def _load_readers(self) -> None:
         """Import what reads it, which takes seconds that are not the first slide's."""
@@ -381,6 +405,7 @@ class _SlideJob(_Job):
                 power=self.options.power,
                 batch_size=self.options.batch_size,
                 num_workers=self.options.num_workers,
+                attribution=self.options.attribution,
                 progress=self.progress,
             )
         finally:
@@ -434,13 +459,16 @@ class _BagJob(_Job):
         content = hashlib.sha256(self._bag.provenance.model_dump_json().encode())
         for scale in self._bag.scales.values():
             for array in (scale.features, scale.bounds, scale.grid):
-                content.update(np.ascontiguousarray(array).tobytes())
+                content.update(b"" if array is None else np.ascontiguousarray(array).tobytes())
         return {"bag": content.hexdigest(), "model": self.bundle.fingerprint}
+
+    def _has_maps(self) -> bool:
+        return not why_no_maps(self._bag)
 
     def _predict(self) -> SlideResult:
         bag = self._bag
         self.progress.stage(self.label, "predict")
-        return predict_stored(bag, self.bundle)
+        return predict_stored(bag, self.bundle, attribution=self.options.attribution)
 
 
 def _identity(image: str | Path | WSIReader) -> tuple[str, str, str]:

@@ -115,8 +115,7 @@ class FeatureBag:
                 if array is None or array.shape != shape:
                     have = "no array" if array is None else f"the shape {array.shape}"
                     raise TiacfError(
-                        f"{label}: {name} {field} has {have}, not {shape}; "
-                        "extract it again"
+                        f"{label}: {name} {field} has {have}, not {shape}; extract it again"
                     )
             if not np.isfinite(scale.features).all():
                 raise TiacfError(f"{label}: {name} features are not finite; extract it again")

@@ -6,7 +6,7 @@ import hashlib
 import logging
 from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +15,14 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.explain import (
+    attribute,
+    find_hotspots,
+    read_gallery,
+    rolled_scores,
+    tile_scores,
+    why_no_maps,
+)
 from tiacrossfusion.features import FeatureBag, Provenance, ScaleFeatures, slide_identity
 from tiacrossfusion.progress import Progress
 from tiacrossfusion.sampling import (
@@ -39,6 +47,7 @@ if TYPE_CHECKING:
     from tiatoolbox.wsicore.wsireader import WSIReader
 
     from tiacrossfusion.encoders import Encoder, EncoderSpec
+    from tiacrossfusion.explain import Attribution, Gallery, Hotspot, TileScores
     from tiacrossfusion.zoo import BundleConfig, ModelBundle
 
 #: Longer side of a slide's overview in pixels.
@@ -64,6 +73,9 @@ class Prediction:
         unknown: why percentile, group or times are None; empty when all are known.
         attention: attention that each token receives: "5x" (N5,), "10x" (N10,), "20x" (N20,) and
             "fused" (N10,), float64, of those that the network has; empty for a patient.
+        rolled: attention followed back to the tokens of each scale, see `explain.rolled_scores`; None
+            where the network has no layers to follow, or it was not asked for.
+        attribution: what raises and what lowers the risk; None where it was not asked for.
         member_risks: (M,) risk that each member of an ensemble gives; None for a single network, and
             for a patient, since only the mean hazards of the slides are known.
     """
@@ -77,6 +89,8 @@ class Prediction:
     median_reached: bool | None
     unknown: str
     attention: dict[str, np.ndarray]
+    rolled: dict[str, np.ndarray] | None = None
+    attribution: Attribution | None = None
     member_risks: np.ndarray | None = None
 
     @property
@@ -95,14 +109,21 @@ class SlideResult:
         bag: its features.
         prediction: what the model says.
         caveat: why the numbers may not hold for this slide; empty when nothing speaks against them.
+        scores: of the tiles of each grid; None where it is not known where the patches lie.
+        hotspots: where attention is highest.
         overview: (h, w, 3) uint8, the whole slide, its longer side about `OVERVIEW` pixels; None when
             only the bag was there.
+        gallery: the patches with the highest and the lowest scores; None as the overview, or where there
+            are no scores.
     """
 
     bag: FeatureBag
     prediction: Prediction
     caveat: str
-    overview: np.ndarray | None
+    scores: dict[str, TileScores] | None
+    hotspots: list[Hotspot]
+    overview: np.ndarray | None = None
+    gallery: Gallery | None = None
 
     @property
     def name(self) -> str:
@@ -131,6 +152,7 @@ def predict_slide(
     power: float | None = None,
     batch_size: int = 32,
     num_workers: int = 2,
+    attribution: bool = True,
     progress: Progress | None = None,
 ) -> SlideResult:
     """Go the whole way with one slide; the arguments are those of the steps below.
@@ -149,16 +171,23 @@ def predict_slide(
             num_workers=num_workers,
             progress=progress,
         )
-        overview = read_overview(slide, OVERVIEW)
-    progress.stage(slide.name, "predict")
-    return predict_stored(bag, bundle, overview=overview, caveat=slide.caveat)
+        progress.stage(slide.name, "predict")
+        result = predict_stored(bag, bundle, attribution=attribution, caveat=slide.caveat)
+        progress.stage(slide.name, "pictures")
+        return replace(
+            result,
+            overview=read_overview(slide, OVERVIEW),
+            gallery=None
+            if result.scores is None
+            else read_gallery(slide, bag, result.scores, bundle.config.sampling),
+        )
 
 
 def predict_stored(
     bag: FeatureBag,
     bundle: ModelBundle,
     *,
-    overview: np.ndarray | None = None,
+    attribution: bool = True,
     caveat: str = "",
 ) -> SlideResult:
     """Go the rest of the way with a slide that has been encoded; the slide itself is not read.
@@ -166,7 +195,8 @@ def predict_stored(
     Args:
         bag: its features.
         bundle: the model.
-        overview: the whole slide, where it is at hand.
+        attribution: find out what raises and lowers the risk too, and roll attention back, which takes
+            about ten times as long as the prediction alone.
         caveat: what is known to speak against the numbers; a bag does not tell whether its scale was
             given against the file's word.
 
@@ -174,8 +204,30 @@ def predict_stored(
         TiacfError: as of `predict_bag`.
     """
     prediction = predict_bag(bag, bundle)
-    caveats = (caveat, *bag_caveats(bag), risk_caveat(prediction, bundle.config))
-    return SlideResult(bag, prediction, "; ".join(filter(None, caveats)), overview)
+    if attribution:
+        prediction = replace(
+            prediction,
+            rolled=rolled_scores(bag, bundle),
+            attribution=attribute(bag, bundle),
+        )
+    no_maps = why_no_maps(bag)
+    caveats = (
+        caveat,
+        *bag_caveats(bag),
+        risk_caveat(prediction, bundle.config),
+        f"no maps: {no_maps}" if no_maps else "",
+    )
+    scores, hotspots = None, []
+    if not no_maps:
+        adds = prediction.attribution
+        scores = tile_scores(
+            bag,
+            prediction.attention,
+            rolled=prediction.rolled,
+            attribution=None if adds is None else adds.values,
+        )
+        hotspots = find_hotspots(bag, scores["20x"])
+    return SlideResult(bag, prediction, "; ".join(filter(None, caveats)), scores, hotspots)
 
 
 def extract_bag(
@@ -346,19 +398,8 @@ def predict_bag(bag: FeatureBag, bundle: ModelBundle) -> Prediction:
     """
     import torch
 
-    bundle.check_bag(bag)
-    empty = [scale for scale, patches in bag.counts().items() if patches == 0]
-    if empty:
-        raise TiacfError(
-            f"bag of {bag.provenance.slide}: no patches at {', '.join(empty)}; extract it again"
-        )
-    device = next(bundle.network.parameters()).device
-    tokens = [
-        torch.from_numpy(bag.scales[scale].features).to(device, torch.float32)[None]  # (1, N, E)
-        for scale in ("5x", "10x", "20x")
-    ]
     with torch.inference_mode():
-        output = bundle.network(*tokens, attention=True)
+        output = bundle.network(*bundle.tokens(bag).values(), attention=True)
     hazards = output.hazards[0].cpu().double().numpy()
     if not np.isfinite(hazards).all():
         raise TiacfError(

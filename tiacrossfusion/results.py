@@ -9,14 +9,20 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.records import RECORDS, OutputError, Record, RecordFolder
 
+if TYPE_CHECKING:
+    from tiacrossfusion.report import ReportSlide
+    from tiacrossfusion.zoo import BundleConfig
+
 TABLE = "predictions.csv"
 PATIENTS = "patients.csv"
+REPORT = "report.html"
 
 #: Columns of slides before and after those of the time bins.
 _FIRST = (
@@ -30,6 +36,9 @@ _FIRST = (
     "time_unit",
 )
 _LAST = (
+    "contribution_5x",
+    "contribution_10x",
+    "contribution_20x",
     "patches_5x",
     "patches_10x",
     "patches_20x",
@@ -127,7 +136,54 @@ class ResultsFolder(RecordFolder):
                 f"{record.source}: {self.path} holds its result made with another "
                 f"{' and '.join(differs)}; give --overwrite to replace it, or another --output-path"
             )
-        return all((self.path / f"{record.name}{suffix}").exists() for suffix in suffixes)
+        files = [self.path / f"{record.name}{suffix}" for suffix in suffixes]
+        return all(file.exists() for file in (*files, self.fragment(record)))
+
+    def fragment(self, record: Record) -> Path:
+        """Where a slide's part of the report is kept."""
+        return self.records_path / "report" / f"{record.name}.json"
+
+    def check_report_free(self) -> None:
+        """Refuse to write over a page that is not this program's.
+
+        Raises:
+            OutputError: there is one.
+        """
+        path = self.path / REPORT
+        with self.writing():
+            (self.records_path / "report").mkdir(exist_ok=True)
+            if not path.exists() or b"tiacrossfusion" in path.read_bytes()[:2000]:
+                return
+        raise OutputError(
+            f"{path}: exists and was not written by tiacf; move it away or give another --output-path"
+        )
+
+    def write_report(self, config: BundleConfig) -> None:
+        """Write `report.html` of all slides in the folder, in one step.
+
+        Args:
+            config: of the model of this run.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        from tiacrossfusion.report import ReportRun, write_report
+
+        run = ReportRun(config, title=f"Survival predictions: {self.path.absolute().name}")
+        with self.writing():
+            write_report(self.path / REPORT, run, self._report_slides())
+
+    def _report_slides(self) -> Iterator[ReportSlide]:
+        """Each slide's part of the report, as its record has it now."""
+        from tiacrossfusion.report import ReportSlide
+
+        for record in self.records():
+            row = record.row
+            now = {"message": row.get("message", ""), "source": row.get("path", "")}
+            if record.status == "failed":
+                yield ReportSlide(name=row["slide"], status="failed", **now)
+            elif record.status == "ok" and self.fragment(record).exists():
+                yield ReportSlide.load(self.fragment(record)).model_copy(update=now)
 
     def check_patients_free(self) -> None:
         """Refuse to write over a table of patients that is not this program's.

@@ -1,15 +1,21 @@
-"""`tiacf evaluate`: figures of predictions, and two models compared."""
+"""`tiacf evaluate`: figures of predictions, two models compared, and whether scores are faithful."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import click
-from tiatoolbox.cli.common import cli_output_path
+from click.core import ParameterSource
+from tiatoolbox.cli.common import cli_device, cli_output_path
 
 from tiacrossfusion.checks import at_least
 from tiacrossfusion.cli.checks import given, output_folder
 from tiacrossfusion.cli.train import say_figures
+from tiacrossfusion.errors import TiacfError
+
+#: What only one of the two things that the command does has a use for.
+_OF_PREDICTIONS = ("predictions", "against")
+_OF_FAITHFULNESS = ("bags", "model", "truth", "slides", "device")
 
 
 @click.command()
@@ -19,19 +25,81 @@ from tiacrossfusion.cli.train import say_figures
     help="Folder of a model in the output of `tiacf train`, with its out_of_fold.csv.",
 )
 @click.option("--against", type=Path, help="The same of another model, to compare with.")
+@click.option(
+    "--faithfulness",
+    is_flag=True,
+    help="Judge the scores of tokens instead: does deleting those with the highest move the risk more "
+    "than deleting others?",
+)
+@click.option(
+    "--bags",
+    type=Path,
+    help="Of --faithfulness: folder of feature bags, of slides that the model has not seen.",
+)
+@click.option(
+    "--model",
+    type=str,
+    help="Of --faithfulness: a name from `tiacf models`, a bundle folder, or a hub id (owner/name).",
+)
+@click.option(
+    "--truth",
+    type=Path,
+    help="Of --faithfulness: folder of what `tiacf simulate --slides` planted (<slide>.npz).",
+)
+@click.option(
+    "--slides",
+    default=20,
+    show_default=True,
+    help="Of --faithfulness: most slides to look at, drawn at random; each takes about 100 predictions.",
+)
+@cli_device()
 @cli_output_path(usage_help="Folder for figures and pictures.")
 @click.option("--draws", default=1000, show_default=True, help="Bootstrap draws.")
-@click.option("--seed", default=0, show_default=True, help="Of the bootstrap.")
+@click.option("--seed", default=0, show_default=True, help="Of everything random.")
+@click.pass_context
 def evaluate(
-    predictions: Path | None, against: Path | None, output_path: str, draws: int, seed: int
+    context: click.Context,
+    predictions: Path | None,
+    against: Path | None,
+    bags: Path | None,
+    model: str | None,
+    truth: Path | None,
+    slides: int,
+    device: str,
+    output_path: str,
+    draws: int,
+    seed: int,
+    *,
+    faithfulness: bool,
 ) -> None:
-    """Judge out-of-fold predictions again, or compare two models on the same patients.
+    """Judge out-of-fold predictions again, compare two models, or judge the scores of tokens.
 
     Writes evaluation.json and pictures; with --against comparison.json, the paired difference of the
-    two models' C-indices.
+    two models' C-indices; with --faithfulness faithfulness.json and faithfulness.csv.
     """
     at_least("--draws", draws, 1)
     at_least("--seed", seed, 0)
+    at_least("--slides", slides, 1)
+    needless = _OF_PREDICTIONS if faithfulness else _OF_FAITHFULNESS
+    for parameter in context.command.params:
+        if (
+            parameter.name in needless
+            and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
+        ):
+            reason = "with --faithfulness" if faithfulness else "without --faithfulness"
+            raise TiacfError(f"{parameter.opts[0]} {reason}: leave one of them out or add it")
+    if faithfulness:
+        _judge_scores(
+            given("--bags", None if bags is None else str(bags)),
+            str(given("--model", model)),
+            truth,
+            output_folder(given("--output-path", output_path)),
+            slides,
+            device,
+            draws=draws,
+            seed=seed,
+        )
+        return
     source = given("--predictions", None if predictions is None else str(predictions))
     folder = output_folder(given("--output-path", output_path))
 
@@ -55,3 +123,74 @@ def evaluate(
             f"{difference.high:.3f}), p = {comparison.p:.2g}"
         )
     click.echo(f"Figures and pictures: {folder}")
+
+
+def _judge_scores(
+    bags: Path,
+    model: str,
+    truth: Path | None,
+    folder: Path,
+    slides: int,
+    device: str,
+    *,
+    draws: int,
+    seed: int,
+) -> None:
+    """Measure, write and say the faithfulness of a model's scores.
+
+    Raises:
+        TiacfError: bags, their truth or the model are not there or do not go together.
+    """
+    if not bags.is_dir():
+        raise TiacfError(f"{bags}: no such folder; check --bags")
+    stores = [store for store in sorted(bags.glob("*.zarr")) if store.name[0] != "."]
+    if not stores:
+        raise TiacfError(f"{bags}: holds no bag (*.zarr); make them with tiacf extract")
+
+    import numpy as np
+
+    from tiacrossfusion.evaluation.faithfulness import faithfulness
+    from tiacrossfusion.evaluation.faithfulness_files import write_faithfulness
+    from tiacrossfusion.features import FeatureBag
+    from tiacrossfusion.zoo import load_bundle
+
+    if len(stores) > slides:
+        drawn = np.random.default_rng(seed).choice(len(stores), slides, replace=False)
+        stores = [stores[number] for number in sorted(drawn)]
+    if truth is not None:
+        for store in stores:
+            if not (truth / f"{store.stem}.npz").is_file():
+                raise TiacfError(f"{truth}: holds no {store.stem}.npz; check --truth")
+    bundle = load_bundle(model, device)
+    regions = None
+    if truth is not None:
+        from tiacrossfusion.evaluation.true_regions import planted_tokens
+        from tiacrossfusion.simulation import SlideTruth
+
+        regions = (
+            planted_tokens(FeatureBag.load(store), SlideTruth.load(truth / f"{store.stem}.npz"))
+            for store in stores
+        )
+    with click.progressbar(stores, label="Slides") as shown:
+        figures = faithfulness(
+            (FeatureBag.load(store) for store in shown),
+            bundle,
+            regions=regions,
+            draws=draws,
+            seed=seed,
+        )
+    write_faithfulness(folder, figures)
+    click.echo("Change of the risk against that of random deletions (95 % interval):")
+    for row in figures.deletions:
+        click.echo(
+            f"  {row.score:16} {row.end:7} {row.share:4.0%} of {row.scale:3}: "
+            f"{row.ratio.value:5.2f} ({row.ratio.low:.2f} to {row.ratio.high:.2f})"
+        )
+    for found in figures.regions:
+        click.echo(
+            f"  {found.score:16} AUC of the planted tokens of {found.scale}: {found.auc.value:.3f} "
+            f"({found.auc.low:.3f} to {found.auc.high:.3f})"
+        )
+    for note in figures.notes:
+        click.echo(note)
+    click.echo(f"Figures: {folder}")

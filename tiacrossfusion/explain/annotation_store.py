@@ -1,11 +1,13 @@
-"""Attention as a TIAToolbox annotation store, for `tiatoolbox visualize`.
+"""Scores as a TIAToolbox annotation store, for `tiatoolbox visualize`.
 
 The toolbox colours annotations by a property whose value lies in 0 to 1: percentiles are stored as
-shares. It reads the whole image, so coordinates keep the slide's offset.
+shares, and attribution so that 0.5 is none. It reads the whole image, so coordinates keep the slide's
+offset.
 """
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
@@ -16,7 +18,8 @@ import numpy as np
 import shapely
 from tiatoolbox.annotation.storage import Annotation, SQLiteStore
 
-from tiacrossfusion.explain.extent import clip_to_slide
+from tiacrossfusion.explain.colours import signed_shares
+from tiacrossfusion.explain.extent import clip_to_slide, tiles_of
 from tiacrossfusion.explain.hotspots import Hotspot
 from tiacrossfusion.explain.provenance import origin
 from tiacrossfusion.explain.scores import TileScores
@@ -59,9 +62,11 @@ def write_annotation_store(
     """Write the 20x tiles and the hotspots of a slide as a store.
 
     Each annotation has a "type" and, per stage, the property "attention_5x" and so on to
-    "attention_fused": its percentile divided by 100, the mean over its tiles for a hotspot. What
-    is not known is left out. Hotspots have a "name" and a "rank" as well. The store's metadata
-    hold the origin under "tiacrossfusion".
+    "attention_fused": its percentile divided by 100, the mean over its tiles for a hotspot. Tiles
+    have "attribution_5x" and so on to "attribution_total" too, from 0 (lowers the risk most of the
+    slide's tiles) to 1 (raises it most). What is not known is left out. Hotspots have a "name", a
+    "rank" and the mean of each score under its name in QuPath. The store's metadata hold the origin
+    under "tiacrossfusion".
 
     Args:
         path: where there is no file yet; should end in ".db", by which the toolbox knows a store.
@@ -76,8 +81,14 @@ def write_annotation_store(
         annotations = dict(_tiles(bag, scores))
         for hotspot in hotspots:
             properties = {"type": HOTSPOT_TYPE, "name": hotspot.name, "rank": hotspot.rank}
+            shares = {
+                f"attention_{stage}": round(percentile / 100, 6)
+                for stage, percentile in hotspot.percentiles.items()
+            }
+            means = {name: float(f"{mean:.6g}") for name, mean in hotspot.means.items()}
             annotations[f"hotspot_{hotspot.rank}"] = Annotation(
-                hotspot.polygon, properties | _shares(hotspot.percentiles)
+                hotspot.polygon,
+                properties | _finite(shares) | _finite(means),
             )
         store.append_many(list(annotations.values()), list(annotations))
 
@@ -86,19 +97,18 @@ def _tiles(bag: FeatureBag, scores: TileScores) -> Iterator[tuple[str, Annotatio
     """Yield the key, such as "20x_3_7" for column 3 and row 7, and the annotation of each tile."""
     bounds, shown = clip_to_slide(bag, "20x")
     boxes = shapely.box(*bounds[shown].T)
-    stages = tuple(scores.percentiles)
-    percentiles = np.stack([scores.percentiles[stage][shown] for stage in stages], axis=1)
-    for (column, row), polygon, known in zip(
-        bag.scales["20x"].grid[shown].tolist(), boxes, percentiles.tolist(), strict=True
-    ):
-        shares = _shares(dict(zip(stages, known, strict=True)))
-        yield f"20x_{column}_{row}", Annotation(polygon, {"type": TILE_TYPE} | shares)
-
-
-def _shares(percentiles: Mapping[str, float]) -> dict[str, float]:
-    """Turn percentiles per stage into properties from 0 to 1, leaving out NaN."""
-    return {
-        f"attention_{stage}": round(percentile / 100, 6)
-        for stage, percentile in percentiles.items()
-        if np.isfinite(percentile)
+    columns = {f"attention_{stage}": ranks / 100 for stage, ranks in scores.percentiles.items()}
+    columns |= {
+        f"attribution_{name}": signed_shares(values) for name, values in scores.attributions.items()
     }
+    shares = np.stack([column[shown] for column in columns.values()], axis=1).round(6)
+    for (column, row), polygon, known in zip(
+        tiles_of(bag, "20x").grid[shown].tolist(), boxes, shares.tolist(), strict=True
+    ):
+        properties = _finite(dict(zip(columns, known, strict=True)))
+        yield f"20x_{column}_{row}", Annotation(polygon, {"type": TILE_TYPE} | properties)
+
+
+def _finite(numbers: Mapping[str, float]) -> dict[str, float]:
+    """Leave out what is not finite."""
+    return {name: number for name, number in numbers.items() if math.isfinite(number)}

@@ -1,4 +1,4 @@
-"""The one colour scale of all attention maps."""
+"""The colour scale of all attention maps, and that of all maps of attribution."""
 
 from __future__ import annotations
 
@@ -9,6 +9,13 @@ import numpy as np
 #: matplotlib's name of the colour map. It is perceptually uniform and safe for the colour-blind,
 #: and unlike inferno or magma it stays clear of the purples and pinks of H&E.
 COLOUR_MAP = "viridis"
+
+#: matplotlib's name of the colour map of attribution: blue lowers the risk, red raises it.
+SIGNED_COLOUR_MAP = "RdBu_r"
+
+#: What lies above this share of the sizes has the strongest colour: a single tile should not make all
+#: others pale.
+_STRONGEST = 0.99
 
 #: Colour of a tile whose attention is not known.
 UNKNOWN = (128, 128, 128)
@@ -37,3 +44,34 @@ def percentile_colours(percentiles: np.ndarray) -> np.ndarray:
     known = np.isfinite(percentiles)
     index = np.rint(np.where(known, percentiles, 0) * 2.55).astype(np.intp)
     return np.where(known[..., None], colour_table()[index], np.array(UNKNOWN, np.uint8))
+
+
+@functools.cache
+def signed_colour_table() -> np.ndarray:
+    """RGB (256, 3) uint8 from what lowers the risk most to what raises it most."""
+    from matplotlib import colormaps
+
+    return colormaps[SIGNED_COLOUR_MAP](np.arange(256), bytes=True)[:, :3]
+
+
+def signed_shares(values: np.ndarray) -> np.ndarray:
+    """Place attributions between 0 (lowers the risk most) over 0.5 (nothing) and 1 (raises it most).
+
+    Args:
+        values: (N,) attributions; NaN is not known.
+
+    Returns:
+        (N,) float64 from 0 to 1, NaN where the value is.
+    """
+    sizes = np.abs(values[np.isfinite(values)])
+    strongest = np.quantile(sizes, _STRONGEST) if len(sizes) else 0.0
+    strongest = strongest or sizes.max(initial=0) or 1.0
+    return 0.5 + 0.5 * np.clip(values / strongest, -1, 1)
+
+
+def signed_colours(values: np.ndarray) -> np.ndarray:
+    """Colour attributions (N,); gives (N, 3) uint8 RGB."""
+    shares = signed_shares(values)
+    known = np.isfinite(shares)
+    index = np.rint(np.where(known, shares, 0) * 255).astype(np.intp)
+    return np.where(known[:, None], signed_colour_table()[index], np.array(UNKNOWN, np.uint8))

@@ -1,4 +1,4 @@
-"""What of each tile lies on the image that a viewer shows."""
+"""Where the tiles of a slide lie, and what of each is on the image that a viewer shows."""
 
 from __future__ import annotations
 
@@ -6,8 +6,57 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.sampling.grid import PatchGrid
+
 if TYPE_CHECKING:
     from tiacrossfusion.features import FeatureBag
+
+
+def why_no_maps(bag: FeatureBag) -> str:
+    """Say why no map can be drawn of a bag; empty when one can.
+
+    Features of another program may come without coordinates, or on grids that do not nest.
+    """
+    unplaced = [name for name, scale in bag.scales.items() if scale.bounds is None]
+    if unplaced:
+        return f"it is not known where its patches lie ({', '.join(unplaced)} without coordinates)"
+    if any(scale.grid is None for scale in bag.scales.values()):
+        return "its patches of the three scales do not lie in each other"
+    return ""
+
+
+def slide_size(bag: FeatureBag) -> tuple[int, int]:
+    """Width and height of the slide in level-0 pixels; where not known, as far as its patches reach.
+
+    Args:
+        bag: bag of the slide, with coordinates.
+    """
+    if bag.provenance.dimensions is not None:
+        return bag.provenance.dimensions
+    reach = np.max([tiles_of(bag, scale).bounds[:, 2:].max(axis=0) for scale in bag.scales], axis=0)
+    return int(reach[0]), int(reach[1])
+
+
+def tiles_of(bag: FeatureBag, scale: str) -> PatchGrid:
+    """Where the tiles of a scale lie.
+
+    Args:
+        bag: bag of the slide.
+        scale: "5x", "10x" or "20x".
+
+    Raises:
+        TiacfError: it is not known.
+    """
+    if reason := why_no_maps(bag):
+        raise TiacfError(
+            f"bag of {bag.provenance.slide}: {reason}, so there can be no maps; the risk does not need "
+            "it, for maps make the bag with tiacf extract"
+        )
+    placed = bag.scales[scale]
+    assert placed.bounds is not None  # noqa: S101 - both are there, see above
+    assert placed.grid is not None  # noqa: S101
+    return PatchGrid(scale, placed.bounds, placed.grid)
 
 
 def clip_to_slide(bag: FeatureBag, scale: str) -> tuple[np.ndarray, np.ndarray]:
@@ -25,6 +74,5 @@ def clip_to_slide(bag: FeatureBag, scale: str) -> tuple[np.ndarray, np.ndarray]:
         which nothing is left, whose bounds mean nothing.
     """
     low = np.maximum(bag.provenance.offset, 0)
-    high = np.asarray(bag.provenance.dimensions)
-    bounds = np.clip(bag.scales[scale].bounds, np.tile(low, 2), np.tile(high, 2))
+    bounds = np.clip(tiles_of(bag, scale).bounds, np.tile(low, 2), np.tile(slide_size(bag), 2))
     return bounds, (bounds[:, :2] < bounds[:, 2:]).all(axis=1)

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import shapely
 
-from tiacrossfusion.explain.extent import clip_to_slide
+from tiacrossfusion.explain.extent import clip_to_slide, tiles_of
 from tiacrossfusion.explain.scores import TileScores
 
 if TYPE_CHECKING:
@@ -41,8 +41,10 @@ class Hotspot:
             exterior runs as that of the tiles does, its holes the other way.
         attention: mean attention of its tiles.
         percentiles: per stage the mean percentile of its tiles, NaN where none is known.
+        means: mean over its tiles of every score, by the score's name in QuPath, such as
+            "Attention 5x" or "Attribution total"; NaN where none is known.
         tiles: number of 20x tiles.
-        area: in square microns.
+        area: in square microns; None where the slide's resolution is not known.
     """
 
     rank: int
@@ -50,8 +52,9 @@ class Hotspot:
     polygon: shapely.Polygon
     attention: float
     percentiles: dict[str, float]
+    means: dict[str, float]
     tiles: int
-    area: float
+    area: float | None
 
     @property
     def name(self) -> str:
@@ -76,7 +79,7 @@ def find_hotspots(bag: FeatureBag, scores: TileScores) -> list[Hotspot]:
     bounds, shown = clip_to_slide(bag, "20x")
     # A comparison with NaN is False: tiles of unknown attention are not hot.
     hot = np.flatnonzero(shown & (scores.percentiles[stage] >= HOT_PERCENTILE))
-    regions = _connected(bag.scales["20x"].grid[hot])
+    regions = _connected(tiles_of(bag, "20x").grid[hot])
     if regions.max(initial=0) == 0:
         return []
     members = [hot[regions == region] for region in range(1, regions.max() + 1)]
@@ -84,7 +87,11 @@ def find_hotspots(bag: FeatureBag, scores: TileScores) -> list[Hotspot]:
     values = scores.values[stage]
     # Equal means: the larger first, then the one whose first tile comes first on the grid.
     members.sort(key=lambda tiles: (-values[tiles].mean(), -len(tiles), tiles[0]))
-    mpp_x, mpp_y = bag.provenance.mpp
+    mpp = bag.provenance.mpp
+    columns = {scores.measurement(name): column for name, column in scores.values.items()}
+    columns |= {
+        scores.attribution_measurement(name): column for name, column in scores.attributions.items()
+    }
     hotspots = []
     for rank, tiles in enumerate(members[:MAX_HOTSPOTS], start=1):
         # Tiles share their edges to the pixel, so the union of edge-connected tiles is one valid
@@ -101,8 +108,9 @@ def find_hotspots(bag: FeatureBag, scores: TileScores) -> list[Hotspot]:
                     name: _finite_mean(percentiles[tiles])
                     for name, percentiles in scores.percentiles.items()
                 },
+                means={name: _finite_mean(column[tiles]) for name, column in columns.items()},
                 tiles=len(tiles),
-                area=float(polygon.area * mpp_x * mpp_y),
+                area=None if mpp is None else float(polygon.area * mpp[0] * mpp[1]),
             )
         )
     return hotspots

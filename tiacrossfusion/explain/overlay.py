@@ -1,4 +1,4 @@
-"""A figure of attention over the slide: the tissue, and one map per stage."""
+"""A figure of scores over the slide: the tissue, a map of attention per stage, one of attribution."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
-from tiacrossfusion.explain.colours import HOTSPOT, colour_table, percentile_colours
+from tiacrossfusion.explain.colours import (
+    HOTSPOT,
+    colour_table,
+    percentile_colours,
+    signed_colour_table,
+    signed_colours,
+)
+from tiacrossfusion.explain.extent import slide_size, tiles_of
 from tiacrossfusion.explain.figures import add_caption, save_png
 from tiacrossfusion.explain.hotspots import Hotspot
 from tiacrossfusion.explain.scores import TileScores
@@ -25,7 +32,7 @@ if TYPE_CHECKING:
 
 #: The grid on which each stage is painted. Fused attention lies on the 10x grid and is painted on
 #: the 20x tiles, as QuPath shows it: they follow the tissue closer, and hotspots are made of them.
-_PAINTED_ON = {"5x": "5x", "10x": "10x", "20x": "20x", "fused": "20x"}
+_PAINTED_ON = {"5x": "5x", "10x": "10x", "20x": "20x", "fused": "20x", "rolled": "20x"}
 
 #: How much of a tile's colour covers the tissue: enough to read the colour against the bar, little
 #: enough to see the glands.
@@ -40,6 +47,7 @@ _MAX_WIDTH, _MAX_HEIGHT = 15.0, 9.0  # of all panels together, in inches
 _MIN_COLUMN = 1.2  # of a panel's column: what its heading needs
 _MIN_WIDTH = 8.0  # of the figure: what title, colour bar and note need
 _MARGIN, _GAP, _PANEL_TITLE = 0.3, 0.2, 0.32  # inches
+_BAR, _BAR_GAP = 4.5, 1.2  # width of a colour bar, and what lies between two
 _HEAD, _FOOT = 0.55, 1.15  # inches above and below the panels
 
 
@@ -54,10 +62,11 @@ def attention_figure(
     model: str,
     note: str,
 ) -> None:
-    """Draw the slide and its attention at each stage of the network as a PNG.
+    """Draw the slide, its attention at each stage of the network and the risk's attribution as a PNG.
 
-    The tissue under the maps is grey, so that their colours mean attention only. Colours are
-    percentiles within the slide, on one scale for all maps.
+    The tissue under the maps is grey, so that their colours mean scores only. Those of attention are
+    percentiles within the slide, on one scale for all maps; those of attribution, of all scales at a
+    place, run from what lowers the risk to what raises it.
 
     Args:
         thumbnail: (h, w, 3) uint8 RGB of the whole slide at any resolution. None when there is no
@@ -70,12 +79,16 @@ def attention_figure(
         model: name of the model.
         note: what the figure may be used for; stands at the foot.
     """
-    width, height = bag.provenance.dimensions
+    width, height = slide_size(bag)
     fine = scores["20x"]
-    panels = ("tissue", *fine.values)
+    attributed = "total" in fine.attributions
+    panels = ("tissue", *fine.values, *(["attribution"] if attributed else []))
     rows, columns, panel_w, panel_h = _layout(width / height, len(panels))
     column_w = max(panel_w, _MIN_COLUMN) + _GAP
-    figure_w = max(_MIN_WIDTH, columns * column_w - _GAP + 2 * _MARGIN)
+    bars = 2 if attributed else 1
+    figure_w = max(
+        _MIN_WIDTH, columns * column_w - _GAP + 2 * _MARGIN, bars * (_BAR + _BAR_GAP) - _BAR_GAP + 1
+    )
     figure_h = _HEAD + rows * (panel_h + _PANEL_TITLE) + (rows - 1) * _GAP + _FOOT
     figure = Figure(figsize=(figure_w, figure_h), dpi=_DPI, facecolor="white")
 
@@ -98,15 +111,20 @@ def attention_figure(
             image = tissue
             heading = "H&E" if thumbnail is not None else "20x patches"
         else:
-            grid = _PAINTED_ON[stage]
+            if stage == "attribution":
+                grid, colours = "20x", signed_colours(fine.attributions["total"])
+                heading = "Attribution of the risk"
+            else:
+                grid = _PAINTED_ON[stage]
+                colours = percentile_colours(scores[grid].percentiles[stage])
+                heading = f"Attention {stage}"
             ground = grey if thumbnail is not None else _draw_patches(bag, grid, size)
-            image = _paint(ground, bag, grid, scores[grid].percentiles[stage])
-            heading = f"Attention {stage}"
+            image = _paint(ground, bag, grid, colours)
         axes.imshow(image, extent=(0, width, height, 0), interpolation="nearest", aspect="auto")
         axes.set_title(heading, fontsize=11, pad=5)
         axes.set(xticks=[], yticks=[], xlim=(0, width), ylim=(height, 0))
         axes.spines[:].set(color="0.75", linewidth=0.8)
-        if stage == "tissue":
+        if stage == "tissue" and bag.provenance.mpp is not None:
             _scale_bar(axes, bag.provenance.mpp[0], width, height)
         if stage == fine.colour_stage:
             for hotspot in hotspots:
@@ -114,7 +132,12 @@ def attention_figure(
 
     add_caption(figure, 1 - 0.3 / figure_h, title, size=14)
     label = "attention percentile within the slide"
-    _colour_bar(figure, f"{label} (red outlines: hotspots)" if hotspots else label)
+    label = f"{label} (red outlines: hotspots)" if hotspots else label
+    shift = (_BAR + _BAR_GAP) / 2 if attributed else 0.0
+    _colour_bar(figure, label, colour_table(), {0: "0", 50: "50", 100: "100"}, shift=-shift)
+    if attributed:
+        ends = {0: "lowers the risk", 50: "0", 100: "raises the risk"}
+        _colour_bar(figure, "attribution", signed_colour_table(), ends, shift=shift)
     add_caption(figure, 0.22 / figure_h, f"{model}  ·  {note}", size=9, colour="0.35")
     save_png(figure, path)
 
@@ -137,14 +160,14 @@ def _layout(aspect: float, panels: int) -> tuple[int, int, float, float]:
     return best
 
 
-def _paint(grey: np.ndarray, bag: FeatureBag, grid: str, percentiles: np.ndarray) -> np.ndarray:
+def _paint(grey: np.ndarray, bag: FeatureBag, grid: str, colours: np.ndarray) -> np.ndarray:
     """Lay the colours of the tiles of a grid over the tissue.
 
     Args:
         grey: (h, w, 3) uint8, the whole slide.
         bag: bag of the slide.
         grid: "5x", "10x" or "20x", with N tiles.
-        percentiles: (N,), NaN where not known.
+        colours: (N, 3) uint8.
 
     Returns:
         (h, w, 3) uint8.
@@ -154,10 +177,9 @@ def _paint(grey: np.ndarray, bag: FeatureBag, grid: str, percentiles: np.ndarray
     tile = _tile_of_pixels(bag, grid, grey.shape[1], grey.shape[0])
     painted = grey.copy()
     covered = tile >= 0
-    colours = percentile_colours(percentiles)[tile[covered]]
     # Fine steps of grey cannot be seen through the colours, and cost a third of the file's size.
     under = grey[covered] // 8 * 8 + 4
-    painted[covered] = np.rint(_OPACITY * colours + (1 - _OPACITY) * under)
+    painted[covered] = np.rint(_OPACITY * colours[tile[covered]] + (1 - _OPACITY) * under)
     return painted
 
 
@@ -189,12 +211,12 @@ def _tile_of_pixels(bag: FeatureBag, grid: str, width: int, height: int) -> np.n
     Returns:
         (height, width) index of the tile, -1 where there is none.
     """
-    tiles = bag.scales[grid]
+    tiles = tiles_of(bag, grid)
     # Each pixel looks up its tile on the lattice: the work grows with the picture, not the tiles.
     # There is one more row and column than tiles: -1, off the lattice, finds -1 there.
     lattice = np.full(tiles.grid.max(axis=0) + 2, -1)
     lattice[tiles.grid[:, 0], tiles.grid[:, 1]] = np.arange(len(tiles))
-    slide_width, slide_height = bag.provenance.dimensions
+    slide_width, slide_height = slide_size(bag)
     columns = _lattice_of_pixels(
         tiles.grid[:, 0], tiles.bounds[:, [0, 2]], slide_width / width, width
     )
@@ -276,12 +298,24 @@ def _outline(axes: Axes, hotspot: Hotspot, height: int) -> None:
     )
 
 
-def _colour_bar(figure: Figure, label: str) -> None:
-    """Draw the colour scale of the maps, in the colours as they look over pale tissue."""
+def _colour_bar(
+    figure: Figure, label: str, table: np.ndarray, ticks: Mapping[int, str], *, shift: float
+) -> None:
+    """Draw a colour scale of the maps, in the colours as they look over pale tissue.
+
+    Args:
+        figure: the figure.
+        label: what the colours mean.
+        table: (256, 3) uint8 from the left to the right.
+        ticks: what is written at which hundredth of the way.
+        shift: of its middle from that of the figure, in inches.
+    """
     width, height = figure.get_size_inches()
-    over_tissue = _OPACITY * colour_table() / 255 + (1 - _OPACITY) * _PALE_TISSUE
-    axes = figure.add_axes(((width - 4.5) / 2 / width, 0.78 / height, 4.5 / width, 0.16 / height))
+    over_tissue = _OPACITY * table / 255 + (1 - _OPACITY) * _PALE_TISSUE
+    x = (width - _BAR) / 2 + shift
+    axes = figure.add_axes((x / width, 0.78 / height, _BAR / width, 0.16 / height))
     scale = ScalarMappable(Normalize(0, 100), ListedColormap(over_tissue))
     bar = figure.colorbar(scale, cax=axes, orientation="horizontal")
+    bar.set_ticks(list(ticks), labels=list(ticks.values()))
     bar.set_label(label, fontsize=10)
     axes.tick_params(labelsize=9)

@@ -20,17 +20,21 @@ def origin(bag: FeatureBag, *, model: str, note: str) -> dict[str, Any]:
         A record that is strict JSON without nulls.
     """
     made = bag.provenance
-    return {
+    record: dict[str, Any] = {
         "slide": made.slide,
-        "dimensions": list(made.dimensions),
-        "mpp": list(made.mpp),
+        "dimensions": made.dimensions and list(made.dimensions),
+        "mpp": made.mpp and list(made.mpp),
         "offset": list(made.offset),
         "model": model,
         "note": note,
-        "features": {
-            "mask": made.mask,
-            "sampling": made.sampling.model_dump(mode="json", exclude_none=True),
-            "encoder": made.encoder.model_dump(mode="json", exclude_none=True),
-            "versions": dict(sorted(made.versions.items())),
-        },
     }
+    features = {
+        "mask": made.mask,
+        "sampling": made.sampling.model_dump(mode="json", exclude_none=True),
+        "encoder": made.encoder.model_dump(mode="json", exclude_none=True),
+        "versions": dict(sorted(made.versions.items())),
+        "imported": made.imported or None,
+    }
+    # Features of another program may come without much of it.
+    record["features"] = {name: value for name, value in features.items() if value is not None}
+    return {name: value for name, value in record.items() if value is not None}

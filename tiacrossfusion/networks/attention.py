@@ -10,23 +10,31 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from tiacrossfusion.networks.dropped_attention import dropped_attention
 
-# Softmax weights held at a time while scoring: 16 MiB in float32. The fastest of 2**18 to 2**24 on
-# two CPU cores, within noise, and enough to fill a GPU.
+# Softmax weights held at a time while scoring: 16 MiB in float32. Of 2**20 to 2**23 on one CPU core, the
+# best for the keys of the largest bag and within a tenth of the best for fewer; enough to fill a GPU.
 SCORING_BUFFER = 2**22
 
 Scorer = Callable[[Tensor, Tensor], Tensor]
 """Takes query (B, H, N, d) and key (B, H, M, d); returns one score per key, (B, M)."""
 
+Observer = Callable[[Tensor, Tensor], None]
+"""Takes query (B, H, N, d) and key (B, H, M, d) of an attention that has just been computed."""
+
 
 @torch.no_grad()
-def attention_received(query: Tensor, key: Tensor, *, buffer: int = SCORING_BUFFER) -> Tensor:
-    """Attention that each key receives: the column means of the softmax weights, over the heads.
+def passed_attention(
+    mass: Tensor, query: Tensor, key: Tensor, *, buffer: int = SCORING_BUFFER
+) -> Tensor:
+    """Hand the mass of each query on to the keys, in the shares of its attention.
 
-    `score_m = mean_{h, n} softmax_m(q_hn . k_hm / sqrt(d))`, so the scores sum to 1 over the keys.
-    The (H, N, M) weights would take 218 GiB at the largest bag; here a few queries of one head at a
-    time go through one buffer, so that memory is O(N + M) plus that buffer.
+    `passed_m = mean_h sum_n mass_n softmax_m(q_hn . k_hm / sqrt(d))`: a vector times the mean map of
+    the heads. The (H, N, M) weights would take 218 GiB at the largest bag; here a few queries of one
+    head at a time go through one buffer, so that memory is O(N + M) plus that buffer. The buffer is
+    one that stays: new pages for each chunk would cost as much time again.
 
     Args:
+        mass (Tensor):
+            (B, N).
         query (Tensor):
             (B, H, N, d).
         key (Tensor):
@@ -37,23 +45,51 @@ def attention_received(query: Tensor, key: Tensor, *, buffer: int = SCORING_BUFF
 
     Returns:
         Tensor:
-            (B, M) in float32 or wider, without gradient.
+            (B, M) in float32 or wider with the sum of `mass`, without gradient.
     """
     batch, heads, queries, width = query.shape
+    keys = key.shape[2]
     wide = torch.promote_types(query.dtype, torch.float32)
-    received = torch.zeros(batch, key.shape[2], dtype=wide, device=key.device)  # (B, M)
-    rows = max(1, buffer // key.shape[2])
+    passed = torch.zeros(batch, keys, dtype=wide, device=key.device)  # (B, M)
+    rows = min(queries, max(1, buffer // keys))
+    held = torch.empty(rows, keys, dtype=wide, device=key.device)  # (rows, M)
+    ones = held.new_ones(keys)
     # Half-precision logits would round the weights by per cents: autocast is off in here.
     with torch.autocast(query.device.type, enabled=False):
         for b in range(batch):
+            masses = mass[b].to(wide).split(rows)
             for h in range(heads):
                 scaled = query[b, h].to(wide) * width**-0.5  # (N, d)
-                columns = key[b, h].to(wide).t()  # (d, M)
-                for chunk in scaled.split(rows):  # (rows, d)
-                    weights = torch.softmax(chunk @ columns, dim=-1)  # (rows, M)
-                    # A product with ones sums the columns faster than sum(dim=0) does.
-                    received[b] += weights.new_ones(len(chunk)) @ weights
-    return received / (heads * queries)
+                columns = key[b, h].to(wide).contiguous().t()  # (d, M)
+                for share, chunk in zip(masses, scaled.split(rows), strict=True):
+                    weights = torch.mm(chunk, columns, out=held[: len(chunk)])  # (rows, M)
+                    weights.sub_(weights.amax(dim=1, keepdim=True)).exp_()
+                    # What is missing to a softmax is divided out of the mass, row by row.
+                    passed[b] += (share / (weights @ ones)) @ weights
+    return passed / heads
+
+
+def attention_received(query: Tensor, key: Tensor, *, buffer: int = SCORING_BUFFER) -> Tensor:
+    """Attention that each key receives: the column means of the softmax weights, over the heads.
+
+    `score_m = mean_{h, n} softmax_m(q_hn . k_hm / sqrt(d))`, so the scores sum to 1 over the keys.
+
+    Args:
+        query (Tensor):
+            (B, H, N, d).
+        key (Tensor):
+            (B, H, M, d).
+        buffer (int):
+            Most softmax weights held at a time, as in `passed_attention`.
+
+    Returns:
+        Tensor:
+            (B, M) in float32 or wider, without gradient.
+    """
+    batch, _, queries, _ = query.shape
+    wide = torch.promote_types(query.dtype, torch.float32)
+    equal = torch.full((batch, queries), 1 / queries, dtype=wide, device=query.device)  # (B, N)
+    return passed_attention(equal, query, key, buffer=buffer)
 
 
 @torch.no_grad()
@@ -101,6 +137,8 @@ class MultiHeadAttention(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.dropout = dropout
+        #: Sees the queries and keys of each call, see `attention_trace.observe_attention`.
+        self.observer: Observer | None = None
         self.query = nn.Linear(embed_dim, embed_dim)
         self.key = nn.Linear(embed_dim, embed_dim)
         self.value = nn.Linear(embed_dim, embed_dim)
@@ -132,6 +170,8 @@ class MultiHeadAttention(nn.Module):
         else:
             attended = scaled_dot_product_attention(query, key, value, dropout_p=dropout)
         scores = None if score is None else score(query, key)  # (B, M)
+        if self.observer is not None:
+            self.observer(query, key)
         return self.out(attended.transpose(1, 2).flatten(2)), scores
 
     def _split_heads(self, tokens: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.networks.attention import class_token_attention
 from tiacrossfusion.networks.checks import check_heads, check_sizes
+from tiacrossfusion.networks.conv_processor import ConcatProcessor, ConvProcessor
 from tiacrossfusion.networks.pad_transformer import PadTransformer
 
 
@@ -42,6 +43,11 @@ class ClassTokenReader(nn.Module):
         TiacfError:
             A size is below 1, `embed_dim` cannot be split, or the layout is unknown.
     """
+
+    #: The bag whose tokens, squared, make the map that is read.
+    map_bag: ClassVar[Literal["x10", "x20"]] = "x10"
+
+    conv_processor: ConvProcessor | ConcatProcessor
 
     def __init__(
         self,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
@@ -65,6 +67,20 @@ class ConvProcessor(nn.Module):
         grid = self.dropout(torch.relu(grid))  # (B, D/2, side, side)
         return self.norm(self.linear(grid.flatten(2).transpose(1, 2)))  # (B, side * side, D)
 
+    def shares(self, *maps: Tensor) -> Tensor:
+        """Share of each map in each fused token, by the norms of what the 3D convolution adds up.
+
+        Args:
+            maps (Tensor):
+                (B, T, D) each, as in `forward`.
+
+        Returns:
+            Tensor:
+                (B, maps, T), summing to 1 over the maps, see `shares_of_norms`.
+        """
+        weights = self.mix.weight.flatten()  # (maps,)
+        return shares_of_norms(w * x for w, x in zip(weights, maps, strict=True))
+
 
 class ConcatProcessor(nn.Module):
     """Fuses the maps of the three scales token by token: `LN(Linear(3D -> D))`.
@@ -91,3 +107,41 @@ class ConcatProcessor(nn.Module):
         stack = torch.cat([source, fine, coarse], dim=2)  # (B, T, 3D)
         stack = self.dropout(stack.transpose(1, 2)).transpose(1, 2)  # (B, T, 3D)
         return self.norm(self.linear(stack))  # (B, T, D)
+
+    def shares(self, source: Tensor, fine: Tensor, coarse: Tensor) -> Tensor:
+        """Share of each map, (B, T, D), in each fused token: (B, 3, T), see `shares_of_norms`.
+
+        The linear layer is a sum of one linear map a scale; the norms are those of its terms.
+        """
+        blocks = self.linear.weight.chunk(3, dim=1)  # (D, D) each
+        return shares_of_norms(
+            x @ block.T for block, x in zip(blocks, (source, fine, coarse), strict=True)
+        )
+
+
+def shares_of_norms(terms: Iterable[Tensor]) -> Tensor:
+    """Share of each term in a sum of vectors: its norm over the sum of the norms.
+
+    A weight alone does not say how much a term adds, since the vectors that it multiplies differ in
+    length. Source: Kobayashi et al., "Attention is Not Only a Weight: Analyzing Transformers with
+    Vector Norms", EMNLP 2020.
+
+    Args:
+        terms (Iterable[Tensor]):
+            (B, T, D) each.
+
+    Returns:
+        Tensor:
+            (B, terms, T) in float32 or wider, summing to 1 over the terms; equal where all are 0.
+    """
+    norms = torch.stack(
+        [
+            torch.linalg.vector_norm(
+                term, dim=2, dtype=torch.promote_types(term.dtype, torch.float32)
+            )
+            for term in terms
+        ],
+        dim=1,
+    )  # (B, terms, T)
+    total = norms.sum(dim=1, keepdim=True)  # (B, 1, T)
+    return torch.where(total > 0, norms / total, 1 / norms.shape[1])

@@ -43,6 +43,8 @@ class CrossFusion20x(ClassTokenReader):
             A size is below 1, `embed_dim` cannot be split, or the layout is unknown.
     """
 
+    map_bag = "x20"
+
     def _add_layers(self) -> None:
         """Add projection, Pad-Transformer and conv processor."""
         self.project_fine = self._projection()

@@ -66,10 +66,10 @@ def read_whole(slide: Slide, mpp: float, *, block: int = BLOCK) -> tuple[np.ndar
     damaged = np.zeros(whole.shape[:2], bool)
     downsample = reader.info.level_downsamples[level]
 
-    def read(top: int, bottom: int, left: int, right: int, side: int) -> None:
+    def read(rows: range, columns: range, side: int) -> None:
         """Fill some rows and columns of the picture, block by block."""
-        for row in _averages(height, size[1], range(top, bottom), side):
-            for column in _averages(width, size[0], range(left, right), side):
+        for row in _averages(height, size[1], rows, side):
+            for column in _averages(width, size[0], columns, side):
                 cells = (row.cells, column.cells)
                 corner = np.rint(np.array([column.start, row.start]) * downsample).astype(int)
                 try:
@@ -85,15 +85,15 @@ def read_whole(slide: Slide, mpp: float, *, block: int = BLOCK) -> tuple[np.ndar
                 except TiacfError:
                     slide.reopen()
                     if side > DAMAGED_BLOCK:
-                        edges = [edge for part in cells for edge in (part.start, part.stop)]
-                        read(*edges, DAMAGED_BLOCK)
+                        inside_rows, inside_columns = (range(c.start, c.stop) for c in cells)
+                        read(inside_rows, inside_columns, DAMAGED_BLOCK)
                     else:
                         damaged[cells] = True
                     continue
                 averaged = column.average(row.average(region).swapaxes(0, 1)).swapaxes(0, 1)
                 whole[cells] = np.rint(averaged)
 
-    read(0, size[1], 0, size[0], block)
+    read(range(size[1]), range(size[0]), block)
     if damaged.all():
         raise TiacfError(
             f"{slide.path or slide.name}: the overview cannot be read; the file is damaged, copy it again"

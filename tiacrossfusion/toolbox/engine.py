@@ -17,7 +17,7 @@ from tiacrossfusion.checks import at_least, usable_device
 from tiacrossfusion.cohort import RunOptions, SlideOutcome, predict_cohort
 from tiacrossfusion.encoders import Encoder, load_encoder_of
 from tiacrossfusion.errors import TiacfError
-from tiacrossfusion.outputs import OUTPUT_SUFFIXES
+from tiacrossfusion.outputs import OUTPUT_TYPES
 from tiacrossfusion.results import ResultsFolder
 from tiacrossfusion.sampling import SCALES, SamplingSpec
 from tiacrossfusion.toolbox.model import CrossFusionModel
@@ -163,7 +163,7 @@ class SurvivalPredictor(EngineABC):
                 f"masks: {len(masks)} masks for {len(images)} images; give one for each"
             )
         output_type = str(output_type).lower()
-        if output_type not in ("dict", *OUTPUT_SUFFIXES):
+        if output_type not in ("dict", *OUTPUT_TYPES):
             raise TiacfError(
                 f"output_type={output_type}: must be 'dict', 'zarr', 'annotationstore' or 'qupath'"
             )

@@ -26,7 +26,7 @@ from tiacrossfusion.zoo.config import FORMAT_VERSION, BundleConfig
 from tiacrossfusion.zoo.network import build_network
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
@@ -55,6 +55,29 @@ class ModelBundle:
         label = f"bag of {bag.provenance.slide}"
         check_same(self.config.encoder, bag.provenance.encoder, "encoder", label)
         check_same(self.config.sampling, bag.provenance.sampling, "sampling", label)
+
+    def tokens(self, bag: FeatureBag) -> dict[str, Tensor]:
+        """Give the features of a bag as the network takes them.
+
+        Returns:
+            A batch of one for each scale, (1, N, E) float32 on the network's device.
+
+        Raises:
+            TiacfError: the bag was made with another encoder or sampling, or has no patches at a scale.
+        """
+        import torch
+
+        self.check_bag(bag)
+        empty = [scale for scale, patches in bag.counts().items() if patches == 0]
+        if empty:
+            raise TiacfError(
+                f"bag of {bag.provenance.slide}: no patches at {', '.join(empty)}; extract it again"
+            )
+        device = next(self.network.parameters()).device
+        return {
+            scale: torch.from_numpy(features.features).to(device, torch.float32)[None]
+            for scale, features in bag.scales.items()
+        }
 
     def with_weights(self, path: Path) -> ModelBundle:
         """Return the same model with the weights of another `.safetensors` file.
