@@ -137,9 +137,8 @@ class SlideResult:
 
 
 def load_readers() -> None:
-    """Import TIAToolbox's readers and tools, which takes seconds that are not the first slide's."""
+    """Import TIAToolbox's readers, which takes seconds that are not the first slide's."""
     import_module("tiatoolbox.wsicore.wsireader")
-    import_module("tiatoolbox.tools.tissuemask")
 
 
 def predict_slide(
