@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +16,7 @@ from tiacrossfusion.features import FeatureBag
 from tiacrossfusion.networks import NETWORKS, Ensemble, TrainedNetwork, build_network
 from tiacrossfusion.sampling.spec import SCALES
 from tiacrossfusion.simulation import draw_bag, draw_planted_cohort, slide_rng
+from tiacrossfusion.zoo import ModelBundle
 
 WIDTH = 6
 COUNTS = {"5x": 5, "10x": 11, "20x": 17}
@@ -185,8 +185,15 @@ def bag() -> FeatureBag:
     return draw_bag(table.iloc[0].to_dict(), slide_rng(1, 0), encoder_width=WIDTH, side=3)
 
 
-def bundle_of(network: torch.nn.Module) -> SimpleNamespace:
-    return SimpleNamespace(network=network, check_bag=lambda bag: None)
+class AnyBag(ModelBundle):
+    """A bundle without a config, which any bag fits."""
+
+    def check_bag(self, bag: FeatureBag) -> None:
+        pass
+
+
+def bundle_of(network: torch.nn.Module) -> ModelBundle:
+    return AnyBag(config=None, network=network, fingerprint="")
 
 
 def test_a_bag_is_attributed_and_one_of_another_encoder_refused(bag: FeatureBag, demo_bundle):

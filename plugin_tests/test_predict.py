@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import os
 import shutil
@@ -65,7 +66,7 @@ def predicted(simulated, tmp_path_factory) -> Path:
 
 def test_every_slide_gets_its_files_and_its_row(predicted):
     expected = [pattern.format(name) for name in ("low", "high") for pattern in FILES]
-    assert visible(predicted) == sorted([*expected, "predictions.csv", "tiacf.log"])
+    assert visible(predicted) == sorted([*expected, "predictions.csv", "report.html", "tiacf.log"])
     rows = {row["slide"]: row for row in table(predicted)}
     assert set(rows) == {"low.svs", "high.svs"}
     for row in rows.values():
@@ -141,6 +142,33 @@ def test_finished_slides_are_skipped_until_overwritten(simulated, predicted, tmp
     assert len(table(out)) == 2
 
 
+def test_the_report_shows_every_slide_also_those_that_fail(simulated, blank, tmp_path):
+    slides = tmp_path / "slides"
+    slides.mkdir()
+    shutil.copy(simulated / "low.svs", slides / "<b>low & 'quoted'.svs")
+    shutil.copy(blank, slides / "blank.svs")
+    result = predict(slides, tmp_path / "out", "--gzip", "--no-attribution")
+    assert result.exit_code == 1
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "&lt;b&gt;low &amp; &#39;quoted&#39;.svs" in page
+    assert "<b>low" not in page
+    assert "no tissue found" in page
+    assert "What each scale adds to the risk" not in page
+    with gzip.open(tmp_path / "out" / "<b>low & 'quoted'.geojson.gz", "rt") as file:
+        tiles = json.load(file)["features"]
+    assert not any("Attribution" in m for t in tiles for m in t["properties"]["measurements"])
+    rows = {row["slide"]: row for row in table(tmp_path / "out")}
+    assert rows["<b>low & 'quoted'.svs"]["contribution_20x"] == ""
+
+
+def test_a_page_of_someone_else_is_not_replaced(simulated, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "report.html").write_text("<html>of someone else</html>")
+    assert_one_line(predict(simulated / "low.svs", out), "report.html", "not written by tiacf")
+    assert (out / "report.html").read_text() == "<html>of someone else</html>"
+
+
 def test_a_result_of_another_model_is_not_replaced_unasked(simulated, predicted, tmp_path):
     from tiacrossfusion.zoo import shipped_bundles
 
@@ -152,7 +180,8 @@ def test_a_result_of_another_model_is_not_replaced_unasked(simulated, predicted,
     before = contents(out)
     result = predict(simulated / "low.svs", out, "--model", str(model))
     assert_one_line(result, "low.svs", "another model", "--overwrite")
-    assert contents(out) == before
+    # The page has the card of the model that was asked for.
+    assert contents(out) | {"report.html": b""} == before | {"report.html": b""}
     result = predict(simulated / "low.svs", out, "--model", str(model), "--overwrite")
     assert result.exit_code == 0
     assert sorted(row["model"] for row in table(out)) == ["crossfusion-demo", "other"]
@@ -301,7 +330,7 @@ def test_an_interrupted_slide_leaves_nothing_half_written(simulated, tmp_path, m
         result = predict(simulated / "low.svs", tmp_path / "out")
     assert result.exit_code == 130
     assert visible(tmp_path / "out") == ["tiacf.log"]
-    assert [path.name for path in (tmp_path / "out" / ".tiacf").iterdir()] == ["low.json"]
+    assert [path.name for path in (tmp_path / "out" / ".tiacf").glob("*.*")] == ["low.json"]
     assert predict(simulated / "low.svs", tmp_path / "out").exit_code == 0
 
 
