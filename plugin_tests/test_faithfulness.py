@@ -246,7 +246,7 @@ def test_the_command_writes_and_says_the_figures(
     [
         (["--faithfulness", "--model", "crossfusion-demo"], "--bags is missing"),
         (["--faithfulness", "--bags", "{bags}"], "--model is missing"),
-        (["--faithfulness", "--bags", "{bags}/none", "--model", "m"], "no such folder"),
+        (["--faithfulness", "--bags", "{bags}/none", "--model", "m"], "no such file or folder"),
         (["--faithfulness", "--bags", "{empty}", "--model", "m"], "holds no bag"),
         (["--faithfulness", "--predictions", "p"], "--predictions with --faithfulness"),
         (["--predictions", "p", "--bags", "{bags}"], "--bags without --faithfulness"),

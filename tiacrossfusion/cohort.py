@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tiacrossfusion.checks import at_least, positive
 from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.explain import why_no_maps
 from tiacrossfusion.features import FeatureBag, slide_identity
-from tiacrossfusion.jobs import Job, ToolNames, Tools, carry_out, failure
+from tiacrossfusion.jobs import Job, SlideOptions, ToolNames, Tools, carry_out, failure
 from tiacrossfusion.outputs import (
     ALL_SUFFIXES,
     output_suffixes,
@@ -72,39 +71,18 @@ class SlideOutcome:
 
 
 @dataclass(frozen=True)
-class RunOptions:
+class RunOptions(SlideOptions):
     """How the slides of a run are read and written.
 
     Attributes:
-        mpp: microns per level-0 pixel for all slides, over what the files say.
-        power: objective power of level 0 for all slides, over what the files say.
         output_type: "qupath", "zarr" or "annotationstore"; not looked at when nothing is written.
-        overwrite: make results again, replacing files that this program wrote for these slides.
-        batch_size: patches in a batch.
-        num_workers: reading threads.
         attribution: find out what raises and what lowers the risk, and roll attention back.
         gzip: compress GeoJSON.
     """
 
-    mpp: float | None = None
-    power: float | None = None
     output_type: str = "qupath"
-    overwrite: bool = False
-    batch_size: int = 32
-    num_workers: int = 2
     attribution: bool = True
     gzip: bool = False
-
-    def __post_init__(self) -> None:
-        """Check the values.
-
-        Raises:
-            TiacfError: a count or a size makes no sense.
-        """
-        at_least("batch_size", self.batch_size, 1)
-        at_least("num_workers", self.num_workers, 0)
-        positive("mpp", self.mpp)
-        positive("power", self.power)
 
 
 def predict_cohort(

@@ -25,10 +25,9 @@ from tiacrossfusion.bags_folder import (
     source_of,
     stem_of,
 )
-from tiacrossfusion.checks import at_least, positive
 from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.features import FeatureBag, Provenance, slide_identity
-from tiacrossfusion.jobs import Job, ToolNames, Tools, carry_out, failure
+from tiacrossfusion.jobs import Job, SlideOptions, ToolNames, Tools, carry_out, failure
 from tiacrossfusion.pipeline import (
     bag_caveats,
     bag_provenance,
@@ -98,37 +97,16 @@ class ExtractionPlan:
 
 
 @dataclass(frozen=True)
-class ExtractionOptions:
+class ExtractionOptions(SlideOptions):
     """How the slides of a run are read, and which are made again.
 
     Attributes:
         sampling: how patches are laid and kept.
-        mpp: microns per level-0 pixel for all slides, over what the files say.
-        power: objective power of level 0 for all slides, over what the files say.
-        batch_size: patches in a batch.
-        num_workers: reading threads.
-        overwrite: make finished bags again.
         retry_failed: try again what failed before in the same way.
     """
 
     sampling: SamplingSpec = field(default_factory=SamplingSpec)
-    mpp: float | None = None
-    power: float | None = None
-    batch_size: int = 32
-    num_workers: int = 2
-    overwrite: bool = False
     retry_failed: bool = False
-
-    def __post_init__(self) -> None:
-        """Check the values.
-
-        Raises:
-            TiacfError: a count or a size makes no sense.
-        """
-        at_least("batch_size", self.batch_size, 1)
-        at_least("num_workers", self.num_workers, 0)
-        positive("mpp", self.mpp)
-        positive("power", self.power)
 
 
 def extract_slides(

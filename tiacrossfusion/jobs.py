@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from tiacrossfusion.checks import at_least, positive
 from tiacrossfusion.errors import TiacfError, one_line
 from tiacrossfusion.progress import Progress
 from tiacrossfusion.records import OutputError, RecordFolder
@@ -22,6 +23,36 @@ _log = logging.getLogger(__name__)
 
 Outcome = TypeVar("Outcome", covariant=True)
 Done = TypeVar("Done")
+
+
+@dataclass(frozen=True)
+class SlideOptions:
+    """How the slides of a run are read.
+
+    Attributes:
+        mpp: microns per level-0 pixel for all slides, over what the files say.
+        power: objective power of level 0 for all slides, over what the files say.
+        batch_size: patches in a batch.
+        num_workers: reading threads.
+        overwrite: make finished results again, replacing files that this program wrote for these slides.
+    """
+
+    mpp: float | None = None
+    power: float | None = None
+    batch_size: int = 32
+    num_workers: int = 2
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            TiacfError: a count or a size makes no sense.
+        """
+        at_least("batch_size", self.batch_size, 1)
+        at_least("num_workers", self.num_workers, 0)
+        positive("mpp", self.mpp)
+        positive("power", self.power)
 
 
 class Job(Protocol[Outcome]):

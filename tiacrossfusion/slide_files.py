@@ -1,4 +1,4 @@
-"""Which slides a path stands for. Imports nothing heavy: the command line asks before all else."""
+"""Which slides or bags a path stands for. Imports nothing heavy: the command line asks before all else."""
 
 from __future__ import annotations
 
@@ -43,6 +43,30 @@ def find_slides(source: Path, file_types: str = DEFAULT_FILE_TYPES) -> list[Path
             f"{source}: no slide in this folder matches {', '.join(patterns)}; "
             "give other patterns with --file-types"
         )
+    return found
+
+
+def find_bags(source: Path) -> list[Path]:
+    """List the bags that a path stands for, by name.
+
+    Raises:
+        TiacfError: the path does not exist, or holds no bag.
+    """
+    try:
+        if not source.exists():
+            raise TiacfError(f"{source}: {missing(source)}; check --bags")
+        if source.suffix == ".zarr":
+            return [source]
+        if not source.is_dir():
+            raise TiacfError(
+                f"{source}: a file is no bag; give a folder of bags (*.zarr) or one bag"
+            )
+        # A name with a dot first is that of a bag that is being written.
+        found = [store for store in sorted(source.glob("*.zarr")) if store.name[0] != "."]
+    except OSError as error:
+        raise TiacfError(f"{source}: cannot be read ({error.strerror}); check --bags") from error
+    if not found:
+        raise TiacfError(f"{source}: holds no bag (*.zarr); make them with tiacf extract")
     return found
 
 

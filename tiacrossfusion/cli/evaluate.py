@@ -12,6 +12,7 @@ from tiacrossfusion.checks import at_least
 from tiacrossfusion.cli.checks import given, output_folder
 from tiacrossfusion.cli.train import say_figures
 from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.slide_files import find_bags
 
 #: What only one of the two things that the command does has a use for.
 _OF_PREDICTIONS = ("predictions", "against")
@@ -141,11 +142,7 @@ def _judge_scores(
     Raises:
         TiacfError: bags, their truth or the model are not there or do not go together.
     """
-    if not bags.is_dir():
-        raise TiacfError(f"{bags}: no such folder; check --bags")
-    stores = [store for store in sorted(bags.glob("*.zarr")) if store.name[0] != "."]
-    if not stores:
-        raise TiacfError(f"{bags}: holds no bag (*.zarr); make them with tiacf extract")
+    stores = find_bags(bags)
 
     import numpy as np
 

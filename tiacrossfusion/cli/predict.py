@@ -26,7 +26,7 @@ from tiacrossfusion.cli.checks import given, output_folder
 from tiacrossfusion.cli.cluster import cli_cluster, cli_precision, seen_from_workers
 from tiacrossfusion.cli.log_file import LOG_FILE, log_to
 from tiacrossfusion.errors import TiacfError
-from tiacrossfusion.slide_files import DEFAULT_FILE_TYPES, find_slides, missing
+from tiacrossfusion.slide_files import DEFAULT_FILE_TYPES, find_bags, find_slides
 
 if TYPE_CHECKING:
     from tiacrossfusion.patients import PatientOutcome, PatientTable
@@ -158,7 +158,7 @@ def predict(
     else:
         _refuse(context, ("img_input",), "and --bags: leave one of them out")
         _refuse(context, _FOR_SLIDES, "is for slides, bags are finished; leave it out")
-        sources = _find_bags(bags)
+        sources = find_bags(bags)
     folder_path = output_folder(given("--output-path", output_path))
 
     # Imported here: torch and the slide readers take seconds, and a wrong option should not.
@@ -259,30 +259,6 @@ def _say_patients(outcomes: list[PatientOutcome], path: Path) -> int:
     without = f" ({partly} without some of their slides)" if partly else ""
     click.echo(f"{len(outcomes) - lost} of {len(outcomes)} patients predicted{without}: {path}")
     return lost
-
-
-def _find_bags(source: Path) -> list[Path]:
-    """List the bags that a path stands for, by name.
-
-    Raises:
-        TiacfError: the path does not exist, or holds no bag.
-    """
-    try:
-        if not source.exists():
-            raise TiacfError(f"{source}: {missing(source)}; check --bags")
-        if source.suffix == ".zarr":
-            return [source]
-        if not source.is_dir():
-            raise TiacfError(
-                f"{source}: a file is no bag; give a folder of bags (*.zarr) or one bag"
-            )
-        # A name with a dot first is that of a bag that is being written.
-        found = [store for store in sorted(source.glob("*.zarr")) if store.name[0] != "."]
-    except OSError as error:
-        raise TiacfError(f"{source}: cannot be read ({error.strerror}); check --bags") from error
-    if not found:
-        raise TiacfError(f"{source}: holds no bag (*.zarr); make them with tiacf extract")
-    return found
 
 
 def _refuse(context: click.Context, names: tuple[str, ...], reason: str) -> None:
