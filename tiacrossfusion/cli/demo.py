@@ -28,7 +28,7 @@ def demo(output_path: str, device: str) -> None:
 
     from tiacrossfusion.cohort import RunOptions, predict_cohort
     from tiacrossfusion.encoders import load_encoder_of
-    from tiacrossfusion.results import TABLE, ResultsFolder
+    from tiacrossfusion.results import REPORT, TABLE, ResultsFolder
     from tiacrossfusion.simulation import TissueParameters, log_hazard, render_slide
     from tiacrossfusion.zoo import load_bundle
 
@@ -63,6 +63,7 @@ def demo(output_path: str, device: str) -> None:
             f"{row['risk']:9.2f}{row['percentile']:12.0f}{row['risk_group']:>8}{median:>16}"
         )
     click.echo(f"\n{bundle.config.card.notice}")
+    click.echo(f"Report: {folder_path / REPORT}, opens in any browser")
     click.echo(f"Table: {folder_path / TABLE}")
     click.echo(f"Pictures: {folder_path}/*_attention.png and *_survival.png")
     click.echo(
