@@ -130,8 +130,8 @@ def whole_commands(folder: Path, cells: int, runs: int, peer_threads: int) -> No
     print(
         f"A simulated slide of {side:,} x {side:,} px, 40x; whole processes taken in turn, medians of "
         f"{runs} runs. `stain-texture` on our side is `tiacf extract` as it comes; the toolbox has the "
-        f"same batch size of 32, two workers and {peer_threads} thread of torch (its default, one for "
-        "each core, is slower beside the workers). Both read the same patches (checked). The last "
+        f"same batch size of 32, two workers and {peer_threads} thread of torch. "
+        "Both read the same patches (checked). The last "
         "column is the mean difference between the features, in standard deviations.\n"
     )
     print(
