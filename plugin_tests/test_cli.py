@@ -48,7 +48,7 @@ def test_version_help_and_usage():
     assert run("predict", "--nonsense").exit_code == 2
     assert run("nonsense").exit_code == 2
     result = run("predict")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "--img-input is missing" in result.output
 
 
@@ -184,7 +184,7 @@ def test_official_checkpoints_need_their_own_encoder(checkpoint, tmp_path):
 )
 def test_wrong_import_options_get_one_line(tmp_path, options, word):
     result = import_stain_checkpoint(tmp_path, *options)
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert word in result.output
     assert result.output.count("\n") == 1
     assert not (tmp_path / "bundle").exists()

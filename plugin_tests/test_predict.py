@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from refusal import assert_failed, assert_usage
 
 from tiacrossfusion.cli import main
 
@@ -41,16 +42,6 @@ def contents(out: Path) -> dict[str, bytes]:
     files = {name: (out / name).read_bytes() for name in visible(out) if name != "tiacf.log"}
     rows = [{k: v for k, v in row.items() if k != "seconds"} for row in table(out)]
     return files | {"predictions.csv": json.dumps(rows).encode()}
-
-
-def assert_one_line(result: Result, *words: str) -> None:
-    """The command failed with one line that has these words and no traceback."""
-    lines = [line for line in result.output.splitlines() if line.startswith(("FAILED", "Error:"))]
-    assert result.exit_code == 1, result.output
-    assert len(lines) == 1, result.output
-    for word in words:
-        assert word in lines[0]
-    assert "Traceback" not in result.output
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +156,7 @@ def test_a_page_of_someone_else_is_not_replaced(simulated, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     (out / "report.html").write_text("<html>of someone else</html>")
-    assert_one_line(predict(simulated / "low.svs", out), "report.html", "not written by tiacf")
+    assert_failed(predict(simulated / "low.svs", out), "report.html", "not written by tiacf")
     assert (out / "report.html").read_text() == "<html>of someone else</html>"
 
 
@@ -179,7 +170,7 @@ def test_a_result_of_another_model_is_not_replaced_unasked(simulated, predicted,
     (model / "config.json").write_text(json.dumps(config | {"name": "other"}))
     before = contents(out)
     result = predict(simulated / "low.svs", out, "--model", str(model))
-    assert_one_line(result, "low.svs", "another model", "--overwrite")
+    assert_failed(result, "low.svs", "another model", "--overwrite")
     # The page has the card of the model that was asked for.
     assert contents(out) | {"report.html": b""} == before | {"report.html": b""}
     result = predict(simulated / "low.svs", out, "--model", str(model), "--overwrite")
@@ -194,14 +185,14 @@ def test_other_peoples_files_are_left_alone(simulated, tmp_path):
     (out / "notes.txt").write_text("keep")
     for options in ([], ["--overwrite"]):
         result = predict(simulated / "low.svs", out, *options)
-        assert_one_line(result, "low.geojson", "not written by tiacf")
+        assert_failed(result, "low.geojson", "not written by tiacf")
         assert (out / "low.geojson").read_text() == "annotations of a pathologist"
         assert (out / "notes.txt").read_text() == "keep"
 
 
 def test_other_peoples_table_is_left_alone(simulated, tmp_path):
     (tmp_path / "predictions.csv").write_text("mine")
-    assert_one_line(predict(simulated, tmp_path, "--overwrite"), "predictions.csv", "not written")
+    assert_failed(predict(simulated, tmp_path, "--overwrite"), "predictions.csv", "not written")
     assert (tmp_path / "predictions.csv").read_text() == "mine"
 
 
@@ -252,7 +243,7 @@ def test_a_failed_second_attempt_keeps_the_result_and_says_so(simulated, tmp_pat
     before = (tmp_path / "out" / "low.geojson").read_bytes()
     (tmp_path / "low.svs").write_text("damaged")
     result = predict(tmp_path / "low.svs", tmp_path / "out", "--overwrite")
-    assert_one_line(result, "low.svs")
+    assert_failed(result, "low.svs")
     (row,) = table(tmp_path / "out")
     assert row["status"] == "ok"
     assert row["message"].startswith("the last attempt failed")
@@ -262,18 +253,18 @@ def test_a_failed_second_attempt_keeps_the_result_and_says_so(simulated, tmp_pat
 def test_a_damaged_record_is_named(simulated, tmp_path):
     assert predict(simulated / "low.svs", tmp_path).exit_code == 0
     (tmp_path / ".tiacf" / "low.json").write_text("{")
-    assert_one_line(predict(simulated / "low.svs", tmp_path), "low.json", "damaged")
+    assert_failed(predict(simulated / "low.svs", tmp_path), "low.json", "damaged")
 
 
 def test_a_log_that_cannot_be_written_is_named(simulated, tmp_path):
     (tmp_path / "tiacf.log").mkdir()
-    assert_one_line(predict(simulated / "low.svs", tmp_path), "tiacf.log", "cannot be written")
+    assert_failed(predict(simulated / "low.svs", tmp_path), "tiacf.log", "cannot be written")
 
 
 def test_one_mask_does_not_serve_many_slides(simulated, tmp_path):
     cv2.imwrite(str(tmp_path / "m.png"), np.full((150, 180), 255, np.uint8))
     result = predict(simulated, tmp_path / "out", "--masks", str(tmp_path / "m.png"))
-    assert_one_line(result, "m.png", "folder of masks")
+    assert_usage(result, "m.png", "folder of masks")
 
 
 def test_a_coarse_scan_is_remarked_on(simulated, tmp_path):
@@ -390,7 +381,7 @@ def test_masks_restrict_the_patches(simulated, predicted, tmp_path):
     tops = [f["geometry"]["coordinates"][0][0][1] for f in document["features"]]
     assert max(tops) < 800
     result = predict(simulated, tmp_path / "out2", "--masks", str(tmp_path))
-    assert_one_line(result, "no mask for high.svs")
+    assert_failed(result, "no mask for high.svs")
     assert len(list((tmp_path / "out2").glob("*_5x.geojson"))) == 1
 
 
@@ -433,13 +424,13 @@ def test_other_output_types(simulated, predicted, tmp_path, output_type):
 )
 def test_bad_options_get_one_line(simulated, tmp_path, options, words):
     result = predict(simulated, tmp_path / "out", *options)
-    assert_one_line(result, *words)
+    assert_usage(result, *words)
 
 
 def test_unwritable_output_gets_one_line(simulated, tmp_path):
     (tmp_path / "file").touch()
-    assert_one_line(predict(simulated, tmp_path / "file"), "is a file", "--output-path")
-    assert_one_line(predict(simulated, tmp_path / "file" / "sub"), "cannot be written")
+    assert_usage(predict(simulated, tmp_path / "file"), "is a file", "--output-path")
+    assert_failed(predict(simulated, tmp_path / "file" / "sub"), "cannot be written")
 
 
 @pytest.mark.parametrize(
@@ -454,7 +445,7 @@ def test_a_full_disk_ends_the_run_in_one_line(simulated, tmp_path, monkeypatch, 
 
     monkeypatch.setattr(outputs, "write_geojson", no_space)
     result = predict(simulated, tmp_path / "out")
-    assert_one_line(result, "No space left on device", "--output-path")
+    assert_failed(result, "No space left on device", "--output-path")
     assert visible(tmp_path / "out") == ["tiacf.log"]
 
 
@@ -491,9 +482,9 @@ def test_real_slides(real_slides, tmp_path, name, options):
 
 def test_real_slides_that_must_be_refused(real_slides, tmp_path):
     result = predict(real_slides / "wsi_dicom_cmu1_small_region", tmp_path / "out")
-    assert_one_line(result, "TIAToolbox's DICOM reader")
+    assert_failed(result, "TIAToolbox's DICOM reader")
     result = predict(real_slides / "test3-DAPI-2-387.ndpi", tmp_path / "out")
-    assert_one_line(result, "not a brightfield slide", "--masks")
+    assert_failed(result, "not a brightfield slide", "--masks")
     result = predict(real_slides / "tcga-cr-7395-01a-01-ts1.svs", tmp_path / "out")
-    assert_one_line(result, "--mpp", "--power")
+    assert_failed(result, "--mpp", "--power")
     assert [row["status"] for row in table(tmp_path / "out")] == ["failed"] * 3

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from refusal import assert_failed, assert_usage
 
 from tiacrossfusion.cli import main
 from tiacrossfusion.cohort import predict_bags
@@ -56,15 +57,6 @@ def table(path: Path) -> list[dict[str, str]]:
 
 def visible(out: Path) -> list[str]:
     return sorted(path.name for path in out.iterdir() if not path.name.startswith("."))
-
-
-def assert_one_line(result: Result, *words: str) -> None:
-    lines = [line for line in result.output.splitlines() if line.startswith(("FAILED", "Error:"))]
-    assert result.exit_code == 1, result.output
-    assert len(lines) == 1, result.output
-    for word in words:
-        assert word in lines[0]
-    assert "Traceback" not in result.output
 
 
 def make_config(encoder: EncoderSpec, name: str = "crossfusion", **fields) -> BundleConfig:
@@ -272,7 +264,7 @@ def test_finished_bags_are_skipped_by_what_they_hold(bags, names, single, predic
     assert (out / "a.geojson").stat().st_mtime_ns == before
     bag.scales["20x"].features[0] += 1
     bag.save(stores / "a.zarr")
-    assert_one_line(predict(stores, out, single), "a.zarr", "another bag", "--overwrite")
+    assert_failed(predict(stores, out, single), "a.zarr", "another bag", "--overwrite")
     assert predict(stores, out, single, "--overwrite").exit_code == 0
     assert (out / "a.geojson").stat().st_mtime_ns > before
 
@@ -329,12 +321,12 @@ def test_bad_bags_are_named_and_the_others_go_on(bags, names, single, demo_bundl
 def test_bad_options_get_one_line(bags, single, tmp_path, monkeypatch, options, words):
     monkeypatch.chdir(tmp_path)
     result = predict(bags, tmp_path / "out", single, *options)
-    assert_one_line(result, *words)
+    assert_usage(result, *words)
     assert not (tmp_path / "out").exists()
 
 
 def test_neither_slides_nor_bags(tmp_path):
-    assert_one_line(invoke("--output-path", tmp_path), "--img-input is missing, or --bags")
+    assert_usage(invoke("--output-path", tmp_path), "--img-input is missing, or --bags")
 
 
 # The spread of an ensemble
@@ -531,7 +523,7 @@ def test_slides_are_averaged_as_bags_are(simulated, tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", ["no column 'slide'", "the file is empty"]),
+        ("", ["is empty"]),
         ("slide,patient\n", ["a header and no rows"]),
         ("slide,case_id\n{0},one\n", ["no column 'patient'", "--patient-column", "case_id"]),
         ("slide;patient\n{0};one\n", ["not separated by commas"]),
@@ -549,7 +541,9 @@ def test_bad_tables_get_one_line_before_a_slide_is_read(bags, names, single, tmp
     if text is not None:
         path.write_bytes(text.format(*names).encode(errors="surrogateescape"))
     result = predict(bags, tmp_path / "out", single, "--patients", path)
-    assert_one_line(result, "p.csv", *(word.format(*names) for word in words))
+    option = any(word.startswith("--") for word in words)
+    refused = assert_usage if option else assert_failed
+    refused(result, "p.csv", *(word.format(*names) for word in words))
     assert not (tmp_path / "out").exists()
 
 
@@ -595,7 +589,7 @@ def test_other_peoples_table_of_patients_is_left_alone(bags, names, single, tmp_
     whose = write_table(tmp_path / "patients.csv", [(names[0], "one")])
     before = whose.read_bytes()
     result = predict(bags, tmp_path, single, "--patients", whose)
-    assert_one_line(result, "patients.csv", "not written by tiacf")
+    assert_failed(result, "patients.csv", "not written by tiacf")
     assert not (tmp_path / "predictions.csv").exists()
     with pytest.raises(OutputError, match=r"patients\.csv.*not written by tiacf"):
         ResultsFolder(tmp_path).write_patients([])

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tiacrossfusion.bags_folder import BagsFolder, size_on_disk
-from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.errors import TiacfError, UsageError
 from tiacrossfusion.records import Record, is_alive
 from tiacrossfusion.sampling.spec import SCALES
 
@@ -50,11 +50,11 @@ def bags_status(path: Path) -> BagsStatus:
     except OSError as error:
         raise TiacfError(f"{path}: cannot be read ({error.strerror}); check its rights") from error
     if not is_folder:
-        raise TiacfError(f"{path}: no such folder; give the folder that tiacf extract writes to")
+        raise UsageError(f"{path}: no such folder; give the folder that tiacf extract writes to")
     folder = BagsFolder(path, make=False)
     records = folder.records()
     if not records and not bags:
-        raise TiacfError(f"{path}: holds no bags; give the folder that tiacf extract writes to")
+        raise UsageError(f"{path}: holds no bags; give the folder that tiacf extract writes to")
     status = BagsStatus(leftovers=folder.leftovers())
     for record in records:
         _add(status, record, path)

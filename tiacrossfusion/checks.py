@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.errors import UsageError
 
 
 def at_least(option: str, value: int, smallest: int) -> None:
     """Refuse a count below the smallest that makes sense."""
     if value < smallest:
-        raise TiacfError(f"{option} {value}: must be {smallest} or more")
+        raise UsageError(f"{option} {value}: must be {smallest} or more")
 
 
 def positive(option: str, value: float | None) -> None:
     """Refuse a size that is zero, negative or not a number; None is not given."""
     if value is not None and not 0 < value < float("inf"):
-        raise TiacfError(f"{option} {value:g}: must be a number above 0")
+        raise UsageError(f"{option} {value:g}: must be a number above 0")
 
 
 def usable_device(device: str) -> None:
@@ -25,4 +25,4 @@ def usable_device(device: str) -> None:
         torch.zeros(1, device=device).cpu()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise TiacfError(f"device {device}: {reason}; use the device cpu") from error
+        raise UsageError(f"device {device}: {reason}; use the device cpu") from error

@@ -25,7 +25,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from tiacrossfusion import __version__
-from tiacrossfusion.errors import TiacfError, one_line
+from tiacrossfusion.errors import TiacfError, UsageError, one_line
 from tiacrossfusion.jobs import Job, ToolNames
 from tiacrossfusion.progress import Progress
 from tiacrossfusion.records import MAX_DEATHS, RecordFolder
@@ -248,7 +248,7 @@ def _connect(address: str) -> Client:
     elif Path(address).is_file():
         where = {"scheduler_file": address}
     else:
-        raise TiacfError(
+        raise UsageError(
             f"--cluster {address}: neither an address such as tcp://host:8786 nor a scheduler file"
         )
     try:

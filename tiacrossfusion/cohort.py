@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.errors import UsageError
 from tiacrossfusion.explain import why_no_maps
 from tiacrossfusion.features import FeatureBag, slide_identity
 from tiacrossfusion.jobs import Job, SlideOptions, ToolNames, Tools, carry_out, failure
@@ -217,7 +217,7 @@ class _Job(Job[SlideOutcome], ABC):
         """The model."""
         bundle = self.tools.load().bundle
         if bundle is None:
-            raise TiacfError("no model is given; see --model")
+            raise UsageError("no model is given; see --model")
         return bundle
 
     def run(self, progress: Progress) -> SlideOutcome:
@@ -362,7 +362,7 @@ class _SlideJob(_Job):
         """The model's encoder."""
         encoder = self.tools.load().encoder
         if encoder is None:
-            raise TiacfError("no encoder is given; see --encoder-weights")
+            raise UsageError("no encoder is given; see --encoder-weights")
         return encoder
 
     @cached_property

@@ -1,4 +1,4 @@
-"""The one exception that users are meant to read."""
+"""The exceptions that users are meant to read."""
 
 
 class TiacfError(Exception):
@@ -6,6 +6,14 @@ class TiacfError(Exception):
 
     Its message is one line: it names the thing (file, option, field) and the remedy. The command line
     prints it without a traceback and exits with 1; any other exception is a defect of this package.
+    """
+
+
+class UsageError(TiacfError):
+    """What was asked for cannot be: an option or an argument is missing, wrong, or names nothing.
+
+    It is raised before any work is begun; the command line exits with 2. What lies in a file that is
+    there, and what happens during the work, is a plain `TiacfError`.
     """
 
 

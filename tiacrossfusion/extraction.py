@@ -25,7 +25,7 @@ from tiacrossfusion.bags_folder import (
     source_of,
     stem_of,
 )
-from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.errors import TiacfError, UsageError
 from tiacrossfusion.features import FeatureBag, Provenance, slide_identity
 from tiacrossfusion.jobs import Job, SlideOptions, ToolNames, Tools, carry_out, failure
 from tiacrossfusion.pipeline import (
@@ -193,7 +193,7 @@ def check_shard(shard: tuple[int, int]) -> None:
     """
     part, parts = shard
     if not 1 <= part <= parts:
-        raise TiacfError(
+        raise UsageError(
             f"--shard {part}/{parts}: give I/N with I from 1 to N, such as 1/{max(parts, 1)}"
         )
 
@@ -410,7 +410,7 @@ class ExtractionJob(Job[ExtractionOutcome]):
     def _encoder(self) -> Encoder:
         encoder = self.tools.load().encoder
         if encoder is None:
-            raise TiacfError("no encoder is given; see --encoder")
+            raise UsageError("no encoder is given; see --encoder")
         return encoder
 
     def _own_mask(self) -> Mask | None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tiacrossfusion.errors import TiacfError, one_line
+from tiacrossfusion.errors import TiacfError, UsageError, one_line
 from tiacrossfusion.outputs import prediction_row
 from tiacrossfusion.pipeline import Prediction, read_off, risk_caveat
 from tiacrossfusion.training.table import examples, slide_stem
@@ -149,17 +149,20 @@ def read_patients(
             header = list(reader.fieldnames or [])
             rows = list(reader)
     except FileNotFoundError as error:
-        raise TiacfError(f"{path}: no such file; check --patients") from error
+        raise UsageError(f"{path}: no such file; check --patients") from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise TiacfError(
             f"{path}: cannot be read as a table ({one_line(error)}); save it as CSV in UTF-8"
         ) from error
+    if not header:
+        raise TiacfError(f"{path}: is empty; a table has a header and a row a slide")
     if len(header) == 1 and any(sign in header[0] for sign in ";\t|"):
         raise TiacfError(f"{path}: is not separated by commas; save it as CSV with commas")
     for option, column in (("--slide-column", slide_column), ("--patient-column", patient_column)):
         if column not in header:
-            has = f"it has {', '.join(header)}" if header else "the file is empty"
-            raise TiacfError(f"{path}: has no column {column!r} ({option}); {has}")
+            raise UsageError(
+                f"{path}: has no column {column!r} ({option}); it has {', '.join(header)}"
+            )
     if not rows:
         raise TiacfError(f"{path}: has a header and no rows; a table has a row a slide")
     longer = [str(number) for number, row in enumerate(rows, start=1) if None in row]

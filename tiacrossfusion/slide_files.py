@@ -5,7 +5,7 @@ from __future__ import annotations
 from fnmatch import fnmatch
 from pathlib import Path
 
-from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.errors import TiacfError, UsageError
 
 #: Patterns of slide files looked for in a folder. PNG and JPEG are left out: beside slides they are
 #: mostly thumbnails.
@@ -27,10 +27,10 @@ def find_slides(source: Path, file_types: str = DEFAULT_FILE_TYPES) -> list[Path
     """
     patterns = [pattern.strip().lower() for pattern in file_types.split(",") if pattern.strip()]
     if not patterns:
-        raise TiacfError(f'--file-types is empty; give patterns such as "{DEFAULT_FILE_TYPES}"')
+        raise UsageError(f'--file-types is empty; give patterns such as "{DEFAULT_FILE_TYPES}"')
     try:
         if not source.exists():
-            raise TiacfError(f"{source}: {missing(source)}; check --img-input")
+            raise UsageError(f"{source}: {missing(source)}; check --img-input")
         if source.is_file() or source.suffix.lower() == ".zarr" or is_dicom_folder(source):
             return [source]
         found = [entry for entry in sorted(source.iterdir()) if _is_slide(entry, patterns)]
@@ -39,7 +39,7 @@ def find_slides(source: Path, file_types: str = DEFAULT_FILE_TYPES) -> list[Path
             f"{source}: cannot be read ({error.strerror}); check --img-input"
         ) from error
     if not found:
-        raise TiacfError(
+        raise UsageError(
             f"{source}: no slide in this folder matches {', '.join(patterns)}; "
             "give other patterns with --file-types"
         )
@@ -54,11 +54,11 @@ def find_bags(source: Path) -> list[Path]:
     """
     try:
         if not source.exists():
-            raise TiacfError(f"{source}: {missing(source)}; check --bags")
+            raise UsageError(f"{source}: {missing(source)}; check --bags")
         if source.suffix == ".zarr":
             return [source]
         if not source.is_dir():
-            raise TiacfError(
+            raise UsageError(
                 f"{source}: a file is no bag; give a folder of bags (*.zarr) or one bag"
             )
         # A name with a dot first is that of a bag that is being written.
@@ -66,7 +66,7 @@ def find_bags(source: Path) -> list[Path]:
     except OSError as error:
         raise TiacfError(f"{source}: cannot be read ({error.strerror}); check --bags") from error
     if not found:
-        raise TiacfError(f"{source}: holds no bag (*.zarr); make them with tiacf extract")
+        raise UsageError(f"{source}: holds no bag (*.zarr); make them with tiacf extract")
     return found
 
 

@@ -1,6 +1,7 @@
 """The command `tiacf`: one file a verb, no logic of its own.
 
-Exit codes: 0 all done, 1 something failed (one line says what), 2 unknown command or option, 130 interrupted.
+Exit codes: 0 all done, 1 something failed (one line says what), 2 wrong or missing options (nothing was
+begun), 130 interrupted.
 """
 
 from __future__ import annotations

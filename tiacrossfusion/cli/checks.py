@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.errors import UsageError
 
 
 def given(option: str, value: str | None) -> Path:
     """Return a required path."""
     if not value:
-        raise TiacfError(f"{option} is missing; see --help")
+        raise UsageError(f"{option} is missing; see --help")
     return Path(value)
 
 
@@ -19,9 +19,9 @@ def output_folder(path: Path) -> Path:
     try:
         is_file = path.exists() and not path.is_dir()
     except OSError as error:
-        raise TiacfError(
+        raise UsageError(
             f"{path}: cannot be reached ({error.strerror}); check --output-path"
         ) from error
     if is_file:
-        raise TiacfError(f"{path}: is a file; give a folder with --output-path")
+        raise UsageError(f"{path}: is a file; give a folder with --output-path")
     return path

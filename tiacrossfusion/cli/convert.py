@@ -13,7 +13,7 @@ from tiatoolbox.cli.common import cli_output_path
 from tiacrossfusion.checks import positive
 from tiacrossfusion.cli.checks import given, output_folder
 from tiacrossfusion.cli.log_file import LOG_FILE, log_to
-from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.errors import UsageError
 from tiacrossfusion.slide_files import missing
 
 if TYPE_CHECKING:
@@ -106,13 +106,13 @@ def convert(
     sources = _sources({"5x": x5, "10x": x10, "20x": x20}, bags)
     if isinstance(sources[0], Path):
         if output_format == "bag":
-            raise TiacfError(f"{bags}: holds bags already; give --output-format h5 or pt")
+            raise UsageError(f"{bags}: holds bags already; give --output-format h5 or pt")
         for parameter in context.command.params:
             name = parameter.name or ""
             if name in _FOR_FILES and (
                 context.get_parameter_source(name) is ParameterSource.COMMANDLINE
             ):
-                raise TiacfError(
+                raise UsageError(
                     f"{parameter.opts[0]} is for feature files, bags know; leave it out"
                 )
     options = ImportOptions(
@@ -147,15 +147,15 @@ def _sources(scales: dict[str, Path | None], bags: Path | None) -> list[SlideFil
 
     given_scales = {scale: path for scale, path in scales.items() if path is not None}
     if bags is not None and given_scales:
-        raise TiacfError("--bags and --x5, --x10, --x20: give the one or the others")
+        raise UsageError("--bags and --x5, --x10, --x20: give the one or the others")
     if bags is None:
         absent = [f"--{SCALE_FOLDERS[scale]}" for scale in scales if scale not in given_scales]
         if absent:
-            raise TiacfError(f"{' and '.join(absent)} missing, or --bags; see --help")
+            raise UsageError(f"{' and '.join(absent)} missing, or --bags; see --help")
         return find_slide_files(given_scales)
     try:
         if not bags.exists():
-            raise TiacfError(f"{bags}: {missing(bags)}; check --bags")
+            raise UsageError(f"{bags}: {missing(bags)}; check --bags")
         if (
             any((bags / name).is_dir() for name in SCALE_FOLDERS.values())
             and bags.suffix != ".zarr"
@@ -163,7 +163,7 @@ def _sources(scales: dict[str, Path | None], bags: Path | None) -> list[SlideFil
             return find_slide_files({scale: bags / name for scale, name in SCALE_FOLDERS.items()})
         return find_bags(bags)
     except OSError as error:
-        raise TiacfError(f"{bags}: cannot be read ({error.strerror}); check --bags") from error
+        raise UsageError(f"{bags}: cannot be read ({error.strerror}); check --bags") from error
 
 
 def _line(outcome: ConversionOutcome) -> str:

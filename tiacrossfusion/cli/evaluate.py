@@ -11,7 +11,7 @@ from tiatoolbox.cli.common import cli_device, cli_output_path
 from tiacrossfusion.checks import at_least
 from tiacrossfusion.cli.checks import given, output_folder
 from tiacrossfusion.cli.train import say_figures
-from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.errors import UsageError
 from tiacrossfusion.slide_files import find_bags
 
 #: What only one of the two things that the command does has a use for.
@@ -88,7 +88,7 @@ def evaluate(
             and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
         ):
             reason = "with --faithfulness" if faithfulness else "without --faithfulness"
-            raise TiacfError(f"{parameter.opts[0]} {reason}: leave one of them out or add it")
+            raise UsageError(f"{parameter.opts[0]} {reason}: leave one of them out or add it")
     if faithfulness:
         _judge_scores(
             given("--bags", None if bags is None else str(bags)),
@@ -157,7 +157,7 @@ def _judge_scores(
     if truth is not None:
         for store in stores:
             if not (truth / f"{store.stem}.npz").is_file():
-                raise TiacfError(f"{truth}: holds no {store.stem}.npz; check --truth")
+                raise UsageError(f"{truth}: holds no {store.stem}.npz; check --truth")
     bundle = load_bundle(model, device)
     regions = None
     if truth is not None:

@@ -25,7 +25,7 @@ from tiacrossfusion.cli.checks import given, output_folder
 from tiacrossfusion.cli.cluster import cli_cluster, cli_precision, seen_from_workers
 from tiacrossfusion.cli.log_file import LOG_FILE, log_to
 from tiacrossfusion.cli.sizes import bytes_text, seconds_text
-from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.errors import UsageError
 from tiacrossfusion.slide_files import DEFAULT_FILE_TYPES, find_slides
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def extract(
     positive("--power", power)
     slides = find_slides(given("--img-input", img_input), file_types)
     if masks is not None and Path(masks).is_file() and len(slides) > 1:
-        raise TiacfError(
+        raise UsageError(
             f"--masks {masks}: one mask for {len(slides)} slides; give a folder of masks named as them"
         )
     part = _parse_shard(shard)
@@ -174,15 +174,15 @@ def _parse_shard(shard: str | None) -> tuple[int, int]:
     """
     part, _, parts = ("1/1" if shard is None else shard).partition("/")
     if not (part.isascii() and part.isdigit() and parts.isascii() and parts.isdigit()):
-        raise TiacfError(f"--shard {shard}: give I/N, two whole numbers such as 1/4")
+        raise UsageError(f"--shard {shard}: give I/N, two whole numbers such as 1/4")
     return int(part), int(parts)
 
 
 def _refuse_with_cluster(*, dry_run: bool, shard: str | None) -> None:
     if dry_run:
-        raise TiacfError("--dry-run looks at the slides from here; leave --cluster out")
+        raise UsageError("--dry-run looks at the slides from here; leave --cluster out")
     if shard is not None:
-        raise TiacfError("--shard and --cluster: each shares out the slides; leave one of them out")
+        raise UsageError("--shard and --cluster: each shares out the slides; leave one of them out")
 
 
 def _say_plans(plans: Iterable[ExtractionPlan]) -> None:

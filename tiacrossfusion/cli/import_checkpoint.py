@@ -12,7 +12,7 @@ from tiatoolbox.cli.common import cli_output_path
 
 from tiacrossfusion.checks import at_least
 from tiacrossfusion.cli.checks import output_folder
-from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.errors import TiacfError, UsageError
 
 
 @click.command("import-checkpoint")
@@ -64,7 +64,7 @@ def import_checkpoint(
     at_least("--num-heads", num_heads, 1)
     name = name or re.sub(r"[^A-Za-z0-9._-]+", "-", Path(checkpoint).stem).strip("-._") or "model"
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise TiacfError(f"--name {name}: use letters, digits, '.', '_' and '-'")
+        raise UsageError(f"--name {name}: use letters, digits, '.', '_' and '-'")
     folder = output_folder(Path(output_path or name))
     if (folder / "config.json").exists() and not overwrite:
         raise TiacfError(f"{folder}: holds a bundle; give --overwrite or another --output-path")
@@ -101,7 +101,7 @@ def _three(option: str, text: str | None) -> tuple[float, float, float] | None:
     try:
         red, green, blue = (float(part) for part in text.split(","))
     except ValueError as error:
-        raise TiacfError(f"{option} {text}: give three numbers such as 0.5,0.5,0.5") from error
+        raise UsageError(f"{option} {text}: give three numbers such as 0.5,0.5,0.5") from error
     return red, green, blue
 
 
@@ -109,7 +109,7 @@ def _option(text: str) -> tuple[str, str | int | float | bool]:
     """Read KEY=VALUE; a value that is a number, true or false is taken as such."""
     key, equals, value = text.partition("=")
     if not (key and equals):
-        raise TiacfError(f"--encoder-option {text}: give KEY=VALUE, such as pad_type=same")
+        raise UsageError(f"--encoder-option {text}: give KEY=VALUE, such as pad_type=same")
     try:
         parsed = json.loads(value)
     except ValueError:

@@ -20,8 +20,9 @@ from tiacrossfusion.cli.predict import predict
 from tiacrossfusion.cli.simulate import simulate
 from tiacrossfusion.cli.status import status
 from tiacrossfusion.cli.train import train
-from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.errors import TiacfError, UsageError
 
+USAGE = 2
 INTERRUPTED = 130
 
 
@@ -32,12 +33,16 @@ class TiacfGroup(click.Group):
         """Run the command.
 
         Raises:
-            click.ClickException: the input is at fault; click prints one line and exits with 1.
+            click.ClickException: the input is at fault; click prints one line and exits with 1, or
+                with 2 when the options are.
         """
         try:
             return super().invoke(ctx)
         except TiacfError as error:
-            raise click.ClickException(str(error)) from error
+            complaint = click.ClickException(str(error))
+            if isinstance(error, UsageError):
+                complaint.exit_code = USAGE
+            raise complaint from error
         except KeyboardInterrupt:
             click.echo(
                 "Interrupted; what is finished is kept, run the same command to go on.", err=True

@@ -25,7 +25,7 @@ from tiacrossfusion.checks import at_least, positive
 from tiacrossfusion.cli.checks import given, output_folder
 from tiacrossfusion.cli.cluster import cli_cluster, cli_precision, seen_from_workers
 from tiacrossfusion.cli.log_file import LOG_FILE, log_to
-from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.errors import UsageError
 from tiacrossfusion.slide_files import DEFAULT_FILE_TYPES, find_bags, find_slides
 
 if TYPE_CHECKING:
@@ -148,10 +148,10 @@ def predict(
         _refuse(context, _FOR_PATIENTS, "is for --patients; add it")
     if bags is None:
         if not img_input:
-            raise TiacfError("--img-input is missing, or --bags; see --help")
+            raise UsageError("--img-input is missing, or --bags; see --help")
         sources = find_slides(Path(img_input), file_types)
         if masks is not None and Path(masks).is_file() and len(sources) > 1:
-            raise TiacfError(
+            raise UsageError(
                 f"--masks {masks}: one mask for {len(sources)} slides; "
                 "give a folder of masks named as them"
             )
@@ -266,4 +266,4 @@ def _refuse(context: click.Context, names: tuple[str, ...], reason: str) -> None
     for parameter in context.command.params:
         name = parameter.name or ""
         if name in names and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            raise TiacfError(f"{parameter.opts[0]} {reason}")
+            raise UsageError(f"{parameter.opts[0]} {reason}")

@@ -13,7 +13,7 @@ from tiatoolbox.cli.common import cli_output_path
 
 from tiacrossfusion.checks import at_least, positive
 from tiacrossfusion.cli.checks import given, output_folder
-from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.errors import UsageError
 
 if TYPE_CHECKING:
     from tiacrossfusion.simulation import Scenario
@@ -155,4 +155,4 @@ def _refuse_options_of_the_other_kind(context: click.Context, *, slides: bool) -
             context.get_parameter_source(name) is ParameterSource.COMMANDLINE
         ):
             kind, remedy = ("bags", "leave out") if slides else ("slides", "add")
-            raise TiacfError(f"{parameter.opts[0]}: is for {kind}; {remedy} --slides")
+            raise UsageError(f"{parameter.opts[0]}: is for {kind}; {remedy} --slides")

@@ -9,7 +9,7 @@ import click
 from tiatoolbox.cli.common import cli_output_path
 
 from tiacrossfusion.cli.checks import given, output_folder
-from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.errors import UsageError
 from tiacrossfusion.model_names import MODEL_NAMES
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def train(
         if value is not None:
             _put(settings, _SETTINGS[option], value)
     if "time_unit" not in settings:
-        raise TiacfError(
+        raise UsageError(
             "--time-unit is missing; give the unit of the table's times, such as months"
         )
     checked = make_config(
@@ -180,5 +180,5 @@ def _put(settings: dict[str, Any], place: tuple[str, ...], value: object) -> Non
     for name in place[:-1]:
         settings = settings.setdefault(name, {})
         if not isinstance(settings, dict):
-            raise TiacfError(f"{name}: holds no settings by name; mend the file of --config")
+            raise UsageError(f"{name}: holds no settings by name; mend the file of --config")
     settings[place[-1]] = value

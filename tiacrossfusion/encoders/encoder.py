@@ -12,7 +12,7 @@ from torch.nn import functional as F  # noqa: N812 - torch's own convention
 from tiacrossfusion.encoders.network import Network
 from tiacrossfusion.encoders.spec import EncoderSpec, Triple
 from tiacrossfusion.encoders.weights import state_dict_sha256
-from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.errors import TiacfError, UsageError
 
 #: Of the arithmetic inside the network; features are stored as float16 whatever it is.
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -190,6 +190,6 @@ def _precision(wanted: str, device: torch.device) -> Precision:
         if wanted == known and (known == "float32" or device.type == "cuda"):
             return known
         if wanted == known:
-            raise TiacfError(f"precision {wanted}: is for GPUs; use float32 on the device {device}")
+            raise UsageError(f"precision {wanted}: is for GPUs; use float32 on the device {device}")
     names = ", ".join(("auto", *get_args(Precision)))
-    raise TiacfError(f"precision {wanted}: not known; use one of {names}")
+    raise UsageError(f"precision {wanted}: not known; use one of {names}")

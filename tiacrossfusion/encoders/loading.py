@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from tiacrossfusion.encoders.names import EncoderName, resolve_name
 from tiacrossfusion.encoders.spec import OptionValue, Triple
-from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.errors import UsageError
 
 if TYPE_CHECKING:
     from tiacrossfusion.encoders.encoder import Encoder
@@ -90,10 +90,10 @@ def check_arguments(
     """
     if std is not None and min(std) <= 0:
         msg = f"encoder std must be positive, not {std}"
-        raise TiacfError(msg)
+        raise UsageError(msg)
     if options and name.family not in ("timm", "hub"):
         msg = f"encoder {name}: options are for timm: names, it takes none"
-        raise TiacfError(msg)
+        raise UsageError(msg)
 
 
 def _shipped(
@@ -119,7 +119,7 @@ def _shipped(
     # Those of a stored EncoderSpec are its own and pass.
     if weights is not None or mean not in (None, network.mean) or std not in (None, network.std):
         msg = f"encoder {name}: is fixed, it takes no weights, mean or std"
-        raise TiacfError(msg)
+        raise UsageError(msg)
     return Encoder(network, device=device, precision=precision)
 
 
@@ -128,6 +128,6 @@ def _triple(label: str, values: Sequence[float] | None) -> Triple | None:
         return None
     if len(values) != 3:
         msg = f"encoder {label} must be three numbers, not {len(values)}"
-        raise TiacfError(msg)
+        raise UsageError(msg)
     red, green, blue = values
     return (float(red), float(green), float(blue))

@@ -4,7 +4,7 @@ import difflib
 from typing import Literal, NamedTuple
 
 from tiacrossfusion.encoders.foundation import FOUNDATION_MODELS
-from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.errors import TiacfError, UsageError
 
 #: The encoder that ships with the package.
 SHIPPED = "stain-texture"
@@ -70,7 +70,7 @@ def _toolbox_family(model: str) -> Family | None:
     return "torchvision" if model in TORCHVISION_BACKBONES else None
 
 
-def _unknown(name: str, candidates: list[str]) -> TiacfError:
+def _unknown(name: str, candidates: list[str]) -> UsageError:
     # Matched without prefixes and case, so that `uni-2` finds `tiatoolbox:UNI2`.
     forms = {
         candidate.partition(":")[2].lower() or candidate: candidate for candidate in candidates
@@ -78,7 +78,7 @@ def _unknown(name: str, candidates: list[str]) -> TiacfError:
     wanted = name.partition(":")[2] or name
     nearest = difflib.get_close_matches(wanted.lower(), forms, n=1, cutoff=0.5)
     hint = f"did you mean {forms[nearest[0]]!r}? " if nearest else ""
-    return TiacfError(f"unknown encoder {name!r}: {hint}`tiacf encoders` lists the names")
+    return UsageError(f"unknown encoder {name!r}: {hint}`tiacf encoders` lists the names")
 
 
 def resolve_name(name: str) -> EncoderName:
@@ -117,7 +117,7 @@ def resolve_name(name: str) -> EncoderName:
             f"encoder {name!r} is in timm and in TIAToolbox: "
             f"say 'timm:{name}' or 'tiatoolbox:{name}'"
         )
-        raise TiacfError(msg)
+        raise UsageError(msg)
     if in_timm:
         return EncoderName("timm", model)
     if toolbox and not prefix:

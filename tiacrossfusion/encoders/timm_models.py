@@ -15,7 +15,7 @@ from tiacrossfusion.encoders.names import EncoderName
 from tiacrossfusion.encoders.network import PATCH_SIZE, Network
 from tiacrossfusion.encoders.spec import OptionValue
 from tiacrossfusion.encoders.weights import load_strictly, read_state_dict
-from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.errors import TiacfError, UsageError
 
 #: Arguments of `timm.create_model` that this module sets itself.
 _OWN_ARGUMENTS = frozenset(
@@ -54,7 +54,7 @@ def load_timm(name: EncoderName, weights: Path | None, options: dict[str, Option
     """
     if own := sorted(_OWN_ARGUMENTS & options.keys()):
         msg = f"encoder {name}: option {own[0]!r} is set by this package and cannot be given"
-        raise TiacfError(msg)
+        raise UsageError(msg)
     if weights is None:
         model = _pretrained(name, options)
         name = _tagged(name, model)
@@ -112,7 +112,7 @@ def _create(name: EncoderName, options: dict[str, OptionValue], *, pretrained: b
     except (TypeError, AssertionError, RuntimeError, ValueError) as error:
         detail = " ".join(str(error).split())[:200]
         msg = f"encoder {name}: timm cannot build it with options {options}: {detail}"
-        raise TiacfError(msg) from error
+        raise UsageError(msg) from error
 
 
 def _pretrained(name: EncoderName, options: dict[str, OptionValue]) -> Any:
@@ -128,7 +128,7 @@ def _pretrained(name: EncoderName, options: dict[str, OptionValue]) -> Any:
             f"encoder {name}: timm has no pretrained weights of it{hint}; "
             "or give a local file with --encoder-weights FILE"
         )
-        raise TiacfError(msg)
+        raise UsageError(msg)
     if config.hf_hub_id:
         repository = config.hf_hub_id
         with fetching_from_hub(str(name), repository):
@@ -159,7 +159,7 @@ def _untrained(name: EncoderName, options: dict[str, OptionValue]) -> Any:
             f"encoder {name}: its architecture stands on the hub only, and with a local file no "
             f"network is used; {remedy}"
         )
-        raise TiacfError(msg) from error
+        raise UsageError(msg) from error
 
 
 def _remove_classifier(model: Any) -> None:
@@ -176,5 +176,5 @@ def _width(model: nn.Module, size: int, name: str) -> int:
             f"encoder {name}: returns {shape} instead of one vector a patch; say how to pool with "
             "the option global_pool, 'token' or 'avg'"
         )
-        raise TiacfError(msg)
+        raise UsageError(msg)
     return shape[1]

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.errors import TiacfError, UsageError
 
 logger = logging.getLogger(__name__)
 
@@ -62,10 +62,10 @@ def read_state_dict(path: Path) -> StateDict:
     suffix = path.suffix.lower()
     if suffix not in (".pt", ".pth", ".bin", ".safetensors"):
         msg = f"encoder weights {path}: expected a .pt, .pth, .bin or .safetensors file"
-        raise TiacfError(msg)
+        raise UsageError(msg)
     if not path.is_file():
         msg = f"encoder weights {path}: no such file"
-        raise TiacfError(msg)
+        raise UsageError(msg)
     try:
         if suffix == ".safetensors":
             from safetensors.torch import load_file

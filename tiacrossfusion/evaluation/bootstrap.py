@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.errors import UsageError
 from tiacrossfusion.evaluation.scores import Estimate
 
 _SMALLEST_DRAWS = 100
@@ -35,7 +35,7 @@ def bootstrap_counts(sizes: Sequence[int], draws: int, seed: int) -> list[np.nda
         TiacfError: too few draws for an interval.
     """
     if draws < _SMALLEST_DRAWS:
-        raise TiacfError(
+        raise UsageError(
             f"{draws} bootstrap draws give no interval; take {_SMALLEST_DRAWS} or more"
         )
     random = np.random.default_rng(seed)

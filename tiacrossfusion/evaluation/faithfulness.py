@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.errors import UsageError
 from tiacrossfusion.evaluation.bootstrap import bootstrap_counts, estimate
 from tiacrossfusion.evaluation.scores import Estimate
 from tiacrossfusion.sampling.spec import SCALES
@@ -202,7 +202,7 @@ def faithfulness(
             }
         )
     if not deleted:
-        raise TiacfError("no bag to measure faithfulness on; give some with --bags")
+        raise UsageError("no bag to measure faithfulness on; give some with --bags")
     counts = bootstrap_counts([len(deleted)], draws, seed)[0]
     notes = []
     if len(deleted) < _FEW_SLIDES:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from pydantic import ValidationError
 
-from tiacrossfusion.errors import TiacfError, one_line
+from tiacrossfusion.errors import TiacfError, UsageError, one_line
 from tiacrossfusion.evaluation.predictions import FoldPredictions, check_folds
 from tiacrossfusion.survival import TimeBins
 
@@ -153,7 +153,7 @@ def _read(file: Path, columns: Sequence[str]) -> pd.DataFrame:
     try:
         table = pd.read_csv(file, dtype=str, keep_default_na=False)
     except FileNotFoundError as error:
-        raise TiacfError(f"{file}: does not exist; give a folder that training wrote") from error
+        raise UsageError(f"{file}: does not exist; give a folder that training wrote") from error
     except (OSError, ValueError) as error:  # pandas' parser and decoding errors are ValueErrors
         raise TiacfError(f"{file}: cannot be read as CSV ({one_line(error)}); {_REMEDY}") from error
     missing = [name for name in columns if name not in table.columns]

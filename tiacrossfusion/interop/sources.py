@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.errors import TiacfError, UsageError
 from tiacrossfusion.sampling.spec import SCALES
 from tiacrossfusion.slide_files import missing
 
@@ -55,7 +55,7 @@ def _files_of(folder: Path, scale: str) -> dict[str, Path]:
     try:
         if not folder.is_dir():
             reason = "a file, not a folder" if folder.exists() else missing(folder)
-            raise TiacfError(f"{folder}: {reason}; give the folder of the {scale} features")
+            raise UsageError(f"{folder}: {reason}; give the folder of the {scale} features")
         found: dict[str, Path] = {}
         for ending in _ENDINGS:
             for inner in _INNER_FOLDERS:
@@ -67,7 +67,7 @@ def _files_of(folder: Path, scale: str) -> dict[str, Path]:
             f"{folder}: cannot be read ({error.strerror}); check its rights"
         ) from error
     if not found:
-        raise TiacfError(
+        raise UsageError(
             f"{folder}: holds no feature file (*.h5, *.pt, also in h5_files or pt_files); "
             f"give the folder of the {scale} features"
         )
@@ -85,7 +85,7 @@ def find_bags(source: Path) -> list[Path]:
     # A name with a dot first is that of a bag that is being written.
     found = [store for store in sorted(source.glob("*.zarr")) if not store.name.startswith(".")]
     if not found:
-        raise TiacfError(
+        raise UsageError(
             f"{source}: holds neither folders x5, x10 and x20 nor bags (*.zarr); check --bags"
         )
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.errors import TiacfError, UsageError
 
 
 def check_sizes(**sizes: int) -> None:
@@ -15,7 +15,7 @@ def check_sizes(**sizes: int) -> None:
     """
     for name, size in sizes.items():
         if size < 1:
-            raise TiacfError(f"{name} is {size}: give 1 or more")
+            raise UsageError(f"{name} is {size}: give 1 or more")
 
 
 def check_heads(embed_dim: int, num_heads: int) -> None:
@@ -25,7 +25,7 @@ def check_heads(embed_dim: int, num_heads: int) -> None:
         TiacfError: it does not.
     """
     if embed_dim % num_heads:
-        raise TiacfError(
+        raise UsageError(
             f"embed_dim {embed_dim} does not split into {num_heads} heads: give a num_heads that "
             "divides it"
         )

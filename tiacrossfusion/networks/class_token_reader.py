@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.errors import UsageError
 from tiacrossfusion.networks.attention import class_token_attention
 from tiacrossfusion.networks.checks import check_heads, check_sizes
 from tiacrossfusion.networks.conv_processor import ConcatProcessor, ConvProcessor
@@ -72,7 +72,7 @@ class ClassTokenReader(nn.Module):
         )
         check_heads(embed_dim, num_heads)
         if layout != "square":
-            raise TiacfError(f"layout {layout!r} is unknown: use 'square'")
+            raise UsageError(f"layout {layout!r} is unknown: use 'square'")
         self.encoder_width = encoder_width
         self.embed_dim = embed_dim
         self.num_heads = num_heads

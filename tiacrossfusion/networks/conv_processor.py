@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.errors import UsageError
 from tiacrossfusion.networks.layout import square_side
 
 
@@ -36,7 +36,7 @@ class ConvProcessor(nn.Module):
         """Create the layers."""
         super().__init__()
         if embed_dim % 2:
-            raise TiacfError(f"embed_dim {embed_dim} is odd: the conv processor halves it")
+            raise UsageError(f"embed_dim {embed_dim} is odd: the conv processor halves it")
         half = embed_dim // 2
         self.mix = nn.Conv3d(maps, 1, kernel_size=1)
         self.conv7 = nn.Conv2d(embed_dim, half, 7, padding=3, groups=half)

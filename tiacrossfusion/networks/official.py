@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.errors import TiacfError, UsageError
 from tiacrossfusion.networks.crossfusion import CrossFusion
 
 # Released name -> our name, from the top of the network to its parts.
@@ -141,7 +141,7 @@ def load_official_checkpoint(path: str | PathLike[str], num_heads: int = 4) -> C
 def _read(path: Path) -> object:
     """Unpickle tensors and plain containers, and nothing else."""
     if not path.is_file():
-        raise TiacfError(f"{path}: no such file")
+        raise UsageError(f"{path}: no such file")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:

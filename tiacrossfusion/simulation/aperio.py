@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import tifffile
 
-from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.errors import UsageError
 
 Pixels = npt.NDArray[np.uint8]
 Paint = Callable[[int, int, int, int], Pixels]
@@ -47,10 +47,10 @@ def check_slide(path: Path, size: tuple[int, int], mpp: float, seed: int) -> Non
     """
     if path.suffix.lower() != ".svs":
         msg = f"{path}: a simulated slide is an Aperio file; give a name that ends in .svs."
-        raise TiacfError(msg)
+        raise UsageError(msg)
     if not path.parent.is_dir():
         msg = f"{path}: its folder {path.parent} does not exist; create it first."
-        raise TiacfError(msg)
+        raise UsageError(msg)
     check_numbers(size, mpp, seed)
 
 
@@ -72,13 +72,13 @@ def check_numbers(size: tuple[int, int], mpp: float, seed: int) -> None:
     """
     if min(size) < _SMALLEST_SIDE:
         msg = f"size is {size}; give a width and a height of at least {_SMALLEST_SIDE} px."
-        raise TiacfError(msg)
+        raise UsageError(msg)
     if not 0.1 <= mpp <= 1.0:
         msg = f"mpp is {mpp}; give 0.1 to 1.0 µm per pixel (0.25 for 40x, 0.5 for 20x)."
-        raise TiacfError(msg)
+        raise UsageError(msg)
     if seed < 0:
         msg = f"seed is {seed}; give 0 or a positive whole number."
-        raise TiacfError(msg)
+        raise UsageError(msg)
 
 
 def write_slide(

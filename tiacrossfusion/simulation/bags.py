@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from tiacrossfusion import __version__
 from tiacrossfusion.encoders import EncoderSpec
-from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.errors import UsageError
 from tiacrossfusion.features import FeatureBag, Provenance, ScaleFeatures
 from tiacrossfusion.sampling.spec import CELLS_20X, SCALES, SamplingSpec
 from tiacrossfusion.simulation.cohort_folder import CohortFolder
@@ -212,13 +212,13 @@ def _check(encoder_width: int, side: int, auc: float) -> None:
     """Refuse bags that cannot be drawn."""
     if not 1 <= encoder_width <= _WIDEST:
         msg = f"encoder_width is {encoder_width}; give 1 to {_WIDEST} features."
-        raise TiacfError(msg)
+        raise UsageError(msg)
     if not 1 <= side <= _LARGEST_SIDE:
         msg = f"side is {side}; give 1 to {_LARGEST_SIDE} patches of 5x."
-        raise TiacfError(msg)
+        raise UsageError(msg)
     if not 0.5 <= auc < 1:
         msg = f"auc is {auc}; give 0.5 (the pattern cannot be told) up to below 1."
-        raise TiacfError(msg)
+        raise UsageError(msg)
 
 
 def _patterns(
@@ -248,7 +248,7 @@ def _count(row: Mapping[Hashable, Any], column: str, n_tokens: int) -> int:
             f"{row['slide']}: {column} {row[column]:.4f} is no whole number of {n_tokens} tokens; give "
             "the side that the cohort was drawn with."
         )
-        raise TiacfError(msg)
+        raise UsageError(msg)
     return round(count)
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.errors import UsageError
 
 #: Median survival, in months, of a patient whose log-hazard is 0.
 MEDIAN_MONTHS = 36.0
@@ -33,16 +33,16 @@ def check_follow_up(
     """
     if n_patients < 1:
         msg = f"n_patients is {n_patients}; give at least 1."
-        raise TiacfError(msg)
+        raise UsageError(msg)
     if not 0 <= censored_share < 1:
         msg = f"censored_share is {censored_share}; give a share from 0 up to below 1."
-        raise TiacfError(msg)
+        raise UsageError(msg)
     if not 0 < median_months < float("inf"):
         msg = f"median_months is {median_months}; give a positive number of months."
-        raise TiacfError(msg)
+        raise UsageError(msg)
     if seed < 0:
         msg = f"seed is {seed}; give 0 or a positive whole number."
-        raise TiacfError(msg)
+        raise UsageError(msg)
 
 
 def follow_up(

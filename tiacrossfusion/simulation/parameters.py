@@ -5,7 +5,7 @@ from dataclasses import astuple, dataclass, fields
 
 import numpy as np
 
-from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.errors import UsageError
 
 # A uniform burden has the variance 1/12; times 2 squared, three of them add up to a variance of 1.
 _SCALE = 2.0
@@ -45,7 +45,7 @@ class TissueParameters:
                     f"TissueParameters: {field.name} is {burden!r}; "
                     "give the share of the tumour that is adverse, a number from 0 to 1."
                 )
-                raise TiacfError(msg)
+                raise UsageError(msg)
 
 
 def log_hazard(

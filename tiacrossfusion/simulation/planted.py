@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.errors import UsageError
 from tiacrossfusion.simulation.follow_up import check_follow_up, follow_up
 
 #: What the log-hazard depends on: the coarse burden (5x) only, the fine burden (20x) only, their sum,
@@ -82,16 +82,16 @@ def draw_planted_cohort(
     check_follow_up(n_patients, seed, censored_share)
     if scenario not in SCENARIOS:
         msg = f"scenario is {scenario!r}; give one of {', '.join(SCENARIOS)}."
-        raise TiacfError(msg)
+        raise UsageError(msg)
     if not 0 <= strength <= _STRONGEST:
         msg = f"strength is {strength}; give a number from 0 to {_STRONGEST:g}."
-        raise TiacfError(msg)
+        raise UsageError(msg)
     if slides_per_patient < 1:
         msg = f"slides_per_patient is {slides_per_patient}; give at least 1."
-        raise TiacfError(msg)
+        raise UsageError(msg)
     if side is not None and side < (2 if scenario == "colocation" else 1):
         msg = f"side is {side}; give at least 1, for the scenario colocation at least 2."
-        raise TiacfError(msg)
+        raise UsageError(msg)
 
     # A stream for each subject, so that a larger cohort begins as the smaller one.
     for_burdens, for_death, for_leaving = (

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.errors import UsageError
 from tiacrossfusion.simulation.fields import Field, Mask, margin_of_share, smooth_field
 from tiacrossfusion.simulation.parameters import TissueParameters, log_hazard
 from tiacrossfusion.simulation.truth import MICRONS_PER_MAP_PIXEL, SlideTruth
@@ -153,7 +153,7 @@ def overlap_shares(parameters: TissueParameters, overlap: float) -> tuple[float,
     """
     if not 0 <= overlap <= 1:
         msg = f"overlap is {overlap}; give a share from 0 to 1."
-        raise TiacfError(msg)
+        raise UsageError(msg)
     shares = []
     for nuclei, architecture in (
         (overlap * parameters.nuclei, parameters.architecture),
@@ -164,7 +164,7 @@ def overlap_shares(parameters: TissueParameters, overlap: float) -> tuple[float,
                 f"overlap is {overlap}; with architecture {parameters.architecture} and nuclei "
                 f"{parameters.nuclei} there is no room for it: give burdens of 0.5."
             )
-            raise TiacfError(msg)
+            raise UsageError(msg)
         shares.append(nuclei / architecture if architecture else 0.0)
     return shares[0], shares[1]
 

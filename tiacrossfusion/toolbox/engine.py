@@ -16,7 +16,7 @@ from tiatoolbox.wsicore.wsireader import WSIReader
 from tiacrossfusion.checks import at_least, usable_device
 from tiacrossfusion.cohort import RunOptions, SlideOutcome, predict_cohort
 from tiacrossfusion.encoders import Encoder, load_encoder_of
-from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.errors import UsageError
 from tiacrossfusion.outputs import OUTPUT_TYPES
 from tiacrossfusion.results import ResultsFolder
 from tiacrossfusion.sampling import SCALES, SamplingSpec
@@ -147,30 +147,30 @@ class SurvivalPredictor(EngineABC):
         reader_kwargs = self._settle(kwargs)
         self._check_sampling(input_resolutions, patch_input_shape, ioconfig)
         if patch_mode:
-            raise TiacfError(
+            raise UsageError(
                 "patch_mode=True: survival is predicted from whole slides; use patch_mode=False"
             )
         if not isinstance(images, list | tuple) or len(images) == 0:
-            raise TiacfError("images: give a list of at least one slide")
+            raise UsageError("images: give a list of at least one slide")
         for image in images:
             if not isinstance(image, str | os.PathLike | WSIReader):
-                raise TiacfError(
+                raise UsageError(
                     f"images: {type(image).__name__} is neither a path nor a WSIReader; an array "
                     "goes in as VirtualWSIReader(array, mpp=...)"
                 )
         if masks is not None and len(masks) != len(images):
-            raise TiacfError(
+            raise UsageError(
                 f"masks: {len(masks)} masks for {len(images)} images; give one for each"
             )
         output_type = str(output_type).lower()
         if output_type not in ("dict", *OUTPUT_TYPES):
-            raise TiacfError(
+            raise UsageError(
                 f"output_type={output_type}: must be 'dict', 'zarr', 'annotationstore' or 'qupath'"
             )
         if output_type == "dict" and save_dir is not None:
             output_type = "zarr"
         if output_type != "dict" and save_dir is None:
-            raise TiacfError(f"output_type={output_type}: give a save_dir to write to")
+            raise UsageError(f"output_type={output_type}: give a save_dir to write to")
         images = [
             image if isinstance(image, WSIReader) else Path(os.fspath(image)) for image in images
         ]
@@ -203,15 +203,15 @@ class SurvivalPredictor(EngineABC):
         reader_kwargs = dict(kwargs.pop("wsireader_kwargs", None) or {})
         for name in kwargs:
             if name not in _SETTINGS:
-                raise TiacfError(f"{name}: SurvivalPredictor.run has no such option")
+                raise UsageError(f"{name}: SurvivalPredictor.run has no such option")
         for name in reader_kwargs:
             if name not in ("mpp", "power"):
-                raise TiacfError(f'wsireader_kwargs: "{name}" is not used; give "mpp" or "power"')
+                raise UsageError(f'wsireader_kwargs: "{name}" is not used; give "mpp" or "power"')
         mpp = reader_kwargs.get("mpp")
         if isinstance(mpp, Sequence | np.ndarray):  # the toolbox's form, (x, y)
             mpp_x, mpp_y = mpp
             if mpp_x != mpp_y:
-                raise TiacfError(
+                raise UsageError(
                     f"wsireader_kwargs: mpp {mpp_x}, {mpp_y}: must be the same in x and y"
                 )
             reader_kwargs["mpp"] = float(mpp_x)
@@ -237,7 +237,7 @@ class SurvivalPredictor(EngineABC):
             ("ioconfig", ioconfig, own),
         ):
             if given is not None and given != wanted:
-                raise TiacfError(
+                raise UsageError(
                     f"{name}: a survival model is valid for its own sampling only ({wanted}); "
                     "leave it out, or take a model trained with that sampling"
                 )

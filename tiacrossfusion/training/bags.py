@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.errors import TiacfError, UsageError
 from tiacrossfusion.features import FeatureBag, check_same
 from tiacrossfusion.sampling.spec import SCALES
 
@@ -52,7 +52,7 @@ class CohortBags:
     ) -> None:
         """Read and check every bag."""
         if not sources:
-            raise TiacfError("no bags; give the folder that `tiacf extract` wrote with --bags")
+            raise UsageError("no bags; give the folder that `tiacf extract` wrote with --bags")
         self._sources = dict(sources)
         self._cache: dict[str, Tokens] = {}
         self._summaries: dict[str, _Summary] = {}

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from tiacrossfusion.errors import TiacfError, one_line
+from tiacrossfusion.errors import TiacfError, UsageError, one_line
 from tiacrossfusion.model_names import MODEL_NAMES
 from tiacrossfusion.training.table import Columns
 
@@ -141,7 +141,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise TiacfError(f"{path}: cannot be read ({error.strerror}); check --config") from error
+        raise UsageError(f"{path}: cannot be read ({error.strerror}); check --config") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise TiacfError(f"{path}: not valid YAML ({one_line(error)}); mend the file") from error
     if settings is None:
@@ -167,9 +167,9 @@ def make_config(settings: dict[str, Any], source: str) -> TrainingConfig:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "the whole"
         if first["type"] == "extra_forbidden":
-            raise TiacfError(
+            raise UsageError(
                 f"{source}: {place}: unknown setting; remove it or mend its name"
             ) from None
-        raise TiacfError(
+        raise UsageError(
             f"{source}: {place}: {first['msg'].removeprefix('Value error, ')}"
         ) from None

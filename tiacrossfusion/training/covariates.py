@@ -12,7 +12,7 @@ from lifelines import CoxPHFitter
 from lifelines.exceptions import ConvergenceError, ConvergenceWarning
 from pandas.api.types import is_numeric_dtype
 
-from tiacrossfusion.errors import TiacfError, one_line
+from tiacrossfusion.errors import TiacfError, UsageError, one_line
 from tiacrossfusion.survival import TimeBins
 from tiacrossfusion.training.table import examples
 
@@ -46,7 +46,7 @@ class CoxCovariates:
             TiacfError: there is none.
         """
         if not covariates:
-            raise TiacfError("a Cox model of covariates needs some; name them with --covariates")
+            raise UsageError("a Cox model of covariates needs some; name them with --covariates")
         self.covariates = tuple(covariates)
         self.messages: list[str] = []
         self.summary = pd.DataFrame()

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field
 
-from tiacrossfusion.errors import TiacfError, one_line
+from tiacrossfusion.errors import TiacfError, UsageError, one_line
 from tiacrossfusion.slide_files import DEFAULT_FILE_TYPES
 
 #: The command line's option for each field of `Columns`.
@@ -119,7 +119,7 @@ def read_table(
     """
     path = Path(path)
     if not time_unit.strip():
-        raise TiacfError("the time unit is empty; give it with --time-unit, such as months")
+        raise UsageError("the time unit is empty; give it with --time-unit, such as months")
     frame, notes = _read_columns(path, columns)
     reasons = _unusable_follow_up(path, frame, columns)
     for name in columns.covariates:
@@ -204,7 +204,7 @@ def _read_file(path: Path, text_columns: Sequence[str]) -> pd.DataFrame:
             _plain_header(path, header)
             raw = pd.read_csv(path, dtype=dict.fromkeys(text_columns, str), low_memory=False)
     except FileNotFoundError as error:
-        raise TiacfError(f"{path}: no such file; check the path of the table") from error
+        raise UsageError(f"{path}: no such file; check the path of the table") from error
     except ImportError as error:
         raise TiacfError(
             f"{path}: reading Parquet needs pyarrow; pip install pyarrow, or save the table as CSV"
@@ -239,7 +239,7 @@ def _distinct(columns: Columns) -> None:
     twice = sorted({name for name in roles if roles.count(name) > 1})
     taken = [name for name in columns.covariates if name in {"time", "event", "slide", "patient"}]
     if twice:
-        raise TiacfError(
+        raise UsageError(
             f"the column {twice[0]!r} is asked for twice among time, event and covariates; "
             f"check {COLUMN_OPTIONS['covariates']}"
         )
@@ -271,7 +271,7 @@ def _present(path: Path, raw: pd.DataFrame, columns: Columns) -> None:
     line = f"{path}: has no column {', '.join(hints)}; the table has {_column_list(raw)}"
     if "event" in missing and "censorship" in raw:
         line += f"; its censorship is read with {COLUMN_OPTIONS['censorship']} censorship"
-    raise TiacfError(line)
+    raise UsageError(line)
 
 
 def _nearest(name: str, raw: pd.DataFrame) -> str:

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from tiacrossfusion.checks import usable_device
 from tiacrossfusion.encoders.hub import offline_variable
-from tiacrossfusion.errors import TiacfError, one_line
+from tiacrossfusion.errors import TiacfError, UsageError, one_line
 from tiacrossfusion.features import FeatureBag, check_same
 from tiacrossfusion.survival import interpolation
 from tiacrossfusion.zoo.config import FORMAT_VERSION, BundleConfig
@@ -182,7 +182,7 @@ def _find(model: str) -> Path:
     if path.is_dir():
         return path
     if path.is_file():
-        raise TiacfError(
+        raise UsageError(
             f"{model}: a file is no model bundle; give the folder that holds {CONFIG}, or make one "
             "from a checkpoint with: tiacf import-checkpoint"
         )
@@ -190,7 +190,7 @@ def _find(model: str) -> Path:
         return _download(model)
     near = difflib.get_close_matches(model, shipped, n=1, cutoff=0.4)
     hint = f'did you mean "{near[0]}"? ' if near else ""
-    raise TiacfError(
+    raise UsageError(
         f"{model}: unknown model; {hint}"
         "`tiacf models` lists the names, a bundle folder or a hub id (owner/name) serve too"
     )

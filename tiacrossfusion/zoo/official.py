@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tiacrossfusion.encoders import EncoderSpec
-from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.errors import TiacfError, UsageError
 from tiacrossfusion.networks import load_official_checkpoint
 from tiacrossfusion.sampling.spec import SamplingSpec
 from tiacrossfusion.survival import TimeBins
@@ -57,7 +57,7 @@ def bundle_from_checkpoint(
             f"{encoder.name} gives {encoder.width}; name the encoder that it was trained with"
         )
     if time_bins is not None and time_bins.num_bins != architecture.num_bins:
-        raise TiacfError(
+        raise UsageError(
             f"--bin-edges: {time_bins.num_bins} bins, the checkpoint has {architecture.num_bins}; "
             f"give the end of each of its {architecture.num_bins} bins"
         )
@@ -87,12 +87,12 @@ def parse_bin_edges(text: str, unit: str | None) -> TimeBins:
         TiacfError: they are no rising finite numbers, or the unit is missing.
     """
     if not unit:
-        raise TiacfError("--bin-edges: give their unit too, such as --time-unit months")
+        raise UsageError("--bin-edges: give their unit too, such as --time-unit months")
     try:
         edges = [float(edge) for edge in text.split(",")]
         return TimeBins(edges=tuple(edges if edges[0] == 0 else [0.0, *edges]), unit=unit)
     except ValueError as error:
-        raise TiacfError(
+        raise UsageError(
             f"--bin-edges {text}: give rising, finite numbers such as 12.5,24,36.1,120, the end of "
             "each bin; the last one is the end of follow-up"
         ) from error
