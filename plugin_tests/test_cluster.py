@@ -108,6 +108,33 @@ def test_bags_are_the_same_and_a_killed_workers_slide_is_finished_by_another(
     assert "failed before" in again.output
 
 
+def test_ctrl_c_ends_the_run_and_keeps_finished_slides(slides, cluster, tmp_path):
+    more, bags, ended = tmp_path / "slides", tmp_path / "bags", threading.Event()
+    more.mkdir()
+    for number in range(12):
+        shutil.copy(slides / "a.svs", more / f"{number:02d}.svs")
+
+    def interrupt() -> None:
+        while not list(bags.glob("*.zarr")) and not ended.wait(0.005):
+            pass
+        if not ended.is_set():
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    result = run("extract", more, bags, "--cluster", cluster.scheduler_address)
+    ended.set()
+    thread.join()
+    assert result.exit_code == 130, result.output
+    done = [row["bag"] for row in table(bags / "extraction.csv") if row["status"] == "ok"]
+    assert 1 <= len(done) < 12
+    assert {path.name for path in bags.glob("*.zarr")} >= set(done)
+    assert not list((bags / ".tiacf" / "bags").glob("*.run")), "workers would go on"
+    result = run("extract", more, bags, "--cluster", cluster.scheduler_address)
+    assert "12 of 12 slides done" in result.output
+    assert not list((bags / ".tiacf" / "bags").glob("staging-*"))
+
+
 def test_predictions_are_the_same(slides, cluster, tmp_path):
     for out, options in (("here", []), ("there", ["--cluster", cluster.scheduler_address])):
         result = run("predict", slides / "a.svs", tmp_path / out, *options)

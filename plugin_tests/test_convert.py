@@ -513,21 +513,6 @@ def test_a_slide_without_a_scale_is_named_and_the_others_go_on(tmp_path):
     assert not (tmp_path / "out" / "a.zarr").exists()
 
 
-class Evil:
-    def __reduce__(self):
-        return (Path.touch, (Path(self.target),))
-
-
-def test_pickled_code_is_refused_and_not_run(tmp_path):
-    pt_slide(tmp_path / "in")
-    evil = Evil()
-    evil.target = str(tmp_path / "ran")
-    torch.save(evil, tmp_path / "in" / "x10" / "pt_files" / "s.pt")
-    result = run("--bags", tmp_path / "in", "--output-path", tmp_path / "out", "--encoder", "e")
-    assert_failed(result, "could run code", "save the tensor of features alone")
-    assert not (tmp_path / "ran").exists()
-
-
 @pytest.mark.parametrize(
     ("content", "words"),
     [

@@ -108,7 +108,7 @@ def test_predictions_are_read_back_as_they_were(tmp_path):
     ]
     assert len(table) == 240
     names = sorted(file.name for file in (tmp_path / "new" / "folder").iterdir())
-    assert names == ["out_of_fold.csv", "training_follow_up.csv"]
+    assert names == ["out_of_fold.csv", "out_of_fold.sha256", "training_follow_up.csv"]
 
 
 @pytest.mark.parametrize(

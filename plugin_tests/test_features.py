@@ -20,10 +20,11 @@ def encoder_spec(**changes) -> EncoderSpec:
 
 def make_bag(**changes) -> FeatureBag:
     rng = np.random.default_rng(0)
+    side = np.array([0, 0, 9, 9])
     scales = {
         scale: ScaleFeatures(
             rng.normal(size=(n, 6)).astype(np.float16),
-            rng.integers(0, 99, (n, 4)).astype(np.int64),
+            np.tile(rng.integers(0, 99, (n, 2)), 2) + side,
             rng.integers(0, 9, (n, 2)).astype(np.int32),
         )
         for scale, n in zip(SCALES, (2, 5, 17), strict=True)

@@ -1,4 +1,4 @@
-"""`tiacf extract` killed at some moment and started again gives what an unbroken run gives."""
+"""Commands killed at some moment and started again give what an unbroken run gives."""
 
 from __future__ import annotations
 
@@ -12,27 +12,22 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+import torch
+from click.testing import CliRunner, Result
+from safetensors.torch import load_file
 
 from tiacrossfusion.cli import main
+from tiacrossfusion.evaluation import read_predictions
 
 SLIDES = ("a.svs", "b.svs", "c.svs", "d.svs")
 
 
-def arguments(slides: Path, bags: Path) -> list[str]:
-    return ["extract", "--img-input", str(slides), "--output-path", str(bags)]
-
-
-def contents(bags: Path) -> dict[str, str]:
-    """Hashes of all files that users see, and the table without its column of seconds."""
-    found = {
-        str(path.relative_to(bags)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(bags.rglob("*"))
-        if path.is_file() and ".tiacf" not in path.parts and path.suffix not in (".log", ".csv")
-    }
-    with (bags / "extraction.csv").open(newline="", encoding="utf-8") as file:
-        rows = [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
-    return found | {"extraction.csv": str(rows)}
+@pytest.fixture(autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in the processes that are killed
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -48,14 +43,6 @@ def slides(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def unbroken(slides, tmp_path_factory) -> dict[str, str]:
-    """What a run gives that is left alone."""
-    bags = tmp_path_factory.mktemp("unbroken")
-    assert CliRunner().invoke(main, arguments(slides, bags)).exit_code == 0
-    return contents(bags)
-
-
-@pytest.fixture(scope="module")
 def processes():
     """Starts processes from one that has imported what takes seconds."""
     context = multiprocessing.get_context("forkserver")
@@ -63,7 +50,10 @@ def processes():
         [
             "tiacrossfusion.cli",  # first: it keeps the toolbox from printing its log
             "tiacrossfusion.extraction",
+            "tiacrossfusion.cohort",
             "tiacrossfusion.encoders.encoder",
+            "tiacrossfusion.training.bundles",
+            "tiacrossfusion.training.run",
             "tiatoolbox.wsicore.wsireader",
             "tiatoolbox.tools.tissuemask",
         ]
@@ -71,8 +61,70 @@ def processes():
     return context
 
 
-def first_slide_begun(bags: Path) -> bool:
-    return any('"by"' in p.read_text() for p in (bags / ".tiacf" / "bags").glob("*.json"))
+def run(arguments: list[str]) -> Result:
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def kill(
+    processes, arguments: list[str], reached: Callable[[], bool], longest: float = 0.0
+) -> None:
+    """Start a command, and kill it at most `longest` seconds after something is reached."""
+    code = (
+        "import torch; torch.set_num_threads(1)\n"
+        f"from tiacrossfusion.cli import main; main({arguments!r})"
+    )
+    process = processes.Process(target=exec, args=(code, {}))
+    process.start()
+    deadline = time.monotonic() + 120
+    while not reached() and process.is_alive():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    time.sleep(random.Random(longest).uniform(0, longest))
+    process.kill()
+    process.join()
+    assert process.exitcode == -9, "it had ended before"
+
+
+def contents(out: Path) -> dict[str, str]:
+    """Hashes of all files that users see, and tables without their column of seconds."""
+    found = {}
+    for path in sorted(out.rglob("*")):
+        if not path.is_file() or ".tiacf" in path.parts or path.suffix == ".log":
+            continue
+        if path.suffix == ".csv":
+            with path.open(newline="", encoding="utf-8") as file:
+                rows = [
+                    {k: v for k, v in r.items() if k != "seconds"} for r in csv.DictReader(file)
+                ]
+            found[str(path.relative_to(out))] = str(rows)
+        else:
+            found[str(path.relative_to(out))] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
+
+
+def begun(records: Path) -> bool:
+    return any('"by"' in path.read_text() for path in records.glob("*.json"))
+
+
+# extract -------------------------------------------------------------------------------------------
+
+
+def extract(slides: Path, bags: Path) -> list[str]:
+    return ["extract", "--img-input", str(slides), "--output-path", str(bags)]
+
+
+@pytest.fixture(scope="module")
+def extracted(slides, tmp_path_factory) -> dict[str, str]:
+    """What a run gives that is left alone."""
+    bags = tmp_path_factory.mktemp("extracted") / "bags"
+    run(extract(slides, bags))
+    return contents(bags)
+
+
+def bag_begun(bags: Path) -> bool:
+    return begun(bags / ".tiacf" / "bags")
 
 
 def bag_half_written(bags: Path) -> bool:
@@ -85,31 +137,143 @@ def two_bags_there(bags: Path) -> bool:
 
 @pytest.mark.parametrize(
     ("reached", "longest"),
-    [(first_slide_begun, 0.5), (bag_half_written, 0.0), (two_bags_there, 0.4)],
+    [(bag_begun, 0.5), (bag_half_written, 0.0), (two_bags_there, 0.4)],
     ids=["begun", "writing", "two bags"],
 )
-def test_a_killed_run_is_resumed_to_the_same_bags(
-    slides, unbroken, processes, tmp_path, reached: Callable[[Path], bool], longest: float
+def test_a_killed_extraction_is_resumed_to_the_same_bags(
+    slides, extracted, processes, tmp_path, reached: Callable[[Path], bool], longest: float
 ):
     bags = tmp_path / "bags"
-    code = f"from tiacrossfusion.cli import main; main({arguments(slides, bags)!r})"
-    process = processes.Process(target=exec, args=(code, {}))
-    process.start()
-    deadline = time.monotonic() + 120
-    while not reached(bags) and process.is_alive():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-    time.sleep(random.Random(reached.__name__).uniform(0, longest))
-    process.kill()
-    process.join()
-    assert process.exitcode == -9, "it had ended before"
+    kill(processes, extract(slides, bags), lambda: reached(bags), longest)
     done = [path.name for path in bags.glob("*.zarr")]
     assert len(done) < len(SLIDES)
-    result = CliRunner().invoke(main, arguments(slides, bags))
-    assert result.exit_code == 0, result.output
+    result = run(extract(slides, bags))
     if done:
         assert f"({len(done)} finished before)" in result.output
-    assert contents(bags) == unbroken
+    assert contents(bags) == extracted
     left = {path.name for path in (bags / ".tiacf" / "bags").iterdir()}
     assert left == {Path(name).stem + ".json" for name in SLIDES}
     assert {path.name for path in bags.iterdir() if path.name[0] == "."} == {".tiacf"}
+
+
+# predict -------------------------------------------------------------------------------------------
+
+
+def predict(slides: Path, out: Path) -> list[str]:
+    return ["predict", "--img-input", str(slides), "--output-path", str(out)]
+
+
+@pytest.fixture(scope="module")
+def pair(slides, tmp_path_factory) -> Path:
+    """Two of the slides."""
+    folder = tmp_path_factory.mktemp("pair")
+    for name in SLIDES[:2]:
+        shutil.copy(slides / name, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def predicted(pair, tmp_path_factory) -> dict[str, str]:
+    """What a run gives that is left alone."""
+    out = tmp_path_factory.mktemp("predicted") / "out"  # the folder's name is in the report
+    run(predict(pair, out))
+    return contents(out)
+
+
+def prediction_begun(out: Path) -> bool:
+    return begun(out / ".tiacf")
+
+
+def prediction_half_written(out: Path) -> bool:
+    return any((out / ".tiacf").glob("staging-*/*"))
+
+
+def one_prediction_there(out: Path) -> bool:
+    return (out / "a.geojson").exists()
+
+
+@pytest.mark.parametrize(
+    ("reached", "longest"),
+    [(prediction_begun, 0.5), (prediction_half_written, 0.0), (one_prediction_there, 0.4)],
+    ids=["begun", "writing", "one slide"],
+)
+def test_killed_predictions_are_resumed_to_the_same_files(
+    pair, predicted, processes, tmp_path, reached: Callable[[Path], bool], longest: float
+):
+    out = tmp_path / "out"
+    kill(processes, predict(pair, out), lambda: reached(out), longest)
+    assert not (out / "report.html").exists()
+    run(predict(pair, out))
+    assert contents(out) == predicted
+    left = {path.name for path in (out / ".tiacf").iterdir()}
+    assert left == {"a.json", "b.json", "report"}
+    assert {path.name for path in out.iterdir() if path.name[0] == "."} == {".tiacf"}
+
+
+# train ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory) -> Path:
+    """Bags and follow-up of 40 patients, and settings of a small run."""
+    folder = tmp_path_factory.mktemp("cohort")
+    simulate = ["simulate", "--patients", "40", "--width", "6", "--side", "2", "--output-path"]
+    run([*simulate, str(folder)])
+    (folder / "config.yaml").write_text(
+        "network: {embed_dim: 8, num_heads: 2, num_bins: 3}\n"
+        "fitting: {epochs: 6, warm_up: 1, patients_per_step: 8, loss: cox}\n"
+        "protocol: {folds: 2}\n"
+    )
+    return folder
+
+
+def train(cohort: Path, out: Path) -> list[str]:
+    arguments = ["train", "--bags", str(cohort / "bags"), "--table", str(cohort / "cohort.csv")]
+    arguments += ["--time-unit", "months", "--model", "abmil"]
+    return [*arguments, "--config", str(cohort / "config.yaml"), "--output-path", str(out)]
+
+
+@pytest.fixture(scope="module")
+def trained(cohort, tmp_path_factory) -> Path:
+    """What a run gives that is left alone."""
+    out = tmp_path_factory.mktemp("trained") / "out"
+    run(train(cohort, out))
+    return out
+
+
+def one_epoch_done(model: Path) -> bool:
+    return (model / "fold-0" / "last.ckpt").exists()
+
+
+def second_fold_begun(model: Path) -> bool:
+    return (model / "fold-1").exists()
+
+
+def report_half_written(model: Path) -> bool:
+    return any(model.glob(".report-*/*"))
+
+
+@pytest.mark.parametrize(
+    ("reached", "longest"),
+    [(one_epoch_done, 0.1), (second_fold_begun, 0.3), (report_half_written, 0.0)],
+    ids=["one epoch", "one fold", "report"],
+)
+def test_a_killed_training_ends_like_an_unbroken_one(
+    cohort, trained, processes, tmp_path, reached: Callable[[Path], bool], longest: float
+):
+    out = tmp_path / "out"
+    kill(processes, train(cohort, out), lambda: reached(out / "abmil"), longest)
+    assert not (out / "models.csv").exists()
+    run(train(cohort, out))
+    assert {path.relative_to(out) for path in out.rglob("*")} == {
+        path.relative_to(trained) for path in trained.rglob("*")
+    }
+    for path in out.rglob("model.safetensors"):
+        wanted = load_file(trained / path.relative_to(out))
+        for key, weights in load_file(path).items():
+            assert weights.numpy() == pytest.approx(wanted[key].numpy(), abs=1e-5)
+    for fold, wanted in zip(
+        read_predictions(out / "abmil"), read_predictions(trained / "abmil"), strict=True
+    ):
+        assert fold.patients == wanted.patients
+        assert fold.risks == pytest.approx(wanted.risks, abs=1e-5)

@@ -1,7 +1,6 @@
 """Checkpoints in the authors' format: parity with their network, and what is refused."""
 
 import os
-import pickle
 from pathlib import Path
 
 import numpy as np
@@ -142,23 +141,6 @@ def test_identity_projection_and_half_precision_weights(save):
 
 
 # --- what is refused ---------------------------------------------------------------------------
-
-
-class Malicious:
-    def __init__(self, trace):
-        self.trace = trace
-
-    def __reduce__(self):
-        return Path.touch, (self.trace,)
-
-
-@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-@pytest.mark.parametrize("writer", [torch.save, lambda o, p: p.write_bytes(pickle.dumps(o))])
-def test_a_pickle_with_code_is_refused_and_not_run(tmp_path, writer):
-    path, trace = tmp_path / "evil.pt", tmp_path / "trace"
-    writer({"cls_token": Malicious(trace)}, path)
-    assert "could run code" in refusal(path)
-    assert not trace.exists()
 
 
 def test_a_pickled_model_is_refused(model, save):

@@ -149,6 +149,6 @@ def test_a_wrong_option_is_one_line(tmp_path, monkeypatch, arguments, line):
 
 def test_bags_that_are_not_there(cohort, tmp_path):
     (cohort / "empty").mkdir(exist_ok=True)
-    for bags, line in (("empty", "holds no bag"), ("nowhere", "no such folder; check --bags")):
+    for bags, line in (("empty", "holds no bag"), ("nowhere", "no such file or folder; check --bags")):
         done = train(cohort, tmp_path / "run", "--time-unit", "months", bags=bags)
         assert_usage(done, line)

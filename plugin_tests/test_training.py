@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.evaluation import read_predictions
@@ -28,6 +25,7 @@ from tiacrossfusion.training.config import FittingSettings, make_config, read_se
 from tiacrossfusion.training.module import SurvivalTraining
 from tiacrossfusion.training.patients import follow_up, patients_of, predict_patients
 from tiacrossfusion.training.run import TrainingRun, read_cohort
+from tiacrossfusion.training.splits import read_folds
 from tiacrossfusion.zoo import load_bundle
 
 SMALL = {
@@ -190,47 +188,6 @@ class TestProtocols:
 
 
 class TestResume:
-    COMMAND = (
-        "import sys, torch; torch.set_num_threads(1)\n"
-        "from tiacrossfusion.cli import main\n"
-        "main(sys.argv[1:])"
-    )
-
-    def test_a_killed_run_ends_like_an_unbroken_one(self, tmp_path, cohort_folder):
-        config = tmp_path / "config.yaml"
-        config.write_text(
-            "network: {embed_dim: 8, num_heads: 2, num_bins: 3}\n"
-            "fitting: {epochs: 8, warm_up: 1, patients_per_step: 8, loss: cox}\n"
-            "protocol: {protocol: holdout}\n"
-        )
-        arguments = [
-            *("train", "--bags", str(cohort_folder / "bags"), "--table"),
-            *(str(cohort_folder / "cohort.csv"), "--time-unit", "months"),
-            *("--model", "abmil", "--config", str(config), "--output-path"),
-        ]
-        command = [sys.executable, "-c", self.COMMAND, *arguments]
-        whole, broken = tmp_path / "whole", tmp_path / "broken"
-        subprocess.run([*command, str(whole)], check=True, capture_output=True)
-        last = broken / "abmil" / "fold-0" / "last.ckpt"
-        with subprocess.Popen(
-            [*command, str(broken)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        ) as process:
-            while not last.exists() and process.poll() is None:
-                time.sleep(0.002)
-            os.kill(process.pid, signal.SIGKILL)
-        assert last.exists()
-        assert not (broken / "abmil" / "out_of_fold.csv").exists()
-        subprocess.run([*command, str(broken)], check=True, capture_output=True)
-        for name in ("model.safetensors",):
-            one, two = (
-                load_file(folder / "abmil" / "fold-0" / "bundle" / name)
-                for folder in (whole, broken)
-            )
-            for key in one:
-                assert two[key].numpy() == pytest.approx(one[key].numpy(), abs=1e-5)
-        one, two = (read_predictions(folder / "abmil")[0] for folder in (whole, broken))
-        assert two.risks == pytest.approx(one.risks, abs=1e-5)
-
     def test_finished_folds_are_kept_and_models_may_be_added(self, tmp_path, cohort_folder):
         run_in(tmp_path, cohort_folder).train()
         bundle = tmp_path / "mean-pool" / "fold-0" / "bundle" / "model.safetensors"
@@ -238,6 +195,28 @@ class TestResume:
         run_in(tmp_path, cohort_folder, models=["mean-pool", "abmil-20x"]).train()
         assert bundle.stat().st_mtime_ns == before
         assert list(pd.read_csv(tmp_path / "models.csv").model) == ["mean-pool", "abmil-20x"]
+
+    def test_a_run_killed_at_its_beginning_begins_again(self, tmp_path, cohort_folder):
+        (tmp_path / ".run.json.0a1b2c3d.part").write_text("{")
+        folds = run_in(tmp_path, cohort_folder).folds
+        (tmp_path / "splits.csv").unlink()  # which is written after run.json
+        run_in(tmp_path, cohort_folder)
+        assert read_folds(tmp_path / "splits.csv") == folds
+
+    def test_what_a_kill_left_is_finished_or_removed(self, tmp_path, cohort_folder):
+        run_in(tmp_path, cohort_folder).train()
+        whole = {path.relative_to(tmp_path) for path in tmp_path.rglob("*")}
+        model = tmp_path / "mean-pool"
+        weights = (model / "ensemble" / "model.safetensors").read_bytes()
+        for name in ("config.json", "model.safetensors"):
+            (model / "ensemble" / name).unlink()
+        (model / "fold-0" / "last.ckpt").touch()
+        (model / "fold-1" / "bundle" / ".config.json.0a1b2c3d.part").touch()
+        (model / ".report-0a1b2c3d").mkdir()
+        (tmp_path / ".models.csv.0a1b2c3d.part").touch()
+        run_in(tmp_path, cohort_folder).train()
+        assert {path.relative_to(tmp_path) for path in tmp_path.rglob("*")} == whole
+        assert (model / "ensemble" / "model.safetensors").read_bytes() == weights
 
     def test_another_run_in_the_folder_is_refused(self, tmp_path, cohort_folder):
         run_in(tmp_path / "run", cohort_folder)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tiacrossfusion.encoders import load_encoder
-    from tiacrossfusion.errors import TiacfError
+    from tiacrossfusion.errors import TiacfError, UsageError
     from tiacrossfusion.features import FeatureBag
     from tiacrossfusion.networks import CrossFusion, load_official_checkpoint
     from tiacrossfusion.sampling import SamplingSpec
@@ -27,6 +27,7 @@ _HOMES = {
     "SamplingSpec": "sampling",
     "SurvivalPredictor": "toolbox",
     "TiacfError": "errors",
+    "UsageError": "errors",
     "load_bundle": "zoo",
     "load_encoder": "encoders",
     "load_official_checkpoint": "networks",
@@ -39,6 +40,7 @@ __all__ = [
     "SamplingSpec",
     "SurvivalPredictor",
     "TiacfError",
+    "UsageError",
     "load_bundle",
     "load_encoder",
     "load_official_checkpoint",

@@ -6,10 +6,12 @@ import csv
 import hashlib
 import io
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from tiacrossfusion.records import RECORDS, OutputError, Record, RecordFolder
 from tiacrossfusion.sampling.spec import SCALES
+from tiacrossfusion.slide_files import is_folder, stem_for, written
 
 TABLE = "extraction.csv"
 
@@ -79,7 +81,7 @@ class BagsFolder(RecordFolder):
         """A record with a free name, not yet written."""
         source, name = source_of(slide), stem_of(slide)
         if self.named(name) is not None:
-            name = f"{slide.name}-{hashlib.sha256(source.encode()).hexdigest()[:8]}"
+            name = f"{stem_for(slide.name)}-{hashlib.sha256(source.encode()).hexdigest()[:8]}"
         return Record(name, source)
 
     def place(self, record: Record, slide: Path, *, lone: bool) -> Path:
@@ -102,7 +104,7 @@ class BagsFolder(RecordFolder):
         )
         if lone and not taken:
             return self.path / name
-        return self.path / f"{slide.name}.zarr"
+        return self.path / f"{stem_for(slide.name)}.zarr"
 
     def finished(self, record: Record, key: dict[str, str]) -> bool:
         """Whether a slide's bag was made with a key and is as it was then."""
@@ -122,16 +124,19 @@ class BagsFolder(RecordFolder):
 
 def source_of(slide: Path) -> str:
     """What identifies a slide."""
-    return str(slide.absolute())
+    return written(str(slide.absolute()))
 
 
 def stem_of(slide: Path) -> str:
     """What the bag of a slide is named by."""
-    return slide.name if slide.is_dir() else slide.stem
+    return stem_for(slide.name if is_folder(slide) else slide.stem)
 
 
 def size_on_disk(path: Path) -> int:
     """Bytes of all files of a store; 0 where there is none."""
-    return sum(
-        (Path(folder) / file).stat().st_size for folder, _, files in os.walk(path) for file in files
-    )
+    size = 0
+    for folder, _, files in os.walk(path):
+        for file in files:
+            with suppress(FileNotFoundError):  # another run may just have replaced the store
+                size += (Path(folder) / file).lstat().st_size
+    return size

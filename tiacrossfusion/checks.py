@@ -5,10 +5,17 @@ from __future__ import annotations
 from tiacrossfusion.errors import UsageError
 
 
-def at_least(option: str, value: int, smallest: int) -> None:
-    """Refuse a count below the smallest that makes sense."""
+def at_least(option: str, value: int, smallest: int, largest: int = 1_000_000) -> None:
+    """Refuse a count below the smallest that makes sense, or one that is a slip of the keyboard."""
     if value < smallest:
         raise UsageError(f"{option} {value}: must be {smallest} or more")
+    if value > largest:
+        raise UsageError(f"{option} {value}: must be {largest} or less")
+
+
+def usable_seed(option: str, value: int) -> None:
+    """Refuse seeds that are not numbers of 32 bits, which all libraries take."""
+    at_least(option, value, 0, 2**32 - 1)
 
 
 def positive(option: str, value: float | None) -> None:
@@ -24,5 +31,5 @@ def usable_device(device: str) -> None:
     try:
         torch.zeros(1, device=device).cpu()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = str(error).strip().splitlines()[0].split(". ")[0]
         raise UsageError(f"device {device}: {reason}; use the device cpu") from error

@@ -38,6 +38,7 @@ from tiacrossfusion.records import OutputError, Record
 from tiacrossfusion.report import make_fragment
 from tiacrossfusion.results import ResultsFolder
 from tiacrossfusion.sampling import find_mask
+from tiacrossfusion.slide_files import is_folder, is_there, stem_for, written
 
 if TYPE_CHECKING:
     from tiatoolbox.wsicore.wsireader import WSIReader
@@ -392,7 +393,7 @@ class _SlideJob(_Job):
     def _key(self) -> dict[str, str]:
         mask = self._own_mask
         path = Path(self.source)
-        size, mtime = slide_identity(path) if path.exists() else (0, 0)
+        size, mtime = slide_identity(path) if is_there(path) else (0, 0)
         scale = f"mpp={self.options.mpp} power={self.options.power}"
         if not isinstance(self.image, str | Path):  # its owner may have given it a scale
             info = self.image.info
@@ -422,8 +423,9 @@ class _BagJob(_Job):
     ) -> None:
         super().__init__(tools, folder, options, run_name)
         self.given = store
-        self.source, self.stem = str(store.absolute()), store.name.removesuffix(".zarr")
-        self.label = store.name  # until the bag says what its slide is called
+        self.source = written(str(store.absolute()))
+        self.stem = stem_for(store.name.removesuffix(".zarr"))
+        self.label = written(store.name)  # until the bag says what its slide is called
 
     @cached_property
     def _bag(self) -> FeatureBag:
@@ -453,7 +455,8 @@ def _identity(image: str | Path | WSIReader) -> tuple[str, str, str]:
     """Source, wished-for stem and label of an image."""
     if isinstance(image, str | Path) or image.input_path is not None:
         path = Path(image if isinstance(image, str | Path) else image.input_path)
-        return str(path.absolute()), path.name if path.is_dir() else path.stem, path.name
+        stem = stem_for(path.name if is_folder(path) else path.stem)
+        return written(str(path.absolute())), stem, written(path.name)
     digest = hashlib.sha256(np.ascontiguousarray(image.img).tobytes()).hexdigest()
     return f"array {digest}", f"array-{digest[:8]}", f"array-{digest[:8]}"
 

@@ -1,5 +1,7 @@
 """The exceptions that users are meant to read."""
 
+from tiacrossfusion.terminal import printable
+
 
 class TiacfError(Exception):
     """A problem with the input that the user can mend.
@@ -19,7 +21,7 @@ class UsageError(TiacfError):
 
 def one_line(error: BaseException, limit: int = 200) -> str:
     """Name and text of a library's error in one line of at most about `limit` characters."""
-    text = " ".join(str(error).split())
+    text = printable(" ".join(str(error).split()))
     if len(text) > limit:
         text = text[:limit].rsplit(" ", 1)[0] + " ..."
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

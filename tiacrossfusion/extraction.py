@@ -34,6 +34,7 @@ from tiacrossfusion.pipeline import (
     extract_bag,
     load_readers,
     mask_identity,
+    no_tissue,
     tissue_grids,
 )
 from tiacrossfusion.progress import Progress
@@ -45,6 +46,7 @@ from tiacrossfusion.sampling import (
     find_mask,
     open_slide,
 )
+from tiacrossfusion.slide_files import is_there, written
 
 if TYPE_CHECKING:
     from tiacrossfusion.cluster import Cluster
@@ -297,7 +299,8 @@ class ExtractionJob(Job[ExtractionOutcome]):
                 grids = tissue_grids(opened, self.options.sampling, mask)
             patches = {scale: len(grid) for scale, grid in grids.items()}
             if not patches["20x"]:
-                return ExtractionPlan(self.slide, "fail", f"{self.slide}: no tissue found")
+                why = no_tissue(self.options.sampling, mask)
+                return ExtractionPlan(self.slide, "fail", f"{self.slide}: {why}")
             width = 2 * encoder.spec.width + _PLACE_BYTES
             size = sum(patches.values()) * width
             return ExtractionPlan(self.slide, "extract", why, patches, size)
@@ -405,7 +408,7 @@ class ExtractionJob(Job[ExtractionOutcome]):
 
     def _row(self) -> Row:
         row: Row = dict.fromkeys(COLUMNS, "")
-        return row | {"slide": self.slide.name, "path": source_of(self.slide)}
+        return row | {"slide": written(self.slide.name), "path": source_of(self.slide)}
 
     def _encoder(self) -> Encoder:
         encoder = self.tools.load().encoder
@@ -421,7 +424,7 @@ class ExtractionJob(Job[ExtractionOutcome]):
         return open_slide(self.slide, mpp=self.options.mpp, power=self.options.power)
 
     def _key(self, mask: Mask | None, encoder: Encoder) -> dict[str, str]:
-        size, mtime = slide_identity(self.slide) if self.slide.exists() else (0, 0)
+        size, mtime = slide_identity(self.slide) if is_there(self.slide) else (0, 0)
         return {
             "slide file": f"{size} {mtime}",
             "scale": f"mpp={self.options.mpp} power={self.options.power}",

@@ -11,16 +11,25 @@ import shutil
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from tiacrossfusion.bag_store import open_store, read_array, write_array
 from tiacrossfusion.encoders import EncoderSpec
 from tiacrossfusion.errors import TiacfError, one_line
 from tiacrossfusion.sampling.spec import SCALES, SamplingSpec
+from tiacrossfusion.slide_files import missing
+from tiacrossfusion.terminal import printable
 
 STORE_VERSION = 1
+
+#: Level-0 pixels and cells of a grid are far below it; sums and products of them stay exact.
+_FARTHEST = 2**40
+
+_Size = Annotated[int, Field(gt=0, lt=_FARTHEST)]
+_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Provenance(BaseModel):
@@ -43,6 +52,7 @@ class Provenance(BaseModel):
         road: how pixels were read, "tiles" (decoded from the TIFF) or "WSIReader" with the reason.
         precision: of the encoder's arithmetic, "float32", "bfloat16" or "float16".
         dropped: number of patches per scale left out because the slide is damaged there.
+        colour: how far red, green and blue lie apart, on average over the patches, in grey levels.
         imported: the other program's format and files; empty when this package made the features.
     """
 
@@ -51,9 +61,9 @@ class Provenance(BaseModel):
     slide: str
     slide_size: int | None
     slide_mtime_ns: int | None
-    dimensions: tuple[int, int] | None
-    mpp: tuple[float, float] | None
-    power: float | None
+    dimensions: tuple[_Size, _Size] | None
+    mpp: tuple[_Positive, _Positive] | None
+    power: _Positive | None
     offset: tuple[int, int]
     mask: str | None
     sampling: SamplingSpec
@@ -62,6 +72,7 @@ class Provenance(BaseModel):
     road: str | None = None
     precision: Literal["float32", "bfloat16", "float16"] | None = None
     dropped: dict[str, int] = Field(default_factory=dict)
+    colour: float | None = Field(None, ge=0, le=255)
     imported: str = ""
 
 
@@ -70,7 +81,7 @@ class ScaleFeatures:
     """The patches of one scale of a slide.
 
     Attributes:
-        features: (N, E) float16.
+        features: (N, E) float16; a program that makes bags itself may give float32.
         bounds: (N, 4) int64, level-0 pixels (x0, y0, x1, y1); None when it is not known where the
             patches lie.
         grid: (N, 2) int32, column and row on this scale's grid; the parent of a patch stands at
@@ -98,17 +109,17 @@ class FeatureBag:
         """Check that the arrays belong together.
 
         Raises:
-            TiacfError: an array is missing or its shape does not fit, or a value is not finite.
+            TiacfError: an array is missing, its shape or type does not fit, or a value cannot be.
         """
         label = f"bag of {self.provenance.slide}"
         if tuple(self.scales) != SCALES:
             raise TiacfError(f"{label}: has the scales {list(self.scales)}, needs {list(SCALES)}")
         for name, scale in self.scales.items():
             n, width = len(scale.features), self.provenance.encoder.width
-            for field, array, shape in (
-                ("features", scale.features, (n, width)),
-                ("bounds", scale.bounds, (n, 4)),
-                ("grid", scale.grid, (n, 2)),
+            for field, array, shape, types in (
+                ("features", scale.features, (n, width), ("float16", "float32")),
+                ("bounds", scale.bounds, (n, 4), ("int64",)),
+                ("grid", scale.grid, (n, 2), ("int32",)),
             ):
                 if array is None and self.provenance.imported:
                     continue  # other programs' features may go without
@@ -117,8 +128,14 @@ class FeatureBag:
                     raise TiacfError(
                         f"{label}: {name} {field} has {have}, not {shape}; extract it again"
                     )
-            if not np.isfinite(scale.features).all():
-                raise TiacfError(f"{label}: {name} features are not finite; extract it again")
+                if array.dtype not in types:
+                    raise TiacfError(
+                        f"{label}: {name} {field} are {array.dtype}, not {' or '.join(types)}; "
+                        "extract it again"
+                    )
+            wrong = _wrong_values(scale)
+            if wrong:
+                raise TiacfError(f"{label}: {name} {wrong}; extract it again")
 
     def counts(self) -> dict[str, int]:
         """Return the number of patches per scale."""
@@ -131,7 +148,7 @@ class FeatureBag:
         path = Path(path)
         part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
         try:
-            group = zarr.create_group(part)
+            group = zarr.create_group(part, zarr_format=3)
             group.attrs["tiacrossfusion"] = {
                 "store_version": STORE_VERSION,
                 "provenance": self.provenance.model_dump(mode="json"),
@@ -139,7 +156,7 @@ class FeatureBag:
             for name, scale in self.scales.items():
                 for field, array in vars(scale).items():
                     if array is not None:
-                        group.create_array(f"{name}/{field}", data=array)
+                        write_array(group, f"{name}/{field}", array)
             replace_folder(part, path)
         finally:
             shutil.rmtree(part, ignore_errors=True)
@@ -151,31 +168,66 @@ class FeatureBag:
         Raises:
             TiacfError: there is no store, or it is damaged or of another version.
         """
-        import zarr
-
         path = Path(path)
         try:
-            group = zarr.open_group(path, mode="r")
+            if not path.exists():
+                raise TiacfError(f"{path}: not a feature bag, {missing(path)}; check the path")
+            group = open_store(path)
             record: Any = group.attrs["tiacrossfusion"]
-            if record["store_version"] != STORE_VERSION:
+            version = int(record["store_version"])
+            if version != STORE_VERSION:
                 raise TiacfError(
-                    f"{path}: bag of store version {record['store_version']}, this program reads "
-                    f"{STORE_VERSION}; update tiacrossfusion or extract it again"
+                    f"{path}: bag of store version {version}, this program reads {STORE_VERSION}; "
+                    "update tiacrossfusion or extract it again"
                 )
             provenance = Provenance.model_validate(record["provenance"])
             scales = {}
             for name in SCALES:
-                arrays = {field: np.asarray(array[:]) for field, array in group[name].arrays()}
+                features = read_array(group, path, f"{name}/features")
+                if features is None:
+                    raise TiacfError(f"{path}: damaged, has no {name} features; extract it again")
                 scales[name] = ScaleFeatures(
-                    arrays["features"], arrays.get("bounds"), arrays.get("grid")
+                    features,
+                    read_array(group, path, f"{name}/bounds"),
+                    read_array(group, path, f"{name}/grid"),
                 )
         except TiacfError:
             raise
+        except PermissionError as error:
+            raise TiacfError(
+                f"{path}: cannot be read ({error.strerror}); check its rights"
+            ) from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = printable(".".join(str(part)[:80] for part in first["loc"])) or "provenance"
+            reason = printable(first["msg"][:400])
+            raise TiacfError(
+                f"{path}: damaged, its provenance cannot be ({place}: {reason}); extract it again"
+            ) from error
         except Exception as error:  # zarr raises many kinds on a damaged store
             raise TiacfError(
                 f"{path}: not a feature bag, or a damaged one ({one_line(error)}); extract it again"
             ) from error
-        return cls(scales, provenance)
+        try:
+            return cls(scales, provenance)
+        except TiacfError as error:
+            raise TiacfError(f"{path}: {error}") from error
+
+
+def _wrong_values(scale: ScaleFeatures) -> str:
+    """Say which values of a scale cannot be; empty when all can."""
+    not_finite = scale.features.size - int(np.isfinite(scale.features).sum())
+    if not_finite:
+        return f"features are not finite, {not_finite} of {scale.features.size}"
+    if scale.bounds is not None:
+        bounds = scale.bounds
+        wrong = (bounds[:, :2] >= bounds[:, 2:]) | (bounds[:, :2] < -_FARTHEST)
+        count = int((wrong | (bounds[:, 2:] > _FARTHEST)).any(axis=1).sum())
+        if count:
+            return f"bounds of {count} of {len(scale)} patches are no rectangles of a slide"
+    if scale.grid is not None and (scale.grid < 0).any():
+        return "grid has columns or rows below 0"
+    return ""
 
 
 def replace_folder(part: Path, path: Path) -> None:

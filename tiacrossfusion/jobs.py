@@ -10,9 +10,11 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from tiacrossfusion.checks import at_least, positive
-from tiacrossfusion.errors import TiacfError, one_line
+from tiacrossfusion.errors import TiacfError, UsageError, one_line
+from tiacrossfusion.interruption import go_on_unless_interrupted
 from tiacrossfusion.progress import Progress
 from tiacrossfusion.records import OutputError, RecordFolder
+from tiacrossfusion.slide_files import written
 
 if TYPE_CHECKING:
     from tiacrossfusion.cluster import Cluster
@@ -164,7 +166,7 @@ def carry_out(
         TiacfError: the output folder cannot be written, or the cluster is gone.
     """
     if cluster is not None and folder is None:
-        raise TiacfError("a cluster needs an output folder; results cannot be kept in memory")
+        raise UsageError("a cluster needs an output folder; results cannot be kept in memory")
     done: dict[int, Done] = {}
     with Progress(total, show=show_progress) as progress:
         try:
@@ -197,12 +199,16 @@ def failure(error: Exception, source: str) -> str:
     Args:
         error: what was raised.
         source: names the slide, where the error does not.
+
+    Raises:
+        KeyboardInterrupt: it did not fail, the program was interrupted.
     """
+    go_on_unless_interrupted(error)
     if isinstance(error, TiacfError):
         _log.debug("%s failed", source, exc_info=error)  # for the command line's log file
-        return str(error)
+        return written(str(error))
     _log.error("%s failed", source, exc_info=error)
-    return f"{source}: unexpected {one_line(error)}; see the log"
+    return written(f"{source}: unexpected {one_line(error)}; see the log")
 
 
 def _here(jobs: Iterable[Job[Any]], progress: Progress) -> Generator[tuple[int, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import numpy as np
 from tiacrossfusion.errors import TiacfError, UsageError, one_line
 from tiacrossfusion.outputs import prediction_row
 from tiacrossfusion.pipeline import Prediction, read_off, risk_caveat
+from tiacrossfusion.table_text import read_table_text
 from tiacrossfusion.training.table import examples, slide_stem
 
 if TYPE_CHECKING:
@@ -143,14 +145,17 @@ def read_patients(
     """
     path = Path(path)
     try:
-        # "utf-8-sig" also reads files without the mark that spreadsheet programs begin UTF-8 with.
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            header = list(reader.fieldnames or [])
-            rows = list(reader)
+        # strict: a quote that is never closed would swallow the rows after it
+        reader = csv.DictReader(io.StringIO(read_table_text(path), newline=""), strict=True)
+        header = list(reader.fieldnames or [])
+        rows = list(reader)
     except FileNotFoundError as error:
         raise UsageError(f"{path}: no such file; check --patients") from error
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except OSError as error:
+        raise TiacfError(
+            f"{path}: cannot be read as a table ({error.strerror or one_line(error)}); check --patients"
+        ) from error
+    except (ValueError, csv.Error) as error:
         raise TiacfError(
             f"{path}: cannot be read as a table ({one_line(error)}); save it as CSV in UTF-8"
         ) from error
@@ -158,6 +163,11 @@ def read_patients(
         raise TiacfError(f"{path}: is empty; a table has a header and a row a slide")
     if len(header) == 1 and any(sign in header[0] for sign in ";\t|"):
         raise TiacfError(f"{path}: is not separated by commas; save it as CSV with commas")
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if twice:
+        raise TiacfError(
+            f"{path}: {len(twice)} columns stand twice, such as {examples(twice)}; keep one of each"
+        )
     for option, column in (("--slide-column", slide_column), ("--patient-column", patient_column)):
         if column not in header:
             raise UsageError(

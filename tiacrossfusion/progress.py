@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from types import TracebackType
 
 from tqdm.auto import tqdm
+
+from tiacrossfusion.terminal import printable
 
 
 class Progress:
@@ -17,7 +20,8 @@ class Progress:
 
     def __init__(self, total: int, *, show: bool = True) -> None:
         """Draw the bar over the slides."""
-        self._disable: bool | None = None if show else True  # None: tqdm looks for a terminal
+        # None: tqdm looks for a terminal. A daemon may have closed standard error.
+        self._disable: bool | None = None if show and sys.stderr is not None else True
         self._slides = tqdm(total=total, desc="Slides", unit="slide", disable=self._disable)
         self._stage: tqdm | None = None
 
@@ -40,7 +44,7 @@ class Progress:
         self._close_stage()
         self._stage = tqdm(
             total=total,
-            desc=f"  {slide}: {name}",
+            desc=f"  {printable(slide)}: {name}",
             unit="patch",
             bar_format=None if total else "{desc} ...",
             leave=False,
@@ -57,7 +61,7 @@ class Progress:
         """Count a slide and print its line above the bars."""
         self._close_stage()
         if line is not None:
-            tqdm.write(line)
+            tqdm.write(printable(line))
         self._slides.update(1)
 
     def _close_stage(self) -> None:

@@ -376,7 +376,10 @@ class RecordFolder(ABC):
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             # What a later version adds is left out; what it wrote is still known.
-            return Record(**{k: v for k, v in content.items() if k in known})
+            record = Record(**{k: v for k, v in content.items() if k in known})
+            if not _is_sound(record, name):
+                raise ValueError("a field is not what it should be")
+            return record
         except FileNotFoundError:
             return None
         except (OSError, ValueError, TypeError, AttributeError) as error:
@@ -415,6 +418,11 @@ def writing(folder: Path) -> Iterator[None]:
     """
     try:
         yield
+    except (FileExistsError, IsADirectoryError) as error:
+        raise OutputError(
+            f"{error.filename2 or error.filename or folder}: cannot be written, something else has this "
+            f"name ({error.strerror}); move it away or give another --output-path"
+        ) from error
     except (OSError, sqlite3.OperationalError) as error:
         reason = getattr(error, "strerror", None) or error
         raise OutputError(
@@ -462,6 +470,17 @@ def _reopened(kind: type[RecordFolder], path: Path) -> RecordFolder:
             "folder under the same path, on a shared file system"
         )
     return folder
+
+
+def _is_sound(record: Record, name: str) -> bool:
+    """Whether the fields of a record that was read are of their types."""
+    return (
+        record.name == name
+        and isinstance(record.source, str)
+        and isinstance(record.files, list)
+        and all(isinstance(file, str) for file in record.files)
+        and all(isinstance(part, dict) for part in (record.key, record.row, record.begun))
+    )
 
 
 def _as_json(record: Record) -> str:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.records import RECORDS, OutputError, Record, RecordFolder
+from tiacrossfusion.slide_files import written
 
 if TYPE_CHECKING:
     from tiacrossfusion.report import ReportSlide
@@ -169,7 +170,7 @@ class ResultsFolder(RecordFolder):
         """
         from tiacrossfusion.report import ReportRun, write_report
 
-        run = ReportRun(config, title=f"Survival predictions: {self.path.absolute().name}")
+        run = ReportRun(config, title=f"Survival predictions: {written(self.path.absolute().name)}")
         with self.writing():
             write_report(self.path / REPORT, run, self._report_slides())
 

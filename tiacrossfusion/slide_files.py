@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -11,12 +13,15 @@ from tiacrossfusion.errors import TiacfError, UsageError
 #: mostly thumbnails.
 DEFAULT_FILE_TYPES = "*.svs, *.ndpi, *.mrxs, *.tif, *.tiff, *.qptiff, *.jp2"
 
+#: Bytes of a name that leave room for what is added to it; file systems allow 255.
+_LONGEST = 200
+
 
 def find_slides(source: Path, file_types: str = DEFAULT_FILE_TYPES) -> list[Path]:
     """List the slides a path stands for, sorted by name.
 
     A file is itself. A folder with `.dcm` files is one DICOM slide. Any other folder gives the files
-    in it that match `file_types` and its sub-folders that are DICOM slides.
+    in it that match `file_types`, its sub-folders that do, and those that are DICOM slides.
 
     Args:
         source: file or folder.
@@ -70,18 +75,72 @@ def find_bags(source: Path) -> list[Path]:
     return found
 
 
+def written(name: str) -> str:
+    r"""A name or message as it can be written into a file: bytes that are no UTF-8 text as `\udcff`."""
+    return name.encode(errors="backslashreplace").decode()
+
+
+def is_written(name: str) -> bool:
+    """Tell whether a name can be written into a file as it is."""
+    return written(name) == name
+
+
+def stem_for(name: str) -> str:
+    """What names of files can begin with that are to be told by a slide's name.
+
+    It is the name itself, unless nothing more could be added to it: a long one is cut, with a hash of
+    the whole.
+    """
+    name = written(name)
+    if len(os.fsencode(name)) <= _LONGEST:
+        return name
+    cut = os.fsencode(name)[: _LONGEST - 9].decode(errors="ignore")
+    return f"{cut}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def is_there(path: Path) -> bool:
+    """Tell whether there is something at a path that may be looked at."""
+    try:
+        return path.exists()
+    except OSError:  # a folder on the way may not be entered
+        return False
+
+
+def is_folder(path: Path) -> bool:
+    """Tell whether a path is a folder that may be looked at."""
+    try:
+        return path.is_dir()
+    except OSError:  # as above
+        return False
+
+
 def missing(path: Path) -> str:
     """Say in what way a path is not there."""
+    try:
+        path.stat()
+    except PermissionError:
+        return "in a folder that may not be entered (permission denied)"
+    except OSError:
+        pass
     return "a link to a file that is not there" if path.is_symlink() else "no such file or folder"
 
 
 def _is_slide(entry: Path, patterns: list[str]) -> bool:
     if entry.name.startswith("."):  # "._a.svs" is what macOS leaves beside a.svs on other disks
         return False
-    if entry.is_dir():
-        return is_dicom_folder(entry)
-    if not (entry.is_file() or entry.is_symlink()):  # a pipe would be waited on for ever
+    try:
+        is_folder, is_file = entry.is_dir(), entry.is_file() or entry.is_symlink()
+    except OSError:  # a link into a folder that may not be entered is refused by name
+        return _matches(entry, patterns)
+    if is_folder:
+        # A folder named like a slide is taken for one, and then refused by name rather than passed over.
+        return is_dicom_folder(entry) or (entry.suffix != "" and _matches(entry, patterns))
+    if not is_file:  # a pipe would be waited on for ever
         return False
+    return _matches(entry, patterns)
+
+
+def _matches(entry: Path, patterns: list[str]) -> bool:
     return any(fnmatch(entry.name.lower(), pattern) for pattern in patterns)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tiacrossfusion.errors import UsageError
+from tiacrossfusion.slide_files import missing
 
 
 def given(option: str, value: str | None) -> Path:
@@ -14,14 +15,32 @@ def given(option: str, value: str | None) -> Path:
     return Path(value)
 
 
+def check_masks(masks: str | None, slides: list[Path]) -> None:
+    """Refuse masks that are not there, and one mask for many slides."""
+    if masks is None:
+        return
+    path = given("--masks", masks)
+    if not path.exists():
+        raise UsageError(f"{path}: {missing(path)}; check --masks")
+    if path.is_file() and len(slides) > 1:
+        raise UsageError(
+            f"--masks {masks}: one mask for {len(slides)} slides; give a folder of masks named as them"
+        )
+
+
 def output_folder(path: Path) -> Path:
-    """Refuse an output path that is a file."""
+    """Refuse an output path that is a file, or a link to nothing."""
     try:
         is_file = path.exists() and not path.is_dir()
+        is_broken = path.is_symlink() and not path.exists()
     except OSError as error:
         raise UsageError(
             f"{path}: cannot be reached ({error.strerror}); check --output-path"
         ) from error
     if is_file:
         raise UsageError(f"{path}: is a file; give a folder with --output-path")
+    if is_broken:
+        raise UsageError(
+            f"{path}: is a link to a folder that is not there; give another with --output-path"
+        )
     return path

@@ -15,6 +15,7 @@ from tiacrossfusion.cli.checks import given, output_folder
 from tiacrossfusion.cli.log_file import LOG_FILE, log_to
 from tiacrossfusion.errors import UsageError
 from tiacrossfusion.slide_files import missing
+from tiacrossfusion.terminal import printable
 
 if TYPE_CHECKING:
     from tiacrossfusion.interop import ConversionOutcome, SlideFiles
@@ -125,7 +126,7 @@ def convert(
         for outcome in convert_slides(
             sources, folder, output_format=output_format, options=options, overwrite=overwrite
         ):
-            click.echo(_line(outcome))
+            click.echo(printable(_line(outcome)))
             failed += outcome.status == "failed"
             skipped += outcome.status == "skipped"
             done += outcome.status != "failed"

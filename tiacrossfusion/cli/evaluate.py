@@ -8,7 +8,7 @@ import click
 from click.core import ParameterSource
 from tiatoolbox.cli.common import cli_device, cli_output_path
 
-from tiacrossfusion.checks import at_least
+from tiacrossfusion.checks import at_least, usable_seed
 from tiacrossfusion.cli.checks import given, output_folder
 from tiacrossfusion.cli.train import say_figures
 from tiacrossfusion.errors import UsageError
@@ -79,7 +79,7 @@ def evaluate(
     two models' C-indices; with --faithfulness faithfulness.json and faithfulness.csv.
     """
     at_least("--draws", draws, 1)
-    at_least("--seed", seed, 0)
+    usable_seed("--seed", seed)
     at_least("--slides", slides, 1)
     needless = _OF_PREDICTIONS if faithfulness else _OF_FAITHFULNESS
     for parameter in context.command.params:
@@ -113,10 +113,11 @@ def evaluate(
     other = None if against is None else read_predictions(against)
     earlier = read_evaluation(source)
     evaluation = judge(folds, draws=draws, seed=seed, optimistic=earlier.optimistic)
+    # Before anything is written: the two may not go together.
+    comparison = None if other is None else compare(folds, other, draws=draws, seed=seed)
     write_report(folder, folds, evaluation, title=source.absolute().name, note="Research use only.")
     say_figures(source.absolute().name, evaluation)
-    if other is not None:
-        comparison = compare(folds, other, draws=draws, seed=seed)
+    if comparison is not None:
         write_text(folder / "comparison.json", comparison.model_dump_json(indent=1) + "\n")
         difference = comparison.difference
         click.echo(

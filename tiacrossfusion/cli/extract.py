@@ -21,12 +21,13 @@ from tiatoolbox.cli.common import (
 )
 
 from tiacrossfusion.checks import at_least, positive
-from tiacrossfusion.cli.checks import given, output_folder
+from tiacrossfusion.cli.checks import check_masks, given, output_folder
 from tiacrossfusion.cli.cluster import cli_cluster, cli_precision, seen_from_workers
 from tiacrossfusion.cli.log_file import LOG_FILE, log_to
 from tiacrossfusion.cli.sizes import bytes_text, seconds_text
 from tiacrossfusion.errors import UsageError
 from tiacrossfusion.slide_files import DEFAULT_FILE_TYPES, find_slides
+from tiacrossfusion.terminal import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -108,10 +109,7 @@ def extract(
     positive("--mpp", mpp)
     positive("--power", power)
     slides = find_slides(given("--img-input", img_input), file_types)
-    if masks is not None and Path(masks).is_file() and len(slides) > 1:
-        raise UsageError(
-            f"--masks {masks}: one mask for {len(slides)} slides; give a folder of masks named as them"
-        )
+    check_masks(masks, slides)
     part = _parse_shard(shard)
     if cluster is not None:
         _refuse_with_cluster(dry_run=dry_run, shard=shard)
@@ -200,7 +198,7 @@ def _say_plans(plans: Iterable[ExtractionPlan]) -> None:
             words.append(f"about {bytes_text(plan.size)}")
         if plan.message:
             words.append(plan.message)
-        click.echo(f"{plan.status:8}{plan.slide.name}: {', '.join(words)}")
+        click.echo(printable(f"{plan.status:8}{plan.slide.name}: {', '.join(words)}"))
     click.echo(
         f"{counts['extract']} to extract ({patches} patches, about {bytes_text(size)}), "
         f"{counts['skip']} finished before, {counts['fail']} would fail; nothing was written"

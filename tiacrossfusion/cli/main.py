@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import sys
+from contextlib import suppress
+from io import TextIOWrapper
+from pathlib import Path
 from typing import Any
 
 import click
@@ -21,6 +26,8 @@ from tiacrossfusion.cli.simulate import simulate
 from tiacrossfusion.cli.status import status
 from tiacrossfusion.cli.train import train
 from tiacrossfusion.errors import TiacfError, UsageError
+from tiacrossfusion.interruption import LINE, end, interrupted
+from tiacrossfusion.terminal import printable
 
 USAGE = 2
 INTERRUPTED = 130
@@ -36,18 +43,41 @@ class TiacfGroup(click.Group):
             click.ClickException: the input is at fault; click prints one line and exits with 1, or
                 with 2 when the options are.
         """
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, TextIOWrapper):  # names may be no text, or not in its letters
+                stream.reconfigure(errors="backslashreplace")
         try:
-            return super().invoke(ctx)
-        except TiacfError as error:
-            complaint = click.ClickException(str(error))
+            return _and_flush(super().invoke(ctx))
+        except (TiacfError, KeyboardInterrupt) as error:
+            if interrupted():
+                end()
+            if isinstance(error, KeyboardInterrupt):  # in a program that answers signals itself
+                click.echo(LINE, err=True)
+                sys.exit(INTERRUPTED)
+            complaint = click.ClickException(printable(str(error)))
             if isinstance(error, UsageError):
                 complaint.exit_code = USAGE
             raise complaint from error
-        except KeyboardInterrupt:
-            click.echo(
-                "Interrupted; what is finished is kept, run the same command to go on.", err=True
-            )
-            sys.exit(INTERRUPTED)
+        except OSError as error:
+            if error.errno == errno.EPIPE or error.filename is not None:
+                raise
+            # The files that are written are dealt with where they are; what is left is the console.
+            with (
+                suppress(OSError),
+                Path(os.devnull).open("w") as nowhere,
+            ):  # what is still to be flushed
+                os.dup2(nowhere.fileno(), sys.stdout.fileno())
+            raise click.ClickException(
+                f"the output that goes to the console cannot be written ({error.strerror}); what is "
+                "finished is kept, send it elsewhere and run the same command to go on"
+            ) from error
+
+
+def _and_flush(result: Any) -> Any:
+    """See to it that what was said has been written."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
+    return result
 
 
 @click.group(cls=TiacfGroup, context_settings={"help_option_names": ["-h", "--help"]})

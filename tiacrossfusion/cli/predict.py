@@ -22,11 +22,12 @@ from tiatoolbox.cli.common import (
 )
 
 from tiacrossfusion.checks import at_least, positive
-from tiacrossfusion.cli.checks import given, output_folder
+from tiacrossfusion.cli.checks import check_masks, given, output_folder
 from tiacrossfusion.cli.cluster import cli_cluster, cli_precision, seen_from_workers
 from tiacrossfusion.cli.log_file import LOG_FILE, log_to
 from tiacrossfusion.errors import UsageError
 from tiacrossfusion.slide_files import DEFAULT_FILE_TYPES, find_bags, find_slides
+from tiacrossfusion.terminal import printable
 
 if TYPE_CHECKING:
     from tiacrossfusion.patients import PatientOutcome, PatientTable
@@ -150,11 +151,7 @@ def predict(
         if not img_input:
             raise UsageError("--img-input is missing, or --bags; see --help")
         sources = find_slides(Path(img_input), file_types)
-        if masks is not None and Path(masks).is_file() and len(sources) > 1:
-            raise UsageError(
-                f"--masks {masks}: one mask for {len(sources)} slides; "
-                "give a folder of masks named as them"
-            )
+        check_masks(masks, sources)
     else:
         _refuse(context, ("img_input",), "and --bags: leave one of them out")
         _refuse(context, _FOR_SLIDES, "is for slides, bags are finished; leave it out")
@@ -184,10 +181,18 @@ def predict(
     if patients is not None:
         table = read_patients(patients, slide_column=slide_column, patient_column=patient_column)
         for note in table.notes(sources):
-            click.echo(f"note: {note}")
+            click.echo(printable(f"note: {note}"))
     connection: Any = nullcontext()
+    encoder = None
     if cluster is None:
         bundle = load_bundle(model, device)
+        if bags is None:
+            encoder = load_encoder_of(
+                bundle.config.encoder,
+                weights=encoder_weights,
+                device=device,
+                precision=precision,
+            )
     else:
         # Of the model only what the tables need is loaded here; the device is the workers'.
         bundle = load_bundle(model)
@@ -211,14 +216,6 @@ def predict(
             if bags is not None:
                 outcomes = predict_bags(sources, bundle, folder, options, cluster=connected)
             else:
-                encoder = None
-                if cluster is None:
-                    encoder = load_encoder_of(
-                        bundle.config.encoder,
-                        weights=encoder_weights,
-                        device=device,
-                        precision=precision,
-                    )
                 outcomes = predict_cohort(
                     sources,
                     bundle,

@@ -11,7 +11,7 @@ import click
 from click.core import ParameterSource
 from tiatoolbox.cli.common import cli_output_path
 
-from tiacrossfusion.checks import at_least, positive
+from tiacrossfusion.checks import at_least, positive, usable_seed
 from tiacrossfusion.cli.checks import given, output_folder
 from tiacrossfusion.errors import UsageError
 
@@ -96,7 +96,7 @@ def simulate(
     """
     at_least("--patients", n_patients, 1)
     at_least("--slides-per-patient", slides_per_patient, 1)
-    at_least("--seed", seed, 0)
+    usable_seed("--seed", seed)
     at_least("--width", encoder_width, 1)
     at_least("--side", side, 1)
     at_least("--slide-size", slide_size, 300)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from tiacrossfusion.terminal import printable
+
 
 @click.command()
 @click.argument("bags", type=Path)
@@ -30,19 +32,19 @@ def status(bags: Path) -> None:
             f"damaged: {len(found.dropped)} slides, {sum(found.dropped.values())} patches left out"
         )
         for slide, dropped in found.dropped.items():
-            click.echo(f"  {slide}: {dropped}")
+            click.echo(f"  {printable(slide)}: {dropped}")
     if found.being_made:
         click.echo(f"being made: {len(found.being_made)}")
         for slide, process in found.being_made.items():
-            click.echo(f"  {slide}: by process {process}")
+            click.echo(f"  {printable(slide)}: by process {process}")
     if found.unfinished:
         click.echo(f"interrupted, to be made: {len(found.unfinished)}")
         for slide in found.unfinished:
-            click.echo(f"  {slide}")
+            click.echo(f"  {printable(slide)}")
     if found.leftovers:
         click.echo(f"left by killed processes: {len(found.leftovers)}; the next run removes it")
     if found.failed:
         click.echo(f"failed: {len(found.failed)}; tiacf extract --retry-failed tries again")
         for message in found.failed.values():
-            click.echo(f"  {message}")
+            click.echo(f"  {printable(message)}")
         sys.exit(1)

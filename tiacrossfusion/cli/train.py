@@ -115,7 +115,7 @@ def train(
     folder = output_folder(given("--output-path", output_path))
 
     from tiacrossfusion.training.config import make_config, read_settings
-    from tiacrossfusion.training.fold import Devices
+    from tiacrossfusion.training.devices import Devices
     from tiacrossfusion.training.run import MODELS, TrainingRun, read_cohort
 
     settings = read_settings(config) if config is not None else {}
@@ -126,22 +126,24 @@ def train(
     if covariates is not None:
         names = [name.strip() for name in covariates.split(",") if name.strip()]
         _put(settings, ("columns", "covariates"), names)
+    by_options = {}
     for option, value in options.items():
         if value is not None:
             _put(settings, _SETTINGS[option], value)
+            by_options[_SETTINGS[option]] = f"--{option.replace('_', '-')}"
     if "time_unit" not in settings:
         raise UsageError(
             "--time-unit is missing; give the unit of the table's times, such as months"
         )
-    checked = make_config(
-        settings, "the options" if config is None else f"{config} and the options"
-    )
+    checked = make_config(settings, "the options" if config is None else str(config), by_options)
+    where = Devices(accelerator, int(devices) if devices.isdigit() else devices, strategy)
+    where.check()
     cohort = read_cohort(table, bags, checked)
     run = TrainingRun(
         folder,
         cohort,
         checked,
-        devices=Devices(accelerator, int(devices) if devices.isdigit() else devices, strategy),
+        devices=where,
         say=click.echo,
     )
     for line in run.messages:

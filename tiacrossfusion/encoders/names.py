@@ -4,7 +4,7 @@ import difflib
 from typing import Literal, NamedTuple
 
 from tiacrossfusion.encoders.foundation import FOUNDATION_MODELS
-from tiacrossfusion.errors import TiacfError, UsageError
+from tiacrossfusion.errors import UsageError
 
 #: The encoder that ships with the package.
 SHIPPED = "stain-texture"

@@ -2,9 +2,11 @@
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveInt
 
 Triple = tuple[float, float, float]
+
+_Positive = Annotated[FiniteFloat, Field(gt=0)]
 OptionValue = bool | int | float | str
 
 
@@ -35,7 +37,7 @@ class EncoderSpec(BaseModel):
     name: str = Field(min_length=1)
     width: PositiveInt
     weights_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
-    mean: Triple | None = None
-    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
+    mean: tuple[FiniteFloat, FiniteFloat, FiniteFloat] | None = None
+    std: tuple[_Positive, _Positive, _Positive] | None = None
     input_size: PositiveInt | None = None
     options: dict[str, OptionValue] = Field(default_factory=dict)

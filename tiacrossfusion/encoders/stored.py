@@ -10,7 +10,7 @@ from tiacrossfusion.encoders.foundation import FOUNDATION_MODELS, INPUT_SIZE
 from tiacrossfusion.encoders.loading import check_arguments, load_encoder
 from tiacrossfusion.encoders.names import resolve_name
 from tiacrossfusion.encoders.spec import EncoderSpec, OptionValue, Triple
-from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.errors import TiacfError, UsageError
 
 if TYPE_CHECKING:
     from tiacrossfusion.encoders.encoder import Encoder
@@ -39,15 +39,20 @@ def load_encoder_of(
         TiacfError:
             When it cannot be loaded, or turns out to be another one than the model's.
     """
-    encoder = load_encoder(
-        spec.name,
-        weights=weights,
-        mean=spec.mean,
-        std=spec.std,
-        options=spec.options,
-        device=device,
-        precision=precision,
-    )
+    try:
+        encoder = load_encoder(
+            spec.name,
+            weights=weights,
+            mean=spec.mean,
+            std=spec.std,
+            options=spec.options,
+            device=device,
+            precision=precision,
+        )
+    except UsageError as error:
+        if weights is not None or precision != "auto":  # perhaps these
+            raise
+        raise TiacfError(f"the model's encoder: {error}") from error
     wanted, found = spec.weights_sha256, encoder.spec.weights_sha256
     if wanted is not None and found != wanted:
         remedy = "give the right file with --encoder-weights FILE"

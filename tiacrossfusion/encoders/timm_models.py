@@ -15,7 +15,7 @@ from tiacrossfusion.encoders.names import EncoderName
 from tiacrossfusion.encoders.network import PATCH_SIZE, Network
 from tiacrossfusion.encoders.spec import OptionValue
 from tiacrossfusion.encoders.weights import load_strictly, read_state_dict
-from tiacrossfusion.errors import TiacfError, UsageError
+from tiacrossfusion.errors import UsageError
 
 #: Arguments of `timm.create_model` that this module sets itself.
 _OWN_ARGUMENTS = frozenset(
@@ -30,6 +30,12 @@ _OWN_ARGUMENTS = frozenset(
         "num_classes",
     )
 )
+
+#: Of any number among the options; the widest of timm's networks have it.
+_LARGEST_OPTION = 4096
+
+#: The largest of timm's networks have seven thousand million.
+_MOST_PARAMETERS = 10_000_000_000
 
 
 def load_timm(name: EncoderName, weights: Path | None, options: dict[str, OptionValue]) -> Network:
@@ -52,9 +58,6 @@ def load_timm(name: EncoderName, weights: Path | None, options: dict[str, Option
             When the model cannot be built with these options, has no pretrained weights, they
             cannot be fetched, the file does not fit, or it returns something else than a vector.
     """
-    if own := sorted(_OWN_ARGUMENTS & options.keys()):
-        msg = f"encoder {name}: option {own[0]!r} is set by this package and cannot be given"
-        raise UsageError(msg)
     if weights is None:
         model = _pretrained(name, options)
         name = _tagged(name, model)
@@ -104,8 +107,12 @@ def _network(name: EncoderName, model: Any, options: dict[str, OptionValue]) -> 
 
 def _create(name: EncoderName, options: dict[str, OptionValue], *, pretrained: bool) -> Any:
     """Call timm with its complaints about options in one line."""
+    _check_options(name, options)
     model = f"hf-hub:{name.model}" if name.family == "hub" else name.model
     try:
+        if options:
+            with torch.device("meta"):  # takes no memory
+                _check_size(name, timm.create_model(model, pretrained=False, **options))
         return timm.create_model(model, pretrained=pretrained, **options)
     except (OSError, EntryNotFoundError, HfHubHTTPError):
         raise  # the network's or the cache's, for the caller
@@ -113,6 +120,28 @@ def _create(name: EncoderName, options: dict[str, OptionValue], *, pretrained: b
         detail = " ".join(str(error).split())[:200]
         msg = f"encoder {name}: timm cannot build it with options {options}: {detail}"
         raise UsageError(msg) from error
+
+
+def _check_options(name: EncoderName, options: dict[str, OptionValue]) -> None:
+    """Refuse options that are the package's own, files of weights among them, and absurd sizes.
+
+    A model names its encoder's options, and may come from anybody.
+    """
+    if own := sorted(_OWN_ARGUMENTS & options.keys()):
+        msg = f"encoder {name}: option {own[0]!r} is set by this package and cannot be given"
+        raise UsageError(msg)
+    for option, value in options.items():
+        if not isinstance(value, str) and not abs(value) <= _LARGEST_OPTION:
+            msg = f"encoder {name}: option {option}={value}: must be {_LARGEST_OPTION} or less"
+            raise UsageError(msg)
+
+
+def _check_size(name: EncoderName, model: nn.Module) -> None:
+    """Refuse a network that would fill the memory, before it does."""
+    count = sum(parameter.numel() for parameter in model.parameters())
+    if count > _MOST_PARAMETERS:
+        msg = f"encoder {name}: would have {count:.2g} parameters with these options; change them"
+        raise UsageError(msg)
 
 
 def _pretrained(name: EncoderName, options: dict[str, OptionValue]) -> Any:

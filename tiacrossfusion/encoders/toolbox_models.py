@@ -142,7 +142,8 @@ def load_foundation(name: str, model: str, weights: Path | None) -> Network:
 
         # Before the model is built, which takes long enough to keep a user waiting for a refusal.
         with fetching_from_hub(name, description.repository):
-            state = load_state_dict_from_hf(description.repository)
+            # Said, as older timm, which is allowed, would run what a pickled file holds.
+            state = load_state_dict_from_hf(description.repository, weights_only=True)
         source = f"https://huggingface.co/{description.repository}"
     else:
         state, source = read_state_dict(weights), str(weights)

@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from tiacrossfusion.errors import TiacfError, UsageError
+from tiacrossfusion.errors import TiacfError, UsageError, one_line
+from tiacrossfusion.tensor_files import load_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ def read_state_dict(path: Path) -> StateDict:
 
             content = load_file(path)
         else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = load_tensors(path)
     except pickle.UnpicklingError as error:
         msg = (
             f"encoder weights {path}: holds more than tensors, and loading it could run code; "
@@ -80,7 +81,10 @@ def read_state_dict(path: Path) -> StateDict:
         )
         raise TiacfError(msg) from error
     except Exception as error:  # torch and safetensors raise a dozen kinds for damaged files
-        msg = f"encoder weights {path}: cannot be read as a weights file ({type(error).__name__})"
+        msg = (
+            f"encoder weights {path}: cannot be read as a weights file ({one_line(error)}); "
+            "get it again"
+        )
         raise TiacfError(msg) from error
 
     for wrapper in ("state_dict", "model"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import uuid
@@ -15,12 +16,16 @@ from pydantic import ValidationError
 from tiacrossfusion.errors import TiacfError, UsageError, one_line
 from tiacrossfusion.evaluation.predictions import FoldPredictions, check_folds
 from tiacrossfusion.survival import TimeBins
+from tiacrossfusion.table_text import read_table_text
 
 #: One row a patient: what was predicted and what happened.
 TABLE = "out_of_fold.csv"
 
 #: One row a training patient of a fold: the follow-up from which censoring is estimated.
 TRAINING_TABLE = "training_follow_up.csv"
+
+#: SHA-256 of both, as `sha256sum` writes it: a table that lost its last rows looks like a whole one.
+DIGESTS = "out_of_fold.sha256"
 
 _FIRST = ("patient", "fold", "time", "event", "risk", "risk_group")
 _TRAINING_COLUMNS = ("fold", "time", "event")
@@ -31,7 +36,8 @@ def write_predictions(folder: Path, folds: Sequence[FoldPredictions]) -> None:
     """Write predictions as CSV, each file in one step, numbers so that they are read back the same.
 
     Args:
-        folder: made when it does not exist; gets `TABLE`, for people, and `TRAINING_TABLE` beside it.
+        folder: made when it does not exist; gets `TABLE`, for people, and `TRAINING_TABLE` and
+            `DIGESTS` beside it.
         folds: of one model, see `check_folds`.
 
     Raises:
@@ -61,8 +67,11 @@ def write_predictions(folder: Path, folds: Sequence[FoldPredictions]) -> None:
                 }
             )
         )
-    write_text(Path(folder) / TRAINING_TABLE, _csv(pd.concat(training)))
-    write_text(Path(folder) / TABLE, _csv(pd.concat(rows)))
+    texts = {TRAINING_TABLE: _csv(pd.concat(training)), TABLE: _csv(pd.concat(rows))}
+    digests = "".join(f"{_digest(text.encode())}  {name}\n" for name, text in texts.items())
+    write_text(Path(folder) / TRAINING_TABLE, texts[TRAINING_TABLE])
+    write_text(Path(folder) / DIGESTS, digests)
+    write_text(Path(folder) / TABLE, texts[TABLE])  # last: with it the predictions are there
 
 
 def read_predictions(path: Path) -> list[FoldPredictions]:
@@ -75,7 +84,7 @@ def read_predictions(path: Path) -> list[FoldPredictions]:
         The folds by their numbers, patients in the order of the file.
 
     Raises:
-        TiacfError: a file is missing, damaged or edited into something that cannot be.
+        TiacfError: a file is missing, damaged or changed.
     """
     path = Path(path)
     file = path / TABLE if path.is_dir() else path
@@ -123,6 +132,8 @@ def read_predictions(path: Path) -> list[FoldPredictions]:
         except TiacfError as error:
             raise TiacfError(f"{file}: {error}; {_REMEDY}") from error
     check_folds(folds)
+    for name in (file.name, TRAINING_TABLE):  # last: where it is plain what is wrong, that is said
+        _check_digest(file.parent / name)
     return folds
 
 
@@ -135,11 +146,32 @@ def write_text(path: Path, text: str) -> None:
         os.replace(part, path)
     except OSError as error:
         raise TiacfError(
-            f"{path}: cannot be written ({error.strerror}); check the folder"
+            f"{path}: cannot be written ({error.strerror}); check the folder's rights and free space, "
+            "or give another"
         ) from error
     finally:
         if part.exists():
             part.unlink()
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _check_digest(file: Path) -> None:
+    """Refuse a table that is not as it was written."""
+    digests = file.parent / DIGESTS
+    try:
+        lines = digests.read_text(encoding="utf-8").splitlines()
+        found = f"{_digest(file.read_bytes())}  {file.name}"
+    except FileNotFoundError as error:
+        raise UsageError(f"{digests}: does not exist; give a folder that training wrote") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise TiacfError(f"{digests}: cannot be read ({one_line(error)}); {_REMEDY}") from error
+    if found not in lines:
+        raise TiacfError(
+            f"{file}: was cut or changed after it had been written (see {DIGESTS}); {_REMEDY}"
+        )
 
 
 def _csv(table: pd.DataFrame) -> str:
@@ -151,7 +183,8 @@ def _csv(table: pd.DataFrame) -> str:
 def _read(file: Path, columns: Sequence[str]) -> pd.DataFrame:
     """A CSV with every cell as text, so that a patient named 007 or NA keeps the name."""
     try:
-        table = pd.read_csv(file, dtype=str, keep_default_na=False)
+        text = read_table_text(file)
+        table = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, index_col=False)
     except FileNotFoundError as error:
         raise UsageError(f"{file}: does not exist; give a folder that training wrote") from error
     except (OSError, ValueError) as error:  # pandas' parser and decoding errors are ValueErrors

@@ -20,6 +20,9 @@ from tiacrossfusion.evaluation.scores import Evaluation
 if TYPE_CHECKING:
     import pandas as pd
 
+#: Beginning of the name of the folder in which the files of a report are made.
+STAGING = ".report-"
+
 
 def write_report(
     folder: Path,
@@ -54,7 +57,7 @@ def write_report(
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=".report-", dir=folder))
+        staging = Path(tempfile.mkdtemp(prefix=STAGING, dir=folder))
         try:
             text = evaluation.model_dump_json(indent=1) + "\n"
             (staging / "evaluation.json").write_text(text, encoding="utf-8")

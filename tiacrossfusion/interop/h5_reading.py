@@ -24,8 +24,12 @@ import h5py
 import numpy as np
 
 from tiacrossfusion.errors import TiacfError, one_line
+from tiacrossfusion.interop.h5_datasets import check_links, check_written
 from tiacrossfusion.interop.own_h5 import own_record
 from tiacrossfusion.interop.scale_file import FileFacts, ScaleFile, as_features
+
+#: No size of a slide or patch is larger; what is said beyond it is passed over, as a zero is.
+_LARGEST = 2.0**40
 
 _TILE_NAME = re.compile(r"\d+_\d+_\d+_(\d+)\.\w+")
 
@@ -47,11 +51,13 @@ def read_h5(path: Path) -> ScaleFile:
 
 def _read(file: h5py.File, path: Path) -> ScaleFile:
     label = str(path)
+    check_links(file, label)
     key = next((name for name in ("features", "feats") if name in file), None)
     if key is None or not isinstance(file[key], h5py.Dataset):
         have = ", ".join(file) or "nothing"
         raise TiacfError(f"{label}: holds {have}, no features or feats; give patch features")
     dataset = file[key]
+    check_written(dataset, label)
     stacked = dataset.ndim == 3
 
     def rows(start: int, stop: int) -> np.ndarray:
@@ -71,10 +77,15 @@ def _coords(file: h5py.File, count: int, label: str) -> np.ndarray | None:
     """Coordinates (N, 2) as they stand."""
     if "coords" not in file:
         return None
+    if not isinstance(file["coords"], h5py.Dataset):
+        raise TiacfError(f"{label}: coords are no dataset; make it again")
+    check_written(file["coords"], label)
     coords = np.asarray(file["coords"][()])
     if coords.ndim == 3 and len(coords) == 1:
         coords = coords[0]
-    if coords.shape != (count, 2) or coords.dtype.kind not in "iuf":
+    if coords.dtype.kind not in "iuf":
+        raise TiacfError(f"{label}: coords are {coords.dtype}, not numbers; make it again")
+    if coords.shape != (count, 2):
         raise TiacfError(
             f"{label}: coords have the shape {coords.shape}, not ({count}, 2), one for each patch; "
             "make it again"
@@ -135,12 +146,12 @@ def _facts(file: h5py.File, key: str) -> FileFacts:
 
 
 def _number(said: dict[str, Any], name: str) -> float | None:
-    """A positive number; of a pair such as CLAM's `downsample` the first."""
+    """A number above 0, not absurdly large; of a pair such as CLAM's `downsample` the first."""
     try:
         value = float(np.ravel(said[name])[0])
     except (KeyError, IndexError, TypeError, ValueError):
         return None
-    return value if 0 < value < float("inf") else None
+    return value if 0 < value < _LARGEST else None
 
 
 def _text(said: dict[str, Any], name: str) -> str | None:

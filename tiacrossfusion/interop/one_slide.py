@@ -66,7 +66,7 @@ def check_same_origin(files: dict[str, ScaleFile], label: str) -> None:
 
 
 def _shown(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)[:100]
 
 
 def check_cover(bounds: dict[str, np.ndarray], label: str) -> list[str]:

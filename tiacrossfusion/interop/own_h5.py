@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 
 from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.interop.h5_datasets import check_written
 from tiacrossfusion.interop.scale_file import OwnRecord
 
 if TYPE_CHECKING:
@@ -76,12 +77,15 @@ def own_record(file: h5py.File, coords: np.ndarray | None, label: str) -> OwnRec
 
     try:
         provenance = Provenance.model_validate_json(file.attrs[_RECORD])
+        for name in ("bounds", "grid"):
+            if name in file:
+                check_written(file[name], label)
         bounds = np.asarray(file["bounds"][()], np.int64)
         grid = np.asarray(file["grid"][()], np.int32) if "grid" in file else None
         fits = coords is not None and np.array_equal(bounds[:, :2], coords)
         if not fits or (grid is not None and grid.shape != bounds[:, :2].shape):
             raise ValueError("positions differ")
-    except (KeyError, ValueError, TypeError, IndexError) as error:
+    except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
         raise TiacfError(
             f"{label}: was changed after tiacf wrote it; write it again from its bag, or remove its "
             f"attribute {_RECORD} to have it read as another program's"

@@ -23,8 +23,10 @@ def read_pt(path: Path) -> ScaleFile:
     """
     import torch
 
+    from tiacrossfusion.tensor_files import load_tensors
+
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        loaded = load_tensors(path)
     except pickle.UnpicklingError as error:
         raise TiacfError(
             f"{path}: is no file of tensors, or holds Python objects, which could run code and are "

@@ -135,7 +135,9 @@ def as_features(
     for start in range(0, shape[0], _BLOCK):
         block = np.asarray(rows(start, start + _BLOCK))
         if block.dtype.kind != "f":
-            raise TiacfError(f"{label}: features are {block.dtype}, not floating-point numbers")
+            raise TiacfError(
+                f"{label}: features are {block.dtype}, not floating-point numbers; make the file again"
+            )
         finite = np.isfinite(block)
         not_finite += block.size - int(finite.sum())
         too_large += int((finite & (np.abs(block) > _LARGEST)).sum())

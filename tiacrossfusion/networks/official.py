@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tiacrossfusion.errors import TiacfError, UsageError
+from tiacrossfusion.errors import TiacfError, UsageError, one_line
 from tiacrossfusion.networks.crossfusion import CrossFusion
+from tiacrossfusion.tensor_files import load_tensors
 
 # Released name -> our name, from the top of the network to its parts.
 _PROJECTIONS = {
@@ -143,7 +144,7 @@ def _read(path: Path) -> object:
     if not path.is_file():
         raise UsageError(f"{path}: no such file")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return load_tensors(path)
     except OSError as error:
         raise TiacfError(f"{path}: cannot be read ({error.strerror})") from error
     except pickle.UnpicklingError as error:
@@ -151,10 +152,10 @@ def _read(path: Path) -> object:
             f"{path}: refused, because it is no plain file of tensors and loading it could run "
             "code: save the model's state_dict() alone with torch.save"
         ) from error
-    # Bytes that are no checkpoint fail in the reader anyhow: KeyError, IndexError, EOFError,
-    # UnicodeDecodeError and RuntimeError were all seen.
-    except Exception as error:
-        raise TiacfError(f"{path}: not a PyTorch checkpoint, or a damaged one") from error
+    except Exception as error:  # bytes that are no checkpoint fail in many ways
+        raise TiacfError(
+            f"{path}: not a PyTorch checkpoint, or a damaged one ({one_line(error)}); get it again"
+        ) from error
 
 
 def _unwrap(path: Path, content: object) -> dict[str, Tensor]:
@@ -172,6 +173,10 @@ def _unwrap(path: Path, content: object) -> dict[str, Tensor]:
         if not value.is_floating_point():
             raise TiacfError(
                 f"{path}: {name} holds {value.dtype}: CrossFusion's weights are floats"
+            )
+        if not bool(value.isfinite().all()):
+            raise TiacfError(
+                f"{path}: {name} is not finite: the training failed, or the file is damaged"
             )
     state: dict[str, Tensor] = dict(content)
     # DataParallel ("module.") inside or outside of a training wrapper ("model.").

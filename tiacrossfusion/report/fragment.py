@@ -255,5 +255,5 @@ class ReportSlide(_Fragment):
         except (OSError, ValidationError) as error:
             raise TiacfError(
                 f"{path}: cannot be read as a slide of the report ({one_line(error)}); "
-                "predict the slide again with --overwrite"
+                "remove it, and the slide is predicted again"
             ) from error

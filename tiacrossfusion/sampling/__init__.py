@@ -2,7 +2,7 @@
 
 from tiacrossfusion.sampling.batches import PatchBatch, Unreadable, read_batches
 from tiacrossfusion.sampling.families import parents_of, whole_families
-from tiacrossfusion.sampling.grid import PatchGrid, nested_grids
+from tiacrossfusion.sampling.grid import PatchGrid, cell_side_20x, nested_grids
 from tiacrossfusion.sampling.overview import read_overview
 from tiacrossfusion.sampling.patches import coarse_base, read_patch
 from tiacrossfusion.sampling.roads import Road, choose_road
@@ -18,6 +18,7 @@ __all__ = [
     "SamplingSpec",
     "Slide",
     "Unreadable",
+    "cell_side_20x",
     "choose_road",
     "coarse_base",
     "find_mask",

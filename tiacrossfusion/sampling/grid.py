@@ -56,7 +56,7 @@ def nested_grids(
         holds enough tissue.
     """
     width, height = slide.dimensions
-    side_x, side_y = _cell_side_20x(slide, spec)
+    side_x, side_y = cell_side_20x(slide, spec)
     lines_x, lines_y = _lines(width, side_x), _lines(height, side_y)
     kept = (lines_y[:-1, None] < height) & (lines_x[None, :-1] < width)  # (rows, columns) at 20x
     if mask is not None:
@@ -81,7 +81,7 @@ def nested_grids(
     return grids
 
 
-def _cell_side_20x(slide: Slide, spec: SamplingSpec) -> tuple[float, float]:
+def cell_side_20x(slide: Slide, spec: SamplingSpec) -> tuple[float, float]:
     """Width and height of a 20x cell in level-0 pixels, not rounded."""
     if spec.units == "mpp":
         microns = spec.patch_size * spec.resolution("20x")

@@ -1,4 +1,4 @@
-"""Telling a damaged JPEG stream from a sound one.
+"""Telling a damaged JPEG stream, or a JPEG 2000 codestream of the wrong size, from a sound one.
 
 libjpeg goes on after most damage with a warning and paints what is missing grey. imagecodecs does not
 pass its warnings on, while OpenSlide takes them for errors; these checks see what it sees, as far as
@@ -17,6 +17,10 @@ _SEQUENTIAL, _PROGRESSIVE = (0xC0, 0xC1), 0xC2
 #: In entropy-coded data 0xFF is followed by a stuffed zero, a restart marker or another fill byte
 #: (ITU-T T.81, B.1.1.2 and B.1.1.5); anything else was written there by an accident.
 _STRAY_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+#: How a JPEG 2000 codestream begins: its start, and the segment of its size (ITU-T T.800, table A.2).
+_CODESTREAM = b"\xff\x4f\xff\x51"
+#: Parts of a codestream; a decoder takes some kilobytes for each, whether it is there or not.
+_MOST_PARTS = 4096
 #: Bytes that stand for something else than flat blocks in any Huffman code.
 _FILLER = bytes(range(1, 65))
 
@@ -52,6 +56,29 @@ def check_jpeg(data: bytes, width: int, height: int) -> None:
     most_zeros = 3 * -(-width // 8) * -(-height // 8) * 2 // 8
     if data.find(bytes(most_zeros + 1), scan, end) >= 0:
         raise DamagedTileError("JPEG data with a hole of zeros")
+
+
+def check_jpeg2000(data: bytes, width: int, height: int) -> None:
+    """Compare the size of a JPEG 2000 codestream with that of its tile, before it is made room for.
+
+    Args:
+        data: a codestream, alone or in a JP2 file.
+        width: of the image that it should hold, in pixels.
+        height: of that image.
+
+    Raises:
+        DamagedTileError: it holds an image of another size, or one cut into very many parts.
+    """
+    start = data.find(_CODESTREAM)
+    if start < 0 or len(data) < start + 42:
+        raise DamagedTileError("no JPEG 2000 data")
+    # Image and tile size: width, height and corner of the reference grid, and the same of its tiles
+    # (ITU-T T.800, A.5.1).
+    right, bottom, left, top, across, down = struct.unpack_from(">6I", data, start + 8)
+    if (right - left, bottom - top) != (width, height):
+        raise DamagedTileError(f"JPEG 2000 data of {right - left} x {bottom - top} pixels")
+    if not across or not down or (right // across + 1) * (bottom // down + 1) > _MOST_PARTS:
+        raise DamagedTileError(f"JPEG 2000 data in parts of {across} x {down} pixels")
 
 
 def with_filler(data: bytes) -> bytes:

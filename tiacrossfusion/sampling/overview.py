@@ -55,6 +55,7 @@ def read_whole(slide: Slide, mpp: float, *, block: int = BLOCK) -> tuple[np.ndar
     reader = slide.reader
     level, bounds, size, _ = reader.find_read_bounds_params((0, 0, *slide.dimensions), mpp, "mpp")
     width, height = bounds[2:]
+    size = np.maximum(size, 1)  # a strip of a few pixels would have none
     if width * height <= 4 * block**2:
         try:
             with slide.reading("the overview"):

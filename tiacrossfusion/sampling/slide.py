@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, field
@@ -14,14 +13,41 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tiacrossfusion.errors import TiacfError, one_line
-from tiacrossfusion.slide_files import is_dicom_folder, missing
+from tiacrossfusion.sampling.slide_checks import (
+    cannot_open,
+    check_levels,
+    check_samples,
+    check_scale,
+    check_sizes,
+    cut_off,
+)
+from tiacrossfusion.sampling.tiff_structure import check_tiff
+from tiacrossfusion.sampling.tiff_tags import read_tiff_tags
+from tiacrossfusion.slide_files import is_dicom_folder, is_there, is_written, missing
 
 if TYPE_CHECKING:
     from tiatoolbox.wsicore.wsireader import WSIReader
 
 
+#: Suffixes by which TIAToolbox chooses the reader of a slide. Those that it has besides are of no slides:
+#: annotations (.db), and lists of addresses (.json) that would be fetched.
+_SUFFIXES = (
+    *(".svs", ".ndpi", ".mrxs", ".tif", ".tiff", ".qptiff", ".jp2", ".dcm", ".zarr"),
+    *(".png", ".jpg", ".jpeg", ".npy"),
+)
+
 #: A scale given by the user that differs by more than this share from the file's is remarked on.
 MAX_DEVIATION = 0.1
+
+#: Microns per pixel: finer than any objective resolves, so that a patch at 5x would be a region of more
+#: than 10,000 pixels along a side, and coarser than an overview.
+MPP_RANGE = (0.05, 100.0)
+
+#: Objective powers that are made; others are a program's mistake, and stand in files as 0 or as 40,000.
+POWER_RANGE = (0.5, 200.0)
+
+#: Millimetres along a side; the largest slides, of whole brains, have 200 x 150.
+LARGEST_SIDE = 250.0
 
 
 @dataclass(frozen=True)
@@ -36,7 +62,7 @@ class Slide:
         power: objective power of level 0.
         offset: level-0 position (x, y) of the scanned area where the file states one
             (`openslide.bounds-x/-y`: MIRAX, Leica SCN). QuPath counts its coordinates from there.
-        caveat: why the scale may be wrong; empty when nothing speaks against it.
+        caveat: what speaks against its scale, size or samples; empty where nothing does.
         at_close: what leaving a `with` block does.
     """
 
@@ -100,8 +126,8 @@ def open_slide(
         power: objective power of level 0; overrides what the file says.
 
     Raises:
-        TiacfError: the file is missing, empty, damaged, of a format TIAToolbox does not read, or has
-            neither mpp nor objective power.
+        TiacfError: the file is missing, empty, damaged, of a format TIAToolbox does not read or reads
+            in wrong colours, or has neither mpp nor objective power.
     """
     from tiatoolbox.wsicore.wsireader import WSIReader
 
@@ -111,31 +137,50 @@ def open_slide(
     else:
         path = Path(image)
         _check_file(path)
-        try:
-            reader = WSIReader.open(path)  # without mpp and power: the file's own are wanted too
-        except Exception as error:  # readers raise whatever their file format library raises
-            raise TiacfError(_cannot_open(path, error)) from error
     label = path or "array"
+    tags = None
     try:
+        if path is not None:
+            check_tiff(path)
+            tags = read_tiff_tags(path)
+            check_levels(label, tags)
+        if not isinstance(image, WSIReader):
+            reader = WSIReader.open(path)  # without mpp and power: the file's own are wanted too
+            _tolerate_units(reader)
         info = reader.info
-    except Exception as error:
-        raise TiacfError(_cannot_open(label, error)) from error
+    except TiacfError:
+        raise
+    except Exception as error:  # readers raise whatever their file format library raises
+        is_dicom = path is not None and (is_dicom_folder(path) or path.suffix.lower() == ".dcm")
+        raise TiacfError(cannot_open(label, error, tags, is_dicom=is_dicom)) from error
+    caveats = [check_sizes(reader, label), check_samples(reader, label, tags), cut_off(tags)]
     slide_mpp, slide_power = _scale(info.mpp, info.objective_power, mpp, power)
     if slide_mpp is None or slide_power is None:
         raise TiacfError(
             f"{label}: the file states neither microns per pixel nor objective power; "
             "give one with --mpp (such as 0.25) or --power (such as 40)"
         )
-    if not all(0.01 <= value <= 100 for value in slide_mpp):
+    if not all(MPP_RANGE[0] <= value <= MPP_RANGE[1] for value in slide_mpp):
         raise TiacfError(
             f"{label}: {slide_mpp[0]:g} x {slide_mpp[1]:g} microns per pixel is no plausible scale; "
             "give the right one with --mpp"
         )
-    caveat = ""
+    pixels = [int(side) for side in info.slide_dimensions]
+    millimetres = [side * mpp_side / 1000 for side, mpp_side in zip(pixels, slide_mpp, strict=True)]
+    if max(millimetres) > LARGEST_SIDE:
+        raise TiacfError(
+            f"{label}: {pixels[0]} x {pixels[1]} pixels at {slide_mpp[0]:g} microns per pixel are a slide "
+            f"of {millimetres[0]:.0f} x {millimetres[1]:.0f} mm, which there is none; give the right "
+            "scale with --mpp, or copy the file again"
+        )
+    if mpp is None and power is None and reader is not image:
+        caveats.append(check_scale(reader))
     if info.mpp is not None and (mpp or power):
         stated = float(np.mean(info.mpp))
         if abs(np.mean(slide_mpp) / stated - 1) > MAX_DEVIATION:
-            caveat = f"taken as {slide_mpp[0]:g} microns per pixel while the file says {stated:g}"
+            caveats.append(
+                f"taken as {slide_mpp[0]:g} microns per pixel while the file says {stated:g}"
+            )
     # The readers look the scale up in their info at every read, and leave mpp empty when only the
     # power is given. A reader that belongs to the user gets its own info back at the end.
     settled = copy(info)
@@ -145,15 +190,33 @@ def open_slide(
     return Slide(
         reader=reader,
         path=path,
-        dimensions=(int(info.slide_dimensions[0]), int(info.slide_dimensions[1])),
+        dimensions=(pixels[0], pixels[1]),
         mpp=slide_mpp,
         power=slide_power,
         offset=(int(raw.get("openslide.bounds-x", 0)), int(raw.get("openslide.bounds-y", 0))),
-        caveat=caveat,
+        caveat="; ".join(filter(None, caveats)),
         at_close=partial(_close, reader)
         if reader is not image
         else partial(setattr, reader, "info", info),
     )
+
+
+def _tolerate_units(reader: WSIReader) -> None:
+    """Let an OpenSlide reader take a resolution without a unit, or of 0, as none.
+
+    TIAToolbox gives up on such a file, also where it states the objective power.
+    """
+    estimate = getattr(reader, "_estimate_mpp", None)
+    if estimate is None:
+        return
+
+    def stated(properties: Mapping[str, str]) -> tuple[float, float] | None:
+        try:
+            return estimate(properties)
+        except (ValueError, ZeroDivisionError):
+            return None
+
+    reader._estimate_mpp = stated
 
 
 def _close(reader: WSIReader) -> None:
@@ -173,6 +236,8 @@ def _scale(
     """Settle mpp and power from the user's word, then the file's, then each from the other."""
     from tiatoolbox.utils.misc import mpp2common_objective_power, objective_power2mpp
 
+    if file_power is not None and not POWER_RANGE[0] <= file_power <= POWER_RANGE[1]:
+        file_power = None
     if mpp is not None:
         file_mpp, file_power = (mpp, mpp), power
     elif power is not None:
@@ -189,24 +254,29 @@ def _scale(
 
 
 def _check_file(path: Path) -> None:
-    if not path.exists():
+    if not is_there(path):
         raise TiacfError(f"{path}: {missing(path)}; check the path")
-    if not os.access(path, os.R_OK):
-        raise TiacfError(f"{path}: may not be read (permission denied); ask for the right to")
+    if not is_written(path.name):
+        raise TiacfError(
+            f"{path}: its name is no UTF-8 text, so that no result can name it; rename it"
+        )
+    try:
+        if path.is_dir():
+            next(path.iterdir(), None)
+        else:
+            path.open("rb").close()
+    except PermissionError as error:
+        raise TiacfError(
+            f"{path}: may not be read (permission denied); ask for the right to"
+        ) from error
+    except OSError as error:
+        raise TiacfError(f"{path}: cannot be read ({error.strerror}); check its disk") from error
     if path.is_file() and path.stat().st_size == 0:
         raise TiacfError(f"{path}: the file is empty; copy it again from the scanner or archive")
     if path.is_dir() and path.suffix.lower() != ".zarr" and not is_dicom_folder(path):
         raise TiacfError(f"{path}: a folder without DICOM files is no slide; give a slide file")
-
-
-def _cannot_open(path: Path | str, error: Exception) -> str:
-    reason = one_line(error)
-    if isinstance(path, Path) and (is_dicom_folder(path) or path.suffix.lower() == ".dcm"):
-        return (
-            f"{path}: TIAToolbox's DICOM reader cannot open this slide ({reason}); "
-            "convert it to a tiled TIFF or SVS"
+    if path.is_file() and path.suffix.lower() not in _SUFFIXES:
+        raise TiacfError(
+            f'{path}: not a slide by its suffix "{path.suffix}"; give a slide '
+            f"({', '.join(_SUFFIXES)}), or the file the suffix of its format"
         )
-    return (
-        f"{path}: not a slide that TIAToolbox can open, or a damaged one ({reason}); "
-        "check that it opens in QuPath, or copy it again"
-    )

@@ -27,7 +27,8 @@ class SamplingSpec(BaseModel):
             "power" at 5, 10 and 20 of the objective power written in the slide.
         patch_size: side of a patch in pixels of its scale.
         mask_method: TIAToolbox's tissue mask.
-        mask_mpp: resolution of the tissue mask in microns per pixel.
+        mask_mpp: resolution of the tissue mask in microns per pixel; a finer one of a whole slide may
+            not fit in memory.
         min_mask_ratio: a 20x cell is kept when more than this share of it (of the part inside the
             slide) is tissue.
         keep_parents: a 10x or a 5x cell is kept when any of the 20x cells in it is kept, so that every
@@ -39,7 +40,7 @@ class SamplingSpec(BaseModel):
     units: Literal["mpp", "power"] = "mpp"
     patch_size: int = Field(256, ge=16, le=4096)
     mask_method: Literal["otsu", "morphological"] = "otsu"
-    mask_mpp: float = Field(8.0, gt=0)
+    mask_mpp: float = Field(8.0, ge=2, le=128)
     min_mask_ratio: float = Field(0.5, ge=0, le=1)
     keep_parents: Literal["any_child"] = "any_child"
 

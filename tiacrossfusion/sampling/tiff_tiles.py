@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,7 +13,12 @@ import imagecodecs
 import numpy as np
 
 from tiacrossfusion.errors import one_line
-from tiacrossfusion.sampling.jpeg_stream import DamagedTileError, check_jpeg, with_filler
+from tiacrossfusion.sampling.jpeg_stream import (
+    DamagedTileError,
+    check_jpeg,
+    check_jpeg2000,
+    with_filler,
+)
 
 if TYPE_CHECKING:
     from tifffile import TiffPage
@@ -21,6 +27,11 @@ _RGB, _YCBCR = 2, 6  # TIFF 6.0, PhotometricInterpretation
 _NONE, _LZW, _JPEG, _DEFLATES = 1, 5, 7, (8, 32946)  # Compression
 _APERIO_YCBCR, _APERIO_RGB = 33003, 33005  # JPEG 2000 codestreams, Aperio's private numbers
 _HORIZONTAL = 2  # Predictor
+
+#: A coded tile may be larger than its pixels, where these are noise, but never this many times.
+_LARGEST_RATIO = 4
+#: Bytes of headers and tables, and of what scanners write into them.
+_HEADERS = 2**16
 
 
 class UnknownLayoutError(Exception):
@@ -69,6 +80,8 @@ class TiledPage:
             DamagedTileError: its bytes are not there or are damaged.
         """
         size = int(self.sizes[row, column])
+        if size > _LARGEST_RATIO * self.tile_width * self.tile_height * 3 + _HEADERS:
+            raise DamagedTileError(f"a tile of {size} bytes")
         try:
             # Not through a memory map: that ends the process where a file is shorter than it says.
             data = os.pread(file, size, int(self.offsets[row, column]))
@@ -84,12 +97,11 @@ class TiledPage:
         return tile
 
 
-def tiled_page(page: TiffPage, *, raw_ycbcr: bool) -> TiledPage:
+def tiled_page(page: TiffPage) -> TiledPage:
     """Find out how the tiles of a page are read.
 
     Args:
         page: a page of an open file.
-        raw_ycbcr: the reference reader does not convert Aperio's JPEG 2000 in YCbCr to RGB.
 
     Raises:
         UnknownLayoutError: it is not certain that its pixels would be those of the reference reader.
@@ -121,7 +133,7 @@ def tiled_page(page: TiffPage, *, raw_ycbcr: bool) -> TiledPage:
         page.tilelength,
         offsets.reshape(rows, columns),
         sizes.reshape(rows, columns),
-        _decoder(page, raw_ycbcr),
+        _decoder(page),
     )
 
 
@@ -130,18 +142,18 @@ def _orientation(page: TiffPage) -> int:
     return 1 if tag is None else int(tag.value)
 
 
-def _decoder(page: TiffPage, raw_ycbcr: bool) -> Callable[[bytes], np.ndarray]:
+def _decoder(page: TiffPage) -> Callable[[bytes], np.ndarray]:
     """Choose the decoder by compression and colour."""
     compression, photometric = int(page.compression), int(page.photometric)
     if compression == _JPEG and photometric in (_RGB, _YCBCR):
         if photometric == _RGB and page.is_jfif:
             raise UnknownLayoutError("JPEG tiles in JFIF, which is YCbCr, said to be RGB")
         return _jpeg_decoder(page, photometric)
-    if compression == _APERIO_RGB or (compression == _APERIO_YCBCR and not raw_ycbcr):
-        return _jpeg2000_ycbcr if compression == _APERIO_YCBCR else _jpeg2000
+    if compression in (_APERIO_RGB, _APERIO_YCBCR):
+        return _jpeg2000_decoder(page, ycbcr=compression == _APERIO_YCBCR)
     if photometric == _RGB and page.predictor in (1, _HORIZONTAL):
         if compression == _NONE and page.predictor == 1:
-            return _plain_decoder(page, lambda data: data)
+            return _plain_decoder(page, lambda data, *, out: data[:out])
         if compression == _LZW:
             return _plain_decoder(page, imagecodecs.lzw_decode)
         if compression in _DEFLATES:
@@ -170,25 +182,32 @@ def _jpeg_decoder(page: TiffPage, photometric: int) -> Callable[[bytes], np.ndar
     return decode
 
 
-def _jpeg2000(data: bytes) -> np.ndarray:
-    return imagecodecs.jpeg2k_decode(data)
+def _jpeg2000_decoder(page: TiffPage, *, ycbcr: bool) -> Callable[[bytes], np.ndarray]:
+    width, height = page.tilewidth, page.tilelength
 
+    def decode(data: bytes) -> np.ndarray:
+        check_jpeg2000(data, width, height)
+        tile = imagecodecs.jpeg2k_decode(data)
+        if not ycbcr:
+            return tile
+        y, cb, cr = cv2.split(tile)
+        return cv2.cvtColor(cv2.merge([y, cr, cb]), cv2.COLOR_YCrCb2RGB)
 
-def _jpeg2000_ycbcr(data: bytes) -> np.ndarray:
-    y, cb, cr = cv2.split(imagecodecs.jpeg2k_decode(data))
-    return cv2.cvtColor(cv2.merge([y, cr, cb]), cv2.COLOR_YCrCb2RGB)
+    return decode
 
 
 def _plain_decoder(
-    page: TiffPage, unpack: Callable[[bytes], bytes | bytearray]
+    page: TiffPage, unpack: Callable[..., bytes | bytearray]
 ) -> Callable[[bytes], np.ndarray]:
     shape = (page.tilelength, page.tilewidth, 3)
+    due = math.prod(shape)
     differences = page.predictor == _HORIZONTAL
 
     def decode(data: bytes) -> np.ndarray:
-        samples = np.frombuffer(unpack(data), np.uint8)
-        if samples.size != np.prod(shape):
-            raise DamagedTileError(f"{samples.size} bytes where {np.prod(shape)} are due")
+        # Some bytes can be unpacked to a thousand times as many: one too many tells enough.
+        samples = np.frombuffer(unpack(data, out=due + 1), np.uint8)
+        if samples.size != due:
+            raise DamagedTileError(f"not the {due} bytes of a tile, {samples.size} or more")
         tile = samples.reshape(shape)
         return imagecodecs.delta_decode(tile, axis=1) if differences else tile
 

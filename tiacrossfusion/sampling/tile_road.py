@@ -226,8 +226,7 @@ def _pages(reader: WSIReader, levels: set[int], openslide: bool) -> dict[int, Ti
     try:
         with TiffFile(reader.input_path) as tiff:
             pages = {
-                level: tiled_page(_page(tiff, reader, level, openslide), raw_ycbcr=not openslide)
-                for level in sorted(levels)
+                level: tiled_page(_page(tiff, reader, level, openslide)) for level in sorted(levels)
             }
     except UnknownLayoutError:
         raise

@@ -9,8 +9,10 @@ import cv2
 import numpy as np
 
 from tiacrossfusion.errors import TiacfError, one_line
+from tiacrossfusion.sampling.grid import cell_side_20x
 from tiacrossfusion.sampling.overview import read_whole
 from tiacrossfusion.sampling.spec import SamplingSpec
+from tiacrossfusion.slide_files import is_folder
 
 if TYPE_CHECKING:
     from tiatoolbox.wsicore.wsireader import VirtualWSIReader
@@ -81,7 +83,8 @@ def user_mask(slide: Slide, mask: str | Path | np.ndarray, spec: SamplingSpec) -
         A reader of the boolean mask over the whole slide.
 
     Raises:
-        TiacfError: the file is missing or unreadable, has another shape than the slide, or is empty.
+        TiacfError: the file is missing or unreadable, has another shape than the slide, is too
+            coarse, holds something else than numbers, or is empty.
     """
     from tiatoolbox.wsicore.wsireader import VirtualWSIReader
 
@@ -93,6 +96,9 @@ def user_mask(slide: Slide, mask: str | Path | np.ndarray, spec: SamplingSpec) -
         if not path.is_file():
             raise TiacfError(f"{path}: no such mask file; check --masks")
         image = _draw_geojson(slide, path, spec) if is_geojson(path) else _read_image(path)
+    unfit = _unfit_values(image)
+    if unfit:
+        raise TiacfError(f"{label}: a mask of {unfit}; save it as 0 (no tissue) and 1 (tissue)")
     if image.ndim == 3:
         image = np.any(image[..., :3], axis=-1)
     if image.ndim != 2 or 0 in image.shape:
@@ -103,9 +109,24 @@ def user_mask(slide: Slide, mask: str | Path | np.ndarray, spec: SamplingSpec) -
             f"{label}: a mask of {image.shape[1]} x {image.shape[0]} does not have the shape of "
             f"{slide.name} ({width} x {height}); it must show the whole slide"
         )
+    coarsest = cell_side_20x(slide, spec)
+    if width > image.shape[1] * coarsest[0] or height > image.shape[0] * coarsest[1]:
+        raise TiacfError(
+            f"{label}: a mask of {image.shape[1]} x {image.shape[0]} is too coarse, its pixels are "
+            f"larger than the 20x patches of {slide.name}; save it with more pixels"
+        )
     if not image.any():
         raise TiacfError(f"{label}: the mask is empty; mark the tissue in it, or leave --masks out")
     return VirtualWSIReader(image.astype(bool), info=slide.reader.info, mode="bool")
+
+
+def _unfit_values(image: np.ndarray) -> str:
+    """Say what a mask holds that is neither tissue nor not; empty when all is one of them."""
+    if image.dtype.kind not in "biuf":
+        return f"type {image.dtype}"
+    if image.dtype.kind == "f" and not np.isfinite(image).all():
+        return f"{int((~np.isfinite(image)).sum())} values that are not finite"
+    return ""
 
 
 def is_geojson(path: Path) -> bool:
@@ -121,7 +142,7 @@ def find_mask(masks: Path, slide: Path) -> Path:
     """
     if not masks.is_dir():
         return masks
-    stem = slide.name if slide.is_dir() else slide.stem
+    stem = slide.name if is_folder(slide) else slide.stem
     found = [
         entry
         for entry in sorted(masks.iterdir())
@@ -165,7 +186,7 @@ def _draw_geojson(slide: Slide, path: Path, spec: SamplingSpec) -> np.ndarray:
     try:
         document = geojson.loads(path.read_text(encoding="utf-8"))
         features = document if isinstance(document, list) else document.get("features", [document])
-        shapes = [shape(f.get("geometry", f)) for f in features if f.get("geometry", f)]
+        shapes = [make_valid(shape(f.get("geometry", f))) for f in features if f.get("geometry", f)]
     except Exception as error:
         raise TiacfError(
             f"{path}: not a GeoJSON file that QuPath would export ({one_line(error)}); "
@@ -183,8 +204,13 @@ def _draw_geojson(slide: Slide, path: Path, spec: SamplingSpec) -> np.ndarray:
     offset = np.array(slide.offset)
     scale = np.array([image.shape[1] / width, image.shape[0] / height])
     extent = box(-offset[0], -offset[1], width - offset[0], height - offset[1])
-    areas = [make_valid(area).intersection(extent) for area in shapes]
-    if shapes and all(area.is_empty for area in areas):
+    if not any(area.area > 0 for area in shapes):
+        raise TiacfError(
+            f"{path}: no area in it; draw the tissue in QuPath with areas (polygon, brush, wand), "
+            "points and lines are none"
+        )
+    areas = [area.intersection(extent) for area in shapes]
+    if all(area.is_empty for area in areas):
         raise TiacfError(
             f"{path}: all areas lie outside {slide.name}; QuPath's coordinates are pixels of the full "
             "resolution, check that the mask is this slide's"

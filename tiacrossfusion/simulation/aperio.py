@@ -22,6 +22,7 @@ BLOCK = 4 * TILE
 _REDUCTION = 4
 _QUALITY = 80
 _SMALLEST_SIDE = 300
+_LARGEST_SIDE = 100_000
 _THUMBNAIL_SIDE = 1024
 # Offsets in a classic TIFF have 32 bits; at this quality a pixel takes well below half a byte.
 _PIXELS_OF_CLASSIC_TIFF = 8_000_000_000
@@ -72,6 +73,9 @@ def check_numbers(size: tuple[int, int], mpp: float, seed: int) -> None:
     """
     if min(size) < _SMALLEST_SIDE:
         msg = f"size is {size}; give a width and a height of at least {_SMALLEST_SIDE} px."
+        raise UsageError(msg)
+    if max(size) > _LARGEST_SIDE:
+        msg = f"size is {size}; give a width and a height of at most {_LARGEST_SIDE} px."
         raise UsageError(msg)
     if not 0.1 <= mpp <= 1.0:
         msg = f"mpp is {mpp}; give 0.1 to 1.0 µm per pixel (0.25 for 40x, 0.5 for 20x)."

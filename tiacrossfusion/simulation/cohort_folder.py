@@ -62,9 +62,10 @@ class CohortFolder:
                     f"version; {_ELSEWHERE}."
                 )
                 raise TiacfError(msg)
-            self.items.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(parents=True, exist_ok=True)
             # The options first: a folder without them is not taken for a simulated cohort.
             _write_whole(self.path / _OPTIONS, json.dumps(self._options, indent=2) + "\n")
+            self.items.mkdir(exist_ok=True)
             _write_whole(path, table)
 
     @contextmanager

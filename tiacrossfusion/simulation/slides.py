@@ -1,19 +1,23 @@
 """Cohorts of rendered slides with a planted prognosis."""
 
 import math
+import os
 import signal
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context, parent_process
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from threading import Thread
 
 import pandas as pd
 from tqdm.auto import tqdm
 
-from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.errors import TiacfError, UsageError
 from tiacrossfusion.simulation.aperio import check_numbers
 from tiacrossfusion.simulation.cohort_folder import TRUTH, CohortFolder
 from tiacrossfusion.simulation.parameters import TissueParameters
@@ -81,7 +85,7 @@ def simulate_slides(
     check_numbers(size, mpp, seed)
     if processes < 1:
         msg = f"processes is {processes}; give at least 1."
-        raise TiacfError(msg)
+        raise UsageError(msg)
     cohort = draw_planted_cohort(
         n_patients,
         seed,
@@ -161,8 +165,11 @@ class _Job:
             overlap=self.overlap,
         )
         part = self.truth.with_name(f".{self.truth.name}.part")
-        replace(truth, log_hazard=self.log_hazard).save(part)
-        part.replace(self.truth)
+        try:
+            replace(truth, log_hazard=self.log_hazard).save(part)
+            part.replace(self.truth)
+        finally:
+            part.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -171,15 +178,24 @@ def _done(jobs: list[_Job], processes: int) -> Iterator[Iterator[None]]:
     if processes == 1 or len(jobs) < 2:
         yield map(_Job.run, jobs)
         return
-    pool = ProcessPoolExecutor(
-        min(processes, len(jobs)),
-        get_context("spawn"),  # a fork would copy locks of threads that it does not copy
-        signal.signal,  # Ctrl-C goes to every process: the slides at hand are finished, quietly
-        (signal.SIGINT, signal.SIG_IGN),
-    )
     try:
-        futures = [pool.submit(job.run) for job in jobs]
+        pool = ProcessPoolExecutor(
+            min(processes, len(jobs)),
+            get_context("spawn"),  # a fork would copy locks of threads that it does not copy
+            _end_when_told,
+        )
+    except OSError as error:  # no /dev/shm, for one, where their locks would lie
+        msg = f"{processes} processes cannot work together here ({error.strerror}); give 1 process."
+        raise TiacfError(msg) from error
+    others = set(active_children())
+    try:
+        with _ctrl_c_held_back():  # a terminal sends it to the new processes too
+            futures = [pool.submit(job.run) for job in jobs]
         yield (future.result() for future in as_completed(futures))
+    except KeyboardInterrupt:
+        for process in set(active_children()) - others:
+            process.terminate()
+        raise
     except BrokenProcessPool as error:
         msg = (
             "a process that drew slides was ended from outside, perhaps for its memory; finished slides "
@@ -188,3 +204,25 @@ def _done(jobs: list[_Job], processes: int) -> Iterator[Iterator[None]]:
         raise TiacfError(msg) from error
     finally:  # on an error the other slides need not be drawn first
         pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _ctrl_c_held_back() -> Iterator[None]:
+    """Let Ctrl-C wait; processes that are started meanwhile never see it."""
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
+
+
+def _end_when_told() -> None:
+    """Have this process end with what it is drawing removed, or at once when its parent is gone."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    Thread(target=_end_with, args=(parent_process(),), daemon=True).start()
+
+
+def _end_with(parent: BaseProcess | None) -> None:
+    if parent is not None:
+        parent.join()
+    os._exit(1)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from tiacrossfusion.errors import TiacfError, one_line
 from tiacrossfusion.simulation.parameters import TissueParameters
 
 MICRONS_PER_MAP_PIXEL = 8.0
@@ -88,15 +89,29 @@ class SlideTruth:
             SlideTruth:
                 The truth.
 
+        Raises:
+            TiacfError:
+                It is not there, damaged or something else.
+
         """
-        with np.load(Path(path), allow_pickle=False) as stored:
-            return cls(
-                parameters=TissueParameters(*stored["parameters"].tolist()),
-                log_hazard=float(stored["log_hazard"]),
-                mpp_of_maps=float(stored["mpp_of_maps"]),
-                tissue=stored["tissue"],
-                tumour=stored["tumour"],
-                architecture=stored["architecture"],
-                glands=stored["glands"],
-                nuclei=stored["nuclei"],
-            )
+        maps = ("tissue", "tumour", "architecture", "glands", "nuclei")
+        try:
+            with np.load(Path(path), allow_pickle=False) as stored:
+                truth = cls(
+                    parameters=TissueParameters(*stored["parameters"].tolist()),
+                    log_hazard=float(stored["log_hazard"]),
+                    mpp_of_maps=float(stored["mpp_of_maps"]),
+                    **{name: stored[name] for name in maps},
+                )
+            shapes = {getattr(truth, name).shape for name in maps}
+            kinds = {getattr(truth, name).dtype.kind for name in maps}
+            if len(shapes) > 1 or len(shapes.pop()) != 2 or kinds != {"b"}:
+                raise ValueError("its maps are not of one size, or no maps")
+            if not 0 < truth.mpp_of_maps < float("inf"):
+                raise ValueError(f"its maps have pixels of {truth.mpp_of_maps:g} µm")
+        except Exception as error:  # numpy raises many kinds on a damaged archive
+            raise TiacfError(
+                f"{path}: not the truth of a simulated slide, or damaged ({one_line(error)}); simulate "
+                "the slides again"
+            ) from error
+        return truth

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,9 @@ from typing import Any
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from tiacrossfusion.errors import TiacfError, one_line
+from tiacrossfusion.tensor_files import load_tensors
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -20,10 +24,24 @@ class WholeCheckpoints(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
     ) -> None:
-        """Write a checkpoint in one step."""
-        part = Path(path).with_name(f".{Path(path).name}.part")
-        super().save_checkpoint(checkpoint, part, storage_options)
-        os.replace(part, path)
+        """Write a checkpoint in one step.
+
+        Lightning's own way goes by the folder for temporary files, which may lie on a smaller disk.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        del storage_options
+        content = io.BytesIO()  # written by torch, a full disk would be any RuntimeError
+        torch.save(checkpoint, content)
+        path = Path(path)
+        part = path.with_name(f".{path.name}.part")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part.write_bytes(content.getbuffer())
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
 
     def load_checkpoint(
         self,
@@ -33,4 +51,22 @@ class WholeCheckpoints(TorchCheckpointIO):
     ) -> dict[str, Any]:
         """Read a checkpoint."""
         del weights_only
-        return torch.load(path, map_location=map_location, weights_only=True)
+        return read_checkpoint(Path(path), map_location)
+
+
+def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
+    """Read a checkpoint of a run that goes on.
+
+    Raises:
+        TiacfError: it is missing or damaged, or holds what could run code.
+    """
+    try:
+        checkpoint = load_tensors(path, map_location)
+        if not {"state_dict", "callbacks"} <= checkpoint.keys():
+            raise ValueError("holds no training run")
+    except Exception as error:  # damaged files fail in many ways
+        raise TiacfError(
+            f"{path}: not loaded, no whole checkpoint of this program ({one_line(error, 80)}); remove "
+            f"{path.parent} and run the same command to train this fold again"
+        ) from error
+    return checkpoint

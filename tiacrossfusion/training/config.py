@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from tiacrossfusion.errors import TiacfError, UsageError, one_line
 from tiacrossfusion.model_names import MODEL_NAMES
+from tiacrossfusion.terminal import printable
 from tiacrossfusion.training.table import Columns
+
+#: Bytes of a file of settings; all of them take two thousand.
+_LARGEST = 2**20
 
 
 class NetworkSettings(BaseModel):
@@ -56,14 +61,14 @@ class FittingSettings(BaseModel):
         gradient_clip: largest norm of the gradient.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     loss: Literal["nll", "cox", "cross-entropy"] = "nll"
     alpha: float = Field(0.2, ge=0, le=1)
-    learning_rate: float = Field(1e-4, gt=0)
-    weight_decay: float = Field(1e-2, ge=0)
+    learning_rate: float = Field(1e-4, gt=0, le=10)
+    weight_decay: float = Field(1e-2, ge=0, le=100)
     patients_per_step: int = Field(32, ge=1)
-    epochs: int = Field(100, ge=1)
+    epochs: int = Field(100, ge=1, le=100_000)
     warm_up: int = Field(5, ge=0)
     patience: int = Field(20, ge=1)
     monitor: Literal["loss", "c-index"] = "loss"
@@ -115,7 +120,9 @@ class TrainingConfig(BaseModel):
     protocol: ProtocolSettings = ProtocolSettings()
     network: NetworkSettings = NetworkSettings()
     fitting: FittingSettings = FittingSettings()
-    seed: int = Field(0, ge=0)
+    seed: int = Field(
+        0, ge=0, le=4_000_000
+    )  # each fold takes one of a thousand from it, in 32 bits
 
     @field_validator("models")
     @classmethod
@@ -132,6 +139,23 @@ class TrainingConfig(BaseModel):
         return models
 
 
+class _PlainLoader(yaml.SafeLoader):
+    """Plain values only, each name once; no aliases, which a few lines could blow up to any size."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """Refuse an alias before it is followed."""
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases (*name) are not read; write the values out")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Refuse a name that stands twice, of which the first would be lost."""
+        settings = super().construct_mapping(node, deep=deep)
+        if len(settings) < len(node.value):
+            raise yaml.YAMLError("a setting stands twice in one place")
+        return settings
+
+
 def read_settings(path: Path) -> dict[str, Any]:
     """Read a YAML file of settings, laid out as `TrainingConfig`; it need not have them all.
 
@@ -139,10 +163,15 @@ def read_settings(path: Path) -> dict[str, Any]:
         TiacfError: there is no such file, or it is not a mapping in YAML.
     """
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if path.is_file() and path.stat().st_size > _LARGEST:
+            raise TiacfError(f"{path}: far too large for settings; check --config")
+        text = path.read_text(encoding="utf-8")
+        settings = yaml.load(text, _PlainLoader)  # noqa: S506 - it is a safe one
+    except TiacfError:
+        raise
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror}); check --config") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except Exception as error:  # yaml raises what making a value raises, or endless nesting
         raise TiacfError(f"{path}: not valid YAML ({one_line(error)}); mend the file") from error
     if settings is None:
         return {}
@@ -151,12 +180,15 @@ def read_settings(path: Path) -> dict[str, Any]:
     return settings
 
 
-def make_config(settings: dict[str, Any], source: str) -> TrainingConfig:
+def make_config(
+    settings: dict[str, Any], source: str, options: Mapping[tuple[str, ...], str] | None = None
+) -> TrainingConfig:
     """Check settings.
 
     Args:
         settings: laid out as `TrainingConfig`.
         source: where they come from, for the message.
+        options: options of the command line that gave some of them, by the settings' places.
 
     Raises:
         TiacfError: a key is unknown or a value does not fit; names the first.
@@ -165,11 +197,12 @@ def make_config(settings: dict[str, Any], source: str) -> TrainingConfig:
         return TrainingConfig.model_validate(settings)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the whole"
+        place = printable(".".join(str(part)[:80] for part in first["loc"])) or "the whole"
+        where = f"{source}: {place}"
+        if option := (options or {}).get(tuple(map(str, first["loc"]))):
+            where = f"{option} {printable(str(first['input'])[:80])}"
         if first["type"] == "extra_forbidden":
-            raise UsageError(
-                f"{source}: {place}: unknown setting; remove it or mend its name"
-            ) from None
+            raise UsageError(f"{where}: unknown setting; remove it or mend its name") from None
         raise UsageError(
-            f"{source}: {place}: {first['msg'].removeprefix('Value error, ')}"
+            f"{where}: {printable(first['msg'].removeprefix('Value error, ')[:400])}"
         ) from None

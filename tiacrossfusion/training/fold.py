@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 import sys
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -23,29 +20,15 @@ from tiacrossfusion.evaluation.prediction_files import write_text
 from tiacrossfusion.networks import network_sizes
 from tiacrossfusion.survival import TimeBins, breslow_increments, quantile_bins
 from tiacrossfusion.training.bags import CohortBags
-from tiacrossfusion.training.checkpoints import WholeCheckpoints
+from tiacrossfusion.training.checkpoints import WholeCheckpoints, read_checkpoint
 from tiacrossfusion.training.config import TrainingConfig
+from tiacrossfusion.training.devices import Devices, quiet
 from tiacrossfusion.training.module import SurvivalTraining
 from tiacrossfusion.training.patients import Patient, follow_up, predict_log_hazards
 from tiacrossfusion.zoo import Architecture, build_network
 
 LAST, BEST, METRICS = "last.ckpt", "best.ckpt", "metrics.csv"
 _LOGS = "logs"
-
-
-@dataclass(frozen=True)
-class Devices:
-    """Where training runs; the arguments of `lightning.Trainer`.
-
-    Attributes:
-        accelerator: "auto", "cpu", "gpu" ...
-        devices: number of devices, or "auto".
-        strategy: "auto", "ddp" ...
-    """
-
-    accelerator: str = "auto"
-    devices: int | str = 1
-    strategy: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -91,7 +74,8 @@ def fit_fold(
         show_progress: draw a bar an epoch where standard error is a terminal.
 
     Raises:
-        TiacfError: too few events for the time bins, or the loss is not finite.
+        TiacfError: too few events for the time bins, the loss is not finite, or the folder cannot be
+            written.
     """
     devices = devices or Devices()
     times, events = follow_up(training)
@@ -108,7 +92,7 @@ def fit_fold(
         network.set_moments(*bags.moments(slides))  # type: ignore[operator]
     module = SurvivalTraining(network, bags, training, validation, bins, config.fitting, seed)
     last = folder / LAST
-    with _quiet():
+    with quiet():
         trainer = _trainer(config, folder, devices, show_progress and sys.stderr.isatty())
         try:
             if not _has_stopped(last):
@@ -119,11 +103,18 @@ def fit_fold(
                     f"{model}: {one_line(error)}; take a smaller embed_dim, or a device with more memory"
                 ) from error
             raise
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+        except OSError as error:  # checkpoints and logs; bags have been read
+            raise TiacfError(
+                f"{folder}: cannot be written ({error.strerror or error}); make room on its disk or "
+                "check its rights, the same command then goes on"
+            ) from error
+        except SystemExit as end:  # what Lightning makes of Ctrl-C
+            if trainer.interrupted:
+                raise KeyboardInterrupt from end
+            raise
     if trainer.is_global_zero:
         _join_logs(folder)
-    best = torch.load(folder / BEST, map_location="cpu", weights_only=True)
+    best = read_checkpoint(folder / BEST)
     module.load_state_dict(best["state_dict"])
     module.to(trainer.strategy.root_device).eval()
     if config.fitting.loss == "cox":
@@ -135,22 +126,20 @@ def fit_fold(
 
 def _join_logs(folder: Path) -> None:
     """Write `metrics.csv`, a row an epoch, from the logs of all attempts; of an epoch the last one counts."""
-    attempts = sorted(
-        (folder / _LOGS).glob("version_*/metrics.csv"), key=lambda log: log.stat().st_mtime
-    )
-    if not attempts:  # killed after this had been done
-        return
+    logs = [log for log in (folder / _LOGS).glob("version_*/metrics.csv") if log.stat().st_size]
+    attempts = sorted(logs, key=lambda log: log.stat().st_mtime)
+    if (folder / METRICS).is_file():  # killed while the logs were removed
+        attempts.insert(0, folder / METRICS)
     rows = pd.concat([pd.read_csv(log) for log in attempts])
-    # Lightning writes training and validation figures of an epoch as separate rows.
     write_text(folder / METRICS, rows.groupby("epoch").last().to_csv(lineterminator="\n"))
-    shutil.rmtree(folder / _LOGS)
+    shutil.rmtree(folder / _LOGS, ignore_errors=True)
 
 
 def _has_stopped(last: Path) -> bool:
     """Tell whether early stopping had its word before the run was killed: one epoch more is too many."""
     if not last.is_file():
         return False
-    callbacks = torch.load(last, map_location="cpu", weights_only=True)["callbacks"]
+    callbacks = read_checkpoint(last)["callbacks"]
     return any(
         state["wait_count"] >= state["patience"]
         for name, state in callbacks.items()
@@ -220,17 +209,3 @@ def _precision(devices: Devices) -> Literal["bf16-mixed", "32-true"]:
     """Bfloat16 autocast on CUDA devices that compute in it, float32 anywhere else."""
     on_gpu = devices.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
     return "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported() else "32-true"
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Lightning's advice on loaders and devices, which is not the user's to follow, off the screen."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="lightning")
-            yield
-    finally:
-        logger.setLevel(level)

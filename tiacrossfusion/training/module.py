@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import cast
 
 import lightning
+import numpy as np
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
@@ -73,6 +74,7 @@ class SurvivalTraining(lightning.LightningModule):
         self.bags = bags
         self.training_patients, self.validation_patients = list(training), list(validation)
         self.bins, self.settings, self.seed = bins, settings, seed
+        self._losses: list[tuple[float, int]] = []  # of the epoch's steps, with their patients
 
     # Data ------------------------------------------------------------------------------------------
 
@@ -108,6 +110,10 @@ class SurvivalTraining(lightning.LightningModule):
 
     # Steps -----------------------------------------------------------------------------------------
 
+    def on_train_epoch_start(self) -> None:
+        """Begin to gather losses."""
+        self._losses = []
+
     def training_step(self, batch: list[Patient], batch_idx: int) -> None:
         """Accumulate the gradients of the patients and take one step."""
         del batch_idx
@@ -136,10 +142,14 @@ class SurvivalTraining(lightning.LightningModule):
                 f"the training loss is {total} in epoch {self.current_epoch}; "
                 "take a smaller --learning-rate"
             )
-        self.log("train_loss", total, on_step=False, on_epoch=True, batch_size=len(batch))
+        self._losses.append((total, len(batch)))
 
     def validation_step(self, batch: list[Patient], batch_idx: int) -> None:
-        """Log loss and Harrell's C of all validation patients."""
+        """Log loss and Harrell's C of all validation patients, and the mean loss of the epoch's steps.
+
+        Together, since Lightning logs what training logs after the epoch's checkpoint: of a run that is
+        killed between the two it would be lost.
+        """
         del batch_idx
         outputs = self._predict(batch)  # (N, K)
         loss = float(self._loss(outputs, batch))
@@ -147,7 +157,10 @@ class SurvivalTraining(lightning.LightningModule):
         risks = values[:, 0] if self.settings.loss == "cox" else risk_of(survival_curve(values))
         times, events = follow_up(batch)
         c_index = harrell_c(times, events, risks)
-        self.log_dict({"val_loss": loss, "val_c": c_index}, batch_size=len(batch))
+        steps = np.array(self._losses)  # (steps, 2)
+        train_loss = np.average(steps[:, 0], weights=steps[:, 1])
+        figures = {"train_loss": float(train_loss), "val_loss": loss, "val_c": c_index}
+        self.log_dict(figures, batch_size=len(batch))
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW; linear warm-up, then a cosine that reaches 0 with the last step, once."""

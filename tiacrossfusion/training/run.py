@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -22,7 +23,7 @@ import numpy as np
 import pandas as pd
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
-from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.errors import TiacfError, UsageError, one_line
 from tiacrossfusion.evaluation import (
     Evaluation,
     FoldPredictions,
@@ -35,8 +36,10 @@ from tiacrossfusion.evaluation import (
 from tiacrossfusion.evaluation.evaluation_files import EVALUATION, read_evaluation
 from tiacrossfusion.evaluation.prediction_files import TABLE as PREDICTIONS
 from tiacrossfusion.evaluation.prediction_files import write_text
+from tiacrossfusion.evaluation.report import STAGING
 from tiacrossfusion.features import FeatureBag
 from tiacrossfusion.model_names import COX_COVARIATES
+from tiacrossfusion.slide_files import find_bags
 from tiacrossfusion.survival import quantile_bins, risk_of, survival_curve
 from tiacrossfusion.training.bags import CohortBags
 from tiacrossfusion.training.config import ProtocolSettings, TrainingConfig
@@ -54,6 +57,7 @@ from tiacrossfusion.training.splits import (
     write_folds,
 )
 from tiacrossfusion.training.table import CohortTable, read_table
+from tiacrossfusion.zoo import load_bundle
 
 RUN, SPLITS, MODELS = "run.json", "splits.csv", "models.csv"
 BUNDLE, ENSEMBLE = "bundle", "ensemble"
@@ -92,12 +96,7 @@ def read_cohort(table: Path, bags: Path | None, config: TrainingConfig) -> Cohor
     )
     if bags is None:
         return Cohort(table.stem, checked, {})
-    if not bags.is_dir():
-        raise TiacfError(f"{bags}: no such folder; check --bags")
-    stores = sorted(bags.glob("*.zarr"))
-    if not stores:
-        raise TiacfError(f"{bags}: holds no bag (*.zarr); make them with tiacf extract")
-    checked, sources = match_bags(checked, stores, drop_missing=config.drop_unusable)
+    checked, sources = match_bags(checked, find_bags(bags), drop_missing=config.drop_unusable)
     return Cohort(table.stem, checked, sources)
 
 
@@ -114,12 +113,12 @@ def make_folds(
     """
     if settings.protocol == "holdout":
         if settings.splits is not None:
-            raise TiacfError("--splits with --protocol holdout: leave one of them out")
+            raise UsageError("--splits with --protocol holdout: leave one of them out")
         fold = holdout_fold(table, settings.test_share, settings.validation_share, seed=seed)
         return [fold], []
     if settings.splits is None:
         if settings.protocol == "official":
-            raise TiacfError(
+            raise UsageError(
                 "--protocol official takes the authors' splits; give their folder with --splits"
             )
         return nested_folds(table, settings.folds, settings.validation_share, seed=seed), []
@@ -166,10 +165,10 @@ class TrainingRun:
         self.leader = getattr(rank_zero_only, "rank", 0) == 0
         self.optimistic = any(fold.optimistic for fold in self.folds)
         if COX_COVARIATES in config.models and not config.columns.covariates:
-            raise TiacfError(f"{COX_COVARIATES} needs covariates; name columns with --covariates")
+            raise UsageError(f"{COX_COVARIATES} needs covariates; name columns with --covariates")
         for model in config.models:
             if model != COX_COVARIATES and not cohort.sources:
-                raise TiacfError(f"{model} needs bags; give their folder with --bags")
+                raise UsageError(f"{model} needs bags; give their folder with --bags")
         self._open()
 
     def train(self) -> dict[str, Evaluation]:
@@ -183,10 +182,13 @@ class TrainingRun:
 
     def fit(self, model: str) -> None:
         """Train a model on the folds that are not finished, and predict their test patients."""
+        if self.leader:
+            self._sweep(model)
         for number, fold in enumerate(self.folds, 1):
             place = self._fold_folder(model, fold)
             label = f"{model}, fold {fold.number} ({number} of {len(self.folds)})"
             if (place / PREDICTIONS).is_file():
+                self._check_finished(model, place)
                 self._say(f"{label}: finished before")
                 continue
             self._say(
@@ -213,7 +215,7 @@ class TrainingRun:
             learning_curves=curves,
             note="Research use only.",
         )
-        if model != COX_COVARIATES and len(self.folds) > 1 and not self.ensemble(model).is_dir():
+        if model != COX_COVARIATES and len(self.folds) > 1 and not self._has_ensemble(model):
             from tiacrossfusion.training.bundles import save_ensemble
 
             members = [self._fold_folder(model, fold) / BUNDLE for fold in self.folds]
@@ -242,7 +244,7 @@ class TrainingRun:
 
     def _fit_network(self, model: str, fold: Fold, place: Path) -> None:
         from tiacrossfusion.training.bundles import save_fold_bundle
-        from tiacrossfusion.training.fold import BEST, LAST, fit_fold, wait_for_others
+        from tiacrossfusion.training.fold import fit_fold, wait_for_others
         from tiacrossfusion.training.patients import patients_of, predict_patients
 
         training, validation, test = (
@@ -279,8 +281,7 @@ class TrainingRun:
                 predictions,
             )
             write_predictions(place, [predictions])  # last: it marks the fold as finished
-            for name in (LAST, BEST):
-                (place / name).unlink(missing_ok=True)
+            self._sweep(model)
         wait_for_others()
 
     def _fit_covariates(self, fold: Fold) -> FoldPredictions:
@@ -342,6 +343,20 @@ class TrainingRun:
 
     # Files -----------------------------------------------------------------------------------------
 
+    def _sweep(self, model: str) -> None:
+        """Remove what is of no use any more, and what a killed run was about to write."""
+        from tiacrossfusion.training.fold import BEST, LAST
+
+        for part in (*self.folder.glob(".*.part"), *(self.folder / model).rglob(".*.part")):
+            part.unlink(missing_ok=True)
+        for staging in (self.folder / model).glob(f"{STAGING}*"):
+            shutil.rmtree(staging, ignore_errors=True)
+        for fold in self.folds:
+            place = self._fold_folder(model, fold)
+            if (place / PREDICTIONS).is_file():
+                for name in (LAST, BEST):
+                    (place / name).unlink(missing_ok=True)
+
     def _fold_folder(self, model: str, fold: Fold) -> Path:
         return self.folder / model / f"fold-{fold.number}"
 
@@ -349,9 +364,31 @@ class TrainingRun:
         from tiacrossfusion.training.fold import METRICS
 
         return {
-            fold.number: pd.read_csv(self._fold_folder(model, fold) / METRICS)
+            fold.number: _read_metrics(self._fold_folder(model, fold) / METRICS)
             for fold in self.folds
         }
+
+    def _check_finished(self, model: str, place: Path) -> None:
+        """Refuse a fold that lost a file, or of which one was damaged, after it had been finished."""
+        from tiacrossfusion.training.fold import METRICS
+
+        try:
+            read_predictions(place)
+            if model != COX_COVARIATES:
+                load_bundle(place / BUNDLE)
+                _read_metrics(place / METRICS)
+        except TiacfError as error:
+            raise TiacfError(
+                f"{error}; or remove {place} to have the fold trained again"
+            ) from error
+
+    def _has_ensemble(self, model: str) -> bool:
+        """Tell whether the ensemble is there and whole; else it is made from its members."""
+        try:
+            load_bundle(self.ensemble(model))
+        except TiacfError:
+            return False
+        return True
 
     def _write_models(self) -> None:
         """Write `models.csv` from all models that are judged, in the order in which they were named."""
@@ -403,6 +440,8 @@ class TrainingRun:
                 differs = _differences(earlier["config"], record["config"])
                 if earlier["table"]["sha256"] != self.cohort.table.sha256:
                     differs.append("table")
+                elif not (self.folder / SPLITS).is_file():  # killed before it was written
+                    write_folds(self.folder / SPLITS, self.folds)
                 elif read_folds(self.folder / SPLITS) != self.folds:
                     differs.append("division of the patients")
             except (ValueError, KeyError, TypeError) as error:
@@ -415,12 +454,27 @@ class TrainingRun:
                     "--output-path, or the same settings to go on"
                 )
             return
-        if self.folder.is_dir() and any(self.folder.iterdir()):
+        unfinished = set(self.folder.glob(f".{RUN}.*.part"))  # killed while it was written
+        if self.folder.is_dir() and set(self.folder.iterdir()) - unfinished:
             raise TiacfError(
                 f"{self.folder}: is not empty and holds no training run; give another --output-path"
             )
         write_text(self.folder / RUN, json.dumps(record, indent=1) + "\n")
         write_folds(self.folder / SPLITS, self.folds)
+
+
+def _read_metrics(path: Path) -> pd.DataFrame:
+    """Figures of the epochs of a fold.
+
+    Raises:
+        TiacfError: they are not there, or damaged.
+    """
+    try:
+        return pd.read_csv(path)
+    except (OSError, ValueError) as error:
+        raise TiacfError(
+            f"{path}: cannot be read ({one_line(error)}); take the file as training wrote it"
+        ) from error
 
 
 def _differences(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,8 +13,10 @@ import numpy as np
 import pandas as pd
 
 from tiacrossfusion.checks import at_least
-from tiacrossfusion.errors import TiacfError, one_line
+from tiacrossfusion.errors import TiacfError, UsageError, one_line
+from tiacrossfusion.evaluation.prediction_files import write_text
 from tiacrossfusion.survival import quantile_bins
+from tiacrossfusion.table_text import read_table_text
 from tiacrossfusion.training.table import CohortTable, examples, slide_stem
 
 PARTS: Final = ("train", "validation", "test")
@@ -166,7 +169,10 @@ def read_splits(source: Path | Sequence[Path], table: CohortTable) -> list[Given
     splits = [_read_split(path, number, table) for number, path in enumerate(_split_files(source))]
     numbers = [split.number for split in splits]
     if len(set(numbers)) < len(numbers):
-        raise TiacfError(f"several split files have the same number: {examples(numbers, 10)}")
+        raise TiacfError(
+            f"several split files have the same number: {examples([s.source.name for s in splits], 10)}; "
+            "keep one of each"
+        )
     return sorted(splits, key=lambda split: split.number)
 
 
@@ -224,7 +230,7 @@ def check_folds(folds: Sequence[Fold], table: CohortTable, num_bins: int) -> Non
         TiacfError: some folds do not serve; all are named with their reason.
     """
     if not folds:
-        raise TiacfError("there is no fold; check --folds or --splits")
+        raise UsageError("there is no fold; check --folds or --splits")
     problems = [
         f"fold {fold.number}: {problem}"
         for fold in folds
@@ -245,7 +251,8 @@ def write_folds(path: Path, folds: Sequence[Fold]) -> None:
         for part in PARTS
         for patient in getattr(fold, part)
     ]
-    pd.DataFrame(rows, columns=["fold", "part", "patient"]).to_csv(path, index=False)
+    table = pd.DataFrame(rows, columns=["fold", "part", "patient"])
+    write_text(Path(path), table.to_csv(index=False, lineterminator="\n"))
 
 
 def read_folds(path: Path) -> list[Fold]:
@@ -285,7 +292,7 @@ def _strata_order(table: CohortTable, patients: Iterable[str]) -> list[str]:
 def _draw(order: Sequence[str], share: float, rng: np.random.Generator, option: str) -> set[str]:
     """Draw one patient at random from each of as many groups of neighbours as the share asks for."""
     if not 0 < share < 1:
-        raise TiacfError(f"{option} {share:g}: must lie between 0 and 1")
+        raise UsageError(f"{option} {share:g}: must lie between 0 and 1")
     count = round(share * len(order))
     if not 0 < count < len(order):
         raise TiacfError(
@@ -307,10 +314,10 @@ def _split_files(source: Path | Sequence[Path]) -> list[Path]:
     if path.is_file():
         return [path]
     if not path.is_dir():
-        raise TiacfError(f"{path}: no such file or folder; check --splits")
+        raise UsageError(f"{path}: no such file or folder; check --splits")
     found = sorted(entry for entry in path.iterdir() if _SPLIT_FILE.fullmatch(entry.name))
     if not found:
-        raise TiacfError(
+        raise UsageError(
             f"{path}: no splits_0.csv, splits_1.csv ... in this folder; check --splits"
         )
     return found
@@ -416,13 +423,22 @@ def _read_csv(path: Path, columns: dict[str, str]) -> pd.DataFrame:
     """Read a CSV file of ids that has the given columns."""
     try:
         # only an empty field is missing: a patient may be called "NA"
-        frame = pd.read_csv(path, dtype=columns, keep_default_na=False, na_values=[""])
+        text = read_table_text(path)
+        frame = pd.read_csv(io.StringIO(text), dtype=columns, keep_default_na=False, na_values=[""])
     except FileNotFoundError as error:
-        raise TiacfError(f"{path}: no such file; check its path") from error
+        raise UsageError(f"{path}: no such file; check its path") from error
     except pd.errors.EmptyDataError as error:
         raise TiacfError(f"{path}: is empty; it needs the columns {', '.join(columns)}") from error
-    except (OSError, ValueError) as error:
-        raise TiacfError(f"{path}: cannot be read as CSV ({one_line(error)})") from error
+    except OSError as error:
+        raise TiacfError(
+            f"{path}: cannot be read ({error.strerror or one_line(error)}); check its rights"
+        ) from error
+    except ValueError as error:
+        raise TiacfError(
+            f"{path}: cannot be read as CSV ({one_line(error)}); save it as CSV in UTF-8"
+        ) from error
+    if not isinstance(frame.index, pd.RangeIndex):
+        raise TiacfError(f"{path}: the rows have more fields than the header; mend the header")
     missing = [name for name in columns if name not in frame]
     if missing:
         raise TiacfError(
@@ -430,5 +446,5 @@ def _read_csv(path: Path, columns: dict[str, str]) -> pd.DataFrame:
             f"{examples(frame.columns, 8)}"
         )
     if frame.empty:
-        raise TiacfError(f"{path}: has a header and no rows")
+        raise TiacfError(f"{path}: has a header and no rows; it needs rows of {', '.join(columns)}")
     return frame

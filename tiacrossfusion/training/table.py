@@ -7,7 +7,7 @@ and what to do. Only rows without usable follow-up or covariates may be left out
 from __future__ import annotations
 
 import hashlib
-import zipfile
+import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tiacrossfusion.errors import TiacfError, UsageError, one_line
 from tiacrossfusion.slide_files import DEFAULT_FILE_TYPES
+from tiacrossfusion.table_text import read_table_text
 
 #: The command line's option for each field of `Columns`.
 COLUMN_OPTIONS = {
@@ -63,7 +64,7 @@ class Columns(BaseModel):
     event: str = "event"
     censorship: str | None = None
     covariates: tuple[str, ...] = ()
-    patient_characters: int | None = Field(None, ge=1)
+    patient_characters: int | None = Field(None, ge=1, le=1000)
 
 
 @dataclass(frozen=True)
@@ -151,9 +152,15 @@ def slide_stem(name: str) -> str:
     return name
 
 
+def shortened(name: str, limit: int = 80) -> str:
+    """A name on one line and of a length for a message."""
+    name = " ".join(name.split())
+    return name if len(name) <= limit else f"{name[:limit]}..."
+
+
 def examples(names: Iterable[object], limit: int = 3) -> str:
     """List the first few names for a message."""
-    shown = [str(name) for name in names]
+    shown = [shortened(str(name)) for name in names]
     return ", ".join(shown[:limit]) + (", ..." if len(shown) > limit else "")
 
 
@@ -200,9 +207,11 @@ def _read_file(path: Path, text_columns: Sequence[str]) -> pd.DataFrame:
             if raw.index.name is not None:
                 raw = raw.reset_index()
         else:
-            header = pd.read_csv(path, header=None, nrows=1, dtype=str).iloc[0]
+            text = read_table_text(path)
+            header = pd.read_csv(io.StringIO(text), header=None, nrows=1, dtype=str).iloc[0]
             _plain_header(path, header)
-            raw = pd.read_csv(path, dtype=dict.fromkeys(text_columns, str), low_memory=False)
+            types = dict.fromkeys(text_columns, str)
+            raw = pd.read_csv(io.StringIO(text), dtype=types, low_memory=False)
     except FileNotFoundError as error:
         raise UsageError(f"{path}: no such file; check the path of the table") from error
     except ImportError as error:
@@ -213,8 +222,16 @@ def _read_file(path: Path, text_columns: Sequence[str]) -> pd.DataFrame:
         raise TiacfError(f"{path}: is empty; a table has a header and a row a slide") from error
     except UnicodeDecodeError as error:
         raise TiacfError(f"{path}: is not UTF-8 text; save it as CSV in UTF-8") from error
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise TiacfError(f"{path}: cannot be read as a table ({one_line(error)})") from error
+    except OSError as error:
+        reason = error.strerror or one_line(error)
+        raise TiacfError(
+            f"{path}: cannot be read as a table ({reason}); check that it is a whole file and its rights"
+        ) from error
+    except ValueError as error:
+        kind = "Parquet" if name.endswith(_PARQUET_ENDINGS) else "CSV in UTF-8"
+        raise TiacfError(
+            f"{path}: cannot be read as a table ({one_line(error)}); save it as {kind}"
+        ) from error
     if not isinstance(raw.index, pd.RangeIndex):
         raise TiacfError(f"{path}: the rows have more fields than the header; mend the header")
     if raw.empty:
@@ -225,11 +242,13 @@ def _read_file(path: Path, text_columns: Sequence[str]) -> pd.DataFrame:
 def _plain_header(path: Path, header: pd.Series) -> None:
     """Refuse a header that names a column twice, or is separated by other signs than commas."""
     names = header.dropna()
-    if len(header) == 1 and any(sign in str(names.iloc[0]) for sign in ";\t|"):
+    if len(header) == 1 and any(sign in str(name) for name in names for sign in ";\t|"):
         raise TiacfError(f"{path}: is not separated by commas; save it as CSV with commas")
     twice = names[names.duplicated()].unique().tolist()
     if twice:
-        raise TiacfError(f"{path}: {len(twice)} columns stand twice, such as {examples(twice)}")
+        raise TiacfError(
+            f"{path}: {len(twice)} columns stand twice, such as {examples(twice)}; keep one of each"
+        )
 
 
 def _distinct(columns: Columns) -> None:
@@ -281,7 +300,7 @@ def _nearest(name: str, raw: pd.DataFrame) -> str:
 
 
 def _column_list(raw: pd.DataFrame, limit: int = 12) -> str:
-    names = [str(name) for name in raw.columns if not str(name).startswith("Unnamed:")]
+    names = [shortened(str(name)) for name in raw.columns if not str(name).startswith("Unnamed:")]
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
 

@@ -8,11 +8,13 @@ import json
 import os
 import re
 import uuid
+from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import ValidationError
@@ -22,6 +24,7 @@ from tiacrossfusion.encoders.hub import offline_variable
 from tiacrossfusion.errors import TiacfError, UsageError, one_line
 from tiacrossfusion.features import FeatureBag, check_same
 from tiacrossfusion.survival import interpolation
+from tiacrossfusion.terminal import printable
 from tiacrossfusion.zoo.config import FORMAT_VERSION, BundleConfig
 from tiacrossfusion.zoo.network import build_network
 
@@ -29,6 +32,13 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+#: In bytes; an ensemble of a thousand has a tenth of it.
+_LARGEST_CONFIG = 2**24
+
+#: Texts that are cells of predictions.csv.
+_IN_TABLES = re.compile(r"card\.notice$|time_bins\.unit$|risk_reference\.groups\.\d\.name$")
+
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 
 
@@ -85,8 +95,7 @@ class ModelBundle:
         Raises:
             TiacfError: the file cannot be read or does not fit the architecture.
         """
-        network = _build_network(self.config)
-        _load_weights(network, path)
+        network = _load_network(self.config, path)
         digest = hashlib.sha256(self.fingerprint.encode() + path.read_bytes()).hexdigest()
         return ModelBundle(self.config, network.eval(), digest)
 
@@ -112,8 +121,7 @@ def load_bundle(model: str | Path, device: str = "cpu") -> ModelBundle:
     usable_device(device)
     folder = model if isinstance(model, Path) else _find(model)
     config = read_config(folder)
-    network = _build_network(config)
-    _load_weights(network, folder / WEIGHTS)
+    network = _load_network(config, folder / WEIGHTS)
     return ModelBundle(config, network.to(device).eval(), _fingerprint(folder))
 
 
@@ -124,14 +132,22 @@ def read_config(folder: Path) -> BundleConfig:
         TiacfError: it is missing, no JSON, of a newer format, or a field is wrong.
     """
     path = folder / CONFIG
+    if path.exists() and not path.is_file():  # reading a pipe would wait for ever
+        raise TiacfError(f"{path}: is no file; get the bundle again")
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        if path.stat().st_size > _LARGEST_CONFIG:
+            raise TiacfError(f"{path}: is far too large for a {CONFIG}; get the bundle again")
+        document = json.loads(
+            path.read_text(encoding="utf-8"), object_pairs_hook=_once, parse_constant=_no_number
+        )
     except OSError as error:
         raise TiacfError(
             f"{folder}: no readable {CONFIG}; a model bundle is a folder with {CONFIG} and {WEIGHTS}"
         ) from error
-    except ValueError as error:
-        raise TiacfError(f"{path}: not valid JSON ({error}); get the bundle again") from error
+    except (ValueError, RecursionError) as error:
+        raise TiacfError(
+            f"{path}: not valid JSON ({one_line(error)}); get the bundle again"
+        ) from error
     version = document.get("format_version") if isinstance(document, dict) else None
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise TiacfError(
@@ -139,13 +155,15 @@ def read_config(folder: Path) -> BundleConfig:
             "update tiacrossfusion"
         )
     try:
-        return BundleConfig.model_validate_json(json.dumps(document))
+        config = BundleConfig.model_validate_json(json.dumps(document))
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "the whole"
+        field = printable(".".join(str(part)[:80] for part in first["loc"])) or "the whole"
         raise TiacfError(
-            f"{path}: {field}: {first['msg']}; mend the field or get the bundle again"
+            f"{path}: {field}: {printable(first['msg'][:400])}; mend the field or get the bundle again"
         ) from error
+    _check_texts(path, document)
+    return config
 
 
 def save_bundle(folder: Path, config: BundleConfig, network: nn.Module) -> None:
@@ -169,7 +187,8 @@ def save_bundle(folder: Path, config: BundleConfig, network: nn.Module) -> None:
                 part.unlink(missing_ok=True)
     except OSError as error:
         raise TiacfError(
-            f"{folder}: the bundle cannot be written ({error.strerror}); give another folder"
+            f"{folder}: the bundle cannot be written ({error.strerror}); check the folder's rights and "
+            "free space, or give another"
         ) from error
 
 
@@ -179,13 +198,14 @@ def _find(model: str) -> Path:
     if model in shipped:
         return shipped[model]
     path = Path(model)
-    if path.is_dir():
-        return path
-    if path.is_file():
-        raise UsageError(
-            f"{model}: a file is no model bundle; give the folder that holds {CONFIG}, or make one "
-            "from a checkpoint with: tiacf import-checkpoint"
-        )
+    with suppress(OSError):  # too long for a path
+        if model and path.is_dir():  # of no name, Path makes the folder that we are in
+            return path
+        if path.is_file():
+            raise UsageError(
+                f"{model}: a file is no model bundle; give the folder that holds {CONFIG}, or make "
+                "one from a checkpoint with: tiacf import-checkpoint"
+            )
     if _HUB_ID.match(model) and not model.startswith("."):
         return _download(model)
     near = difflib.get_close_matches(model, shipped, n=1, cutoff=0.4)
@@ -218,14 +238,44 @@ def _download(hub_id: str) -> Path:
         ) from error
 
 
-def _build_network(config: BundleConfig) -> nn.Module:
-    import torch
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse a field that is there twice: programs differ in which one they take."""
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        twice = next(
+            name for name, count in Counter(name for name, _ in pairs).items() if count > 1
+        )
+        raise ValueError(f"the field {twice!r} is there twice")
+    return fields
 
-    with torch.device("meta"):  # no random weights, which would also move the global seed
-        if not config.members:
-            return build_network(config.architecture)
-        members = [build_network(config.architecture) for _ in config.members]
-    return make_ensemble(members, config)
+
+def _no_number(constant: str) -> Any:
+    """Refuse NaN and Infinity, which JSON does not know and Python reads all the same."""
+    raise ValueError(f"{constant} is no number")
+
+
+def _check_texts(path: Path, document: Any) -> None:
+    """Refuse texts that do something where they are shown: on a terminal, or in a table's cell.
+
+    Raises:
+        TiacfError: a text holds control characters, or begins as a formula.
+    """
+    waiting = [("", document)]
+    while waiting:
+        field, value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += [(f"{field}.{name}".strip("."), each) for name, each in value.items()]
+        elif isinstance(value, list):
+            waiting += [(f"{field}.{number}", each) for number, each in enumerate(value)]
+        elif isinstance(value, str) and value != printable(value, keep="\n\t"):
+            raise TiacfError(
+                f"{path}: {printable(field)}: holds control characters; get the bundle again"
+            )
+        elif isinstance(value, str) and _IN_TABLES.match(field) and value[:1] in tuple("=+-@"):
+            raise TiacfError(
+                f"{path}: {printable(field)}: begins with {value[0]!r}, which spreadsheets take for a "
+                "formula; mend the field or get the bundle again"
+            )
 
 
 def make_ensemble(members: Sequence[nn.Module], config: BundleConfig) -> nn.Module:
@@ -239,15 +289,42 @@ def make_ensemble(members: Sequence[nn.Module], config: BundleConfig) -> nn.Modu
     return Ensemble(members, torch.from_numpy(weights).float())
 
 
-def _load_weights(network: nn.Module, path: Path) -> None:
+def _load_network(config: BundleConfig, path: Path) -> nn.Module:
+    """Make the network of a config with the weights of a file.
+
+    Raises:
+        TiacfError: the file cannot be read or does not fit.
+    """
+    import torch
     from safetensors.torch import load_file
 
+    if path.exists() and not path.is_file():
+        raise TiacfError(f"{path}: is no file; get the bundle again")
     try:
         weights = load_file(path)
     except Exception as error:  # safetensors and the file system raise their own
         raise TiacfError(
             f"{path}: the weights cannot be read ({one_line(error)}); get the bundle again"
         ) from error
+    odd = next((name for name, tensor in weights.items() if not tensor.is_floating_point()), None)
+    if odd is not None:
+        raise TiacfError(
+            f"{path}: the weights {odd!r} are {weights[odd].dtype}, not floats; get the bundle again"
+        )
+    weights = {name: tensor.float() for name, tensor in weights.items()}
+    with torch.device("meta"):  # no random weights, which would also move the global seed
+        try:
+            networks = [build_network(config.architecture)]
+        except UsageError as error:  # in training it is one, here it stands in a file
+            raise TiacfError(f"{path.with_name(CONFIG)}: architecture: {error}") from error
+        each, count = len(networks[0].state_dict()), len(config.members) or 1
+        if config.members and len(weights) != each * count:  # before that many are made
+            raise TiacfError(
+                f"{path}: the weights do not fit {CONFIG} ({len(weights)} tensors for {count} members "
+                f"of {each}); get the bundle again"
+            )
+        networks += [build_network(config.architecture) for _ in config.members[1:]]
+    network = make_ensemble(networks, config) if config.members else networks[0]
     try:
         network.load_state_dict(weights, assign=True)
     except RuntimeError as error:
@@ -257,6 +334,9 @@ def _load_weights(network: nn.Module, path: Path) -> None:
         ) from error
     if not all(bool(tensor.isfinite().all()) for tensor in weights.values()):
         raise TiacfError(f"{path}: the weights are not finite; get the bundle again")
+    if not any(bool(tensor.any()) for tensor in weights.values()):
+        raise TiacfError(f"{path}: all weights are 0, no model is like that; get the bundle again")
+    return network
 
 
 def _fingerprint(folder: Path) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator, model_validator
 
 from tiacrossfusion.encoders import EncoderSpec
 from tiacrossfusion.model_names import NETWORK_NAMES
@@ -13,7 +13,6 @@ from tiacrossfusion.sampling.spec import SamplingSpec
 from tiacrossfusion.survival import TimeBins
 
 FORMAT_VERSION: Final = 1
-
 
 #: The sizes that only some networks take; a family's first member stands for its ablations and its
 #: "-20x" variant.
@@ -102,8 +101,8 @@ class RiskGroup(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
-    patients: int
-    survival: tuple[float, ...]
+    patients: int = Field(ge=0)
+    survival: tuple[Annotated[float, Field(ge=0, le=1)], ...]
 
 
 class RiskReference(BaseModel):
@@ -117,13 +116,13 @@ class RiskReference(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    quantiles: tuple[float, ...] = Field(min_length=2)
-    cutoff: float
+    quantiles: tuple[FiniteFloat, ...] = Field(min_length=2)
+    cutoff: FiniteFloat
     groups: tuple[RiskGroup, RiskGroup]
 
     @model_validator(mode="after")
     def _rising(self) -> RiskReference:
-        if not (np.diff(self.quantiles) >= 0).all():
+        if list(self.quantiles) != sorted(self.quantiles):
             raise ValueError("risk quantiles do not rise")
         return self
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from tiacrossfusion.encoders import EncoderSpec
 from tiacrossfusion.errors import TiacfError, UsageError
 from tiacrossfusion.networks import load_official_checkpoint
 from tiacrossfusion.sampling.spec import SamplingSpec
 from tiacrossfusion.survival import TimeBins
+from tiacrossfusion.terminal import printable
 from tiacrossfusion.zoo.bundle import save_bundle
 from tiacrossfusion.zoo.config import Architecture, BundleConfig, ModelCard
 
@@ -43,14 +46,21 @@ def bundle_from_checkpoint(
         TiacfError: the checkpoint cannot be read, or something does not fit it.
     """
     network = load_official_checkpoint(checkpoint, num_heads=num_heads)
-    architecture = Architecture(
-        encoder_width=network.encoder_width,
-        embed_dim=network.embed_dim,
-        num_heads=network.num_heads,
-        depth=network.depth,
-        num_bins=network.num_bins,
-        layout=network.layout,
-    )
+    try:
+        architecture = Architecture(
+            encoder_width=network.encoder_width,
+            embed_dim=network.embed_dim,
+            num_heads=network.num_heads,
+            depth=network.depth,
+            num_bins=network.num_bins,
+            layout=network.layout,
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise TiacfError(
+            f"{checkpoint}: its {first['loc'][0]} is {first['input']}: {first['msg']}; no model of the "
+            "release is like that"
+        ) from error
     if encoder.width != architecture.encoder_width:
         raise TiacfError(
             f"{checkpoint}: trained on features of width {architecture.encoder_width}, "
@@ -70,7 +80,7 @@ def bundle_from_checkpoint(
         time_bins=time_bins,
         risk_reference=None,
         card=ModelCard(
-            description=f"CrossFusion imported from the checkpoint {checkpoint.name}.",
+            description=f"CrossFusion imported from the checkpoint {printable(checkpoint.name)}.",
             cohort="unknown",
             licence="that of the checkpoint",
             notice=_NOTICE,

@@ -1,0 +1,71 @@
+"""Where networks are trained."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import lightning
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from tiacrossfusion.errors import UsageError, one_line
+
+
+@dataclass(frozen=True)
+class Devices:
+    """Where training runs; the arguments of `lightning.Trainer`.
+
+    Attributes:
+        accelerator: "auto", "cpu", "gpu" ...
+        devices: number of devices, or "auto".
+        strategy: "auto", "ddp" ...
+    """
+
+    accelerator: str = "auto"
+    devices: int | str = 1
+    strategy: str = "auto"
+
+    def check(self) -> None:
+        """Refuse what Lightning does not know and what this machine does not have.
+
+        Raises:
+            UsageError: names the three options and the reason.
+        """
+        asked = (
+            f"--accelerator {self.accelerator} --devices {self.devices} --strategy {self.strategy}"
+        )
+        remedy = "leave them out to train on one device of this machine"
+        try:
+            with quiet():
+                trainer = lightning.Trainer(
+                    accelerator=self.accelerator,
+                    devices=self.devices,
+                    strategy=self.strategy,
+                    barebones=True,
+                )
+        except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
+            raise UsageError(f"{asked}: {one_line(error)}; {remedy}") from error
+        # On a CPU each "device" is a process of its own, and Lightning would start any number.
+        if (
+            trainer.num_devices > (os.cpu_count() or 1)
+            and trainer.strategy.root_device.type == "cpu"
+        ):
+            raise UsageError(f"{asked}: this machine has {os.cpu_count()} CPU cores; {remedy}")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep Lightning's advice on loaders and devices, which is not the user's to follow, off the screen."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning")
+            yield
+    finally:
+        logger.setLevel(level)
