@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tiacrossfusion.errors import TiacfError, UsageError, one_line
 from tiacrossfusion.tensor_files import load_tensors
+from tiacrossfusion.terminal import printable
 
 logger = logging.getLogger(__name__)
 
@@ -227,7 +228,7 @@ def _complaint(wanted: StateDict, given: StateDict, source: str) -> str:
         ("differs in shape in", shapes),
     ):
         if keys:
-            first = ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
+            first = printable(", ".join(keys[:3])[:300]) + (", ..." if len(keys) > 3 else "")
             parts.append(f"{label} {len(keys)} tensors ({first})")
     remedy = (
         "it is for another encoder: name the one it was made with"

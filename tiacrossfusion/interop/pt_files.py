@@ -41,6 +41,7 @@ def read_pt(path: Path) -> ScaleFile:
             f"{path}: holds a {type(loaded).__name__}, not one tensor (patches, width); "
             "save the tensor of features alone with torch.save"
         )
+    loaded = loaded.detach()  # one that was saved while it was trained has no numbers for numpy
     tensor = loaded[0] if loaded.ndim == 3 and len(loaded) == 1 else loaded
     if tensor.dtype == torch.bfloat16:  # numpy has none
         tensor = tensor.float()

@@ -13,6 +13,7 @@ from torch import Tensor
 from tiacrossfusion.errors import TiacfError, UsageError, one_line
 from tiacrossfusion.networks.crossfusion import CrossFusion
 from tiacrossfusion.tensor_files import load_tensors
+from tiacrossfusion.terminal import printable
 
 # Released name -> our name, from the top of the network to its parts.
 _PROJECTIONS = {
@@ -172,7 +173,7 @@ def _unwrap(path: Path, content: object) -> dict[str, Tensor]:
             raise TiacfError(f"{path}: {name!r} is not a named tensor: save a bare state dict")
         if not value.is_floating_point():
             raise TiacfError(
-                f"{path}: {name} holds {value.dtype}: CrossFusion's weights are floats"
+                f"{path}: {printable(name[:80])} holds {value.dtype}: CrossFusion's weights are floats"
             )
         if not bool(value.isfinite().all()):
             raise TiacfError(
@@ -207,7 +208,7 @@ def _check_names(path: Path, state: dict[str, Tensor], names: dict[str, str]) ->
         ("adds", state.keys() - names.keys()),
     ):
         if odd:
-            first = ", ".join(sorted(odd)[:3]) + (", ..." if len(odd) > 3 else "")
+            first = printable(", ".join(sorted(odd)[:3])[:300]) + (", ..." if len(odd) > 3 else "")
             raise TiacfError(
                 f"{path}: {what} {len(odd)} of CrossFusion's {len(names)} weights: {first}"
             )
