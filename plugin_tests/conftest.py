@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+# Small networks are fastest with one thread of torch, here and in the processes that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 

@@ -32,15 +32,6 @@ family = pytest.mark.parametrize("name", FAMILY)
 MAPS = ("transform_source", "transform_fine", "transform_coarse")
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Tensors here are so small that threads only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def loud(name, *, depth=1, **sizes):
     """A network whose weights are large enough for every path to matter."""
     if name in FAMILY:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
@@ -20,15 +18,6 @@ from tiacrossfusion.zoo import ModelBundle
 
 WIDTH = 6
 COUNTS = {"5x": 5, "10x": 11, "20x": 17}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Threads that wait for each other cost tiny networks more than they bring."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def make_tokens(seed: int = 0, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:

@@ -16,11 +16,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import zarr
-from click.testing import CliRunner, Result
+from click.testing import Result
+from commands import assert_failed, assert_refused, tiacf
 
-from tiacrossfusion.cli import main
 from tiacrossfusion.cohort import RunOptions, predict_bags
 from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.features import FeatureBag, ScaleFeatures
@@ -36,23 +35,6 @@ METADATA = (
 CHUNKS = tuple(f"{scale}/{field}/c/0/0" for scale in SCALES for field in FIELDS)
 
 Spoil = Callable[[Path], object]
-
-
-def tiacf(*arguments: object) -> Result:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return CliRunner().invoke(main, [str(argument) for argument in arguments])
-    finally:
-        torch.set_num_threads(threads)
-
-
-def assert_refused(result: Result, *words: str, code: int = 1) -> None:
-    assert result.exit_code == code, result.output
-    assert "Traceback" not in result.output
-    (line,) = [line for line in result.output.splitlines() if line.startswith("Error: ")]
-    for word in words:
-        assert word in line
 
 
 @pytest.fixture(scope="module")
@@ -503,7 +485,7 @@ def test_training_names_the_bag_and_goes_on_when_it_is_mended(cohort, tmp_path, 
     options = ("--config", cohort / "small.yaml", "--output-path", out)
     command = ("train", "--bags", bags, "--table", cohort / "cohort.csv", *options)
     done = tiacf(*command)
-    assert_refused(done, victim.stem, "; extract")
+    assert_failed(done, victim.stem, "; extract")
     assert not list(out.rglob("*.ckpt")) + list(out.rglob("out_of_fold.csv"))
     if fault == "nan":
         with suppress(FileNotFoundError):
@@ -529,7 +511,7 @@ def test_faithfulness_of_a_bad_bag(good, tmp_path, fault):
     store = spoilt(good, tmp_path / "bags" / "a.zarr", fault)
     options = ("--model", "crossfusion-demo", "--output-path", tmp_path / "out")
     done = tiacf("evaluate", "--faithfulness", "--bags", store.parent, *options)
-    assert_refused(done, "a", *FAULTS[fault][1])
+    assert_failed(done, "a", *FAULTS[fault][1])
     assert not (tmp_path / "out").exists()
 
 
@@ -572,7 +554,7 @@ def test_a_damaged_truth_ends_faithfulness_in_one_line(good, tmp_path):
         tmp_path / "out",
     )
     done = tiacf("evaluate", "--faithfulness", "--bags", tmp_path / "bags", *options)
-    assert_refused(done, "a.npz", "simulate the slides again")
+    assert_failed(done, "a.npz", "simulate the slides again")
     assert not (tmp_path / "out").exists()
 
 

@@ -8,7 +8,7 @@ import click
 import pytest
 import torch
 from click.testing import CliRunner
-from refusal import USAGE, assert_usage
+from commands import USAGE, assert_usage
 
 from tiacrossfusion.cli import main
 from tiacrossfusion.simulation.bags import simulate_bags
@@ -111,6 +111,9 @@ def test_numbers_that_cannot_be(starts, tmp_path, start, option, kind, value):
         ("predict", ["--patients", "absent.csv"], ["absent.csv: no such file", "--patients"]),
         ("predict", ["--slide-column", "id"], ["--slide-column is for --patients"]),
         ("predict", ["--cluster", "nowhere"], ["--cluster nowhere", "scheduler file"]),
+        ("extract", ["--img-input", ""], ["--img-input is missing"]),
+        ("extract", ["--output-path", ""], ["--output-path is missing"]),
+        ("extract", ["--encoder-weights", "w.pt"], ["stain-texture", "takes no weights"]),
         ("extract", ["--encoder", ""], ["unknown encoder", "tiacf encoders"]),
         ("extract", ["--encoder", "timm:resnet5"], ["unknown encoder", "timm:resnet50"]),
         ("extract", ["--encoder", "/etc/hostname"], ["unknown encoder", "tiacf encoders"]),
@@ -144,13 +147,19 @@ def test_numbers_that_cannot_be(starts, tmp_path, start, option, kind, value):
         ("slides", ["--side", "3"], ["--side", "--slides"]),
         ("convert", ["--bags", "absent"], ["absent: no such file", "--bags"]),
         ("convert", ["--x5", "absent"], ["give the one or the others"]),
-        ("import-checkpoint", ["--bin-edges", "3,2"], ["--bin-edges"]),
-        ("import-checkpoint", ["--name", "../up"], ["--name ../up"]),
         ("demo", ["--device", "nonsense"], ["device nonsense", "cpu"]),
     ],
 )
 def test_options_that_cannot_be(starts, tmp_path, start, options, words):
     assert_usage(tiacf(start, *starts[start], *options), *words)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("start", ["predict", "extract"])
+def test_one_mask_does_not_serve_many_slides(starts, tmp_path, start):
+    (tmp_path / "mask.png").touch()
+    result = tiacf(start, *starts[start], "--masks", str(tmp_path / "mask.png"))
+    assert_usage(result, "mask.png: one mask for 2 slides", "folder of masks")
     assert not (tmp_path / "out").exists()
 
 

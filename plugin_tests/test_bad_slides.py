@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 import tifffile
 from click.testing import CliRunner
-from refusal import assert_failed
+from commands import assert_failed
 
 from tiacrossfusion import SurvivalPredictor
 from tiacrossfusion.cli import main

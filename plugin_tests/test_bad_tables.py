@@ -14,10 +14,9 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
-import torch
-from click.testing import CliRunner, Result
+from click.testing import Result
+from commands import assert_failed, assert_refused, tiacf
 
-from tiacrossfusion.cli import main
 from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.evaluation import read_predictions
 from tiacrossfusion.features import FeatureBag
@@ -28,24 +27,6 @@ from tiacrossfusion.training.config import read_settings
 from tiacrossfusion.training.table import Columns, read_table
 
 PATIENTS = 45
-
-
-def tiacf(*arguments: object) -> Result:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return CliRunner().invoke(main, [str(argument) for argument in arguments])
-    finally:
-        torch.set_num_threads(threads)
-
-
-def assert_refused(result: Result, *words: str, code: int = 1) -> None:
-    assert result.exit_code == code, result.output
-    assert "Traceback" not in result.output
-    (line,) = [line for line in result.output.splitlines() if line.startswith("Error: ")]
-    assert len(line) < 1000
-    for word in words:
-        assert word in line
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +134,7 @@ def test_a_table_at_fault_is_one_line_and_nothing_is_begun(cohort, tmp_path, fau
     change, words = TABLES[fault]
     table = tmp_path / "table.csv"
     table.write_bytes(change((cohort / "cohort.csv").read_bytes()))
-    assert_refused(train(cohort, tmp_path / "run", table=table), *words)
+    assert_failed(train(cohort, tmp_path / "run", table=table), *words)
     assert not (tmp_path / "run").exists()
 
 
@@ -270,14 +251,14 @@ def test_split_files_at_fault(cohort, tmp_path, fault):
     (tmp_path / "splits").mkdir()
     for name, content in files.items():
         (tmp_path / "splits" / name).write_bytes(content)
-    assert_refused(train(cohort, tmp_path / "run", "--splits", tmp_path / "splits"), *words)
+    assert_failed(train(cohort, tmp_path / "run", "--splits", tmp_path / "splits"), *words)
     assert not (tmp_path / "run").exists()
 
 
 def test_a_split_file_that_is_a_folder(cohort, tmp_path):
     (tmp_path / "splits_0.csv").mkdir()
     done = train(cohort, tmp_path / "run", "--splits", tmp_path)
-    assert_refused(done, "splits_0.csv: cannot be read (Is a directory)")
+    assert_failed(done, "splits_0.csv: cannot be read (Is a directory)")
 
 
 # Settings -----------------------------------------------------------------------------------------
@@ -414,7 +395,7 @@ def test_training_writes_them_again(cohort, run, trained, fault):
 
 def test_predictions_of_other_folds_are_not_compared(run):
     done = evaluate(run, "--against", run / "mean-pool" / "fold-1")
-    assert_refused(done, "of different patients")
+    assert_failed(done, "of different patients")
     assert not (run.parent / "report").exists()
 
 
@@ -438,7 +419,7 @@ def test_a_finished_fold_that_lost_something_is_named_with_a_way_out(cohort, run
     name, change = FINISHED[fault]
     place = run / "mean-pool" / "fold-1"
     put(place / name, change((place / name).read_bytes()))
-    assert_refused(
+    assert_failed(
         train(cohort, run, "--folds", 2), f"remove {place} to have the fold trained again"
     )
     if fault == "weights cut":
@@ -468,7 +449,7 @@ def test_a_damaged_ensemble_is_made_again(cohort, run, trained, name):
 )
 def test_a_run_that_lost_its_record(cohort, run, name, change, words):
     put(run / name, change((run / name).read_bytes()))
-    assert_refused(train(cohort, run, "--folds", 2), *words)
+    assert_failed(train(cohort, run, "--folds", 2), *words)
 
 
 # Feature files ------------------------------------------------------------------------------------

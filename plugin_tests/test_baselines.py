@@ -32,15 +32,6 @@ from tiacrossfusion.zoo import build_network as build_architecture
 few = settings(max_examples=15, deadline=None)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Tensors here are so small that threads only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def network(name, **sizes):
     """A small network in eval mode with weights large enough for every path to matter."""
     torch.manual_seed(0)

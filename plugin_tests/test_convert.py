@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from refusal import assert_failed, assert_usage
+from commands import assert_failed, assert_usage
 
 from tiacrossfusion.cli import main
 from tiacrossfusion.encoders import EncoderSpec

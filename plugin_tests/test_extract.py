@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from refusal import assert_failed, assert_usage
+from commands import assert_failed, assert_usage
 
 from tiacrossfusion.bags_folder import BagsFolder
 from tiacrossfusion.cli import main
@@ -542,33 +542,6 @@ def test_a_damaged_record_is_named(slides, tmp_path):
         lambda: status(tmp_path / "bags"),
     ):
         assert_failed(command(), "first.json", "damaged")
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (["--batch-size", "0"], ["--batch-size 0", "1 or more"]),
-        (["--num-workers", "-1"], ["--num-workers -1", "0 or more"]),
-        (["--mpp", "0"], ["--mpp 0", "above 0"]),
-        (["--device", "cuda:99"], ["device cuda:99", "cpu"]),
-        (["--encoder", "resnet-fifty"], ["resnet-fifty"]),
-        (["--encoder-weights", "w.pt"], ["stain-texture", "no weights"]),
-        (["--file-types", "*.xyz"], ["--file-types"]),
-        (["--img-input", "absent.svs"], ["absent.svs", "no such file"]),
-        (["--img-input", ""], ["--img-input is missing"]),
-        (["--output-path", ""], ["--output-path is missing"]),
-    ],
-)
-def test_bad_options_get_one_line_and_write_nothing(slides, tmp_path, options, words):
-    result = extract(slides[0].parent, tmp_path / "bags", *options)
-    assert_usage(result, *words)
-    assert not (tmp_path / "bags").exists()
-
-
-def test_one_mask_does_not_serve_many_slides(slides, tmp_path):
-    cv2.imwrite(str(tmp_path / "m.png"), np.full((80, 100), 255, np.uint8))
-    result = extract(slides[0].parent, tmp_path / "bags", "--masks", str(tmp_path / "m.png"))
-    assert_usage(result, "m.png", "folder of masks")
 
 
 def test_help_imports_nothing_heavy():

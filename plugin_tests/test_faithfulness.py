@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,15 +33,6 @@ from tiacrossfusion.training.table import CohortTable
 from tiacrossfusion.zoo import ModelBundle, load_bundle
 
 PATIENTS, SEED, WIDTH, SIDE, AUC = 160, 5, 8, 3, 0.97
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Threads that wait for each other cost tiny networks more than they bring."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @dataclass

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from click.testing import CliRunner, Result
 from safetensors.torch import load_file
 
@@ -20,14 +19,6 @@ from tiacrossfusion.cli import main
 from tiacrossfusion.evaluation import read_predictions
 
 SLIDES = ("a.svs", "b.svs", "c.svs", "d.svs")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as in the processes that are killed
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -71,10 +62,7 @@ def kill(
     processes, arguments: list[str], reached: Callable[[], bool], longest: float = 0.0
 ) -> None:
     """Start a command, and kill it at most `longest` seconds after something is reached."""
-    code = (
-        "import torch; torch.set_num_threads(1)\n"
-        f"from tiacrossfusion.cli import main; main({arguments!r})"
-    )
+    code = f"from tiacrossfusion.cli import main; main({arguments!r})"
     process = processes.Process(target=exec, args=(code, {}))
     process.start()
     deadline = time.monotonic() + 120

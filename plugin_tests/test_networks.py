@@ -42,15 +42,6 @@ tokens = st.integers(1, 30)
 seeds = st.integers(0, 2**16)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Tensors here are so small that threads only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def tiny(**sizes):
     return CrossFusion(**{"encoder_width": 6, "embed_dim": 8, "num_heads": 2} | sizes)
 

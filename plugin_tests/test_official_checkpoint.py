@@ -34,15 +34,6 @@ def released_state(model):
     return {theirs: ours[name] for theirs, name in names.items()}
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Tensors here are so small that threads only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def model():
     torch.manual_seed(0)

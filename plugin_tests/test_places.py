@@ -15,21 +15,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from click.testing import CliRunner, Result
-from refusal import assert_failed, assert_usage
+from click.testing import CliRunner
+from commands import assert_failed, assert_usage, tiacf
 
 from tiacrossfusion.cli import main
 
 NO_SPACE = "No space left on device"
-
-
-def tiacf(*arguments: object) -> Result:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return CliRunner().invoke(main, [str(argument) for argument in arguments])
-    finally:
-        torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

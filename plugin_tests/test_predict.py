@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from refusal import assert_failed, assert_usage
+from commands import assert_failed, assert_usage
 
 from tiacrossfusion.cli import main
 
@@ -261,12 +261,6 @@ def test_a_log_that_cannot_be_written_is_named(simulated, tmp_path):
     assert_failed(predict(simulated / "low.svs", tmp_path), "tiacf.log", "cannot be written")
 
 
-def test_one_mask_does_not_serve_many_slides(simulated, tmp_path):
-    cv2.imwrite(str(tmp_path / "m.png"), np.full((150, 180), 255, np.uint8))
-    result = predict(simulated, tmp_path / "out", "--masks", str(tmp_path / "m.png"))
-    assert_usage(result, "m.png", "folder of masks")
-
-
 def test_a_coarse_scan_is_remarked_on(simulated, tmp_path):
     result = predict(simulated / "low.svs", tmp_path / "out", "--mpp", "1.0")
     assert result.exit_code == 0, result.output
@@ -406,25 +400,6 @@ def test_other_output_types(simulated, predicted, tmp_path, output_type):
         tiles = [a for a in open_store(out / "low.db").values() if a.properties["type"] == "Tile"]
         assert len(tiles) == int(row["patches_20x"])
     assert not list(out.glob("*.geojson"))
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (["--batch-size", "0"], ["batch-size", "1 or more"]),
-        (["--num-workers", "-1"], ["num-workers", "0 or more"]),
-        (["--mpp", "0"], ["mpp", "above 0"]),
-        (["--power", "-40"], ["power", "above 0"]),
-        (["--model", "crossfusion-dem"], ["crossfusion-demo"]),
-        (["--device", "cuda:99"], ["device cuda:99", "cpu"]),
-        (["--encoder-weights", "w.pt"], ["stain-texture"]),
-        (["--file-types", "*.xyz"], ["--file-types"]),
-        (["--img-input", "absent.svs"], ["absent.svs", "no such file"]),
-    ],
-)
-def test_bad_options_get_one_line(simulated, tmp_path, options, words):
-    result = predict(simulated, tmp_path / "out", *options)
-    assert_usage(result, *words)
 
 
 def test_unwritable_output_gets_one_line(simulated, tmp_path):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from refusal import assert_failed, assert_usage
+from commands import assert_failed, assert_usage
 
 from tiacrossfusion.cli import main
 from tiacrossfusion.cohort import predict_bags

@@ -22,11 +22,10 @@ import numpy as np
 import pytest
 import torch
 import zarr
-from click.testing import CliRunner, Result
-from refusal import assert_failed
+from click.testing import Result
+from commands import assert_failed, tiacf
 
 import tiacrossfusion
-from tiacrossfusion.cli import main
 from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.features import FeatureBag
 from tiacrossfusion.report import ReportRun, ReportSlide, write_report
@@ -37,18 +36,6 @@ from tiacrossfusion.zoo import BundleConfig, load_bundle, shipped_bundles
 
 PACKAGE = Path(tiacrossfusion.__file__).parent
 DEMO = shipped_bundles()["crossfusion-demo"]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def tiacf(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope="module")

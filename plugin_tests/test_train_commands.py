@@ -6,11 +6,8 @@ import json
 
 import pandas as pd
 import pytest
-import torch
-from click.testing import CliRunner
-from refusal import assert_failed, assert_usage
+from commands import assert_failed, assert_usage, tiacf
 
-from tiacrossfusion.cli import main
 from tiacrossfusion.simulation.bags import simulate_bags
 
 
@@ -35,15 +32,6 @@ def cohort(tmp_path_factory):
         "protocol: {folds: 3}\n"
     )
     return folder
-
-
-def tiacf(*arguments):
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return CliRunner().invoke(main, [str(argument) for argument in arguments])
-    finally:
-        torch.set_num_threads(threads)
 
 
 def train(cohort, output, *more, table="cohort.csv", bags="bags"):
@@ -149,6 +137,9 @@ def test_a_wrong_option_is_one_line(tmp_path, monkeypatch, arguments, line):
 
 def test_bags_that_are_not_there(cohort, tmp_path):
     (cohort / "empty").mkdir(exist_ok=True)
-    for bags, line in (("empty", "holds no bag"), ("nowhere", "no such file or folder; check --bags")):
+    for bags, line in (
+        ("empty", "holds no bag"),
+        ("nowhere", "no such file or folder; check --bags"),
+    ):
         done = train(cohort, tmp_path / "run", "--time-unit", "months", bags=bags)
         assert_usage(done, line)

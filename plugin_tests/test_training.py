@@ -37,14 +37,6 @@ SMALL = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def cohort_folder(tmp_path_factory):
     """60 patients with 2 slides each, bags of 4 / 16 / 64 tokens."""
