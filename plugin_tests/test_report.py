@@ -304,7 +304,7 @@ def test_a_damaged_fragment_is_refused_in_one_line(fragment, tmp_path, damage):
         content["risk"] = None if damage == "risk" else content["risk"]
         content["format_version"] = 2 if damage == "version" else 1
         path.write_text(json.dumps(content))
-    with pytest.raises(TiacfError, match=r"slide\.json: .*--overwrite") as error:
+    with pytest.raises(TiacfError, match=r"slide\.json: .*remove it") as error:
         ReportSlide.load(path)
     assert "\n" not in str(error.value)
 

@@ -13,6 +13,7 @@ import openslide
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from commands import assert_usage
 
 from tiacrossfusion.cli import main
 from tiacrossfusion.encoders import load_encoder_of
@@ -530,8 +531,7 @@ class TestCommand:
     )
     def test_absurd_values_in_one_line(self, tmp_path, arguments, message):
         result = run("--output-path", tmp_path / "new", *arguments.split())
-        assert result.exit_code == 1
-        assert result.output.startswith(f"Error: {message}")
+        assert_usage(result, f"Error: {message}")
         assert result.output.count("\n") == 1
         assert not (tmp_path / "new").exists()
 
