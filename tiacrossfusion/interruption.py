@@ -45,10 +45,10 @@ def listen() -> None:
 
 
 def stop_listening() -> None:
-    """Let signals end this program in silence: there is nothing left to tidy up."""
-    for number in _SIGNALS:
+    """Pass over Ctrl-C and let SIGTERM end this program in silence: all is done, with its own exit code."""
+    for number, answer in ((signal.SIGINT, signal.SIG_IGN), (signal.SIGTERM, signal.SIG_DFL)):
         if signal.getsignal(number) is _interrupt:
-            signal.signal(number, signal.SIG_DFL)
+            signal.signal(number, answer)
 
 
 def interrupted() -> bool:
