@@ -92,7 +92,7 @@ class BagsFolder(RecordFolder):
         Args:
             record: of the slide.
             slide: its path.
-            lone: no other slide of the run has its stem.
+            lone: no other slide of the run has its stem, be it as stem or as name.
         """
         if record.files:
             return self.path / record.files[0]

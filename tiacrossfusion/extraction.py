@@ -46,7 +46,7 @@ from tiacrossfusion.sampling import (
     find_mask,
     open_slide,
 )
-from tiacrossfusion.slide_files import is_there, written
+from tiacrossfusion.slide_files import is_there, stem_for, written
 
 if TYPE_CHECKING:
     from tiacrossfusion.cluster import Cluster
@@ -209,14 +209,17 @@ def _jobs(
     shard: tuple[int, int],
 ) -> Iterator[ExtractionJob]:
     paths = [Path(slide) for slide in slides]
-    # Over all slides, so that each shard gives the same names.
-    stems = Counter(stem_of(slide).casefold() for slide in paths)
+    # Over all slides, so that each shard gives the same names. A slide that is not alone with its stem
+    # has its whole name, which another slide may have as its stem.
+    names = Counter(
+        name.casefold() for slide in paths for name in {stem_of(slide), stem_for(slide.name)}
+    )
     run = uuid.uuid4().hex
     for index in range(shard[0] - 1, len(paths), shard[1]):
         yield ExtractionJob(
             slide=paths[index],
             mask=masks[index] if masks is not None else None,
-            lone=stems[stem_of(paths[index]).casefold()] == 1,
+            lone=names[stem_of(paths[index]).casefold()] == 1,
             folder=folder,
             tools=encoder if isinstance(encoder, ToolNames) else Tools(encoder),
             options=options,
@@ -231,7 +234,7 @@ class ExtractionJob(Job[ExtractionOutcome]):
     Attributes:
         slide: its path.
         mask: its mask, a folder to look for it in, or None.
-        lone: no other slide of the run has its stem.
+        lone: no other slide of the run has its stem, be it as stem or as name.
         folder: where the bag goes.
         tools: the encoder.
         options: how it is read.

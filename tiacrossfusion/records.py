@@ -189,14 +189,14 @@ class RecordFolder(ABC):
                 os.replace(part, path)  # a file system without hard links
             finally:
                 part.unlink(missing_ok=True)
-        self._cache[record.name] = ((), replace(record))
-        self._index(record)
+        self._remember(record)
         return True
 
     def write(self, record: Record) -> None:
         """Write a record in place of its earlier state, in one step."""
         with self.writing():
             self.replace_text(self._record_path(record.name), _as_json(record))
+        self._remember(record)
 
     def remove(self, record: Record) -> None:
         """Forget a slide, whose files another record has taken over."""
@@ -342,6 +342,11 @@ class RecordFolder(ABC):
     def _refresh(self) -> None:
         if time.monotonic() >= self._look_due:
             self.records()
+
+    def _remember(self, record: Record) -> None:
+        """Know a record that this process has written without a look at the folder."""
+        self._cache[record.name] = ((), replace(record))
+        self._index(record)
 
     def _index(self, record: Record) -> None:
         self._sources[record.source] = record.name
