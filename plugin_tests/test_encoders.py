@@ -18,7 +18,13 @@ from huggingface_hub import errors as hub_errors
 from pydantic import ValidationError
 from safetensors.torch import save_file
 
-from tiacrossfusion.encoders import EncoderSpec, available_encoders, load_encoder, stain_texture
+from tiacrossfusion.encoders import (
+    EncoderSpec,
+    available_encoders,
+    describe_encoder,
+    load_encoder,
+    stain_texture,
+)
 from tiacrossfusion.encoders.foundation import FOUNDATION_MODELS
 from tiacrossfusion.encoders.names import TORCHVISION_BACKBONES, resolve_name
 from tiacrossfusion.encoders.stain_texture import FEATURE_NAMES
@@ -578,6 +584,87 @@ def test_gated_models_say_where_to_ask(monkeypatch, empty_caches):
     assert "https://huggingface.co/paige-ai/Virchow2" in message
     assert "ask" in message
     assert "--encoder-weights FILE" in message
+
+
+def hub_error(kind: type[Exception], status: int) -> Exception:
+    return kind("the hub's own words\nand more of them", response=MagicMock(status_code=status))
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (hub_error(hub_errors.RepositoryNotFoundError, 401), "does not exist or needs a log-in"),
+        (hub_error(hub_errors.HfHubHTTPError, 403), "access is refused; ask for it at"),
+        (hub_error(hub_errors.HfHubHTTPError, 500), "the hub answered with an error"),
+        (TimeoutError("timed out"), "no connection to huggingface.co (TimeoutError)"),
+    ],
+)
+def test_each_answer_of_the_hub_is_one_line(answer, words, monkeypatch, empty_caches):
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", MagicMock(side_effect=answer))
+    with pytest.raises(TiacfError) as caught:
+        load_encoder("timm:hf-hub:org/model")
+    message = one_line(caught)
+    assert message.startswith("cannot fetch the weights of timm:hf-hub:org/model: ")
+    assert words in message
+    assert "--encoder-weights FILE" in message
+
+
+@pytest.mark.parametrize(
+    ("failure", "words"),
+    [
+        (hub_error(hub_errors.GatedRepoError, 401), "access is refused; ask for it at"),
+        (hub_error(hub_errors.RemoteEntryNotFoundError, 404), "the hub's own words; "),
+        (OSError(28, "No space left on device"), "No space left on device; "),
+    ],
+)
+@pytest.mark.parametrize("without_config", [False, True])
+def test_a_download_that_breaks_off_is_one_line(
+    failure, words, without_config, monkeypatch, empty_caches
+):
+    asked = hub_error(hub_errors.RemoteEntryNotFoundError, 404) if without_config else None
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", MagicMock(side_effect=asked))
+    monkeypatch.setattr("timm.create_model", MagicMock(side_effect=failure))
+    with pytest.raises(TiacfError) as caught:
+        load_encoder("timm:resnet18")
+    message = one_line(caught)
+    assert "https://huggingface.co/timm/resnet18.a1_in1k" in message
+    assert words in message
+    assert "--encoder-weights FILE" in message
+
+
+def test_torchvision_weights_are_fetched_from_their_address(
+    monkeypatch, tmp_path, network_attempts, empty_caches
+):
+    from torchvision.models import MobileNet_V3_Small_Weights, mobilenet_v3_small
+
+    url = MobileNet_V3_Small_Weights.DEFAULT.url
+    for variable in (None, "TIACF_OFFLINE"):
+        if variable:
+            monkeypatch.setenv(variable, "1")
+        before = len(network_attempts)
+        with pytest.raises(TiacfError) as caught:
+            load_encoder("tiatoolbox:mobilenet_v3_small")
+        assert url in one_line(caught)
+        assert "--encoder-weights FILE" in one_line(caught)
+        assert (len(network_attempts) == before) == bool(variable)
+    cached = tmp_path / "torch" / "hub" / "checkpoints" / url.rpartition("/")[2]
+    cached.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(mobilenet_v3_small().state_dict(), cached)
+    attempts = len(network_attempts)
+    found = load_encoder("tiatoolbox:mobilenet_v3_small")
+    given = load_encoder("tiatoolbox:mobilenet_v3_small", weights=cached)
+    assert found.spec.weights_sha256 == given.spec.weights_sha256
+    assert len(network_attempts) == attempts
+
+
+@pytest.mark.parametrize(
+    "name", ["timm:mobilenetv3_small_050", "tiatoolbox:mobilenet_v3_small", "tiatoolbox:UNI2"]
+)
+def test_an_encoder_is_described_without_its_weights(name, network_attempts, empty_caches):
+    spec = describe_encoder(name, mean=HALF)
+    assert spec.width == {"timm:": 1024, "tiato": 1536 if "UNI" in name else 576}[name[:5]]
+    assert (spec.name.partition(".")[0], spec.mean, spec.weights_sha256) == (name, HALF, None)
+    assert not network_attempts
 
 
 def test_cached_weights_work_offline(monkeypatch, tmp_path, random_weights, network_attempts):
