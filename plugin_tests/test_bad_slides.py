@@ -225,6 +225,9 @@ FAILS: dict[str, tuple[str, ...]] = {
     "power-nan.svs": NO_SCALE,
     "power-large.svs": ("1e-08 x 1e-08 microns per pixel", "--mpp"),
     "level-on-its-side.svs": ("width and height are swapped", "800 x 1000", "250 x 200"),
+    "level-of-another-shape.ome.tif": (
+        "a level of 500 x 50 pixels is no smaller copy of the first",
+    ),
     "strips-on-their-side.svs": ("damaged", "copy it again"),
     "grey.tif": ("MINISBLACK", "convert it to", "RGB with 8 bits"),
     "palette.tif": ("PALETTE", "RGB with 8 bits"),
@@ -251,6 +254,7 @@ READS: dict[str, tuple[str, ...]] = {
     "good.svs": (),
     "svs-in-truth.ndpi": (),
     "svs-in-truth.tif": (),
+    "levels.ome.tif": (),
     "level-0.svs": (),
     "levels-0-and-16.svs": (),
     "mpp-text.svs": ("states no microns per pixel, taken as 0.5 by its objective power 20",),
@@ -324,6 +328,12 @@ def make_slides(folder: Path, good: Path, pixels: np.ndarray) -> None:
     slide("header-on-its-side.svs", said="Aperio Image Library\r\n800x1000|AppMag = 20|MPP = 0.5")
     slide("level-on-its-side.svs")
     swap_sizes(folder / "level-on-its-side.svs", 0)
+    for name, rows in (("levels.ome.tif", 800), ("level-of-another-shape.ome.tif", 100)):
+        scale = {"PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5, "axes": "YXS"}
+        with tifffile.TiffWriter(folder / name, ome=True) as tiff:
+            how: dict = {"photometric": "rgb", "compression": "zlib", "tile": (256, 256)}
+            tiff.write(pixels, subifds=1, metadata=scale, **how)
+            tiff.write(pixels[:rows:2, ::2], subfiletype=1, **how)
     slide("tags-on-their-side.svs")
     swap_sizes(folder / "tags-on-their-side.svs")
 
@@ -474,6 +484,22 @@ def test_arrays_that_are_no_picture_in_rgb_are_refused(pixels, change, words):
     predictor = SurvivalPredictor(num_workers=0)
     assert predictor.run([VirtualWSIReader(change(pixels), mpp=0.5)]) == {}
     assert words in predictor.outcomes[0].message
+
+
+def test_patches_that_come_in_another_size_count_as_unreadable(pixels, monkeypatch, caplog):
+    from tiatoolbox.wsicore.wsireader import VirtualWSIReader
+
+    whole = VirtualWSIReader.read_rect
+
+    def read_rect(self, location, size, **options):
+        read = whole(self, location, size, **options)
+        return read[:-1] if size == (256, 256) else read
+
+    monkeypatch.setattr(VirtualWSIReader, "read_rect", read_rect)
+    predictor = SurvivalPredictor(num_workers=0)
+    assert predictor.run([VirtualWSIReader(pixels, mpp=0.5)]) == {}
+    assert "no patch can be read" in predictor.outcomes[0].message
+    assert "256 x 255 pixels came for 256 x 256" in caplog.text
 
 
 def test_a_scale_given_by_the_user_helps_where_the_file_has_none(extracted, tmp_path):

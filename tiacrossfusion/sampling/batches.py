@@ -109,9 +109,8 @@ def read_batches(
                     f"({image}); the file is damaged, copy it again"
                 )
             continue
-        if (
-            len(waiting) == batch_size
-        ):  # not sooner: what is unreadable at the end goes with the last
+        # Not sooner, so that what is unreadable at the end goes with the last batch.
+        if len(waiting) == batch_size:
             yield _batch(waiting, unreadable, side)
             waiting, unreadable = [], []
         n_read += 1

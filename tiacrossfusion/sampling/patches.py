@@ -24,7 +24,7 @@ def read_patch(slide: Slide, bounds: np.ndarray, scale: str, spec: SamplingSpec)
         (patch_size, patch_size, 3) uint8 RGB.
 
     Raises:
-        TiacfError: the region cannot be decoded.
+        TiacfError: the region cannot be decoded, or comes in another size.
     """
     x, y = int(bounds[0]), int(bounds[1])
     with slide.reading(f"the region at x={x}, y={y}"):
@@ -36,6 +36,11 @@ def read_patch(slide: Slide, bounds: np.ndarray, scale: str, spec: SamplingSpec)
             pad_mode="constant",
             pad_constant_values=255,  # the readers' own default differs: OpenSlide white, TIFF black
         )
+        if patch.shape[:2] != (spec.patch_size, spec.patch_size):
+            raise ValueError(
+                f"{patch.shape[1]} x {patch.shape[0]} pixels came for {spec.patch_size} x "
+                f"{spec.patch_size}"
+            )
     return np.ascontiguousarray(patch[..., :3])
 
 

@@ -92,13 +92,16 @@ def cut_off(tags: TiffTags | None) -> str:
 
 
 def check_sizes(reader: WSIReader, label: Path | str) -> str:
-    """Look for width and height that have been swapped.
+    """Look for width and height that have been swapped, and for levels of another shape.
+
+    Some scanners pad their levels, for which OpenSlide allows; TIAToolbox's own reader of TIFF takes each
+    level for a smaller copy of the first.
 
     Returns:
         What speaks against the sizes; empty where nothing does.
 
     Raises:
-        TiacfError: a level of the pyramid lies on its side.
+        TiacfError: a level of the pyramid lies on its side, or is no smaller copy of the first.
     """
     info = reader.info
     width, height = (int(side) for side in info.slide_dimensions)
@@ -109,6 +112,11 @@ def check_sizes(reader: WSIReader, label: Path | str) -> str:
             raise TiacfError(
                 f"{label}: width and height are swapped, one level has {width} x {height} pixels and "
                 f"another {across} x {down}; export the slide again"
+            )
+        if not fits and hasattr(reader, "tiff"):
+            raise TiacfError(
+                f"{label}: a level of {across} x {down} pixels is no smaller copy of the first, which has "
+                f"{width} x {height}; the file is damaged, or export the slide again"
             )
     raw = info.raw if isinstance(info.raw, dict) else {}
     said = str(raw.get("tiff.ImageDescription") or raw.get("Description") or "")
