@@ -14,9 +14,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import pytest
 import zarr
+import zarr.codecs
 from click.testing import Result
 from commands import assert_failed, assert_refused, tiacf
 
@@ -88,6 +90,24 @@ def declared(shape: list[int], chunk: list[int]) -> Spoil:
         content["chunk_grid"]["configuration"]["chunk_shape"] = chunk
 
     return edit("20x/features/zarr.json", change)
+
+
+def chunk_of_zeros(chunk: list[int], size: int) -> Spoil:
+    """Declare another chunk, and pack as many zeros in its place as are given."""
+
+    def spoil(store: Path) -> None:
+        declared([64, 6], chunk)(store)
+        (store / "20x/features/c/0/0").write_bytes(imagecodecs.zstd_encode(bytes(size), level=1))
+
+    return spoil
+
+
+def packed_twice(store: Path) -> None:
+    group = zarr.open_group(store, mode="a")
+    values = np.asarray(group["20x/features"][:])
+    del group["20x/features"]
+    codecs = [zarr.codecs.GzipCodec(), zarr.codecs.ZstdCodec()]
+    group.create_array("20x/features", data=values, compressors=codecs)
 
 
 def array(name: str, change: Callable[[np.ndarray], np.ndarray]) -> Spoil:
@@ -235,6 +255,20 @@ UNREADABLE: dict[str, tuple[Spoil, list[str]]] = {
         declared([10**12, 6], [16, 6]),
         ["62499999999 of 62500000000 chunks"],
     ),
+    "a chunk larger than its array": (
+        chunk_of_zeros([2**26, 6], 2**26 * 12),
+        ["20x/features is said to hold 8e+08 bytes"],
+    ),
+    "a chunk with more than it may hold": (
+        chunk_of_zeros([64, 6], 10**9),
+        ["1 of 1 chunks of 20x/features are of another size than 768 bytes"],
+    ),
+    "a chunk that does not say its size": (
+        lambda s: (s / "20x/features/c/0/0").write_bytes(b"\x28\xb5\x2f\xfd" + bytes(99)),
+        ["1 of 1 chunks of 20x/features are of another size"],
+    ),
+    "packed otherwise": (packed_twice, ["20x/features is packed with bytes, gzip, zstd"]),
+    "text that cannot be written": (provenance(slide="a\udcff.svs"), ["UnicodeEncodeError"]),
     "2**63 rows": (declared([2**63, 6], [2**63, 6]), ["20x/features is said to hold"]),
     "chunks of nothing": (declared([64, 6], [0, 6]), ["damaged"]),
     "-5 rows": (declared([-5, 6], [16, 6]), ["damaged"]),

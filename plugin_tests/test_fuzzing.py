@@ -155,6 +155,40 @@ def test_a_file_that_ends_in_its_tags_is_refused_or_no_tiff(whole, tmp_path, len
         open_slide(path)
 
 
+def test_values_that_are_read_again_and_again_are_refused(tmp_path):
+    """One long list of sizes that each of a thousand directories has as its own."""
+    path, count = tmp_path / "slide.tif", 2**18
+    entries = [(256, 16 * count), (257, 16), (322, 16), (323, 16)]
+    with path.open("wb") as file:
+        file.write(struct.pack("<2sHI", b"II", 42, 8 + 4 * count) + bytes(4 * count))
+        for number in range(1000):
+            file.write(struct.pack("<H", len(entries) + 2))
+            for code, value in entries:
+                file.write(struct.pack("<HHII", code, 4, 1, value))
+            for code in (324, 325):
+                file.write(struct.pack("<HHII", code, 4, count, 8))
+            file.write(struct.pack("<I", file.tell() + 4 if number < 999 else 0))
+    with pytest.raises(TiacfError, match="more values than the file has room for"):
+        check_tiff(path)
+
+
+def test_a_tag_that_stands_twice_is_refused(whole, tmp_path):
+    path = changed(whole, tmp_path / "slide.svs", 0, "TileLength", "value", 128)
+    data = bytearray(path.read_bytes())
+    with tifffile.TiffFile(whole) as tiff:
+        tags = tiff.pages[0].tags
+        struct.pack_into("<H", data, tags["TileLength"].offset, tags["TileWidth"].code)
+    path.write_bytes(data)
+    with pytest.raises(TiacfError, match="tag 322 stands twice"):
+        open_slide(path)
+
+
+def test_a_suffix_does_not_spare_a_file_its_look(whole, tmp_path):
+    path = changed(whole, tmp_path / "slide.ndpi", 0, "TileWidth", "value", 65520)
+    with pytest.raises(TiacfError, match="65520 x 128 pixels"):
+        open_slide(path)
+
+
 def test_real_slides_and_other_files_pass(real_slides, tmp_path):
     for path in real_slides.iterdir():
         check_tiff(path)
@@ -205,8 +239,15 @@ def test_jpeg2000_of_another_size_is_not_decoded():
     ):
         with pytest.raises(DamagedTileError, match="JPEG 2000 data"):
             check_jpeg2000(codestream(64, **numbers), 64, 64)
-    with pytest.raises(DamagedTileError, match="no JPEG 2000"):
-        check_jpeg2000(b"\xff\x4f\xff\x51", 64, 64)
+    many = bytearray(codestream(64))
+    struct.pack_into(">H", many, 40, 10_000)
+    with pytest.raises(DamagedTileError, match="10000 samples"):
+        check_jpeg2000(bytes(many), 64, 64)
+    # Of a file in boxes the decoder takes another codestream than the first that is found.
+    boxed = imagecodecs.jpeg2k_encode(np.zeros((64, 64, 3), np.uint8), codecformat="jp2")
+    for data in (b"\xff\x4f\xff\x51", boxed):
+        with pytest.raises(DamagedTileError, match="no JPEG 2000"):
+            check_jpeg2000(data, 64, 64)
 
 
 @pytest.mark.parametrize("compression", ["zlib", "lzw"])

@@ -15,14 +15,19 @@ from typing import TYPE_CHECKING, NoReturn
 import numpy as np
 
 from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.terminal import printable
 
 if TYPE_CHECKING:
     import zarr
 
 _METADATA = "zarr.json"
 
-#: Codecs of the zarr 3 specification, which only move, compress or check bytes.
-_CODECS = {"blosc", "bytes", "crc32c", "gzip", "transpose", "zstd"}
+#: As `write_array` packs; each chunk then says how many bytes it holds.
+_CODECS = ["bytes", "zstd"]
+
+#: Start of a zstd frame, and bytes of its size by the first two bits after it (RFC 8878, 3.1.1.1).
+_ZSTD = b"\x28\xb5\x2f\xfd"
+_SIZE_BYTES = (0, 2, 4, 8)
 
 #: Arrays of up to this many bytes are read whatever they were compressed to. Larger ones, of features
 #: mostly, take about as much room on disk as in memory.
@@ -43,7 +48,11 @@ def open_store(store: Path) -> zarr.Group:
 
 
 def write_array(group: zarr.Group, name: str, array: np.ndarray) -> None:
-    """Write an array so that a missing chunk and changed bytes are noticed when it is read."""
+    """Write an array so that a missing chunk and changed bytes are noticed when it is read.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     from zarr.codecs import ZstdCodec
 
     group.create_array(
@@ -80,9 +89,10 @@ def read_array(group: zarr.Group, store: Path, name: str) -> np.ndarray | None:
     array = group[folder.parent.name][folder.name]  # both are looked at
     if not isinstance(array, zarr.Array):
         raise TiacfError(f"{store}: {name} is no array; extract it again")
-    unknown = {str(codec.to_dict()["name"]) for codec in array.metadata.codecs} - _CODECS
-    if array.dtype.kind not in "biufc" or unknown:
-        what = f"is packed with {', '.join(sorted(unknown))}" if unknown else "holds no numbers"
+    codecs = [str(codec.to_dict()["name"]) for codec in array.metadata.codecs]
+    if array.dtype.kind not in "biufc" or codecs != _CODECS:
+        odd = codecs != _CODECS
+        what = f"is packed with {printable(', '.join(codecs))[:80]}" if odd else "holds no numbers"
         raise TiacfError(f"{store}: {name} {what}; extract it again")
     if array.size:
         _check_chunks(array, folder, store)
@@ -90,7 +100,7 @@ def read_array(group: zarr.Group, store: Path, name: str) -> np.ndarray | None:
 
 
 def _check_chunks(array: zarr.Array, folder: Path, store: Path) -> None:
-    """Check that all chunks are there, and that they may hold what is declared."""
+    """Check that all chunks are there, and that they hold what is declared, no more and no less."""
     sizes = [
         (Path(place) / file).stat().st_size
         for place, _, files in os.walk(folder, onerror=_cannot_list)
@@ -105,17 +115,38 @@ def _check_chunks(array: zarr.Array, folder: Path, store: Path) -> None:
         absent = total - len(sizes)
     else:
         keys = map(array.metadata.encode_chunk_key, np.ndindex(*counts))
-        absent = sum(not (folder / key).is_file() for key in keys)
+        chunks = [folder / key for key in keys]
+        absent = sum(not chunk.is_file() for chunk in chunks)
     name = folder.relative_to(store).as_posix()
     if absent:
         raise TiacfError(
             f"{store}: damaged, {absent} of {total} chunks of {name} are missing; extract it again"
         )
-    if array.nbytes > max(_ANY_RATIO, _LARGEST_RATIO * sum(sizes)):
+    chunk_bytes = math.prod(array.chunks) * array.dtype.itemsize
+    if total * chunk_bytes > max(_ANY_RATIO, _LARGEST_RATIO * sum(sizes)):
         raise TiacfError(
-            f"{store}: damaged, {name} is said to hold {array.nbytes:.1g} bytes and its files have "
-            f"{sum(sizes)}; extract it again"
+            f"{store}: damaged, {name} is said to hold {float(total * chunk_bytes):.1g} bytes and its "
+            f"files have {sum(sizes)}; extract it again"
         )
+    wrong = sum(_unpacked_size(chunk) != chunk_bytes for chunk in chunks)
+    if wrong:
+        raise TiacfError(
+            f"{store}: damaged, {wrong} of {total} chunks of {name} are of another size than "
+            f"{chunk_bytes} bytes; extract it again"
+        )
+
+
+def _unpacked_size(chunk: Path) -> int | None:
+    """Bytes that a chunk says it holds, for which its decoder makes room; None where it does not say."""
+    with chunk.open("rb") as file:
+        head = file.read(18)
+    if len(head) < 6 or not head.startswith(_ZSTD):
+        return None
+    kind, single, dictionary = head[4] >> 6, head[4] >> 5 & 1, head[4] & 3
+    width = _SIZE_BYTES[kind] or single
+    start = 5 + (not single) + (0, 1, 2, 4)[dictionary]
+    size = int.from_bytes(head[start : start + width], "little") + (256 if width == 2 else 0)
+    return size if width else None
 
 
 def _cannot_list(error: OSError) -> NoReturn:

@@ -6,6 +6,7 @@ and JSON only; nothing in them is executed.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import uuid
@@ -142,7 +143,11 @@ class FeatureBag:
         return {name: len(scale) for name, scale in self.scales.items()}
 
     def save(self, path: Path) -> None:
-        """Write the bag as a zarr group; an existing store at `path` is replaced in one step."""
+        """Write the bag as a zarr group; an existing store at `path` is replaced in one step.
+
+        Raises:
+            OSError: it cannot be written.
+        """
         import zarr
 
         path = Path(path)
@@ -166,7 +171,8 @@ class FeatureBag:
         """Read a bag.
 
         Raises:
-            TiacfError: there is no store, or it is damaged or of another version.
+            TiacfError: there is no store, it is damaged or of another version, or there is not enough
+                memory.
         """
         path = Path(path)
         try:
@@ -174,6 +180,7 @@ class FeatureBag:
                 raise TiacfError(f"{path}: not a feature bag, {missing(path)}; check the path")
             group = open_store(path)
             record: Any = group.attrs["tiacrossfusion"]
+            json.dumps(record, ensure_ascii=False).encode()  # fails on text that cannot be written
             version = int(record["store_version"])
             if version != STORE_VERSION:
                 raise TiacfError(
@@ -203,6 +210,10 @@ class FeatureBag:
             reason = printable(first["msg"][:400])
             raise TiacfError(
                 f"{path}: damaged, its provenance cannot be ({place}: {reason}); extract it again"
+            ) from error
+        except MemoryError as error:
+            raise TiacfError(
+                f"{path}: needs more memory than there is; take a machine with more"
             ) from error
         except Exception as error:  # zarr raises many kinds on a damaged store
             raise TiacfError(

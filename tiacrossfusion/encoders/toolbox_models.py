@@ -142,7 +142,7 @@ def load_foundation(name: str, model: str, weights: Path | None) -> Network:
 
         # Before the model is built, which takes long enough to keep a user waiting for a refusal.
         with fetching_from_hub(name, description.repository):
-            # Said, as older timm, which is allowed, would run what a pickled file holds.
+            # Said, as timm's own default would run what a pickled file holds.
             state = load_state_dict_from_hf(description.repository, weights_only=True)
         source = f"https://huggingface.co/{description.repository}"
     else:

@@ -62,23 +62,26 @@ def check_jpeg2000(data: bytes, width: int, height: int) -> None:
     """Compare the size of a JPEG 2000 codestream with that of its tile, before it is made room for.
 
     Args:
-        data: a codestream, alone or in a JP2 file.
+        data: a codestream, without a JP2 file about it.
         width: of the image that it should hold, in pixels.
         height: of that image.
 
     Raises:
-        DamagedTileError: it holds an image of another size, or one cut into very many parts.
+        DamagedTileError: it holds an image of another size or of other than three samples a pixel, or
+            one cut into very many parts.
     """
-    start = data.find(_CODESTREAM)
-    if start < 0 or len(data) < start + 42:
+    if not data.startswith(_CODESTREAM) or len(data) < 42:
         raise DamagedTileError("no JPEG 2000 data")
     # Image and tile size: width, height and corner of the reference grid, and the same of its tiles
-    # (ITU-T T.800, A.5.1).
-    right, bottom, left, top, across, down = struct.unpack_from(">6I", data, start + 8)
+    # (ITU-T T.800, A.5.1). The number of components comes after them.
+    right, bottom, left, top, across, down = struct.unpack_from(">6I", data, 8)
     if (right - left, bottom - top) != (width, height):
         raise DamagedTileError(f"JPEG 2000 data of {right - left} x {bottom - top} pixels")
     if not across or not down or (right // across + 1) * (bottom // down + 1) > _MOST_PARTS:
         raise DamagedTileError(f"JPEG 2000 data in parts of {across} x {down} pixels")
+    (samples,) = struct.unpack_from(">H", data, 40)
+    if samples != 3:
+        raise DamagedTileError(f"JPEG 2000 data of {samples} samples a pixel")
 
 
 def with_filler(data: bytes) -> bytes:
