@@ -458,6 +458,7 @@ def test_links_out_of_a_bundle_give_nothing_away(bags, bundle, tmp_path):
             },
             ("parameters",),
         ),
+        ({"name": "timm:regnety_002", "options": {"depth": 4000}}, ("depth=4000", "leave")),
         ({"name": "stain-texture", "options": {"a": 1}}, ("takes none",)),
     ],
     ids=str,

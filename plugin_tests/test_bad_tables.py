@@ -358,8 +358,8 @@ PREDICTIONS: dict[str, tuple[str, Callable[[bytes], bytes | None], list[str], in
     "another risk": (TABLE, with_risk(b"0.123"), ["was cut or changed"], 1),
     "a NUL": (TABLE, lambda c: c.replace(b"SIM-0001", b"SIM\0", 1), ["NUL bytes"], 1),
     "follow-up cut at a row's end": (TRAINING, rows_less, ["was cut or changed"], 1),
-    "no table": (TABLE, lambda c: None, ["does not exist"], 2),
-    "no follow-up": (TRAINING, lambda c: None, ["does not exist"], 2),
+    "no table": (TABLE, lambda c: None, ["no such file"], 2),
+    "no follow-up": (TRAINING, lambda c: None, ["no such file"], 2),
     "no digests": (DIGESTS, lambda c: None, ["does not exist"], 2),
     "digests cut": (DIGESTS, lambda c: c[:40], ["was cut or changed"], 1),
     "no figures": ("evaluation.json", lambda c: None, ["cannot be read"], 1),
@@ -479,6 +479,19 @@ def dataset(name: str, **content: Any) -> Callable[[Path], None]:
     return spoil
 
 
+def packed_twice(path: Path) -> None:
+    layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    layout.set_chunk((16, 4))
+    for _ in range(2):
+        layout.set_deflate(9)
+    with h5py.File(path, "a") as file:
+        del file["features"]
+        h5py.h5d.create(
+            file.id, b"features", h5py.h5t.NATIVE_INT16, h5py.h5s.create_simple((16, 4)), layout
+        )
+        file["features"][:] = 1
+
+
 def attribute(**said: object) -> Callable[[Path], None]:
     def spoil(path: Path) -> None:
         with h5py.File(path, "a") as file:
@@ -523,6 +536,18 @@ FILES: dict[str, tuple[Callable[[Path], object], list[str]]] = {
         dataset("coords", shape=(10**12, 2), dtype="i8", chunks=(1000, 2)),
         ["parts of /coords were never written"],
     ),
+    "a part that would fill the memory": (
+        dataset(
+            "coords",
+            data=np.zeros((16, 2), "i8"),
+            maxshape=(None, 2),
+            chunks=(2**23, 2),
+            scaleoffset=0,
+            compression="gzip",
+        ),
+        ["/coords is said to hold 134,217,728 bytes", "make it again"],
+    ),
+    "packed twice": (packed_twice, ["/features is said to hold 128 bytes"]),
     "complex": (dataset("features", data=np.ones((16, 4), "c8")), ["features are complex64"]),
     "text": (dataset("features", data=np.full((16, 4), b"x")), ["features are |S1"]),
     "a number": (dataset("features", data=1.0), ["features have the shape ()"]),

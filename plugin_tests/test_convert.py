@@ -21,6 +21,7 @@ from tiacrossfusion.encoders import EncoderSpec
 from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.features import FeatureBag, Provenance, ScaleFeatures
 from tiacrossfusion.interop import ImportOptions, SlideFiles, convert, find_slide_files, import_bag
+from tiacrossfusion.interop.h5_reading import read_h5
 from tiacrossfusion.records import OutputError
 from tiacrossfusion.sampling.spec import CELLS_20X, SCALES, SamplingSpec
 
@@ -323,6 +324,13 @@ def test_tile_names_of_one_size_have_no_positions(tmp_path):
     assert notes == ["positions unknown at 5x, 10x, 20x (no coordinates)"]
 
 
+def test_names_of_other_things_than_the_patches_are_passed_over(tmp_path):
+    plain_h5(tmp_path / "s.h5", "features", features(30, 30), None)
+    with h5py.File(tmp_path / "s.h5", "a") as file:  # would take minutes to look through
+        file.create_dataset("metadata", shape=(10**12,), dtype="S16", chunks=(1000,))
+    assert read_h5(tmp_path / "s.h5").facts.side is None
+
+
 def test_authors_tensors(tmp_path):
     pt_slide(tmp_path / "in")
     result = run(
@@ -529,6 +537,22 @@ def test_other_tensor_files_are_refused(tmp_path, content, words):
     assert_failed(result, words)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensor: torch.quantize_per_tensor(tensor, 0.1, 0, torch.qint8),
+        lambda tensor: tensor.to_sparse(),
+    ],
+)
+def test_tensors_that_are_no_plain_numbers_are_refused(tmp_path, change):
+    pt_slide(tmp_path / "in")
+    path = tmp_path / "in" / "x10" / "pt_files" / "s.pt"
+    torch.save(change(torch.from_numpy(features(45, 45))), path)
+    result = run("--bags", tmp_path / "in", "--output-path", tmp_path / "out", "--encoder", "e")
+    assert_failed(result, str(path), "; ")
+    assert "unexpected" not in result.output
+
+
 @pytest.mark.parametrize("content", [b"", b"no tensor", None])
 def test_damaged_tensor_files_are_refused(tmp_path, content):
     pt_slide(tmp_path / "in")
@@ -541,7 +565,7 @@ def test_damaged_tensor_files_are_refused(tmp_path, content):
 def test_half_precision_tensors_are_read(tmp_path):
     pt_slide(tmp_path)
     path = tmp_path / "x10" / "pt_files" / "s.pt"
-    for dtype in (torch.bfloat16, torch.float16, torch.float64):
+    for dtype in (torch.bfloat16, torch.float16, torch.float64, torch.float8_e4m3fn):
         tensor = torch.from_numpy(features(45, 45)).to(dtype)
         torch.save(tensor[None], path)
         (slide,) = find_slide_files({s: tmp_path / f for s, f in FOLDERS.items()})

@@ -667,6 +667,10 @@ def test_an_encoder_is_described_without_its_weights(name, network_attempts, emp
     assert not network_attempts
 
 
+def test_networks_that_look_at_numbers_while_they_are_made_take_options():
+    assert describe_encoder("timm:regnety_002", options={"global_pool": "avg"}).width == 368
+
+
 def test_cached_weights_work_offline(monkeypatch, tmp_path, random_weights, network_attempts):
     from huggingface_hub import constants
 

@@ -144,7 +144,7 @@ def test_an_edited_table_is_refused_in_one_line(tmp_path, column, row, value, me
 
 
 def test_damaged_or_missing_files_are_refused_in_one_line(tmp_path):
-    with pytest.raises(TiacfError, match=r"out_of_fold.csv: does not exist"):
+    with pytest.raises(TiacfError, match=r"out_of_fold.csv: no such file"):
         read_predictions(tmp_path)
     write_predictions(tmp_path, FOLDS)
     file, training = tmp_path / "out_of_fold.csv", tmp_path / "training_follow_up.csv"
@@ -163,7 +163,7 @@ def test_damaged_or_missing_files_are_refused_in_one_line(tmp_path):
         assert "\n" not in str(caught.value)
     file.write_bytes(whole)
     training.unlink()
-    with pytest.raises(TiacfError, match=r"training_follow_up.csv: does not exist"):
+    with pytest.raises(TiacfError, match=r"training_follow_up.csv: no such file"):
         read_predictions(tmp_path)
 
 

@@ -150,7 +150,7 @@ def test_bytes_that_are_no_checkpoint_are_refused(tmp_path, content):
 
 def test_a_missing_file_is_refused(tmp_path):
     assert "no such file" in refusal(tmp_path / "none.pt")
-    assert "no such file" in refusal(tmp_path)
+    assert "no file" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -344,7 +344,7 @@ def test_unfit_mask_arrays_are_refused(simulated, mask, message):
         ("low.png", b"not a picture", "cannot be read"),
         ("low.geojson", b"{", "not a GeoJSON file"),
         ("low.txt", b"", "not a mask"),
-        (None, b"", "no such mask"),
+        (None, b"", "no such file"),
     ],
 )
 def test_unfit_mask_files_are_refused(simulated, tmp_path, name, content, message):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from fnmatch import fnmatch
@@ -34,7 +35,7 @@ def find_slides(source: Path, file_types: str = DEFAULT_FILE_TYPES) -> list[Path
     if not patterns:
         raise UsageError(f'--file-types is empty; give patterns such as "{DEFAULT_FILE_TYPES}"')
     try:
-        if not source.exists():
+        if not is_there(source):
             raise UsageError(f"{source}: {missing(source)}; check --img-input")
         if source.is_file() or source.suffix.lower() == ".zarr" or is_dicom_folder(source):
             return [source]
@@ -58,7 +59,7 @@ def find_bags(source: Path) -> list[Path]:
         TiacfError: the path does not exist, or holds no bag.
     """
     try:
-        if not source.exists():
+        if not is_there(source):
             raise UsageError(f"{source}: {missing(source)}; check --bags")
         if source.suffix == ".zarr":
             return [source]
@@ -102,7 +103,7 @@ def is_there(path: Path) -> bool:
     """Tell whether there is something at a path that may be looked at."""
     try:
         return path.exists()
-    except OSError:  # a folder on the way may not be entered
+    except OSError:  # a folder on the way may not be entered, or the name is too long
         return False
 
 
@@ -114,14 +115,23 @@ def is_folder(path: Path) -> bool:
         return False
 
 
+def is_file(path: Path) -> bool:
+    """Tell whether a path is a file that may be looked at."""
+    try:
+        return path.is_file()
+    except OSError:  # as above
+        return False
+
+
 def missing(path: Path) -> str:
     """Say in what way a path is not there."""
     try:
         path.stat()
     except PermissionError:
         return "in a folder that may not be entered (permission denied)"
-    except OSError:
-        pass
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return "a name too long for any file"
     return "a link to a file that is not there" if path.is_symlink() else "no such file or folder"
 
 
@@ -129,13 +139,13 @@ def _is_slide(entry: Path, patterns: list[str]) -> bool:
     if entry.name.startswith("."):  # "._a.svs" is what macOS leaves beside a.svs on other disks
         return False
     try:
-        is_folder, is_file = entry.is_dir(), entry.is_file() or entry.is_symlink()
+        folder, file = entry.is_dir(), entry.is_file() or entry.is_symlink()
     except OSError:  # a link into a folder that may not be entered is refused by name
         return _matches(entry, patterns)
-    if is_folder:
+    if folder:
         # A folder named like a slide is taken for one, and then refused by name rather than passed over.
         return is_dicom_folder(entry) or (entry.suffix != "" and _matches(entry, patterns))
-    if not is_file:  # a pipe would be waited on for ever
+    if not file:  # a pipe would be waited on for ever
         return False
     return _matches(entry, patterns)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import lzma
 import zipfile
 import zlib
 from pathlib import Path
@@ -28,7 +29,10 @@ def read_table_text(path: Path) -> str:
     """
     try:
         content = _unpacked(path)
-    except (EOFError, zlib.error, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
+    except (
+        *(EOFError, RuntimeError, NotImplementedError),
+        *(zlib.error, lzma.LZMAError, zipfile.BadZipFile),
+    ) as error:
         raise ValueError(str(error) or "damaged") from error
     if len(content) > _LARGEST:
         raise ValueError(f"larger than {_LARGEST >> 30} GiB")

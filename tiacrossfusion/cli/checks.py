@@ -5,39 +5,51 @@ from __future__ import annotations
 from pathlib import Path
 
 from tiacrossfusion.errors import UsageError
-from tiacrossfusion.slide_files import missing
+from tiacrossfusion.slide_files import is_file, is_there, missing
 
 
 def given(option: str, value: str | None) -> Path:
-    """Return a required path."""
+    """Return a required path.
+
+    Raises:
+        UsageError: it is not given, or empty.
+    """
     if not value:
         raise UsageError(f"{option} is missing; see --help")
     return Path(value)
 
 
 def check_masks(masks: str | None, slides: list[Path]) -> None:
-    """Refuse masks that are not there, and one mask for many slides."""
+    """Refuse masks that are not there, and one mask for many slides.
+
+    Raises:
+        UsageError: they are.
+    """
     if masks is None:
         return
     path = given("--masks", masks)
-    if not path.exists():
+    if not is_there(path):
         raise UsageError(f"{path}: {missing(path)}; check --masks")
-    if path.is_file() and len(slides) > 1:
+    if is_file(path) and len(slides) > 1:
         raise UsageError(
             f"--masks {masks}: one mask for {len(slides)} slides; give a folder of masks named as them"
         )
 
 
 def output_folder(path: Path) -> Path:
-    """Refuse an output path that is a file, or a link to nothing."""
+    """Refuse an output path that is a file, or a link to nothing.
+
+    Raises:
+        UsageError: it is, or it cannot be reached.
+    """
     try:
-        is_file = path.exists() and not path.is_dir()
+        is_other = path.exists() and not path.is_dir()
         is_broken = path.is_symlink() and not path.exists()
     except OSError as error:
         raise UsageError(
             f"{path}: cannot be reached ({error.strerror}); check --output-path"
         ) from error
-    if is_file:
+    if is_other:
         raise UsageError(f"{path}: is a file; give a folder with --output-path")
     if is_broken:
         raise UsageError(

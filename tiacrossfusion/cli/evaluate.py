@@ -12,7 +12,7 @@ from tiacrossfusion.checks import at_least, usable_seed
 from tiacrossfusion.cli.checks import given, output_folder
 from tiacrossfusion.cli.train import say_figures
 from tiacrossfusion.errors import UsageError
-from tiacrossfusion.slide_files import find_bags
+from tiacrossfusion.slide_files import find_bags, is_file, is_folder, missing
 
 #: What only one of the two things that the command does has a use for.
 _OF_PREDICTIONS = ("predictions", "against")
@@ -157,8 +157,9 @@ def _judge_scores(
         stores = [stores[number] for number in sorted(drawn)]
     if truth is not None:
         for store in stores:
-            if not (truth / f"{store.stem}.npz").is_file():
-                raise UsageError(f"{truth}: holds no {store.stem}.npz; check --truth")
+            if not is_file(truth / f"{store.stem}.npz"):
+                reason = f"holds no {store.stem}.npz" if is_folder(truth) else missing(truth)
+                raise UsageError(f"{truth}: {reason}; check --truth")
     bundle = load_bundle(model, device)
     regions = None
     if truth is not None:

@@ -13,6 +13,7 @@ from tiatoolbox.cli.common import cli_output_path
 from tiacrossfusion.checks import at_least
 from tiacrossfusion.cli.checks import output_folder
 from tiacrossfusion.errors import TiacfError, UsageError
+from tiacrossfusion.slide_files import is_there, missing
 
 
 @click.command("import-checkpoint")
@@ -62,6 +63,8 @@ def import_checkpoint(
     are no times, and percentile and risk group stay empty since the training risks are not known.
     """
     at_least("--num-heads", num_heads, 1)
+    if not is_there(Path(checkpoint)):
+        raise UsageError(f"{checkpoint}: {missing(Path(checkpoint))}; check the path")
     name = name or re.sub(r"[^A-Za-z0-9._-]+", "-", Path(checkpoint).stem).strip("-._") or "model"
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise UsageError(f"--name {name}: use letters, digits, '.', '_' and '-'")

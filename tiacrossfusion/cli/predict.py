@@ -26,7 +26,7 @@ from tiacrossfusion.cli.checks import check_masks, given, output_folder
 from tiacrossfusion.cli.cluster import cli_cluster, cli_precision, seen_from_workers
 from tiacrossfusion.cli.log_file import LOG_FILE, log_to
 from tiacrossfusion.errors import UsageError
-from tiacrossfusion.slide_files import DEFAULT_FILE_TYPES, find_bags, find_slides
+from tiacrossfusion.slide_files import DEFAULT_FILE_TYPES, find_bags, find_slides, is_folder
 from tiacrossfusion.terminal import printable
 
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ def predict(
         connection = Cluster(
             cluster,
             ToolNames(
-                model=seen_from_workers(model, cluster) if Path(model).is_dir() else model,
+                model=seen_from_workers(model, cluster) if is_folder(Path(model)) else model,
                 weights=seen_from_workers(encoder_weights, cluster),
                 device=device,
                 precision=precision,

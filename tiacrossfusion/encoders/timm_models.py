@@ -111,8 +111,7 @@ def _create(name: EncoderName, options: dict[str, OptionValue], *, pretrained: b
     model = f"hf-hub:{name.model}" if name.family == "hub" else name.model
     try:
         if options:
-            with torch.device("meta"):  # takes no memory
-                _check_size(name, timm.create_model(model, pretrained=False, **options))
+            _check_size(name, model, options)
         return timm.create_model(model, pretrained=pretrained, **options)
     except (OSError, EntryNotFoundError, HfHubHTTPError):
         raise  # the network's or the cache's, for the caller
@@ -136,8 +135,24 @@ def _check_options(name: EncoderName, options: dict[str, OptionValue]) -> None:
             raise UsageError(msg)
 
 
-def _check_size(name: EncoderName, model: nn.Module) -> None:
-    """Refuse a network that would fill the memory, before it does."""
+def _check_size(name: EncoderName, architecture: str, options: dict[str, OptionValue]) -> None:
+    """Refuse a network that would fill the memory, before it does.
+
+    A few of timm's networks (RegNets) look at numbers while they are made, of which a device without
+    memory has none. Of those no option may be a number.
+    """
+    try:
+        with torch.device("meta"):
+            model = timm.create_model(architecture, pretrained=False, **options)
+    except RuntimeError as error:
+        for option, value in options.items():
+            if not isinstance(value, str | bool):
+                msg = (
+                    f"encoder {name}: its size with option {option}={value} cannot be told before it is "
+                    "made; leave the option out"
+                )
+                raise UsageError(msg) from error
+        return
     count = sum(parameter.numel() for parameter in model.parameters())
     if count > _MOST_PARAMETERS:
         msg = f"encoder {name}: would have {count:.2g} parameters with these options; change them"

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tiacrossfusion.errors import TiacfError, UsageError, one_line
+from tiacrossfusion.slide_files import is_file, is_there, missing
 from tiacrossfusion.tensor_files import load_tensors
 from tiacrossfusion.terminal import printable
 
@@ -65,8 +66,9 @@ def read_state_dict(path: Path) -> StateDict:
     if suffix not in (".pt", ".pth", ".bin", ".safetensors"):
         msg = f"encoder weights {path}: expected a .pt, .pth, .bin or .safetensors file"
         raise UsageError(msg)
-    if not path.is_file():
-        msg = f"encoder weights {path}: no such file"
+    if not is_file(path):
+        reason = "no file" if is_there(path) else missing(path)
+        msg = f"encoder weights {path}: {reason}; check --encoder-weights"
         raise UsageError(msg)
     try:
         if suffix == ".safetensors":
@@ -92,13 +94,15 @@ def read_state_dict(path: Path) -> StateDict:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
             break
-    if not isinstance(content, Mapping) or not any(isinstance(v, Tensor) for v in content.values()):
+    state: StateDict = {}
+    if not isinstance(content, Mapping):
+        content = {}
+    for key, value in content.items():
+        if isinstance(key, str) and isinstance(value, Tensor):
+            state[key.removeprefix("module.").removeprefix("_orig_mod.")] = value
+    if not state:
         msg = f"encoder weights {path}: holds no state dict"
         raise TiacfError(msg)
-    state: StateDict = {}
-    for key, value in content.items():
-        if isinstance(value, Tensor):
-            state[key.removeprefix("module.").removeprefix("_orig_mod.")] = value
     return state
 
 

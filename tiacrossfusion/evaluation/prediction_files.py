@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from tiacrossfusion.errors import TiacfError, UsageError, one_line
 from tiacrossfusion.evaluation.predictions import FoldPredictions, check_folds
+from tiacrossfusion.slide_files import is_folder, is_there, missing
 from tiacrossfusion.survival import TimeBins
 from tiacrossfusion.table_text import read_table_text
 
@@ -87,7 +88,7 @@ def read_predictions(path: Path) -> list[FoldPredictions]:
         TiacfError: a file is missing, damaged or changed.
     """
     path = Path(path)
-    file = path / TABLE if path.is_dir() else path
+    file = path / TABLE if is_folder(path) else path
     table = _read(file, _FIRST)
     follow_up = _read(file.parent / TRAINING_TABLE, _TRAINING_COLUMNS)
     curve, edges = _bin_columns(file, table)
@@ -182,16 +183,16 @@ def _csv(table: pd.DataFrame) -> str:
 
 def _read(file: Path, columns: Sequence[str]) -> pd.DataFrame:
     """A CSV with every cell as text, so that a patient named 007 or NA keeps the name."""
+    if not is_there(file):
+        raise UsageError(f"{file}: {missing(file)}; give a folder that training wrote")
     try:
         text = read_table_text(file)
         table = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, index_col=False)
-    except FileNotFoundError as error:
-        raise UsageError(f"{file}: does not exist; give a folder that training wrote") from error
     except (OSError, ValueError) as error:  # pandas' parser and decoding errors are ValueErrors
         raise TiacfError(f"{file}: cannot be read as CSV ({one_line(error)}); {_REMEDY}") from error
-    missing = [name for name in columns if name not in table.columns]
-    if missing:
-        raise TiacfError(f"{file}: lacks the columns {', '.join(missing)}; {_REMEDY}")
+    lacking = [name for name in columns if name not in table.columns]
+    if lacking:
+        raise TiacfError(f"{file}: lacks the columns {', '.join(lacking)}; {_REMEDY}")
     if table.empty:
         raise TiacfError(f"{file}: has no rows; {_REMEDY}")
     return table
@@ -202,9 +203,9 @@ def _bin_columns(file: Path, table: pd.DataFrame) -> tuple[list[str], list[str]]
     count = max(1, sum(column.startswith("survival_") for column in table.columns))
     curve = [f"survival_{k}" for k in range(1, count + 1)]
     edges = [f"bin_edge_{k}" for k in range(1, count + 1)]
-    missing = [name for name in (*curve, *edges, "time_unit") if name not in table.columns]
-    if missing:
-        raise TiacfError(f"{file}: lacks the columns {', '.join(missing)}; {_REMEDY}")
+    lacking = [name for name in (*curve, *edges, "time_unit") if name not in table.columns]
+    if lacking:
+        raise TiacfError(f"{file}: lacks the columns {', '.join(lacking)}; {_REMEDY}")
     return curve, edges
 
 

@@ -8,6 +8,11 @@ import h5py
 
 from tiacrossfusion.errors import TiacfError
 
+#: Datasets of up to this many bytes are read whatever they were packed to. Larger ones, of features
+#: mostly, take about as much room in the file as in memory.
+_ANY_RATIO = 64 * 2**20
+_LARGEST_RATIO = 1000
+
 
 def check_links(file: h5py.File, label: str) -> None:
     """Refuse a file that takes a dataset from somewhere else, before it is followed there.
@@ -27,14 +32,15 @@ def check_links(file: h5py.File, label: str) -> None:
 def check_written(dataset: h5py.Dataset, label: str) -> None:
     """Refuse a dataset of which parts were never written; HDF5 reads zeros for them, of any number.
 
-    Nor is one read whose numbers lie in other files.
+    Nor is one read whose numbers lie in other files, or are packed so that a small file could fill the
+    memory.
 
     Args:
         dataset: of the file.
         label: names the file.
 
     Raises:
-        TiacfError: parts are missing.
+        TiacfError: parts are missing, or it declares more than its bytes can hold.
     """
     if dataset.external or dataset.is_virtual:
         raise TiacfError(
@@ -42,14 +48,23 @@ def check_written(dataset: h5py.Dataset, label: str) -> None:
         )
     if not dataset.size:
         return
+    held = dataset.id.get_storage_size()
     if dataset.chunks is None:
-        wanted, stored = 1, int(dataset.id.get_storage_size() > 0)
+        wanted, stored, declared = 1, int(held > 0), dataset.nbytes
     else:
         pairs = zip(dataset.shape, dataset.chunks, strict=True)
         wanted = math.prod(-(-size // chunk) for size, chunk in pairs)
         stored = dataset.id.get_num_chunks()
+        declared = wanted * math.prod(dataset.chunks) * dataset.dtype.itemsize
     if stored < wanted:
         raise TiacfError(
             f"{label}: {wanted - stored} of {wanted} parts of {dataset.name} were never written; make "
             "the file again"
+        )
+    layout = dataset.id.get_create_plist()
+    filters = [layout.get_filter(number)[0] for number in range(layout.get_nfilters())]
+    if declared > max(_ANY_RATIO, _LARGEST_RATIO * held) or len(set(filters)) < len(filters):
+        raise TiacfError(
+            f"{label}: {dataset.name} is said to hold {declared:,} bytes and has {held} in the file; "
+            "make it again"
         )

@@ -67,7 +67,7 @@ def _read(file: h5py.File, path: Path) -> ScaleFile:
     coords = _coords(file, len(features), label)
     facts = _facts(file, key)
     if coords is None:
-        side = _side_from_names(file, label)
+        side = _side_from_names(file, len(features), label)
         facts = facts if side is None else FileFacts(**(vars(facts) | {"side": side}))
     own = own_record(file, coords, label)
     return ScaleFile(path, _format(file, facts, own is not None), features, coords, facts, own)
@@ -96,7 +96,7 @@ def _coords(file: h5py.File, count: int, label: str) -> np.ndarray | None:
     return coords
 
 
-def _side_from_names(file: h5py.File, label: str) -> float | None:
+def _side_from_names(file: h5py.File, count: int, label: str) -> float | None:
     """Side of the patches in level-0 pixels from names of tiles such as `0_0_1_506.jpg`.
 
     Raises:
@@ -104,6 +104,9 @@ def _side_from_names(file: h5py.File, label: str) -> float | None:
     """
     if "metadata" not in file or not isinstance(file["metadata"], h5py.Dataset):
         return None
+    if file["metadata"].shape != (count,):
+        return None
+    check_written(file["metadata"], label)
     names = [
         n.decode(errors="replace") if isinstance(n, bytes) else str(n) for n in file["metadata"]
     ]

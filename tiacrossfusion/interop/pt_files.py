@@ -41,10 +41,14 @@ def read_pt(path: Path) -> ScaleFile:
             f"{path}: holds a {type(loaded).__name__}, not one tensor (patches, width); "
             "save the tensor of features alone with torch.save"
         )
+    if loaded.is_nested or loaded.is_quantized or loaded.layout is not torch.strided:
+        raise TiacfError(
+            f"{path}: holds a nested, quantised or sparse tensor; save the features as plain float32"
+        )
     loaded = loaded.detach()  # one that was saved while it was trained has no numbers for numpy
     tensor = loaded[0] if loaded.ndim == 3 and len(loaded) == 1 else loaded
-    if tensor.dtype == torch.bfloat16:  # numpy has none
-        tensor = tensor.float()
+    if tensor.is_floating_point() and tensor.dtype not in (torch.float16, torch.float64):
+        tensor = tensor.float()  # numpy has no bfloat16 and no float8
     features = as_features(
         tuple(tensor.shape), lambda start, stop: tensor[start:stop].numpy(), str(path)
     )

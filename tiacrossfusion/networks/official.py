@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tiacrossfusion.errors import TiacfError, UsageError, one_line
 from tiacrossfusion.networks.crossfusion import CrossFusion
+from tiacrossfusion.slide_files import is_file, is_there, missing
 from tiacrossfusion.tensor_files import load_tensors
 from tiacrossfusion.terminal import printable
 
@@ -142,8 +143,9 @@ def load_official_checkpoint(path: str | PathLike[str], num_heads: int = 4) -> C
 
 def _read(path: Path) -> object:
     """Unpickle tensors and plain containers, and nothing else."""
-    if not path.is_file():
-        raise UsageError(f"{path}: no such file")
+    if not is_file(path):
+        reason = "no file" if is_there(path) else missing(path)
+        raise UsageError(f"{path}: {reason}; give a checkpoint")
     try:
         return load_tensors(path)
     except OSError as error:
@@ -175,9 +177,10 @@ def _unwrap(path: Path, content: object) -> dict[str, Tensor]:
             raise TiacfError(
                 f"{path}: {printable(name[:80])} holds {value.dtype}: CrossFusion's weights are floats"
             )
-        if not bool(value.isfinite().all()):
+        if not bool(value.float().isfinite().all()):  # float8 cannot tell by itself
             raise TiacfError(
-                f"{path}: {name} is not finite: the training failed, or the file is damaged"
+                f"{path}: {printable(name[:80])} is not finite: the training failed, or the file is "
+                "damaged"
             )
     state: dict[str, Tensor] = dict(content)
     # DataParallel ("module.") inside or outside of a training wrapper ("model.").

@@ -256,6 +256,8 @@ def _scale(
 def _check_file(path: Path) -> None:
     if not is_there(path):
         raise TiacfError(f"{path}: {missing(path)}; check the path")
+    if not (path.is_file() or path.is_dir()):  # it would be waited for, or read without end
+        raise TiacfError(f"{path}: a pipe or a device is no slide; give a slide file")
     if not is_written(path.name):
         raise TiacfError(
             f"{path}: its name is no UTF-8 text, so that no result can name it; rename it"

@@ -12,7 +12,7 @@ from tiacrossfusion.errors import TiacfError, one_line
 from tiacrossfusion.sampling.grid import cell_side_20x
 from tiacrossfusion.sampling.overview import read_whole
 from tiacrossfusion.sampling.spec import SamplingSpec
-from tiacrossfusion.slide_files import is_folder
+from tiacrossfusion.slide_files import is_file, is_folder, is_there, missing
 
 if TYPE_CHECKING:
     from tiatoolbox.wsicore.wsireader import VirtualWSIReader
@@ -93,8 +93,9 @@ def user_mask(slide: Slide, mask: str | Path | np.ndarray, spec: SamplingSpec) -
     else:
         path = Path(mask)
         label = str(path)
-        if not path.is_file():
-            raise TiacfError(f"{path}: no such mask file; check --masks")
+        if not is_file(path):
+            reason = "no file" if is_there(path) else missing(path)
+            raise TiacfError(f"{path}: {reason}; check --masks")
         image = _draw_geojson(slide, path, spec) if is_geojson(path) else _read_image(path)
     unfit = _unfit_values(image)
     if unfit:
@@ -140,12 +141,16 @@ def find_mask(masks: Path, slide: Path) -> Path:
     Raises:
         TiacfError: there is none, or more than one.
     """
-    if not masks.is_dir():
+    if not is_folder(masks):
         return masks
     stem = slide.name if is_folder(slide) else slide.stem
+    try:
+        entries = sorted(masks.iterdir())
+    except OSError as error:
+        raise TiacfError(f"{masks}: cannot be read ({error.strerror}); check --masks") from error
     found = [
         entry
-        for entry in sorted(masks.iterdir())
+        for entry in entries
         if entry.stem == stem
         and entry.suffix.lower() in (*MASK_IMAGE_SUFFIXES, *MASK_GEOJSON_SUFFIXES)
     ]

@@ -15,6 +15,7 @@ import pandas as pd
 from tiacrossfusion.checks import at_least
 from tiacrossfusion.errors import TiacfError, UsageError, one_line
 from tiacrossfusion.evaluation.prediction_files import write_text
+from tiacrossfusion.slide_files import is_file, is_folder, missing
 from tiacrossfusion.survival import quantile_bins
 from tiacrossfusion.table_text import read_table_text
 from tiacrossfusion.training.table import CohortTable, examples, slide_stem
@@ -311,11 +312,14 @@ def _split_files(source: Path | Sequence[Path]) -> list[Path]:
     if not isinstance(source, str | Path):
         return [Path(path) for path in source]
     path = Path(source)
-    if path.is_file():
+    if is_file(path):
         return [path]
-    if not path.is_dir():
-        raise UsageError(f"{path}: no such file or folder; check --splits")
-    found = sorted(entry for entry in path.iterdir() if _SPLIT_FILE.fullmatch(entry.name))
+    if not is_folder(path):
+        raise UsageError(f"{path}: {missing(path)}; check --splits")
+    try:
+        found = sorted(entry for entry in path.iterdir() if _SPLIT_FILE.fullmatch(entry.name))
+    except OSError as error:
+        raise TiacfError(f"{path}: cannot be read ({error.strerror}); check --splits") from error
     if not found:
         raise UsageError(
             f"{path}: no splits_0.csv, splits_1.csv ... in this folder; check --splits"

@@ -10,7 +10,6 @@ import re
 import uuid
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -23,6 +22,7 @@ from tiacrossfusion.checks import usable_device
 from tiacrossfusion.encoders.hub import offline_variable
 from tiacrossfusion.errors import TiacfError, UsageError, one_line
 from tiacrossfusion.features import FeatureBag, check_same
+from tiacrossfusion.slide_files import is_file, is_folder, missing
 from tiacrossfusion.survival import interpolation
 from tiacrossfusion.terminal import printable
 from tiacrossfusion.zoo.config import FORMAT_VERSION, BundleConfig
@@ -198,14 +198,19 @@ def _find(model: str) -> Path:
     if model in shipped:
         return shipped[model]
     path = Path(model)
-    with suppress(OSError):  # too long for a path
-        if model and path.is_dir():  # of no name, Path makes the folder that we are in
-            return path
-        if path.is_file():
-            raise UsageError(
-                f"{model}: a file is no model bundle; give the folder that holds {CONFIG}, or make "
-                "one from a checkpoint with: tiacf import-checkpoint"
-            )
+    if model and is_folder(path):  # of no name, Path makes the folder that we are in
+        return path
+    if is_file(path):
+        raise UsageError(
+            f"{model}: a file is no model bundle; give the folder that holds {CONFIG}, or make "
+            "one from a checkpoint with: tiacf import-checkpoint"
+        )
+    try:
+        path.stat()
+    except PermissionError as error:
+        raise UsageError(f"{model}: {missing(path)}; ask for the right to") from error
+    except (OSError, ValueError):  # not there, or no path
+        pass
     if _HUB_ID.match(model) and not model.startswith("."):
         return _download(model)
     near = difflib.get_close_matches(model, shipped, n=1, cutoff=0.4)

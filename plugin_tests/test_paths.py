@@ -1,0 +1,94 @@
+"""Paths that cannot be followed: each option that takes one says so in one line, and nothing is begun."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from commands import assert_usage, tiacf
+
+from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.sampling import open_slide
+from tiacrossfusion.simulation import simulate_bags
+
+#: Why a path cannot be followed, and words of the line on it.
+WHY = {
+    "nowhere": "no such file or folder",
+    "long": "too long",
+    "locked": "may not be entered (permission denied)",
+}
+
+
+@pytest.fixture(scope="module")
+def place(simulated) -> Iterator[Path]:
+    """A folder with slides, a cohort and a folder that nobody may enter; others may come here."""
+    folder = Path(tempfile.mkdtemp())
+    (folder / "in").mkdir()
+    shutil.copy(next(simulated.glob("*.svs")), folder / "in" / "slide.svs")
+    simulate_bags(folder / "cohort", 6, 1, scenario="fine", encoder_width=4, side=1)
+    (folder / "locked" / "there").mkdir(parents=True)
+    folder.chmod(0o777)
+    (folder / "locked").chmod(0)
+    yield folder
+    (folder / "locked").chmod(0o777)
+    shutil.rmtree(folder)
+
+
+#: Commands that are given a path.
+TAKING: dict[str, Callable[[Path, str], list[object]]] = {
+    "--img-input": lambda place, path: ["predict", "--img-input", path],
+    "--bags": lambda place, path: ["predict", "--bags", path],
+    "--model": lambda place, path: ["predict", "--img-input", place / "in", "--model", path],
+    "--masks": lambda place, path: ["predict", "--img-input", place / "in", "--masks", path],
+    "--encoder-weights": lambda place, path: [
+        *("extract", "--img-input", place / "in", "--encoder", "timm:resnet18"),
+        *("--encoder-weights", f"{path}.pt"),
+    ],
+    "--predictions": lambda place, path: ["evaluate", "--predictions", path],
+    "--truth": lambda place, path: [
+        *("evaluate", "--faithfulness", "--bags", place / "cohort" / "bags", "--truth", path),
+        *("--model", "crossfusion-demo"),
+    ],
+    "--splits": lambda place, path: [
+        *("train", "--bags", place / "cohort" / "bags", "--table", place / "cohort" / "cohort.csv"),
+        *("--splits", path, "--time-unit", "months"),
+    ],
+    "CHECKPOINT": lambda place, path: ["import-checkpoint", path, "--encoder", "stain-texture"],
+}
+
+
+@pytest.mark.parametrize("option", TAKING)
+def test_a_path_that_cannot_be_followed_is_named(place, option):
+    for (
+        why,
+        words,
+    ) in WHY.items():  # the first brings all imports, for which root's rights are needed
+        path = {"nowhere": "nowhere", "long": "x" * 300}.get(why, str(place / "locked/there"))
+        if option == "--model" and why != "locked":
+            words = "unknown model"  # it may be a name
+        arguments = [*TAKING[option](place, path), "--output-path", place / "out"]
+        try:
+            if why == "locked" and os.geteuid() == 0:
+                os.seteuid(65534)
+            done = tiacf(*arguments)
+        finally:
+            if os.getuid() == 0:
+                os.seteuid(0)
+        assert_usage(done, path, words)
+        assert not (place / "out").exists()
+
+
+def test_a_link_to_a_pipe_is_no_slide(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "slide.svs").symlink_to(tmp_path / "pipe")
+    signal.alarm(20)  # instead of a hang
+    try:
+        with pytest.raises(TiacfError, match="a pipe or a device is no slide"):
+            open_slide(tmp_path / "slide.svs")
+    finally:
+        signal.alarm(0)
