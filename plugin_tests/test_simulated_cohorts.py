@@ -525,8 +525,8 @@ class TestCommand:
             ("--slides --slide-size 100", "--slide-size 100: must be 300 or more"),
             ("--slides --mpp 0", "--mpp 0: must be a number above 0"),
             ("--slides --processes 0", "--processes 0: must be 1 or more"),
-            ("--slides --auc 0.8", "--auc: is for bags; leave out --slides"),
-            ("--processes 2", "--processes: is for slides; add --slides"),
+            ("--slides --auc 0.8", "--auc is for bags; leave out --slides"),
+            ("--processes 2", "--processes is for slides; add --slides"),
         ],
     )
     def test_absurd_values_in_one_line(self, tmp_path, arguments, message):

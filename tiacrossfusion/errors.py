@@ -1,6 +1,13 @@
 """The exceptions that users are meant to read."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from tiacrossfusion.terminal import printable
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 class TiacfError(Exception):
@@ -25,3 +32,10 @@ def one_line(error: BaseException, limit: int = 200) -> str:
     if len(text) > limit:
         text = text[:limit].rsplit(" ", 1)[0] + " ..."
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def first_fault(error: ValidationError) -> tuple[str, str]:
+    """Field and reason of the first value that does not fit, as they can be shown on one line."""
+    first = error.errors()[0]
+    field = printable(".".join(str(part)[:80] for part in first["loc"]))
+    return field or "the whole", printable(first["msg"].removeprefix("Value error, ")[:400])

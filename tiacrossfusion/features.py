@@ -19,10 +19,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tiacrossfusion.bag_store import open_store, read_array, write_array
 from tiacrossfusion.encoders import EncoderSpec
-from tiacrossfusion.errors import TiacfError, one_line
+from tiacrossfusion.errors import TiacfError, first_fault, one_line
 from tiacrossfusion.sampling.spec import SCALES, SamplingSpec
 from tiacrossfusion.slide_files import missing
-from tiacrossfusion.terminal import printable
 
 STORE_VERSION = 1
 
@@ -205,11 +204,9 @@ class FeatureBag:
                 f"{path}: cannot be read ({error.strerror}); check its rights"
             ) from error
         except ValidationError as error:
-            first = error.errors()[0]
-            place = printable(".".join(str(part)[:80] for part in first["loc"])) or "provenance"
-            reason = printable(first["msg"][:400])
+            field, reason = first_fault(error)
             raise TiacfError(
-                f"{path}: damaged, its provenance cannot be ({place}: {reason}); extract it again"
+                f"{path}: damaged, its provenance cannot be ({field}: {reason}); extract it again"
             ) from error
         except MemoryError as error:
             raise TiacfError(

@@ -414,7 +414,11 @@ def bag_provenance(
 
 
 def mask_identity(mask: str | Path | np.ndarray) -> str:
-    """Hash of a mask's content, so that a changed mask is noticed."""
+    """Hash of a mask's content, so that a changed mask is noticed.
+
+    Raises:
+        TiacfError: the file cannot be read.
+    """
     if isinstance(mask, np.ndarray):
         return hashlib.sha256(str(mask.shape).encode() + mask.tobytes()).hexdigest()[:16]
     try:

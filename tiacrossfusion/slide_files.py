@@ -52,8 +52,12 @@ def find_slides(source: Path, file_types: str = DEFAULT_FILE_TYPES) -> list[Path
     return found
 
 
-def find_bags(source: Path) -> list[Path]:
+def find_bags(source: Path, remedy: str = "make them with tiacf extract") -> list[Path]:
     """List the bags that a path stands for, by name.
+
+    Args:
+        source: a bag, or a folder of bags.
+        remedy: what to do where there is none.
 
     Raises:
         TiacfError: the path does not exist, or holds no bag.
@@ -72,7 +76,7 @@ def find_bags(source: Path) -> list[Path]:
     except OSError as error:
         raise TiacfError(f"{source}: cannot be read ({error.strerror}); check --bags") from error
     if not found:
-        raise UsageError(f"{source}: holds no bag (*.zarr); make them with tiacf extract")
+        raise UsageError(f"{source}: holds no bag (*.zarr); {remedy}")
     return found
 
 

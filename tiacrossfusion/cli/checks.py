@@ -1,8 +1,12 @@
-"""Checks of paths given on the command line."""
+"""Checks of what is given on the command line."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
+
+import click
+from click.core import ParameterSource
 
 from tiacrossfusion.errors import UsageError
 from tiacrossfusion.slide_files import is_file, is_there, missing
@@ -17,6 +21,23 @@ def given(option: str, value: str | None) -> Path:
     if not value:
         raise UsageError(f"{option} is missing; see --help")
     return Path(value)
+
+
+def refuse_given(context: click.Context, names: Collection[str], reason: str) -> None:
+    """Refuse options that would not be looked at.
+
+    Args:
+        context: of the command.
+        names: of its parameters.
+        reason: why, and what to do; the option's name comes before it.
+
+    Raises:
+        UsageError: one of them is given.
+    """
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        if name in names and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise UsageError(f"{parameter.opts[0]} {reason}")
 
 
 def check_masks(masks: str | None, slides: list[Path]) -> None:

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import click
-from click.core import ParameterSource
 from tiatoolbox.cli.common import cli_output_path
 
 from tiacrossfusion.checks import positive
-from tiacrossfusion.cli.checks import given, output_folder
+from tiacrossfusion.cli.checks import given, output_folder, refuse_given
 from tiacrossfusion.cli.log_file import LOG_FILE, log_to
 from tiacrossfusion.errors import UsageError
-from tiacrossfusion.slide_files import missing
+from tiacrossfusion.slide_files import find_bags, is_folder
 from tiacrossfusion.terminal import printable
 
 if TYPE_CHECKING:
@@ -108,14 +107,7 @@ def convert(
     if isinstance(sources[0], Path):
         if output_format == "bag":
             raise UsageError(f"{bags}: holds bags already; give --output-format h5 or pt")
-        for parameter in context.command.params:
-            name = parameter.name or ""
-            if name in _FOR_FILES and (
-                context.get_parameter_source(name) is ParameterSource.COMMANDLINE
-            ):
-                raise UsageError(
-                    f"{parameter.opts[0]} is for feature files, bags know; leave it out"
-                )
+        refuse_given(context, _FOR_FILES, "is for feature files, bags know; leave it out")
     options = ImportOptions(
         encoder=encoder, patch_size=patch_size, mpp=mpp, power=power, coords=coords, units=units
     )
@@ -144,7 +136,7 @@ def _sources(scales: dict[str, Path | None], bags: Path | None) -> list[SlideFil
         TiacfError: options are missing, do not go together, or name nothing.
     """
     from tiacrossfusion.interop import find_slide_files
-    from tiacrossfusion.interop.sources import SCALE_FOLDERS, find_bags
+    from tiacrossfusion.interop.sources import SCALE_FOLDERS
 
     given_scales = {scale: path for scale, path in scales.items() if path is not None}
     if bags is not None and given_scales:
@@ -154,17 +146,9 @@ def _sources(scales: dict[str, Path | None], bags: Path | None) -> list[SlideFil
         if absent:
             raise UsageError(f"{' and '.join(absent)} missing, or --bags; see --help")
         return find_slide_files(given_scales)
-    try:
-        if not bags.exists():
-            raise UsageError(f"{bags}: {missing(bags)}; check --bags")
-        if (
-            any((bags / name).is_dir() for name in SCALE_FOLDERS.values())
-            and bags.suffix != ".zarr"
-        ):
-            return find_slide_files({scale: bags / name for scale, name in SCALE_FOLDERS.items()})
-        return find_bags(bags)
-    except OSError as error:
-        raise UsageError(f"{bags}: cannot be read ({error.strerror}); check --bags") from error
+    if bags.suffix != ".zarr" and any(is_folder(bags / name) for name in SCALE_FOLDERS.values()):
+        return find_slide_files({scale: bags / name for scale, name in SCALE_FOLDERS.items()})
+    return find_bags(bags, "give bags, or folders x5, x10 and x20 of feature files")
 
 
 def _line(outcome: ConversionOutcome) -> str:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from click.core import ParameterSource
 from tiatoolbox.cli.common import cli_device, cli_output_path
 
 from tiacrossfusion.checks import at_least, usable_seed
-from tiacrossfusion.cli.checks import given, output_folder
+from tiacrossfusion.cli.checks import given, output_folder, refuse_given
 from tiacrossfusion.cli.train import say_figures
 from tiacrossfusion.errors import UsageError
 from tiacrossfusion.slide_files import find_bags, is_file, is_folder, missing
@@ -82,13 +81,10 @@ def evaluate(
     usable_seed("--seed", seed)
     at_least("--slides", slides, 1)
     needless = _OF_PREDICTIONS if faithfulness else _OF_FAITHFULNESS
-    for parameter in context.command.params:
-        if (
-            parameter.name in needless
-            and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
-        ):
-            reason = "with --faithfulness" if faithfulness else "without --faithfulness"
-            raise UsageError(f"{parameter.opts[0]} {reason}: leave one of them out or add it")
+    remedy = "with --faithfulness: leave one of them out"
+    if not faithfulness:
+        remedy = "without --faithfulness: leave the one out or add the other"
+    refuse_given(context, needless, remedy)
     if faithfulness:
         _judge_scores(
             given("--bags", None if bags is None else str(bags)),

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 from tiatoolbox.cli.common import (
     cli_batch_size,
     cli_device,
@@ -22,7 +21,7 @@ from tiatoolbox.cli.common import (
 )
 
 from tiacrossfusion.checks import at_least, positive
-from tiacrossfusion.cli.checks import check_masks, given, output_folder
+from tiacrossfusion.cli.checks import check_masks, given, output_folder, refuse_given
 from tiacrossfusion.cli.cluster import cli_cluster, cli_precision, seen_from_workers
 from tiacrossfusion.cli.log_file import LOG_FILE, log_to
 from tiacrossfusion.errors import UsageError
@@ -146,15 +145,15 @@ def predict(
     positive("--mpp", mpp)
     positive("--power", power)
     if patients is None:
-        _refuse(context, _FOR_PATIENTS, "is for --patients; add it")
+        refuse_given(context, _FOR_PATIENTS, "is for --patients; add it")
     if bags is None:
         if not img_input:
             raise UsageError("--img-input is missing, or --bags; see --help")
         sources = find_slides(Path(img_input), file_types)
         check_masks(masks, sources)
     else:
-        _refuse(context, ("img_input",), "and --bags: leave one of them out")
-        _refuse(context, _FOR_SLIDES, "is for slides, bags are finished; leave it out")
+        refuse_given(context, ("img_input",), "and --bags: leave one of them out")
+        refuse_given(context, _FOR_SLIDES, "is for slides, bags are finished; leave it out")
         sources = find_bags(bags)
     folder_path = output_folder(given("--output-path", output_path))
 
@@ -256,11 +255,3 @@ def _say_patients(outcomes: list[PatientOutcome], path: Path) -> int:
     without = f" ({partly} without some of their slides)" if partly else ""
     click.echo(f"{len(outcomes) - lost} of {len(outcomes)} patients predicted{without}: {path}")
     return lost
-
-
-def _refuse(context: click.Context, names: tuple[str, ...], reason: str) -> None:
-    """Refuse options that would not be looked at, where they are given."""
-    for parameter in context.command.params:
-        name = parameter.name or ""
-        if name in names and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            raise UsageError(f"{parameter.opts[0]} {reason}")

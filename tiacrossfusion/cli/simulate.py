@@ -8,12 +8,10 @@ from math import isfinite
 from typing import TYPE_CHECKING
 
 import click
-from click.core import ParameterSource
 from tiatoolbox.cli.common import cli_output_path
 
 from tiacrossfusion.checks import at_least, positive, usable_seed
-from tiacrossfusion.cli.checks import given, output_folder
-from tiacrossfusion.errors import UsageError
+from tiacrossfusion.cli.checks import given, output_folder, refuse_given
 
 if TYPE_CHECKING:
     from tiacrossfusion.simulation import Scenario
@@ -102,7 +100,10 @@ def simulate(
     at_least("--slide-size", slide_size, 300)
     positive("--mpp", mpp)
     at_least("--processes", processes, 1)
-    _refuse_options_of_the_other_kind(context, slides=slides)
+    if slides:
+        refuse_given(context, _ONLY_BAGS, "is for bags; leave out --slides")
+    else:
+        refuse_given(context, _ONLY_SLIDES, "is for slides; add --slides")
     folder = output_folder(given("--output-path", output_path))
 
     # Imported here: they take seconds, and a wrong option should not.
@@ -145,14 +146,3 @@ def simulate(
         f"{'Then' if slides else 'Next'}: tiacf train --bags {bags} --table {table} "
         f"--time-unit months --output-path {trained}"
     )
-
-
-def _refuse_options_of_the_other_kind(context: click.Context, *, slides: bool) -> None:
-    """Refuse what would not be looked at."""
-    for parameter in context.command.params:
-        name = parameter.name or ""
-        if name in (_ONLY_BAGS if slides else _ONLY_SLIDES) and (
-            context.get_parameter_source(name) is ParameterSource.COMMANDLINE
-        ):
-            kind, remedy = ("bags", "leave out") if slides else ("slides", "add")
-            raise UsageError(f"{parameter.opts[0]}: is for {kind}; {remedy} --slides")

@@ -91,7 +91,7 @@ def _coords(file: h5py.File, count: int, label: str) -> np.ndarray | None:
             "make it again"
         )
     coords = coords.astype(np.float64)
-    if not (np.isfinite(coords).all() and (np.abs(coords) < 2**40).all()):
+    if not (np.isfinite(coords).all() and (np.abs(coords) < _LARGEST).all()):
         raise TiacfError(f"{label}: coords are not all numbers of pixels; make it again")
     return coords
 

@@ -72,20 +72,3 @@ def _files_of(folder: Path, scale: str) -> dict[str, Path]:
             f"give the folder of the {scale} features"
         )
     return found
-
-
-def find_bags(source: Path) -> list[Path]:
-    """List the bags of a folder by name, or the one bag that a path is.
-
-    Raises:
-        TiacfError: there is none.
-    """
-    if source.suffix == ".zarr":
-        return [source]
-    # A name with a dot first is that of a bag that is being written.
-    found = [store for store in sorted(source.glob("*.zarr")) if not store.name.startswith(".")]
-    if not found:
-        raise UsageError(
-            f"{source}: holds neither folders x5, x10 and x20 nor bags (*.zarr); check --bags"
-        )
-    return found

@@ -127,7 +127,8 @@ def open_slide(
 
     Raises:
         TiacfError: the file is missing, empty, damaged, of a format TIAToolbox does not read or reads
-            in wrong colours, or has neither mpp nor objective power.
+            in wrong colours; it has neither mpp nor objective power, or none that can be; a level is
+            empty or of another shape than the first, or the whole larger than any slide.
     """
     from tiatoolbox.wsicore.wsireader import WSIReader
 

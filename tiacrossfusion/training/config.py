@@ -10,7 +10,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from tiacrossfusion.errors import TiacfError, UsageError, one_line
+from tiacrossfusion.errors import TiacfError, UsageError, first_fault, one_line
 from tiacrossfusion.model_names import MODEL_NAMES
 from tiacrossfusion.terminal import printable
 from tiacrossfusion.training.table import Columns
@@ -197,12 +197,10 @@ def make_config(
         return TrainingConfig.model_validate(settings)
     except ValidationError as error:
         first = error.errors()[0]
-        place = printable(".".join(str(part)[:80] for part in first["loc"])) or "the whole"
-        where = f"{source}: {place}"
+        field, reason = first_fault(error)
+        where = f"{source}: {field}"
         if option := (options or {}).get(tuple(map(str, first["loc"]))):
             where = f"{option} {printable(str(first['input'])[:80])}"
         if first["type"] == "extra_forbidden":
             raise UsageError(f"{where}: unknown setting; remove it or mend its name") from None
-        raise UsageError(
-            f"{where}: {printable(first['msg'].removeprefix('Value error, ')[:400])}"
-        ) from None
+        raise UsageError(f"{where}: {reason}") from None

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from tiacrossfusion.checks import usable_device
 from tiacrossfusion.encoders.hub import offline_variable
-from tiacrossfusion.errors import TiacfError, UsageError, one_line
+from tiacrossfusion.errors import TiacfError, UsageError, first_fault, one_line
 from tiacrossfusion.features import FeatureBag, check_same
 from tiacrossfusion.slide_files import is_file, is_folder, missing
 from tiacrossfusion.survival import interpolation
@@ -157,10 +157,9 @@ def read_config(folder: Path) -> BundleConfig:
     try:
         config = BundleConfig.model_validate_json(json.dumps(document))
     except ValidationError as error:
-        first = error.errors()[0]
-        field = printable(".".join(str(part)[:80] for part in first["loc"])) or "the whole"
+        field, reason = first_fault(error)
         raise TiacfError(
-            f"{path}: {field}: {printable(first['msg'][:400])}; mend the field or get the bundle again"
+            f"{path}: {field}: {reason}; mend the field or get the bundle again"
         ) from error
     _check_texts(path, document)
     return config

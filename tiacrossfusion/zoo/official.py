@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from tiacrossfusion.encoders import EncoderSpec
-from tiacrossfusion.errors import TiacfError, UsageError
+from tiacrossfusion.errors import TiacfError, UsageError, first_fault
 from tiacrossfusion.networks import load_official_checkpoint
 from tiacrossfusion.sampling.spec import SamplingSpec
 from tiacrossfusion.survival import TimeBins
@@ -56,9 +56,9 @@ def bundle_from_checkpoint(
             layout=network.layout,
         )
     except ValidationError as error:
-        first = error.errors()[0]
+        field, reason = first_fault(error)
         raise TiacfError(
-            f"{checkpoint}: its {first['loc'][0]} is {first['input']}: {first['msg']}; no model of the "
+            f"{checkpoint}: its {field} is {error.errors()[0]['input']}: {reason}; no model of the "
             "release is like that"
         ) from error
     if encoder.width != architecture.encoder_width:
