@@ -586,7 +586,7 @@ def test_wrong_options_are_refused_in_one_line(tmp_path):
     assert_usage(run("--x5", x5, *out), "--x10 and --x20 missing")
     assert_usage(run("--x5", x5, "--bags", tmp_path, *out), "give the one or the others")
     assert_usage(run("--bags", tmp_path / "absent", *out), "no such file")
-    assert_usage(run("--bags", tmp_path / "empty", *out), "neither folders x5, x10 and x20 nor")
+    assert_usage(run("--bags", tmp_path / "empty", *out), "no bag", "folders x5, x10 and x20")
     (tmp_path / "half" / "x5").mkdir(parents=True)
     assert_usage(run("--bags", tmp_path / "half", *out), "half/x5: holds no feature file")
     assert_usage(run("--bags", tmp_path / "in", "--mpp", 0, *out), "--mpp 0")
