@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import subprocess
 import sys
@@ -198,3 +199,44 @@ def test_interrupting_exits_with_130(monkeypatch):
 
     monkeypatch.setattr(zoo, "shipped_bundles", interrupt)
     assert run("models").exit_code == 130
+
+
+def test_only_what_the_console_answers_is_blamed_on_it(monkeypatch):
+    from tiacrossfusion import zoo
+
+    def fail():
+        raise error
+
+    monkeypatch.setattr(zoo, "shipped_bundles", fail)
+    error = OSError(errno.ENOSPC, "No space left on device")
+    assert "console cannot be written (No space" in run("models").output
+    error = TimeoutError("the scheduler does not answer")
+    assert run("models").exception is error
+    error = OSError(errno.EBADF, "Bad file descriptor")
+    monkeypatch.setattr(sys, "stdout", None)  # started without a console
+    with pytest.raises(OSError, match="Bad file"):
+        main(["models"])
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (MemoryError("Unable to allocate 5 GiB"), r"memory.* Unable to allocate.* with more"),
+        (
+            ImportError("libtorch.so: failed to map\nsegment"),
+            r"cannot be loaded .*libtorch\.so: failed.*more memory.* install",
+        ),
+    ],
+    ids=["memory", "library"],
+)
+def test_too_little_memory_is_one_line(monkeypatch, error, words):
+    from tiacrossfusion import __main__, cli, interruption
+
+    def fail(**_):
+        raise error
+
+    for name in ("listen", "stop_listening"):
+        monkeypatch.setattr(interruption, name, lambda: None)
+    monkeypatch.setattr(cli, "main", fail)
+    with pytest.raises(SystemExit, match=f"^Error: .*{words}[^\n]*$"):
+        __main__.main()

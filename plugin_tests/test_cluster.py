@@ -206,6 +206,18 @@ def test_clusters_that_do_not_serve_get_one_line(slides, tmp_path, monkeypatch):
     assert not (tmp_path / "bags").exists()
 
 
+def test_a_scheduler_that_dies_at_once_is_named(slides, cluster, tmp_path, monkeypatch):
+    from distributed.comm.core import CommClosedError
+
+    def die(*_, **__):
+        raise CommClosedError("in <TCP (closed)>: Stream is closed")
+
+    monkeypatch.setattr(distributed.Client, "get_versions", die)
+    address = cluster.scheduler_address
+    result = run("extract", slides, tmp_path / "bags", "--cluster", address)
+    assert_refused(result, address, "the scheduler is gone", "run the same command", code=FAILED)
+
+
 def test_other_options_do_not_go_with_a_cluster(slides, tmp_path):
     for option in (["--shard", "1/2"], ["--dry-run"]):
         result = run("extract", slides, tmp_path / "bags", "--cluster", "tcp://a:1", *option)

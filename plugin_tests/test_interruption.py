@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and the exit codes of the installed command."""
+"""Ctrl-C, SIGTERM, SIGHUP and the exit codes of the installed command."""
 
 from __future__ import annotations
 
@@ -43,9 +43,15 @@ main()
 """
 
 
-def heed_ctrl_c() -> None:
-    """Undo what a shell does for its background jobs, and what they start: to pass over Ctrl-C."""
+def heed_signals() -> None:
+    """Undo what shells and `nohup` do for jobs in the background: to pass over Ctrl-C and SIGHUP."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def pass_over_hang_ups() -> None:
+    """Do what `nohup` does."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 @pytest.mark.parametrize(
@@ -53,10 +59,11 @@ def heed_ctrl_c() -> None:
     [
         ("SIGINT", "raise", 130),
         ("SIGTERM", "raise", 143),
+        ("SIGHUP", "raise", 129),
         ("SIGINT", "raise ImportError('initialization failed')", 130),
         ("SIGINT", "time.sleep(600)", 130),
     ],
-    ids=["Ctrl-C", "SIGTERM", "taken for a failed import", "passed over"],
+    ids=["Ctrl-C", "SIGTERM", "SIGHUP", "taken for a failed import", "passed over"],
 )
 def test_a_signal_during_the_imports_gives_one_line(number, answer, code):
     program = IMPORTING.format(signal=number, answer=answer)
@@ -64,9 +71,35 @@ def test_a_signal_during_the_imports_gives_one_line(number, answer, code):
         [sys.executable, "-c", program],
         capture_output=True,
         text=True,
-        preexec_fn=heed_ctrl_c,
+        preexec_fn=heed_signals,
     )
     assert (done.returncode, done.stdout, done.stderr) == (code, "", LINE)
+
+
+def test_a_signal_during_a_destructor_gives_one_line():
+    program = (
+        "import signal\nfrom tiacrossfusion import interruption\n"
+        "class Thing:\n    def __del__(self):\n        signal.raise_signal(signal.SIGINT)\n"
+        "interruption.listen()\nThing()\ninterruption.end()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        preexec_fn=heed_signals,
+    )
+    assert (done.returncode, done.stderr) == (130, LINE)
+
+
+def test_nohup_is_respected():
+    program = IMPORTING.format(signal="SIGHUP", answer="raise")
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        preexec_fn=pass_over_hang_ups,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +128,7 @@ def test_ctrl_c_keeps_what_is_finished_and_the_run_goes_on_later(slides, tmp_pat
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=heed_ctrl_c,
+        preexec_fn=heed_signals,
     ) as process:
         while not (bags / "0.zarr").exists() and process.poll() is None:
             time.sleep(0.002)
@@ -194,6 +227,54 @@ def test_ctrl_c_ends_the_processes_that_draw_slides(tmp_path):
     assert seen
     assert not list(slides.glob(".*"))
     assert not multiprocessing.active_children()
+
+
+SIMULATE = ["simulate", "--slides", "--slide-size", "2500", "--patients", "6", "--processes", "2"]
+
+
+def wait_until_two_are_drawn(slides: Path) -> None:
+    deadline = time.monotonic() + 120
+    while len(list(slides.glob(".*.partial"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.005)
+
+
+def test_a_process_that_is_told_to_end_begins_no_other_slide(tmp_path):
+    slides = tmp_path / "slides"
+    told: list[int] = []
+
+    def tell() -> None:
+        wait_until_two_are_drawn(slides)
+        for process in multiprocessing.active_children()[:1]:
+            told.append(process.pid)
+            process.terminate()
+
+    thread = threading.Thread(target=tell)
+    thread.start()
+    result = CliRunner().invoke(main, [*SIMULATE, "--output-path", str(tmp_path)])
+    thread.join()
+    assert told
+    assert result.exit_code == 1, result.output
+    assert "was ended from outside" in result.stderr.splitlines()[-1]
+    assert "Traceback" not in result.output
+    assert not list(slides.glob(".*"))
+    assert len(list(slides.iterdir())) < 6
+
+
+def test_a_closed_terminal_ends_the_processes_that_draw_slides(tmp_path):
+    slides = tmp_path / "slides"
+    with subprocess.Popen(
+        [str(TIACF), *SIMULATE, "--output-path", str(tmp_path)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=heed_signals,
+    ) as process:
+        wait_until_two_are_drawn(slides)
+        os.killpg(process.pid, signal.SIGHUP)
+        _, said = process.communicate()  # which the processes that draw hold open too
+    assert (process.returncode, said) == (129, LINE)
+    assert not list(slides.glob(".*"))
 
 
 @pytest.mark.parametrize(

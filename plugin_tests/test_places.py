@@ -360,6 +360,14 @@ def test_folders_that_cannot_be(slides, cohort, trained, checkpoint, tmp_path, c
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_a_current_folder_that_has_been_removed(slides, tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    result = tiacf("predict", "--img-input", slides, "--output-path", tmp_path / "out")
+    assert_usage(result, "folder that you are in has been removed", "change to another")
+
+
 @pytest.mark.parametrize("command", ["predict", "extract"])
 def test_one_slide_of_an_impossible_name_costs_itself(slides, tmp_path, command):
     source, out = tmp_path / "in", tmp_path / "out"

@@ -1,3 +1,4 @@
+import signal
 import subprocess
 import sys
 from dataclasses import FrozenInstanceError
@@ -233,6 +234,30 @@ class TestFile:
         assert path.read_bytes() == b"older"
         assert list(tmp_path.iterdir()) == [path]
 
+    def test_failed_write_ends_the_painting(self, tmp_path, monkeypatch):
+        """Or the collector ends it, in any thread, and one that is the painting's own cannot."""
+        from tiacrossfusion.simulation import aperio
+
+        made, paint_tiles = [], aperio._painted_tiles
+
+        def keep(*arguments, **options):
+            made.append(paint_tiles(*arguments, **options))
+            return made[0]
+
+        def fail(self, data):
+            if made:
+                assert made[0].gi_frame is not None, "there are tiles left"
+                raise OSError(28, "No space left on device")
+            return write(self, data)
+
+        write = tifffile.FileHandle.write
+        monkeypatch.setattr(aperio, "_painted_tiles", keep)
+        monkeypatch.setattr(tifffile.FileHandle, "write", fail)
+        with pytest.raises(OSError, match="No space"):
+            blank_slide(tmp_path / "slide.svs", size=(400, 400), mpp=0.5)
+        assert made[0].gi_frame is None
+        assert list(tmp_path.iterdir()) == []
+
     @pytest.mark.parametrize(
         ("name", "arguments", "message"),
         [
@@ -250,6 +275,14 @@ class TestFile:
                 call(tmp_path / name, **arguments)
             assert "\n" not in str(caught.value)
         assert list(tmp_path.iterdir()) == []
+
+
+def test_systems_without_signal_masks_draw_slides_too(monkeypatch):
+    from tiacrossfusion.simulation import slides
+
+    monkeypatch.delattr(signal, "pthread_sigmask")
+    with slides._unseen_by_new_processes():
+        pass
 
 
 class TestTruth:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+
 from tiacrossfusion import interruption
+from tiacrossfusion.errors import one_line
 
 
 def main() -> None:
@@ -12,9 +15,19 @@ def main() -> None:
         from tiacrossfusion.cli import main as commands
 
         commands(prog_name="tiacf")
-    except BaseException:
+    except BaseException as error:
         if interruption.interrupted():
             interruption.end()
+        if isinstance(error, MemoryError):
+            sys.exit(
+                f"Error: the memory does not suffice ({one_line(error)}); what is finished is kept, run "
+                "the same command on a machine, or in a job, with more"
+            )
+        if isinstance(error, ImportError):
+            sys.exit(
+                f"Error: a library cannot be loaded ({one_line(error)}); give the job more memory, or "
+                "install tiacrossfusion again"
+            )
         raise
     finally:
         interruption.stop_listening()

@@ -145,9 +145,12 @@ class Cluster:
 
     def _check_versions(self) -> None:
         """Refuse workers with other software, which a few bytes of JSON tell."""
-        with suppress(TimeoutError):
-            self._client.wait_for_workers(1, timeout=_FIRST_WORKER)
-        found = self._client.get_versions(packages=["tiacrossfusion"])["workers"]
+        try:
+            with suppress(TimeoutError):
+                self._client.wait_for_workers(1, timeout=_FIRST_WORKER)
+            found = self._client.get_versions(packages=["tiacrossfusion"])["workers"]
+        except (OSError, CancelledError) as error:
+            raise self._gone(error) from error
         if not found:
             raise TiacfError(
                 f"cluster {self.address}: has no workers; start some, with: dask worker {self.address}"
@@ -207,10 +210,13 @@ class Cluster:
         try:
             return set(self._client.nthreads())
         except (OSError, TimeoutError, CancelledError) as error:
-            raise TiacfError(
-                f"cluster {self.address}: the scheduler is gone ({one_line(error)}); what is finished "
-                "is kept, run the same command to go on"
-            ) from error
+            raise self._gone(error) from error
+
+    def _gone(self, error: BaseException) -> TiacfError:
+        return TiacfError(
+            f"cluster {self.address}: the scheduler is gone ({one_line(error)}); what is finished is "
+            "kept, run the same command to go on"
+        )
 
     def _wait(self, futures: list[Future]) -> None:
         """Wait a moment for the first of some futures."""

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end the command line within seconds, with one line.
+"""Ctrl-C, SIGTERM and SIGHUP end the command line within seconds, with one line.
 
 Python raises `KeyboardInterrupt` wherever the program is. Most of it tidies up then, but an import or a
 library may take it for a failure of its own or pass over it, and one call, such as the backward pass of a
@@ -24,13 +24,16 @@ LINE = "Interrupted; what is finished is kept, run the same command to go on."
 #: Seconds for tidying up.
 _PATIENCE = 3.0
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+#: SIGHUP, when the terminal or the connection is closed, is not known on Windows.
+_SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
 _received: list[int] = []
 _saying = threading.Lock()
 
 
 def listen() -> None:
-    """Answer SIGINT and SIGTERM from now on. Is for programs, not for libraries, and for the main thread.
+    """Answer these signals from now on. Is for programs, not for libraries, and for the main thread.
 
     A signal that this program was told to pass over, as `nohup` and background shells do, stays so.
     """
@@ -39,16 +42,17 @@ def listen() -> None:
     # Python's own part of a handler writes there at once, and ours may have to wait for a long call.
     signal.set_wakeup_fd(writer.detach(), warn_on_full_buffer=False)
     threading.Thread(target=_end_in_time, args=(reader,), daemon=True).start()
+    sys.unraisablehook = _note_unless_interrupted
     for number in _SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupt)
 
 
 def stop_listening() -> None:
-    """Pass over Ctrl-C and let SIGTERM end this program in silence: all is done, with its own exit code."""
-    for number, answer in ((signal.SIGINT, signal.SIG_IGN), (signal.SIGTERM, signal.SIG_DFL)):
+    """Pass over Ctrl-C and let the others end this program in silence: all is done, with its own code."""
+    for number in _SIGNALS:
         if signal.getsignal(number) is _interrupt:
-            signal.signal(number, answer)
+            signal.signal(number, signal.SIG_IGN if number == signal.SIGINT else signal.SIG_DFL)
 
 
 def interrupted() -> bool:
@@ -67,7 +71,7 @@ def go_on_unless_interrupted(error: BaseException) -> None:
 
 
 def end() -> NoReturn:
-    """Say that the program was interrupted and end it, with 130 for Ctrl-C and 143 for SIGTERM."""
+    """Say that the program was interrupted and end it: with 130 for Ctrl-C, 143, SIGTERM, or 129, SIGHUP."""
     with suppress(OSError):  # nobody may read it any more
         sys.stdout.flush()
     _end(_received[0])
@@ -77,6 +81,12 @@ def _interrupt(number: int, _: FrameType | None) -> None:
     if not _received:  # a second Ctrl-C must not break into the tidying up
         _received.append(number)
         raise KeyboardInterrupt
+
+
+def _note_unless_interrupted(error: sys.UnraisableHookArgs) -> None:
+    """Keep silent about a signal that came during a destructor, which passes over it."""
+    if not _received:
+        sys.__unraisablehook__(error)
 
 
 def _end_in_time(reader: socket.socket) -> None:

@@ -32,6 +32,15 @@ from tiacrossfusion.terminal import printable
 USAGE = 2
 INTERRUPTED = 130
 
+#: What the console, or the file that it is sent to, answers when it cannot be written.
+_CONSOLE = {
+    errno.ENOSPC,
+    errno.EFBIG,
+    errno.EIO,
+    errno.EBADF,
+    getattr(errno, "EDQUOT", errno.ENOSPC),
+}
+
 
 class TiacfGroup(click.Group):
     """A group whose commands end with one line, not a traceback, when the input is at fault."""
@@ -47,6 +56,7 @@ class TiacfGroup(click.Group):
             if isinstance(stream, TextIOWrapper):  # names may be no text, or not in its letters
                 stream.reconfigure(errors="backslashreplace")
         try:
+            _check_current_folder()
             return _and_flush(super().invoke(ctx))
         except (TiacfError, KeyboardInterrupt) as error:
             if interrupted():
@@ -59,7 +69,7 @@ class TiacfGroup(click.Group):
                 complaint.exit_code = USAGE
             raise complaint from error
         except OSError as error:
-            if error.errno == errno.EPIPE or error.filename is not None:
+            if error.errno not in _CONSOLE or error.filename is not None or sys.stdout is None:
                 raise
             # The files that are written are dealt with where they are; what is left is the console.
             with (
@@ -71,6 +81,16 @@ class TiacfGroup(click.Group):
                 f"the output that goes to the console cannot be written ({error.strerror}); what is "
                 "finished is kept, send it elsewhere and run the same command to go on"
             ) from error
+
+
+def _check_current_folder() -> None:
+    """Refuse to work from nowhere: libraries look for the current folder, and one ends the process."""
+    try:
+        Path.cwd()
+    except FileNotFoundError as error:
+        raise UsageError(
+            "the folder that you are in has been removed; change to another"
+        ) from error
 
 
 def _and_flush(result: Any) -> Any:

@@ -2,8 +2,9 @@
 
 import os
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import cv2
@@ -147,7 +148,9 @@ def _write_pages(
                 metadata=None,
             )
 
-        write_level(_painted_tiles(size, paint, quarter, progress=progress), (height, width, 3), 1)
+        # On an error tifffile leaves them to the collector, which may run in a thread of their pool.
+        with closing(_painted_tiles(size, paint, quarter, progress=progress)) as painted:
+            write_level(painted, (height, width, 3), 1)
         thumbnail = _thumbnail(quarter)
         tiff.write(
             thumbnail,
@@ -169,7 +172,7 @@ def _write_pages(
 
 def _painted_tiles(
     size: tuple[int, int], paint: Paint, quarter: Pixels, *, progress: bool
-) -> Iterator[bytes]:
+) -> Generator[bytes]:
     """JPEG tiles of level 0 in file order; fills `quarter` on the way."""
     width, height = (-(-length // TILE) * TILE for length in size)
     blocks = [

@@ -13,6 +13,7 @@ from multiprocessing import active_children, get_context, parent_process
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from threading import Thread
+from types import FrameType
 
 import pandas as pd
 from tqdm.auto import tqdm
@@ -179,18 +180,19 @@ def _done(jobs: list[_Job], processes: int) -> Iterator[Iterator[None]]:
         yield map(_Job.run, jobs)
         return
     try:
-        pool = ProcessPoolExecutor(
-            min(processes, len(jobs)),
-            get_context("spawn"),  # a fork would copy locks of threads that it does not copy
-            _end_when_told,
-        )
+        with _unseen_by_new_processes():  # one keeps an account of the pool's locks
+            pool = ProcessPoolExecutor(
+                min(processes, len(jobs)),
+                get_context("spawn"),  # a fork would copy locks of threads that it does not copy
+                _end_when_told,
+            )
     except OSError as error:  # no /dev/shm, for one, where their locks would lie
         msg = f"{processes} processes cannot work together here ({error.strerror}); give 1 process."
         raise TiacfError(msg) from error
     others = set(active_children())
     try:
-        with _ctrl_c_held_back():  # a terminal sends it to the new processes too
-            futures = [pool.submit(job.run) for job in jobs]
+        with _unseen_by_new_processes():
+            futures = [pool.submit(_draw, job) for job in jobs]
         yield (future.result() for future in as_completed(futures))
     except KeyboardInterrupt:
         for process in set(active_children()) - others:
@@ -207,19 +209,35 @@ def _done(jobs: list[_Job], processes: int) -> Iterator[Iterator[None]]:
 
 
 @contextmanager
-def _ctrl_c_held_back() -> Iterator[None]:
-    """Let Ctrl-C wait; processes that are started meanwhile never see it."""
-    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def _unseen_by_new_processes() -> Iterator[None]:
+    """Have processes that are started meanwhile never see what a terminal sends to them too."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, held)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _end_when_told() -> None:
     """Have this process end with what it is drawing removed, or at once when its parent is gone."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    signal.signal(signal.SIGTERM, _exit)
     Thread(target=_end_with, args=(parent_process(),), daemon=True).start()
+
+
+def _exit(number: int, _: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_IGN)  # a second one must not break into the tidying up
+    sys.exit()
+
+
+def _draw(job: _Job) -> None:
+    """Do a job; a process that was told to end does not take the next one."""
+    try:
+        job.run()
+    except SystemExit:
+        os._exit(1)
 
 
 def _end_with(parent: BaseProcess | None) -> None:
