@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import shutil
 import subprocess
@@ -70,6 +71,20 @@ def drawn(tmp_path_factory) -> Path:
         tissue = TissueParameters(0.5, 0.5, 0.5)
         render_slide(folder / name, tissue, size=(1000, 800), mpp=0.5, seed=seed)
     return folder
+
+
+@pytest.fixture(scope="module")
+def bags_of_drawn(drawn, tmp_path_factory) -> Path:
+    """Their bags."""
+    bags = tmp_path_factory.mktemp("extracted") / "bags"
+    run(sorted(drawn.iterdir()), bags)
+    return bags
+
+
+@pytest.fixture
+def extracted(bags_of_drawn, tmp_path) -> Path:
+    """A copy of these bags."""
+    return Path(shutil.copytree(bags_of_drawn, tmp_path / "extracted"))
 
 
 @pytest.fixture
@@ -521,7 +536,8 @@ def test_records_are_read_once(tmp_path, monkeypatch):
     monkeypatch.setattr(
         BagsFolder, "_read", lambda self, name: read.append(name) or look(self, name)
     )
-    folder.write(Record("s7", "/slides/s7.svs", status="failed"))
+    row = {"slide": "s7.svs", "path": "/slides/s7.svs", "message": "damaged"}
+    folder.write(Record("s7", "/slides/s7.svs", status="failed", row=row))
     assert [record.name for record in folder.records() if record.status == "failed"] == ["s7"]
     assert read == ["s7"]
 
@@ -542,6 +558,47 @@ def test_a_damaged_record_is_named(slides, tmp_path):
         lambda: status(tmp_path / "bags"),
     ):
         assert_failed(command(), "first.json", "damaged")
+
+
+@pytest.mark.parametrize(
+    ("values", "place"),
+    [
+        ({"row": {"path": ...}}, "path"),
+        ({"row": {"path": 3}}, "path"),
+        ({"row": {"slide": ...}}, "slide"),
+        ({"row": {"message": ...}}, "message"),
+        ({"row": {"patches_5x": ...}}, "patches_5x"),
+        ({"row": {"patches_20x": -1}}, "patches_20x"),
+        ({"row": {"dropped_10x": "x"}}, "dropped_10x"),
+        ({"row": {"bytes": 10**400}}, "bytes"),
+        ({"row": {"message": ...}, "status": "failed"}, "message"),
+        ({"begun": {"run": "x"}}, "by"),
+        ({"begun": {"by": "x-1", "run": "x", "died": "1"}}, "died"),
+    ],
+)
+def test_odd_records_are_damaged(slides, extracted, values, place):
+    record = extracted / ".tiacf" / "bags" / "first.json"
+    content = json.loads(record.read_text())
+    row = {k: v for k, v in (content["row"] | values.get("row", {})).items() if v is not ...}
+    record.write_text(json.dumps(content | values | {"row": row}))
+    for command in (lambda: extract(slides[0].parent, extracted), lambda: status(extracted)):
+        assert_failed(command(), str(record), "damaged", place, "remove it")
+
+
+def test_a_number_that_no_process_has_is_a_dead_one(slides, extracted):
+    record = extracted / ".tiacf" / "bags" / "first.json"
+    process = f"{process_here().rpartition('-')[0]}-{10**19}"
+    begun = {"by": process, "run": "x", "died": 0}
+    record.write_text(
+        json.dumps(json.loads(record.read_text()) | {"status": "new", "begun": begun})
+    )
+    left = record.with_name(f"staging-{process}-0123abcd")
+    left.mkdir()
+    result = status(extracted)
+    assert result.exit_code == 0, result.output
+    assert "interrupted, to be made: 1\n  first.svs" in result.output
+    BagsFolder(extracted)
+    assert not left.exists()
 
 
 def test_help_imports_nothing_heavy():

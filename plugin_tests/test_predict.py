@@ -171,8 +171,13 @@ def test_a_result_of_another_model_is_not_replaced_unasked(simulated, predicted,
     before = contents(out)
     result = predict(simulated / "low.svs", out, "--model", str(model))
     assert_failed(result, "low.svs", "another model", "--overwrite")
+    remarks = {row["slide"]: row["message"] for row in table(out)}
+    assert remarks["low.svs"].startswith("the last attempt failed: ")
+    assert "another model" in remarks["low.svs"]
+    assert remarks["high.svs"] == ""
     # The page has the card of the model that was asked for.
-    assert contents(out) | {"report.html": b""} == before | {"report.html": b""}
+    told = {"predictions.csv": b"", "report.html": b""}
+    assert contents(out) | told == before | told
     result = predict(simulated / "low.svs", out, "--model", str(model), "--overwrite")
     assert result.exit_code == 0
     assert sorted(row["model"] for row in table(out)) == ["crossfusion-demo", "other"]
@@ -248,6 +253,30 @@ def test_a_failed_second_attempt_keeps_the_result_and_says_so(simulated, tmp_pat
     assert row["status"] == "ok"
     assert row["message"].startswith("the last attempt failed")
     assert (tmp_path / "out" / "low.geojson").read_bytes() == before
+
+
+def test_a_slide_that_was_replaced_has_a_remark_until_it_is_back(simulated, tmp_path):
+    slide, out = tmp_path / "a.svs", tmp_path / "out"
+    shutil.copy2(simulated / "low.svs", slide)
+    assert predict(slide, out, "--mpp", "1.0").exit_code == 0
+    (before,) = table(out)
+    assert "enlarged" in before["message"]
+    shutil.copy2(simulated / "high.svs", slide)
+    for _ in range(2):
+        result = predict(slide, out, "--mpp", "1.0")
+        assert_failed(result, "a.svs", "another slide file", "--overwrite")
+        (row,) = table(out)
+        assert row["message"].startswith("the last attempt failed: ")
+        assert "another slide file" in row["message"]
+        assert row["message"].endswith(before["message"])
+        assert row | {"message": ""} == before | {"message": ""}
+        assert "another slide file" in (out / "report.html").read_text(encoding="utf-8")
+    shutil.copy2(simulated / "low.svs", slide)
+    result = predict(slide, out, "--mpp", "1.0")
+    assert result.exit_code == 0, result.output
+    assert "finished before, skipped" in result.output
+    assert table(out) == [before]
+    assert "another slide file" not in (out / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_damaged_record_is_named(simulated, tmp_path):

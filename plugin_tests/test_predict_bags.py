@@ -15,13 +15,14 @@ import torch
 from click.testing import CliRunner, Result
 from commands import assert_failed, assert_usage
 
+from tiacrossfusion import cohort as cohort_module
 from tiacrossfusion.cli import main
-from tiacrossfusion.cohort import predict_bags
+from tiacrossfusion.cohort import RunOptions, predict_bags
 from tiacrossfusion.encoders import EncoderSpec
 from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.features import FeatureBag
 from tiacrossfusion.patients import PatientTable, predict_patients, read_patients
-from tiacrossfusion.records import OutputError
+from tiacrossfusion.records import OutputError, size_on_disk
 from tiacrossfusion.results import ResultsFolder
 from tiacrossfusion.sampling import SamplingSpec
 from tiacrossfusion.simulation import simulate_bags
@@ -265,8 +266,211 @@ def test_finished_bags_are_skipped_by_what_they_hold(bags, names, single, predic
     bag.scales["20x"].features[0] += 1
     bag.save(stores / "a.zarr")
     assert_failed(predict(stores, out, single), "a.zarr", "another bag", "--overwrite")
+    assert "another bag" in table(out / "predictions.csv")[0]["message"]
     assert predict(stores, out, single, "--overwrite").exit_code == 0
     assert (out / "a.geojson").stat().st_mtime_ns > before
+    assert table(out / "predictions.csv")[0]["message"] == ""
+
+
+def test_a_file_that_was_cut_is_made_again_and_one_that_grew_is_kept(
+    bags, names, single, predicted, resumed
+):
+    emptied, cut, grown = (
+        resumed / f"{names[0]}.geojson",
+        resumed / f"{names[0]}_survival.png",
+        resumed / f"{names[1]}.geojson",
+    )
+    emptied.write_text("")
+    cut.write_bytes(cut.read_bytes()[:-1])
+    with grown.open("a") as file:
+        file.write(" ")
+    result = predict(bags, resumed, single)
+    assert "6 of 6 bags done (5 finished before)" in result.output
+    why = f"made again, since {emptied.name}, {cut.name} had been cut"
+    assert f"note: {why}" in result.output
+    rows = table(resumed / "predictions.csv")
+    assert [row["message"] for row in rows] == [why, *[""] * 5]
+    for path in (emptied, cut):
+        assert path.read_bytes() == (predicted / path.name).read_bytes()
+    assert grown.read_bytes() == (predicted / grown.name).read_bytes() + b" "
+    assert "(6 finished before)" in predict(bags, resumed, single).output
+    assert {row["message"] for row in table(resumed / "predictions.csv")} == {""}
+
+
+def lose_a_chunk(path: Path) -> None:
+    next(file for file in path.rglob("c/*") if file.is_file()).unlink()
+
+
+def halve(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def annotate(path: Path) -> None:
+    """What a viewer does that opens the store and adds to it."""
+    from shapely.geometry import Point
+    from tiatoolbox.annotation import Annotation
+
+    from tiacrossfusion.explain import open_store
+
+    store = open_store(path)
+    store.append(Annotation(Point(1, 1), {"by": "a pathologist"}))
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("output_type", "ending", "change", "kept"),
+    [
+        ("zarr", ".zarr", lose_a_chunk, False),
+        ("annotationstore", ".db", halve, False),
+        ("annotationstore", ".db", annotate, True),
+    ],
+)
+def test_stores_that_were_cut_are_made_again(
+    bags, names, single, tmp_path, output_type, ending, change, kept
+):
+    command = (bags / f"{names[0]}.zarr", tmp_path, single, "--output-type", output_type)
+    assert predict(*command).exit_code == 0
+    store = tmp_path / f"{names[0]}{ending}"
+    change(store)
+    changed = size_on_disk(store)
+    result = predict(*command)
+    assert result.exit_code == 0, result.output
+    assert ("finished before" in result.output) == kept
+    assert (f"since {store.name} had been cut" in result.output) != kept
+    assert (size_on_disk(store) == changed) == kept
+
+
+def test_records_without_sizes_count_as_before(bags, single, resumed):
+    for record in (resumed / ".tiacf").glob("*.json"):
+        content = json.loads(record.read_text())
+        del content["sizes"], content["remark"]
+        record.write_text(json.dumps(content))
+    assert "(6 finished before)" in predict(bags, resumed, single).output
+
+
+@pytest.mark.parametrize(
+    ("theirs", "overwrite", "status"),
+    [(False, False, "failed"), (False, True, "ok"), (True, False, "skipped")],
+    ids=["other settings", "overwrite", "same settings"],
+)
+def test_what_another_run_finished_meanwhile_is_not_replaced_unasked(
+    bags, names, single, tmp_path, monkeypatch, theirs, overwrite, status
+):
+    stores, bundle = [bags / f"{names[0]}.zarr"], load_bundle(single)
+    files = [tmp_path / f"{names[0]}.geojson", tmp_path / ".tiacf/report" / f"{names[0]}.json"]
+    predict_stored, written = cohort_module.predict_stored, []
+
+    def overtaken(*arguments, **options):
+        monkeypatch.undo()
+        other = RunOptions(attribution=theirs)
+        predict_bags(stores, bundle, ResultsFolder(tmp_path), other, show_progress=False)
+        written.extend(path.read_bytes() for path in files)
+        return predict_stored(*arguments, **options)
+
+    monkeypatch.setattr(cohort_module, "predict_stored", overtaken)
+    options = RunOptions(attribution=True, overwrite=overwrite)
+    folder = ResultsFolder(tmp_path)
+    (outcome,) = predict_bags(stores, bundle, folder, options, show_progress=False)
+    assert outcome.status == status
+    for path, before in zip(files, written, strict=True):
+        assert (path.read_bytes() == before) == (status != "ok")
+    (row,) = table(tmp_path / "predictions.csv")
+    assert row["status"] == "ok"
+    assert ("another attribution" in row["message"]) == (status == "failed")
+
+
+def test_a_failure_does_not_hide_what_another_run_finished(
+    bags, names, single, tmp_path, monkeypatch
+):
+    stores, bundle = [bags / f"{names[0]}.zarr"], load_bundle(single)
+
+    def overtaken(*_, **__):
+        monkeypatch.undo()
+        predict_bags(stores, bundle, ResultsFolder(tmp_path), show_progress=False)
+        raise TiacfError("out of memory")
+
+    monkeypatch.setattr(cohort_module, "predict_stored", overtaken)
+    folder = ResultsFolder(tmp_path)
+    (outcome,) = predict_bags(stores, bundle, folder, show_progress=False)
+    assert outcome.status == "failed"
+    (row,) = table(tmp_path / "predictions.csv")
+    assert (row["status"], row["message"]) == ("ok", "the last attempt failed: out of memory")
+
+
+def changed(record: Path, **values: object) -> None:
+    record.write_text(json.dumps(json.loads(record.read_text()) | values))
+
+
+def changed_row(record: Path, **values: object) -> None:
+    """Give the row other values; ... takes one away."""
+    row = json.loads(record.read_text())["row"] | values
+    changed(record, row={name: value for name, value in row.items() if value is not ...})
+
+
+@pytest.mark.parametrize(
+    ("values", "place"),
+    [
+        ({"row": {"hazards": [1]}}, "slide"),
+        ({"row": {}, "status": "failed"}, "slide"),
+        ({"begun": {"run": "x"}}, "by"),
+        ({"key": {"model": None}}, "key.model"),
+        ({"sizes": {"a.geojson": "x"}}, "sizes.a.geojson"),
+        ({"remark": "\ud800"}, "JSON"),
+    ],
+)
+def test_odd_records_are_damaged(names, resumed, values, place):
+    record = resumed / ".tiacf" / f"{names[0]}.json"
+    changed(record, **values)
+    with pytest.raises(OutputError, match=rf"{record}: this record is damaged \(.*{place}"):
+        ResultsFolder(resumed).records()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("slide", ...),
+        ("slide", 3),
+        ("message", ...),
+        ("path", []),
+        ("risk", None),
+        ("risk", "x"),
+        ("risk", float("nan")),
+        ("risk_sd", "x"),
+        ("percentile", "hi"),
+        ("risk_group", 1),
+        ("survival", 3),
+        ("survival", [0.5, None, 0.1]),
+        ("bin_edge", [10, 20]),
+        ("hazards", None),
+        ("hazards", []),
+        ("hazards", [None] * 3),
+        ("hazards", [0.5, float("inf"), 0.5]),
+        ("hazards", [0.1, 0.2]),
+    ],
+)
+def test_rows_that_no_run_writes_are_damaged(names, resumed, name, value):
+    record = resumed / ".tiacf" / f"{names[0]}.json"
+    changed_row(record, **{name: value})
+    with pytest.raises(OutputError, match=rf"{record}: this record is damaged \(.*{name}"):
+        ResultsFolder(resumed).records()
+
+
+def test_an_odd_row_ends_the_run_in_one_line(bags, names, single, cohort, resumed):
+    record = resumed / ".tiacf" / f"{names[0]}.json"
+    changed_row(record, hazards=[0.1, 0.2])
+    result = predict(bags, resumed, single, "--patients", cohort / "cohort.csv")
+    assert_failed(result, str(record), "damaged", "hazards", "remove it")
+
+
+def test_hazards_of_other_bins_than_the_models_are_made_again(
+    bags, names, single, cohort, predicted, resumed
+):
+    record = resumed / ".tiacf" / f"{names[0]}.json"
+    changed_row(record, survival=[0.5, 0.1], hazards=[0.1, 0.2], bin_edge=[])
+    result = predict(bags, resumed, single, "--patients", cohort / "cohort.csv")
+    assert "6 of 6 bags done (5 finished before)" in result.output
+    rows = [table(out / "predictions.csv") for out in (predicted, resumed)]
+    assert rows[0][0] | {"seconds": ""} == rows[1][0] | {"seconds": ""}
 
 
 def test_bad_bags_are_named_and_the_others_go_on(bags, names, single, demo_bundle, tmp_path):

@@ -5,11 +5,19 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import os
-from contextlib import suppress
 from pathlib import Path
+from typing import ClassVar
 
-from tiacrossfusion.records import RECORDS, OutputError, Record, RecordFolder
+from pydantic import BaseModel
+
+from tiacrossfusion.records import (
+    RECORDS,
+    Count,
+    OutputError,
+    Record,
+    RecordFolder,
+    size_on_disk,
+)
 from tiacrossfusion.sampling.spec import SCALES
 from tiacrossfusion.slide_files import is_folder, stem_for, written
 
@@ -32,11 +40,32 @@ COLUMNS = (
 _OWN = COLUMNS[:5]
 
 
+class _FailedRow(BaseModel):
+    """What is needed of the row of a slide that failed."""
+
+    slide: str
+    path: str
+    message: str
+
+
+class _DoneRow(_FailedRow):
+    """What is needed of the row of a slide whose bag is there."""
+
+    patches_5x: Count
+    patches_10x: Count
+    patches_20x: Count
+    dropped_5x: Count
+    dropped_10x: Count
+    dropped_20x: Count
+    bytes: Count
+
+
 class BagsFolder(RecordFolder):
     """A folder of bags with its records and its table, `extraction.csv`."""
 
     records_in = f"{RECORDS}/bags"
     table = TABLE
+    rows: ClassVar = {"ok": _DoneRow, "failed": _FailedRow}
 
     def check_table(self) -> None:
         """Refuse a folder with a table that is not this program's."""
@@ -130,13 +159,3 @@ def source_of(slide: Path) -> str:
 def stem_of(slide: Path) -> str:
     """What the bag of a slide is named by."""
     return stem_for(slide.name if is_folder(slide) else slide.stem)
-
-
-def size_on_disk(path: Path) -> int:
-    """Bytes of all files of a store; 0 where there is none."""
-    size = 0
-    for folder, _, files in os.walk(path):
-        for file in files:
-            with suppress(FileNotFoundError):  # another run may just have replaced the store
-                size += (Path(folder) / file).lstat().st_size
-    return size

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tiacrossfusion.bags_folder import BagsFolder, size_on_disk
+from tiacrossfusion.bags_folder import BagsFolder
 from tiacrossfusion.errors import TiacfError, UsageError
-from tiacrossfusion.records import Record, is_alive
+from tiacrossfusion.records import Record, is_alive, size_on_disk
 from tiacrossfusion.sampling.spec import SCALES
 
 
@@ -69,11 +69,11 @@ def _add(status: BagsStatus, record: Record, path: Path) -> None:
     if record.begun and is_alive(record.begun["by"]) is not False:
         status.being_made[name] = record.begun["by"]
     elif record.status == "failed":
-        status.failed[name] = record.row.get("message", "")
+        status.failed[name] = record.row["message"]
     elif record.status == "ok" and all((path / file).exists() for file in record.files):
         status.done.append(name)
-        status.patches += sum(record.row.get(f"patches_{scale}") or 0 for scale in SCALES)
-        if dropped := sum(record.row.get(f"dropped_{scale}") or 0 for scale in SCALES):
+        status.patches += sum(record.row[f"patches_{scale}"] for scale in SCALES)
+        if dropped := sum(record.row[f"dropped_{scale}"] for scale in SCALES):
             status.dropped[name] = dropped
     else:
         status.unfinished.append(name)

@@ -36,7 +36,7 @@ from tiacrossfusion.pipeline import (
 from tiacrossfusion.progress import Progress
 from tiacrossfusion.records import OutputError, Record
 from tiacrossfusion.report import make_fragment
-from tiacrossfusion.results import ResultsFolder
+from tiacrossfusion.results import ResultsFolder, row_of
 from tiacrossfusion.sampling import find_mask
 from tiacrossfusion.slide_files import is_folder, is_there, stem_for, written
 
@@ -231,27 +231,20 @@ class _Job(Job[SlideOutcome], ABC):
         message = f"{self.source}: {message}"
         if self.folder is None:
             return self._failed(message)
-        return self._record_failure(self.folder, self._claim(self.folder), message, attempted=True)
+        return self._record_failure(self.folder, message)
 
     def _keep(self, folder: ResultsFolder) -> SlideOutcome:
         """Predict into a folder, unless it is finished there."""
         bundle, record = self.bundle, self._claim(folder)
-        output: Path | None = None
-        attempted = False
         try:
             key = self._key() | {"attribution": str(self.options.attribution)}
             suffixes = output_suffixes(
                 self.options.output_type, gzip=self.options.gzip, maps=self._has_maps()
             )
-            output = folder.path / f"{record.name}{suffixes[0]}"
-            if (
-                not self.options.overwrite
-                and folder.finished(record, key, suffixes)
-                and "hazards" in record.row  # a result of before patients were predicted has none
-            ):
-                return SlideOutcome(self.given, "skipped", "", output, None, record.row)
+            if (outcome := self._finished(folder, record, key, suffixes)) is not None:
+                return outcome
             folder.check_free(record, suffixes)
-            attempted = True
+            cut = [] if self.options.overwrite else folder.cut_files(record, suffixes)
             with folder.making(record, self.run_name) as staging:
                 self._load_readers()
                 started = time.perf_counter()
@@ -266,17 +259,45 @@ class _Job(Job[SlideOutcome], ABC):
                         bundle,
                         gzip=self.options.gzip,
                     )
-                    make_fragment(result, bundle).save(folder.fragment(record))
+                fragment = make_fragment(result, bundle)
                 seconds = round(time.perf_counter() - started, 2)
+                # Another run may have finished it meanwhile, with other settings perhaps.
+                record = self._claim(folder)
+                if (outcome := self._finished(folder, record, key, suffixes)) is not None:
+                    return outcome
                 record.row = {**self._row(result, seconds), "output": record.name}
                 record.key = key
+                record.remark = f"made again, since {', '.join(cut)} had been cut" if cut else ""
+                with folder.writing():
+                    fragment.save(folder.fragment(record))
                 folder.publish(record, staging)
         except OutputError:
             raise
         except Exception as error:  # the other slides go on: it is recorded, the trace logged
-            message = failure(error, self.source)
-            return self._record_failure(folder, record, message, attempted=attempted)
-        return SlideOutcome(self.given, "ok", "", output, None, record.row)
+            return self._record_failure(folder, failure(error, self.source))
+        return self._done("ok", folder, record, suffixes)
+
+    def _finished(
+        self, folder: ResultsFolder, record: Record, key: dict[str, str], suffixes: Sequence[str]
+    ) -> SlideOutcome | None:
+        """What became of it before; None when it is to be made.
+
+        Raises:
+            TiacfError: it is finished with another key.
+        """
+        if self.options.overwrite or not folder.finished(record, key, suffixes):
+            return None
+        # A result of before patients were predicted has no hazards.
+        if len(record.row.get("hazards", [])) != self.bundle.config.architecture.num_bins:
+            return None
+        folder.remark(record, "")
+        return self._done("skipped", folder, record, suffixes)
+
+    def _done(
+        self, status: str, folder: ResultsFolder, record: Record, suffixes: Sequence[str]
+    ) -> SlideOutcome:
+        output = folder.path / f"{record.name}{suffixes[0]}"
+        return SlideOutcome(self.given, status, "", output, None, row_of(record))
 
     def _give(self) -> SlideOutcome:
         """Predict in memory."""
@@ -292,14 +313,13 @@ class _Job(Job[SlideOutcome], ABC):
     def _claim(self, folder: ResultsFolder) -> Record:
         return folder.claim(self.source, self.stem, ALL_SUFFIXES)
 
-    def _record_failure(
-        self, folder: ResultsFolder, record: Record, message: str, *, attempted: bool
-    ) -> SlideOutcome:
+    def _record_failure(self, folder: ResultsFolder, message: str) -> SlideOutcome:
         outcome = self._failed(message)
-        if record.status != "ok":
+        record = self._claim(folder)
+        if record.status == "ok":  # an earlier result stands, or another run's, and so does its row
+            folder.remark(record, f"the last attempt failed: {message}")
+        else:
             folder.fail(record, outcome.row)
-        elif attempted:  # an earlier result stands, and so does its row
-            folder.fail(record, record.row | {"message": f"the last attempt failed: {message}"})
         return outcome
 
     def _failed(self, message: str) -> SlideOutcome:
@@ -467,7 +487,7 @@ def _line(outcome: SlideOutcome, bundle: ModelBundle) -> str:
         return f"FAILED  {outcome.message}"
     row = outcome.row
     words = [f"risk {row['risk']:.3f}"]
-    if row["risk_sd"] is not None:
+    if row.get("risk_sd") is not None:
         words.append(f"SD over the ensemble {row['risk_sd']:.3f}")
     if row["percentile"] is not None:
         words.append(

@@ -21,7 +21,6 @@ import numpy as np
 from tiacrossfusion.bags_folder import (
     COLUMNS,
     BagsFolder,
-    size_on_disk,
     source_of,
     stem_of,
 )
@@ -38,7 +37,7 @@ from tiacrossfusion.pipeline import (
     tissue_grids,
 )
 from tiacrossfusion.progress import Progress
-from tiacrossfusion.records import OutputError, Record
+from tiacrossfusion.records import OutputError, Record, size_on_disk
 from tiacrossfusion.sampling import (
     SCALES,
     SamplingSpec,
@@ -405,7 +404,7 @@ class ExtractionJob(Job[ExtractionOutcome]):
         if path.name in record.files and path.exists():
             row["bag"] = path.name
             row["message"] += "; the bag of an earlier extraction is still there"
-        record.key, record.status = key, "failed"
+        record.key = key
         self.folder.fail(record, row)
         return ExtractionOutcome(self.slide, "failed", message, None, row)
 

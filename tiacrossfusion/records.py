@@ -17,16 +17,17 @@ import sqlite3
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import psutil
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
-from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.errors import TiacfError, first_fault
 
 RECORDS = ".tiacf"
 
@@ -44,6 +45,9 @@ _FOREIGN_AGE = 7 * 24 * 3600.0
 
 _STAGING = "staging-"
 
+#: A number of things in a record.
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+
 
 class OutputError(TiacfError):
     """The output folder cannot be written: no other slide would fare better, so the run ends."""
@@ -59,7 +63,9 @@ class Record:
         key: everything that decides the result, as strings; equal keys give equal results.
         status: "new", "ok", "failed", or "publishing" while files are being moved into place.
         files: names of the files in the output folder that belong to this slide.
+        sizes: bytes of those files that are looked at to tell whether they are whole.
         row: the slide's row of the table.
+        remark: what the last run has to say of a result that is there, beside its row.
         begun: while it is being made: "by" which process, in which "run", and how many processes
             "died" of it in that run; empty otherwise.
     """
@@ -69,8 +75,21 @@ class Record:
     key: dict[str, str] = field(default_factory=dict)
     status: str = "new"
     files: list[str] = field(default_factory=list)
+    sizes: dict[str, int] = field(default_factory=dict)
     row: dict[str, Any] = field(default_factory=dict)
+    remark: str = ""
     begun: dict[str, Any] = field(default_factory=dict)
+
+
+class _Begun(BaseModel):
+    """What `Record.begun` holds while a slide is being made."""
+
+    by: str
+    run: str
+    died: Count
+
+
+_RECORD = TypeAdapter(Record)
 
 
 class RecordFolder(ABC):
@@ -88,6 +107,9 @@ class RecordFolder(ABC):
     #: Where the records lie, and the file name of the table that is written from them.
     records_in: str
     table: str
+
+    #: What the rows of "ok" and of "failed" records hold, at least; a record with another is damaged.
+    rows: ClassVar[Mapping[str, type[BaseModel]]]
 
     def __init__(self, path: Path, *, make: bool = True) -> None:
         """Open the folder."""
@@ -144,7 +166,7 @@ class RecordFolder(ABC):
         self._cache, self._sources, self._names, self._files = found, {}, {}, {}
         for _, record in found.values():
             self._index(record)
-        ended = time.monotonic()  # a look at 10,000 records takes 0.1 s
+        ended = time.monotonic()  # a look at 10,000 records takes 0.5 s
         self._look_due = ended + max(_LOOK_INTERVAL, (ended - started) / _LOOK_SHARE)
         return [found[name][1] for name in sorted(found)]
 
@@ -274,9 +296,8 @@ class RecordFolder(ABC):
         self.write(record)
 
     def fail(self, record: Record, row: dict[str, Any]) -> None:
-        """Record that a slide failed and why; a result that it had before stays finished."""
-        record.status = "ok" if record.status == "ok" else "failed"
-        record.row, record.begun = row, {}
+        """Record that a slide failed and why."""
+        record.status, record.row, record.remark, record.begun = "failed", row, "", {}
         self.write(record)
 
     # --- the table -----------------------------------------------------------------------------
@@ -376,21 +397,23 @@ class RecordFolder(ABC):
 
     def _read(self, name: str) -> Record | None:
         """Read a record; None when it has been removed."""
-        known = {field.name for field in fields(Record)}
         path = self._record_path(name)
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
             # What a later version adds is left out; what it wrote is still known.
-            record = Record(**{k: v for k, v in content.items() if k in known})
-            if not _is_sound(record, name):
-                raise ValueError("a field is not what it should be")
+            record = _RECORD.validate_json(path.read_bytes(), strict=True)
+            if record.name != name:
+                raise ValueError("name: is that of another record")
+            if record.begun:
+                _Begun.model_validate(record.begun, strict=True)
+            if record.status in self.rows:
+                self.rows[record.status].model_validate(record.row, strict=True)
             return record
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, TypeError, AttributeError) as error:
+        except (OSError, ValueError) as error:
             raise OutputError(
-                f"{path}: this record is damaged ({error}); remove it and the slide's results to "
-                "have them made again"
+                f"{path}: this record is damaged ({_reason(error)}); remove it and the slide's "
+                "results to have them made again"
             ) from error
 
     def _record_path(self, name: str) -> Path:
@@ -409,9 +432,25 @@ def process_here() -> str:
 def is_alive(process: str) -> bool | None:
     """Whether the process of a name lives; None for one on another machine, which cannot be seen."""
     host, _, pid = process.rpartition("-")
-    if host != socket.gethostname() or not pid.isdigit():
+    if host != socket.gethostname() or not pid.isdecimal():
         return None
-    return bool(psutil.pid_exists(int(pid)))
+    try:
+        return bool(psutil.pid_exists(int(pid)))
+    except (OverflowError, ValueError):  # more digits than a process id has
+        return False
+
+
+def size_on_disk(path: Path) -> int:
+    """Bytes of a file, or of all files of a store; 0 where there is none."""
+    if path.is_file():
+        with suppress(FileNotFoundError):  # another run may just have replaced it
+            return path.stat().st_size
+    size = 0
+    for folder, _, files in os.walk(path):
+        for file in files:
+            with suppress(FileNotFoundError):
+                size += (Path(folder) / file).lstat().st_size
+    return size
 
 
 @contextmanager
@@ -477,15 +516,11 @@ def _reopened(kind: type[RecordFolder], path: Path) -> RecordFolder:
     return folder
 
 
-def _is_sound(record: Record, name: str) -> bool:
-    """Whether the fields of a record that was read are of their types."""
-    return (
-        record.name == name
-        and isinstance(record.source, str)
-        and isinstance(record.files, list)
-        and all(isinstance(file, str) for file in record.files)
-        and all(isinstance(part, dict) for part in (record.key, record.row, record.begun))
-    )
+def _reason(error: OSError | ValueError) -> str:
+    """What is wrong with a record, in one line."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    return ": ".join(first_fault(error))
 
 
 def _as_json(record: Record) -> str:

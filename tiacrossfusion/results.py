@@ -1,7 +1,7 @@
 """The output folder of predictions: names of files, what is finished, and the tables.
 
-A slide is finished when its record says so and its files exist. Only files named in a record are ever
-replaced.
+A slide is finished when its record says so and its files are there and whole. Only files named in a
+record are ever replaced.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ import hashlib
 import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import BaseModel, Field, FiniteFloat, model_validator
 
 from tiacrossfusion.errors import TiacfError
-from tiacrossfusion.records import RECORDS, OutputError, Record, RecordFolder
+from tiacrossfusion.records import RECORDS, OutputError, Record, RecordFolder, size_on_disk
 from tiacrossfusion.slide_files import written
 
 if TYPE_CHECKING:
@@ -69,11 +71,39 @@ _PATIENT_FIRST = (
 _PATIENT_LAST = ("model", "status", "message", "notice")
 
 
+class _FailedRow(BaseModel):
+    """What is needed of the row of a slide that failed."""
+
+    slide: str
+    message: str
+    path: str = ""
+
+
+class _DoneRow(_FailedRow):
+    """What is needed of the row of a predicted slide; K bins, and hazards since there are patients."""
+
+    risk: FiniteFloat
+    risk_sd: FiniteFloat | None = None
+    percentile: FiniteFloat | None
+    risk_group: str | None
+    bin_edge: list[FiniteFloat]
+    survival: list[FiniteFloat]
+    hazards: list[FiniteFloat] = Field(default=[], min_length=1)
+
+    @model_validator(mode="after")
+    def _of_one_length(self) -> _DoneRow:
+        for values in (self.bin_edge, self.hazards):
+            if values and len(values) != len(self.survival):
+                raise ValueError("bin_edge, survival and hazards differ in length")
+        return self
+
+
 class ResultsFolder(RecordFolder):
     """A folder of predictions with its records and its table, `predictions.csv`."""
 
     records_in = RECORDS
     table = TABLE
+    rows: ClassVar = {"ok": _DoneRow, "failed": _FailedRow}
 
     def check_table(self) -> None:
         """Refuse a folder with a table that is not this program's."""
@@ -85,7 +115,7 @@ class ResultsFolder(RecordFolder):
 
     def table_text(self, records: list[Record]) -> str:
         """Write the table, a row a slide."""
-        return _table([record.row for record in records], _FIRST, _LAST)
+        return _table([row_of(record) for record in records], _FIRST, _LAST)
 
     def claim(self, source: str, stem: str, suffixes: Sequence[str]) -> Record:
         """Find the record of a slide, or make one with a free name.
@@ -124,7 +154,7 @@ class ResultsFolder(RecordFolder):
                 )
 
     def finished(self, record: Record, key: dict[str, str], suffixes: Sequence[str]) -> bool:
-        """Tell whether a slide is done with the same key and its files are there.
+        """Tell whether a slide is done with the same key and its files are there and whole.
 
         Raises:
             TiacfError: it is done with another key: replacing it needs the user's word.
@@ -138,7 +168,34 @@ class ResultsFolder(RecordFolder):
                 f"{' and '.join(differs)}; give --overwrite to replace it, or another --output-path"
             )
         files = [self.path / f"{record.name}{suffix}" for suffix in suffixes]
-        return all(file.exists() for file in (*files, self.fragment(record)))
+        there = all(file.exists() for file in (*files, self.fragment(record)))
+        return there and not self.cut_files(record, suffixes)
+
+    def cut_files(self, record: Record, suffixes: Sequence[str]) -> list[str]:
+        """Names of a slide's files that are there and smaller than they were written.
+
+        Whatever cuts or empties a file makes it smaller. Larger ones are left as they are: users add to
+        them, and viewers write into annotation stores.
+        """
+        names = [f"{record.name}{suffix}" for suffix in suffixes]
+        return [
+            name
+            for name in names
+            if (self.path / name).exists()
+            and size_on_disk(self.path / name) < record.sizes.get(name, 0)
+        ]
+
+    def publish(self, record: Record, staging: Path) -> None:
+        """Move a slide's finished files from staging into place and record them and their sizes."""
+        sizes = {path.name: size_on_disk(path) for path in staging.iterdir()}
+        record.sizes = record.sizes | sizes
+        super().publish(record, staging)
+
+    def remark(self, record: Record, remark: str) -> None:
+        """Record what the last run has to say of a result that stays as it is; "" for nothing."""
+        if record.remark != remark:
+            record.remark = remark
+            self.write(record)
 
     def fragment(self, record: Record) -> Path:
         """Where a slide's part of the report is kept."""
@@ -179,11 +236,13 @@ class ResultsFolder(RecordFolder):
         from tiacrossfusion.report import ReportSlide
 
         for record in self.records():
-            row = record.row
-            now = {"message": row.get("message", ""), "source": row.get("path", "")}
+            if record.status not in self.rows:
+                continue
+            row = row_of(record)
+            now = {"message": row["message"], "source": row.get("path", "")}
             if record.status == "failed":
                 yield ReportSlide(name=row["slide"], status="failed", **now)
-            elif record.status == "ok" and self.fragment(record).exists():
+            elif self.fragment(record).exists():
                 yield ReportSlide.load(self.fragment(record)).model_copy(update=now)
 
     def check_patients_free(self) -> None:
@@ -212,6 +271,12 @@ class ResultsFolder(RecordFolder):
         self.check_patients_free()
         with self.writing():
             self.replace_text(self.path / PATIENTS, _table(rows, _PATIENT_FIRST, _PATIENT_LAST))
+
+
+def row_of(record: Record) -> dict[str, Any]:
+    """The row of a slide that is done or failed, whose message tells the record's remark too."""
+    message = "; ".join(filter(None, [record.remark, record.row["message"]]))
+    return record.row | {"message": message}
 
 
 def _table(rows: Sequence[dict[str, Any]], first: Sequence[str], last: Sequence[str]) -> str:

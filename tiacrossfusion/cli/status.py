@@ -36,7 +36,7 @@ def status(bags: Path) -> None:
     if found.being_made:
         click.echo(f"being made: {len(found.being_made)}")
         for slide, process in found.being_made.items():
-            click.echo(f"  {printable(slide)}: by process {process}")
+            click.echo(f"  {printable(slide)}: by process {printable(process)}")
     if found.unfinished:
         click.echo(f"interrupted, to be made: {len(found.unfinished)}")
         for slide in found.unfinished:
