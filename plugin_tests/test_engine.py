@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import shutil
 
@@ -12,7 +13,7 @@ from tiatoolbox.models.engine.engine_abc import EngineABC
 from tiatoolbox.models.models_abc import ModelABC
 from tiatoolbox.wsicore.wsireader import VirtualWSIReader, WSIReader
 
-from tiacrossfusion import CrossFusionModel, SurvivalPredictor, TiacfError
+from tiacrossfusion import CrossFusionModel, SurvivalPredictor, TiacfError, UsageError
 
 
 @pytest.fixture(scope="module")
@@ -147,13 +148,84 @@ def test_the_scale_can_be_given(predictor, real_slides):
         ({"wsireader_kwargs": {"level": 1}}, "level"),
         ({"wsireader_kwargs": {"mpp": -1}}, "mpp -1"),
         ({"auto_get_mask": False}, "auto_get_mask"),
+        ({"images": ["a\0.svs"]}, "images: 'a.x00.svs' is no path"),
+        ({"images": [""]}, "images: '' is no path"),
+        ({"masks": 5}, "masks: int is no list"),
+        ({"masks": "m"}, "masks: str is no list"),
+        ({"masks": [5]}, "masks: int is neither a path nor an array"),
+        ({"masks": [""]}, "masks: '' is no path"),
+        ({"device": None}, "device: must be a name .* not NoneType"),
+        ({"device": 0}, "device: must be a name .* not int"),
+        ({"batch_size": "a"}, "batch_size: must be a whole number, not str"),
+        ({"batch_size": 32.5}, "batch_size: must be a whole number, not float"),
+        ({"batch_size": True}, "batch_size: must be a whole number, not bool"),
+        ({"num_workers": None}, "num_workers: must be a whole number, not NoneType"),
+        ({"save_dir": 5}, "save_dir: must be a path, not int"),
+        ({"save_dir": b"out"}, "save_dir: must be a path, not bytes"),
+        ({"save_dir": "a\0b"}, "save_dir: 'a.x00b' is no path"),
+        ({"save_dir": ""}, "save_dir: '' is no path"),
+        ({"wsireader_kwargs": [1]}, "wsireader_kwargs: must be a dictionary"),
+        ({"wsireader_kwargs": {"mpp": "x"}}, "mpp: must be a number, not str"),
+        ({"wsireader_kwargs": {"mpp": (1, 1, 1)}}, "mpp 1, 1, 1: must be one number, or the same"),
+        ({"wsireader_kwargs": {"mpp": ()}}, "must be one number, or the same"),
+        ({"wsireader_kwargs": {"mpp": (0.5, 0.4)}}, "mpp 0.5, 0.4: .* the same in x and y"),
+        ({"wsireader_kwargs": {"power": "20x"}}, "power: must be a number, not str"),
+        ({"patch_input_shape": np.array([224, 224])}, "own sampling"),
+        ({"patch_input_shape": np.array(256)}, "own sampling"),
+        ({"input_resolutions": [{"resolution": np.ones(2), "units": "mpp"}]}, "own sampling"),
     ],
 )
-def test_wrong_options_are_refused_in_one_line(simulated, options, message):
-    predictor = SurvivalPredictor()
-    with pytest.raises(TiacfError, match=message) as caught:
+def test_wrong_options_are_refused_in_one_line(
+    predictor, simulated, tmp_path, monkeypatch, options, message
+):
+    monkeypatch.chdir(tmp_path)
+    before = {name: getattr(predictor, name) for name in ("batch_size", "num_workers", "device")}
+    with pytest.raises(UsageError, match=message) as caught:
         predictor.run(**({"images": [simulated / "low.svs"]} | options))
     assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+    # What was refused is not there in the next run either.
+    assert {name: getattr(predictor, name) for name in before} == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model": 5}, "model: must be a name, .* not int"),
+        ({"model": None}, "model: must be a name, .* not NoneType"),
+        ({"batch_size": "32"}, "batch_size: must be a whole number, not str"),
+        ({"num_workers": 0.5}, "num_workers: must be a whole number, not float"),
+        ({"device": None}, "device: must be a name .* not NoneType"),
+        ({"weights": 5}, "weights: must be a path, not int"),
+        ({"encoder_weights": 5}, "encoder_weights: must be a path, not int"),
+    ],
+)
+def test_an_engine_is_not_made_of_wrong_types(options, message):
+    with pytest.raises(UsageError, match=message):
+        SurvivalPredictor(**options)
+
+
+def test_a_run_that_was_refused_leaves_the_engine_as_it_was(predictor, simulated):
+    with pytest.raises(UsageError):
+        predictor.run(images=[simulated / "low.svs"], device=None)
+    with pytest.raises(UsageError):
+        predictor.run(images=[simulated / "low.svs"], batch_size=4, num_workers="two")
+    assert predictor.batch_size == 32
+    assert list(predictor.run(images=[simulated / "low.svs"])) == [simulated / "low.svs"]
+
+
+def test_the_models_own_sampling_may_be_given_in_every_form(predictor, simulated):
+    mask = np.ones((150, 180), bool)
+    outputs = predictor.run(
+        images=[simulated / "low.svs"],
+        masks=(mask for _ in range(1)),
+        patch_input_shape=np.array([256, 256]),
+        input_resolutions=tuple(predictor.ioconfig.input_resolutions),
+        ioconfig=copy.deepcopy(predictor.ioconfig),
+        wsireader_kwargs={"mpp": np.array([0.5, 0.5])},
+        batch_size=np.int64(32),
+    )
+    assert list(outputs) == [simulated / "low.svs"]
 
 
 def test_models_may_be_given_in_every_form(predictor, demo_bundle, tmp_path):
@@ -166,8 +238,6 @@ def test_models_may_be_given_in_every_form(predictor, demo_bundle, tmp_path):
     assert SurvivalPredictor(model=model).model is model
     with pytest.raises(TiacfError, match="device cuda:99"):
         SurvivalPredictor(device="cuda:99")
-    with pytest.raises(TypeError, match="model must be"):
-        SurvivalPredictor(model=3)
     halved = {name: tensor / 2 for name, tensor in demo_bundle.network.state_dict().items()}
     save_file(halved, tmp_path / "half.safetensors")
     other = SurvivalPredictor(weights=tmp_path / "half.safetensors").model.bundle

@@ -135,6 +135,17 @@ def test_a_wrong_option_is_one_line(tmp_path, monkeypatch, arguments, line):
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.parametrize(
+    ("size", "line"), [("6", "embed_dim 6 does not split into 4 heads"), ("5", "embed_dim 5")]
+)
+def test_a_network_that_cannot_be_built_is_refused_before_another_is_trained(
+    cohort, tmp_path, size, line
+):
+    more = ["--time-unit", "months", "--model", "mean-pool", "--model", "crossfusion"]
+    assert_usage(train(cohort, tmp_path / "run", *more, "--embed-dim", size), line)
+    assert not (tmp_path / "run").exists()
+
+
 def test_bags_that_are_not_there(cohort, tmp_path):
     (cohort / "empty").mkdir(exist_ok=True)
     for bags, line in (

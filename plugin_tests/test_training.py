@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
+import shutil
+import socket
 import subprocess
 import sys
 
@@ -12,16 +16,21 @@ import pandas as pd
 import pytest
 import torch
 
-from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.errors import TiacfError, UsageError
 from tiacrossfusion.evaluation import read_predictions
+from tiacrossfusion.evaluation.evaluation_files import EVALUATION
+from tiacrossfusion.evaluation.prediction_files import DIGESTS, TABLE
 from tiacrossfusion.features import FeatureBag
 from tiacrossfusion.model_names import MODEL_NAMES
 from tiacrossfusion.networks import build_network
 from tiacrossfusion.pipeline import predict_bag
+from tiacrossfusion.records import process_here
 from tiacrossfusion.simulation.bags import simulate_bags
 from tiacrossfusion.survival import quantile_bins, survival_curve
+from tiacrossfusion.training import mark
 from tiacrossfusion.training.bags import CohortBags
 from tiacrossfusion.training.config import FittingSettings, make_config, read_settings
+from tiacrossfusion.training.mark import MARK, alone_in
 from tiacrossfusion.training.module import SurvivalTraining
 from tiacrossfusion.training.patients import follow_up, patients_of, predict_patients
 from tiacrossfusion.training.run import TrainingRun, read_cohort
@@ -219,6 +228,26 @@ class TestResume:
         with pytest.raises(TiacfError, match="is not empty and holds no training run"):
             run_in(tmp_path / "full", cohort_folder)
 
+    def test_figures_that_were_damaged_are_made_again(self, tmp_path, cohort_folder):
+        """Those of the second model are looked at when the first has been judged."""
+        models = ["mean-pool", "cox-covariates"]
+        changes = {"models": models, "columns": {"covariates": ["fine_burden"]}}
+        run_in(tmp_path, cohort_folder, **changes).train()
+        whole = (tmp_path / "models.csv").read_bytes()
+        for name in (TABLE, DIGESTS, EVALUATION):
+            (tmp_path / "cox-covariates" / name).unlink()
+            run_in(tmp_path, cohort_folder, **changes).train()
+            assert (tmp_path / "models.csv").read_bytes() == whole
+
+    def test_a_fold_that_is_lost_late_is_no_fault_of_the_options(self, tmp_path, cohort_folder):
+        run = run_in(tmp_path, cohort_folder)
+        run.fit("mean-pool")
+        place = tmp_path / "mean-pool" / "fold-1"
+        (place / TABLE).unlink()
+        with pytest.raises(TiacfError, match=f"remove {place} to have") as error:
+            run.judge("mean-pool")
+        assert not isinstance(error.value, UsageError)
+
     def test_same_seed_same_result_other_seed_another(self, tmp_path, cohort_folder):
         risks = []
         for number, seed in enumerate((1, 1, 2)):
@@ -228,6 +257,102 @@ class TestResume:
             fold = read_predictions(tmp_path / str(number) / "mean-pool")[0]
             risks.append(dict(zip(fold.patients, fold.risks, strict=True)))
         assert risks[0] == risks[1] != risks[2]
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from tiacrossfusion.training.mark import alone_in
+with alone_in(Path(sys.argv[1])):
+    print("here", flush=True)
+    time.sleep(600)
+"""
+
+
+class TestTwoRunsInOneFolder:
+    def test_the_second_is_refused_until_the_first_is_dead(self, tmp_path, cohort_folder):
+        run = run_in(tmp_path, cohort_folder, protocol={"protocol": "holdout"})
+        other = subprocess.Popen(
+            [sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True
+        )
+        try:
+            assert other.stdout.readline() == "here\n"
+            (tmp_path / "mean-pool").mkdir()
+            part = tmp_path / "mean-pool" / ".a.part"  # which the other is writing
+            part.touch()
+            held = sorted(tmp_path.rglob("*"))
+            who = rf"process {other.pid} on {re.escape(socket.gethostname())}"
+            with pytest.raises(TiacfError, match=rf"another training run \({who}\) .* wait"):
+                run.train()
+            assert sorted(tmp_path.rglob("*")) == held
+        finally:
+            other.kill()
+            other.communicate()
+        assert (tmp_path / MARK).exists()
+        run.train()
+        assert (tmp_path / "models.csv").exists()
+        assert not part.exists()
+        assert not (tmp_path / MARK).exists()
+
+    def test_a_run_that_fails_leaves_no_mark(self, tmp_path, cohort_folder, monkeypatch):
+        run = run_in(tmp_path, cohort_folder)
+        monkeypatch.setattr(run, "fit", lambda model: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run.train()
+        assert not (tmp_path / MARK).exists()
+
+    def test_a_folder_that_another_run_has_taken_meanwhile(self, tmp_path, cohort_folder):
+        run = run_in(tmp_path / "run", cohort_folder)
+        shutil.rmtree(tmp_path / "run")
+        run_in(tmp_path / "run", cohort_folder, seed=3)
+        with pytest.raises(TiacfError, match="another seed"):
+            run.train()
+
+    def test_one_process_of_a_run_on_several_devices_marks(self, tmp_path, cohort_folder):
+        run = run_in(tmp_path, cohort_folder)
+        run.leader = False
+        with alone_in(tmp_path):  # the leader
+            run.fit = lambda model: None
+            assert run.train() == {}
+
+    @pytest.mark.parametrize("alive", [True, False])
+    def test_without_locks_the_name_in_the_mark_decides(self, tmp_path, monkeypatch, alive):
+        def no_locks(*_):
+            raise OSError(errno.ENOLCK, "No locks available")
+
+        monkeypatch.setattr("fcntl.flock", no_locks)
+        ended = subprocess.Popen([sys.executable, "-c", ""])
+        ended.wait()
+        number = os.getppid() if alive else ended.pid
+        (tmp_path / MARK).write_text(f"{socket.gethostname()}-{number}")
+        if alive:
+            with pytest.raises(TiacfError, match=f"process {number} on"), alone_in(tmp_path):
+                pass
+        else:
+            with alone_in(tmp_path):
+                assert (tmp_path / MARK).read_text() == process_here()
+        assert (tmp_path / MARK).exists() == alive
+
+    def test_a_mark_that_is_removed_while_it_is_taken_is_made_again(self, tmp_path, monkeypatch):
+        lock, locked = mark._lock, []
+
+        def late(file, folder):
+            lock(file, folder)
+            locked.append(file)
+            if len(locked) == 1:
+                (tmp_path / MARK).unlink()
+
+        monkeypatch.setattr(mark, "_lock", late)
+        with alone_in(tmp_path):
+            assert (tmp_path / MARK).read_text() == process_here()
+        assert len(locked) == 2
+
+    def test_a_link_in_its_place_is_not_followed(self, tmp_path):
+        (tmp_path / "mine.txt").write_text("keep")
+        (tmp_path / MARK).symlink_to(tmp_path / "mine.txt")
+        with pytest.raises(TiacfError, match="cannot be written"), alone_in(tmp_path):
+            pass
+        assert (tmp_path / "mine.txt").read_text() == "keep"
 
 
 class TestGradients:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from numbers import Integral, Real
+from typing import Any
+
 from tiacrossfusion.errors import UsageError
 
 
 def at_least(option: str, value: int, smallest: int, largest: int = 1_000_000) -> None:
-    """Refuse a count below the smallest that makes sense, or one that is a slip of the keyboard."""
+    """Refuse a count below the smallest that makes sense, or one that is a slip of the keyboard.
+
+    Raises:
+        UsageError: it is one, or no whole number.
+    """
+    _be_a(Integral, "whole number", option, value)
     if value < smallest:
         raise UsageError(f"{option} {value}: must be {smallest} or more")
     if value > largest:
@@ -14,22 +22,45 @@ def at_least(option: str, value: int, smallest: int, largest: int = 1_000_000) -
 
 
 def usable_seed(option: str, value: int) -> None:
-    """Refuse seeds that are not numbers of 32 bits, which all libraries take."""
+    """Refuse seeds that are not numbers of 32 bits, which all libraries take.
+
+    Raises:
+        UsageError: it is not.
+    """
     at_least(option, value, 0, 2**32 - 1)
 
 
 def positive(option: str, value: float | None) -> None:
-    """Refuse a size that is zero, negative or not a number; None is not given."""
-    if value is not None and not 0 < value < float("inf"):
-        raise UsageError(f"{option} {value:g}: must be a number above 0")
+    """Refuse a size that is zero, negative or not a number; None is not given.
+
+    Raises:
+        UsageError: it is one of these.
+    """
+    if value is None:
+        return
+    _be_a(Real, "number", option, value)
+    if not 0 < value < float("inf"):
+        raise UsageError(f"{option} {float(value):g}: must be a number above 0")
 
 
 def usable_device(device: str) -> None:
-    """Refuse a torch device that is unknown or not there."""
+    """Refuse a torch device that is unknown or not there.
+
+    Raises:
+        UsageError: it is.
+    """
     import torch
 
+    if not isinstance(device, str | torch.device):
+        raise UsageError(f"device: must be a name such as cpu or cuda, not {type(device).__name__}")
     try:
         torch.zeros(1, device=device).cpu()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).strip().splitlines()[0].split(". ")[0]
         raise UsageError(f"device {device}: {reason}; use the device cpu") from error
+
+
+def _be_a(kind: type, words: str, option: str, value: Any) -> None:
+    """Refuse what is no number, as True and False are none."""
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise UsageError(f"{option}: must be a {words}, not {type(value).__name__}")

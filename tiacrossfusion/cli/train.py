@@ -136,7 +136,7 @@ def train(
             "--time-unit is missing; give the unit of the table's times, such as months"
         )
     checked = make_config(settings, "the options" if config is None else str(config), by_options)
-    where = Devices(accelerator, int(devices) if devices.isdigit() else devices, strategy)
+    where = Devices(accelerator, _number_of(devices), strategy)
     where.check()
     cohort = read_cohort(table, bags, checked)
     run = TrainingRun(
@@ -175,6 +175,14 @@ def say_figures(model: str, evaluation: Evaluation) -> None:
     click.echo(f"    {'log-rank p':24}{groups.note or format(groups.log_rank_p, '.2g')}")
     for note in evaluation.notes:
         click.echo(f"    note: {note}")
+
+
+def _number_of(devices: str) -> int | str:
+    """Number of devices, or the text, of which Lightning says what is wrong if it is not "auto"."""
+    try:
+        return int(devices)
+    except ValueError:
+        return devices
 
 
 def _put(settings: dict[str, Any], place: tuple[str, ...], value: object) -> None:

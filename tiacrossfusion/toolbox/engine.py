@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,13 @@ from tiacrossfusion.errors import UsageError
 from tiacrossfusion.outputs import OUTPUT_TYPES
 from tiacrossfusion.results import ResultsFolder
 from tiacrossfusion.sampling import SCALES, SamplingSpec
+from tiacrossfusion.toolbox.arguments import (
+    check_sampling,
+    images_of,
+    masks_of,
+    path_of,
+    scale_of,
+)
 from tiacrossfusion.toolbox.model import CrossFusionModel
 
 _SETTINGS = ("batch_size", "num_workers", "device", "verbose")
@@ -53,7 +60,8 @@ class SurvivalPredictor(EngineABC):
         outcomes: what became of each image of the last run, with the reason where one failed.
 
     Raises:
-        TiacfError: the model or the encoder is unknown, damaged or cannot be fetched.
+        TiacfError: the model is unknown, damaged or cannot be fetched.
+        UsageError: an argument is not of its type, or the device is not there.
 
     Examples:
         >>> predictor = SurvivalPredictor(model="crossfusion-demo", device="cpu")
@@ -73,7 +81,10 @@ class SurvivalPredictor(EngineABC):
         verbose: bool = False,
     ) -> None:
         """Load the model."""
-        usable_device(device)
+        _check_settings(batch_size=batch_size, num_workers=num_workers, device=device)
+        self._encoder_weights = (
+            None if encoder_weights is None else path_of("encoder_weights", encoder_weights)
+        )
         super().__init__(
             model=str(model) if isinstance(model, Path) else model,
             batch_size=batch_size,
@@ -83,7 +94,6 @@ class SurvivalPredictor(EngineABC):
             verbose=verbose,
         )
         self.outcomes: list[SlideOutcome] = []
-        self._encoder_weights = encoder_weights
         self._encoder: Encoder | None = None
         self._encoder_device = device
 
@@ -93,17 +103,21 @@ class SurvivalPredictor(EngineABC):
     ) -> tuple[CrossFusionModel, ModelIOConfigABC]:
         """Load the bundle in place of a model of TIAToolbox's own zoo."""
         if not isinstance(model, str | CrossFusionModel):
-            raise TypeError("model must be a name, a folder, a hub id or a CrossFusionModel")
+            raise UsageError(
+                f"model: must be a name, a folder, a hub id or a CrossFusionModel, not "
+                f"{type(model).__name__}"
+            )
+        file = None if weights is None else path_of("weights", weights)
         loaded = CrossFusionModel(model) if isinstance(model, str) else model
-        if weights is not None:
-            loaded = CrossFusionModel(loaded.bundle.with_weights(Path(weights)))
+        if file is not None:
+            loaded = CrossFusionModel(loaded.bundle.with_weights(file))
         return loaded, sampling_ioconfig(loaded.bundle.config.sampling)
 
     def run(
         self,
         images: list[str | os.PathLike | WSIReader],
         *,
-        masks: Sequence[str | Path | np.ndarray] | None = None,
+        masks: Iterable[str | os.PathLike | np.ndarray | None] | None = None,
         input_resolutions: list[dict] | None = None,
         patch_input_shape: tuple[int, int] | None = None,
         ioconfig: ModelIOConfigABC | None = None,
@@ -121,7 +135,8 @@ class SurvivalPredictor(EngineABC):
 
         Args:
             images: paths of slides, or TIAToolbox readers.
-            masks: one for each image: a path (an image, or GeoJSON from QuPath) or an array (H, W).
+            masks: one for each image: a path (an image, or GeoJSON from QuPath), an array (H, W), or
+                None for an image without.
             input_resolutions: None, or the model's own: a model is valid for its sampling only.
             patch_input_shape: None, or the model's own.
             ioconfig: None, or the model's own.
@@ -142,51 +157,47 @@ class SurvivalPredictor(EngineABC):
             (N, 4) per scale.
 
         Raises:
-            TiacfError: an option is wrong, no image is given, or the folder cannot be written.
+            TiacfError: the encoder cannot be loaded, or the folder cannot be written.
+            UsageError: an argument is wrong, or no image is given; nothing was begun.
         """
-        reader_kwargs = self._settle(kwargs)
-        self._check_sampling(input_resolutions, patch_input_shape, ioconfig)
+        mpp, power = scale_of(kwargs.pop("wsireader_kwargs", None))
+        check_sampling(
+            self.ioconfig,
+            input_resolutions=input_resolutions,
+            patch_input_shape=patch_input_shape,
+            ioconfig=ioconfig,
+        )
         if patch_mode:
             raise UsageError(
                 "patch_mode=True: survival is predicted from whole slides; use patch_mode=False"
             )
-        if not isinstance(images, list | tuple) or len(images) == 0:
-            raise UsageError("images: give a list of at least one slide")
-        for image in images:
-            if not isinstance(image, str | os.PathLike | WSIReader):
-                raise UsageError(
-                    f"images: {type(image).__name__} is neither a path nor a WSIReader; an array "
-                    "goes in as VirtualWSIReader(array, mpp=...)"
-                )
-        if masks is not None and len(masks) != len(images):
-            raise UsageError(
-                f"masks: {len(masks)} masks for {len(images)} images; give one for each"
-            )
+        slides = images_of(images)
+        their_masks = masks_of(masks, len(slides))
         output_type = str(output_type).lower()
         if output_type not in ("dict", *OUTPUT_TYPES):
             raise UsageError(
                 f"output_type={output_type}: must be 'dict', 'zarr', 'annotationstore' or 'qupath'"
             )
-        if output_type == "dict" and save_dir is not None:
+        folder = None if save_dir is None else path_of("save_dir", save_dir)
+        if output_type == "dict" and folder is not None:
             output_type = "zarr"
-        if output_type != "dict" and save_dir is None:
+        if output_type != "dict" and folder is None:
             raise UsageError(f"output_type={output_type}: give a save_dir to write to")
-        images = [
-            image if isinstance(image, WSIReader) else Path(os.fspath(image)) for image in images
-        ]
+        self._settle(kwargs)
         self.outcomes = predict_cohort(
-            images,
+            slides,
             self.model.bundle,
             self._load_encoder(),
-            ResultsFolder(Path(save_dir)) if save_dir is not None else None,
+            None if folder is None else ResultsFolder(folder),
             RunOptions(
                 output_type=output_type,
                 overwrite=overwrite,
                 batch_size=self.batch_size,
                 num_workers=self.num_workers,
-                **reader_kwargs,
+                mpp=mpp,
+                power=power,
             ),
-            masks=masks,
+            masks=their_masks,
             show_progress=self.verbose,
         )
         for outcome in self.outcomes:
@@ -198,49 +209,16 @@ class SurvivalPredictor(EngineABC):
             if (result := outcome.output or outcome.prediction) is not None
         }
 
-    def _settle(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Take run options over into the engine; return mpp and power for the readers."""
-        reader_kwargs = dict(kwargs.pop("wsireader_kwargs", None) or {})
-        for name in kwargs:
+    def _settle(self, given: dict[str, Any]) -> None:
+        """Take settings over into the engine, all of them or none."""
+        for name in given:
             if name not in _SETTINGS:
                 raise UsageError(f"{name}: SurvivalPredictor.run has no such option")
-        for name in reader_kwargs:
-            if name not in ("mpp", "power"):
-                raise UsageError(f'wsireader_kwargs: "{name}" is not used; give "mpp" or "power"')
-        mpp = reader_kwargs.get("mpp")
-        if isinstance(mpp, Sequence | np.ndarray):  # the toolbox's form, (x, y)
-            mpp_x, mpp_y = mpp
-            if mpp_x != mpp_y:
-                raise UsageError(
-                    f"wsireader_kwargs: mpp {mpp_x}, {mpp_y}: must be the same in x and y"
-                )
-            reader_kwargs["mpp"] = float(mpp_x)
-        settings = {name: getattr(self, name) for name in _SETTINGS} | kwargs
-        at_least("batch_size", settings["batch_size"], 1)
-        at_least("num_workers", settings["num_workers"], 0)
-        usable_device(settings["device"])
+        settings = {name: getattr(self, name) for name in _SETTINGS} | given
+        _check_settings(settings["batch_size"], settings["num_workers"], settings["device"])
+        self.model.to(settings["device"])
         for name, value in settings.items():
             setattr(self, name, value)
-        self.model.to(self.device)
-        return reader_kwargs
-
-    def _check_sampling(
-        self,
-        input_resolutions: list[dict] | None,
-        patch_input_shape: tuple[int, int] | None,
-        ioconfig: ModelIOConfigABC | None,
-    ) -> None:
-        own = self.ioconfig
-        for name, given, wanted in (
-            ("input_resolutions", input_resolutions, own.input_resolutions),
-            ("patch_input_shape", patch_input_shape, own.patch_input_shape),
-            ("ioconfig", ioconfig, own),
-        ):
-            if given is not None and given != wanted:
-                raise UsageError(
-                    f"{name}: a survival model is valid for its own sampling only ({wanted}); "
-                    "leave it out, or take a model trained with that sampling"
-                )
 
     def _load_encoder(self) -> Encoder:
         """Load the encoder once for a device."""
@@ -250,3 +228,10 @@ class SurvivalPredictor(EngineABC):
             )
             self._encoder_device = self.device
         return self._encoder
+
+
+def _check_settings(batch_size: int, num_workers: int, device: str) -> None:
+    """Refuse settings that cannot be."""
+    at_least("batch_size", batch_size, 1)
+    at_least("num_workers", num_workers, 0)
+    usable_device(device)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import lightning
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
+from tiacrossfusion.checks import at_least
 from tiacrossfusion.errors import UsageError, one_line
 
 
@@ -39,6 +40,8 @@ class Devices:
             f"--accelerator {self.accelerator} --devices {self.devices} --strategy {self.strategy}"
         )
         remedy = "leave them out to train on one device of this machine"
+        if isinstance(self.devices, int):  # Lightning would make a list of them
+            at_least("--devices", self.devices, -1, 10_000)  # -1: all GPUs
         try:
             with quiet():
                 trainer = lightning.Trainer(
@@ -47,7 +50,13 @@ class Devices:
                     strategy=self.strategy,
                     barebones=True,
                 )
-        except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
+        except (
+            MisconfigurationException,
+            ImportError,  # what an accelerator needs is not installed
+            ValueError,
+            TypeError,
+            RuntimeError,
+        ) as error:
             raise UsageError(f"{asked}: {one_line(error)}; {remedy}") from error
         # On a CPU each "device" is a process of its own, and Lightning would start any number.
         if (

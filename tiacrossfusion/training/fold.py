@@ -46,6 +46,20 @@ class FittedFold:
     bins: TimeBins
 
 
+def check_network(model: str, config: TrainingConfig) -> None:
+    """Refuse sizes of which a network cannot be built, before anything is trained.
+
+    Args:
+        model: name from `tiacrossfusion.model_names.NETWORK_NAMES`.
+        config: settings.
+
+    Raises:
+        UsageError: they are such.
+    """
+    with torch.device("meta"):  # takes no memory and draws no random numbers
+        _build(_architecture(model, config, encoder_width=1), config)  # any encoder's would do
+
+
 def fit_fold(
     model: str,
     config: TrainingConfig,
@@ -80,13 +94,9 @@ def fit_fold(
     devices = devices or Devices()
     times, events = follow_up(training)
     bins = quantile_bins(times, events, config.network.num_bins, config.time_unit)
-    architecture = _architecture(model, config, bags)
+    architecture = _architecture(model, config, bags.encoder.width)
     lightning.seed_everything(seed, verbose=False)
-    network = build_network(
-        architecture,
-        dropout=config.network.dropout,
-        attention_dropout=config.network.attention_dropout,
-    )
+    network = _build(architecture, config)
     if architecture.standardise:
         slides = [slide for patient in training for slide in patient.slides]
         network.set_moments(*bags.moments(slides))  # type: ignore[operator]
@@ -153,7 +163,7 @@ def wait_for_others() -> None:
         torch.distributed.barrier()
 
 
-def _architecture(model: str, config: TrainingConfig, bags: CohortBags) -> Architecture:
+def _architecture(model: str, config: TrainingConfig, encoder_width: int) -> Architecture:
     """Sizes of a network: those of the settings that it takes."""
     sizes = {
         name: getattr(config.network, name)
@@ -162,11 +172,19 @@ def _architecture(model: str, config: TrainingConfig, bags: CohortBags) -> Archi
     }
     return Architecture(
         name=model,
-        encoder_width=bags.encoder.width,
+        encoder_width=encoder_width,
         num_bins=config.network.num_bins,
         standardise=config.network.standardise,
         proportional_hazards=config.fitting.loss == "cox",
         **sizes,
+    )
+
+
+def _build(architecture: Architecture, config: TrainingConfig) -> torch.nn.Module:
+    return build_network(
+        architecture,
+        dropout=config.network.dropout,
+        attention_dropout=config.network.attention_dropout,
     )
 
 

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -33,7 +34,7 @@ from tiacrossfusion.evaluation import (
     write_predictions,
     write_report,
 )
-from tiacrossfusion.evaluation.evaluation_files import EVALUATION, read_evaluation
+from tiacrossfusion.evaluation.evaluation_files import read_evaluation
 from tiacrossfusion.evaluation.prediction_files import TABLE as PREDICTIONS
 from tiacrossfusion.evaluation.prediction_files import write_text
 from tiacrossfusion.evaluation.report import STAGING
@@ -44,6 +45,7 @@ from tiacrossfusion.survival import quantile_bins, risk_of, survival_curve
 from tiacrossfusion.training.bags import CohortBags
 from tiacrossfusion.training.config import ProtocolSettings, TrainingConfig
 from tiacrossfusion.training.covariates import CoxCovariates
+from tiacrossfusion.training.mark import alone_in
 from tiacrossfusion.training.matching import match_bags
 from tiacrossfusion.training.splits import (
     Fold,
@@ -169,15 +171,22 @@ class TrainingRun:
         for model in config.models:
             if model != COX_COVARIATES and not cohort.sources:
                 raise UsageError(f"{model} needs bags; give their folder with --bags")
+        self._check_networks()
         self._open()
 
     def train(self) -> dict[str, Evaluation]:
-        """Train and judge all models that are not finished; returns their evaluations."""
+        """Train and judge all models that are not finished; returns their evaluations.
+
+        Raises:
+            TiacfError: another run works in the folder, or something went wrong.
+        """
         evaluations = {}
-        for model in self.config.models:
-            self.fit(model)
-            if self.leader:
-                evaluations[model] = self.judge(model)
+        with alone_in(self.folder) if self.leader else nullcontext():
+            self._open()  # again: another run may have had the folder since
+            for model in self.config.models:
+                self.fit(model)
+                if self.leader:
+                    evaluations[model] = self.judge(model)
         return evaluations
 
     def fit(self, model: str) -> None:
@@ -234,11 +243,12 @@ class TrainingRun:
 
     def predictions(self, model: str) -> list[FoldPredictions]:
         """Read the predictions of a model whose folds are finished."""
-        return [
-            prediction
-            for fold in self.folds
-            for prediction in read_predictions(self._fold_folder(model, fold))
-        ]
+        predictions = []
+        for fold in self.folds:
+            place = self._fold_folder(model, fold)
+            with _to_train_again(place):
+                predictions += read_predictions(place)
+        return predictions
 
     # Fitting ---------------------------------------------------------------------------------------
 
@@ -341,6 +351,15 @@ class TrainingRun:
             )
         return self._bags
 
+    def _check_networks(self) -> None:
+        """Refuse sizes of which one of the networks cannot be built, before the first is trained."""
+        networks = [model for model in self.config.models if model != COX_COVARIATES]
+        if networks:
+            from tiacrossfusion.training.fold import check_network
+
+            for model in networks:
+                check_network(model, self.config)
+
     # Files -----------------------------------------------------------------------------------------
 
     def _sweep(self, model: str) -> None:
@@ -372,15 +391,11 @@ class TrainingRun:
         """Refuse a fold that lost a file, or of which one was damaged, after it had been finished."""
         from tiacrossfusion.training.fold import METRICS
 
-        try:
+        with _to_train_again(place):
             read_predictions(place)
             if model != COX_COVARIATES:
                 load_bundle(place / BUNDLE)
                 _read_metrics(place / METRICS)
-        except TiacfError as error:
-            raise TiacfError(
-                f"{error}; or remove {place} to have the fold trained again"
-            ) from error
 
     def _has_ensemble(self, model: str) -> bool:
         """Tell whether the ensemble is there and whole; else it is made from its members."""
@@ -392,12 +407,13 @@ class TrainingRun:
 
     def _write_models(self) -> None:
         """Write `models.csv` from all models that are judged, in the order in which they were named."""
-        finished = [
-            model for model in self.config.models if (self.folder / model / EVALUATION).is_file()
-        ]
-        rows, first = [], None
-        for model in finished:
-            pooled = read_evaluation(self.folder / model).pooled
+        finished = {}
+        for model in self.config.models:
+            place = self.folder / model
+            with suppress(TiacfError):  # not judged yet, or to be judged again: its turn will come
+                finished[model] = read_evaluation(place).pooled, read_predictions(place)
+        rows, first = [], ""
+        for model, (pooled, predictions) in finished.items():
             row: dict[str, Any] = {
                 "model": model,
                 "patients": pooled.patients,
@@ -410,13 +426,11 @@ class TrainingRun:
             ):
                 row |= {name: figure.value, f"{name}_low": figure.low, f"{name}_high": figure.high}
             row["log_rank_p"] = pooled.risk_groups.log_rank_p
-            predictions = read_predictions(self.folder / model)
-            if first is None:
-                first = predictions
-            else:
-                difference = compare(first, predictions, seed=self.config.seed)
+            first = first or model
+            if model != first:
+                difference = compare(finished[first][1], predictions, seed=self.config.seed)
                 row |= {
-                    f"{finished[0]}_minus_this": difference.difference.value,
+                    f"{first}_minus_this": difference.difference.value,
                     "difference_low": difference.difference.low,
                     "difference_high": difference.difference.high,
                     "difference_p": difference.p,
@@ -461,6 +475,15 @@ class TrainingRun:
             )
         write_text(self.folder / RUN, json.dumps(record, indent=1) + "\n")
         write_folds(self.folder / SPLITS, self.folds)
+
+
+@contextmanager
+def _to_train_again(place: Path) -> Iterator[None]:
+    """Add a way out to what is wrong with the files of a fold, which is no fault of the options."""
+    try:
+        yield
+    except TiacfError as error:
+        raise TiacfError(f"{error}; or remove {place} to have the fold trained again") from error
 
 
 def _read_metrics(path: Path) -> pd.DataFrame:
