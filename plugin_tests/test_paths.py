@@ -49,6 +49,10 @@ TAKING: dict[str, Callable[[Path, str], list[object]]] = {
         *("extract", "--img-input", place / "in", "--encoder", "timm:resnet18"),
         *("--encoder-weights", f"{path}.pt"),
     ],
+    "--x5": lambda place, path: [
+        *("convert", "--x5", path, "--x10", place / "in", "--x20", place / "in"),
+        *("--encoder", "e"),
+    ],
     "--predictions": lambda place, path: ["evaluate", "--predictions", path],
     "--truth": lambda place, path: [
         *("evaluate", "--faithfulness", "--bags", place / "cohort" / "bags", "--truth", path),

@@ -127,7 +127,8 @@ def encoder_weights(file: Path, tmp_path: Path) -> Result:
 
 def weights_of_an_import(file: Path, tmp_path: Path) -> Result:
     out = ["--encoder", "timm:test_vit", "--output-path", tmp_path / "out"]
-    return tiacf("import-checkpoint", "absent.pt", "--encoder-weights", file, *out)
+    (tmp_path / "later.pt").touch()  # is looked at after the encoder
+    return tiacf("import-checkpoint", tmp_path / "later.pt", "--encoder-weights", file, *out)
 
 
 def tensors_of_features(file: Path, tmp_path: Path) -> Result:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tiacrossfusion.errors import TiacfError, UsageError
 from tiacrossfusion.sampling.spec import SCALES
-from tiacrossfusion.slide_files import missing
+from tiacrossfusion.slide_files import is_folder, is_there, missing
 
 #: Names of the scales' folders, as the authors' release has them.
 SCALE_FOLDERS = {scale: f"x{scale.removesuffix('x')}" for scale in SCALES}
@@ -52,11 +52,11 @@ def find_slide_files(folders: dict[str, Path]) -> list[SlideFiles]:
 
 def _files_of(folder: Path, scale: str) -> dict[str, Path]:
     """Feature files of one scale by their stem."""
+    if not is_folder(folder):
+        reason = "a file, not a folder" if is_there(folder) else missing(folder)
+        raise UsageError(f"{folder}: {reason}; give the folder of the {scale} features")
+    found: dict[str, Path] = {}
     try:
-        if not folder.is_dir():
-            reason = "a file, not a folder" if folder.exists() else missing(folder)
-            raise UsageError(f"{folder}: {reason}; give the folder of the {scale} features")
-        found: dict[str, Path] = {}
         for ending in _ENDINGS:
             for inner in _INNER_FOLDERS:
                 for path in sorted((folder / inner).glob(f"*{ending}")):
