@@ -303,7 +303,7 @@ def test_weights_of_another_precision_serve(bundle, bags, dtype):
     [
         ("no-such-model", ("unknown model", "tiacf models")),
         ("./absent/folder/of/mine", ("unknown model",)),
-        ("../..//x", ("unknown model",)),
+        ("../..//absent", ("unknown model",)),
         ("", ("unknown model",)),
         ("owner/na\nme", ("unknown model",)),
     ],
