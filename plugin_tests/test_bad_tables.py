@@ -362,7 +362,8 @@ PREDICTIONS: dict[str, tuple[str, Callable[[bytes], bytes | None], list[str], in
     "no follow-up": (TRAINING, lambda c: None, ["no such file"], 2),
     "no digests": (DIGESTS, lambda c: None, ["does not exist"], 2),
     "digests cut": (DIGESTS, lambda c: c[:40], ["was cut or changed"], 1),
-    "no figures": ("evaluation.json", lambda c: None, ["cannot be read"], 1),
+    "no figures": ("evaluation.json", lambda c: None, ["does not exist"], 2),
+    "figures no text": ("evaluation.json", lambda c: b"\xff" + c, ["damaged"], 1),
     "figures cut": ("evaluation.json", lambda c: c[:40], ["damaged", "tiacf train again"], 1),
 }
 

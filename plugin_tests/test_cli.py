@@ -10,6 +10,7 @@ import sys
 
 import pytest
 from click.testing import CliRunner
+from torch import OutOfMemoryError
 
 from tiacrossfusion import __version__
 from tiacrossfusion.cli import main
@@ -223,11 +224,21 @@ def test_only_what_the_console_answers_is_blamed_on_it(monkeypatch):
     [
         (MemoryError("Unable to allocate 5 GiB"), r"memory.* Unable to allocate.* with more"),
         (
+            RuntimeError(
+                "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"
+            ),
+            r"memory.* DefaultCPUAllocator.* with more",
+        ),
+        (
+            OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+            r"memory.* CUDA out of memory.* with more",
+        ),
+        (
             ImportError("libtorch.so: failed to map\nsegment"),
             r"cannot be loaded .*libtorch\.so: failed.*more memory.* install",
         ),
     ],
-    ids=["memory", "library"],
+    ids=["memory", "memory of torch", "memory of the GPU", "library"],
 )
 def test_too_little_memory_is_one_line(monkeypatch, error, words):
     from tiacrossfusion import __main__, cli, interruption

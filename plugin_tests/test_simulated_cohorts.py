@@ -360,14 +360,16 @@ class TestBagFolder:
     @pytest.mark.parametrize(
         ("name", "content", "message"),
         [
-            ("simulation.json", "{", "simulation.json: is damaged"),
-            ("simulation.json", "3", "simulation.json: is damaged"),
-            ("cohort.csv", "slide,patient\n", "cohort.csv: is not the table of these options"),
+            ("simulation.json", b"{", "simulation.json: is damaged"),
+            ("simulation.json", b"3", "simulation.json: is damaged"),
+            ("simulation.json", b"\xff", "simulation.json: is damaged"),
+            ("cohort.csv", b"slide,patient\n", "cohort.csv: is not the table of these options"),
+            ("cohort.csv", b"\xff", "cohort.csv: is not the table of these options"),
         ],
     )
     def test_damaged_files_are_refused(self, tmp_path, name, content, message):
         simulate_bags(tmp_path, 1, 1, **TINY)
-        (tmp_path / name).write_text(content)
+        (tmp_path / name).write_bytes(content)
         with pytest.raises(TiacfError, match=message) as caught:
             simulate_bags(tmp_path, 1, 1, **TINY)
         assert "\n" not in str(caught.value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from tiacrossfusion import interruption
-from tiacrossfusion.errors import one_line
+from tiacrossfusion.errors import lacks_memory, one_line
 
 
 def main() -> None:
@@ -18,7 +18,7 @@ def main() -> None:
     except BaseException as error:
         if interruption.interrupted():
             interruption.end()
-        if isinstance(error, MemoryError):
+        if lacks_memory(error):
             sys.exit(
                 f"Error: the memory does not suffice ({one_line(error)}); what is finished is kept, run "
                 "the same command on a machine, or in a job, with more"

@@ -34,6 +34,15 @@ def one_line(error: BaseException, limit: int = 200) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
+def lacks_memory(error: BaseException) -> bool:
+    """Whether memory has run out, of the machine or of its GPU, whose errors have no kind in common."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError)  # torch's, which has its own kind for the GPU alone
+        and ("out of memory" in text or "can't allocate memory" in text)
+    )
+
+
 def first_fault(error: ValidationError) -> tuple[str, str]:
     """Field and reason of the first value that does not fit, as they can be shown on one line."""
     first = error.errors()[0]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.errors import TiacfError, UsageError
 from tiacrossfusion.evaluation.scores import Evaluation
 
 EVALUATION = "evaluation.json"
@@ -16,11 +16,16 @@ def read_evaluation(folder: Path) -> Evaluation:
     """Read the `evaluation.json` that `write_report` wrote into a folder.
 
     Raises:
-        TiacfError: it is not there, or damaged.
+        UsageError: it is not there.
+        TiacfError: it cannot be read, or is damaged.
     """
     path = Path(folder) / EVALUATION
     try:
-        return Evaluation.model_validate_json(path.read_text(encoding="utf-8"))
+        return Evaluation.model_validate_json(path.read_bytes())
+    except FileNotFoundError as error:
+        raise UsageError(
+            f"{path}: does not exist; give the folder of a model that tiacf train wrote"
+        ) from error
     except OSError as error:
         raise TiacfError(
             f"{path}: cannot be read ({error.strerror}); give the folder of a model that tiacf train wrote"

@@ -56,7 +56,7 @@ class CohortFolder:
         with self.writing():
             self._check_options()
             path = self.path / TABLE
-            if path.exists() and path.read_text(encoding="utf-8") != table:
+            if path.exists() and path.read_text("utf-8", "replace") != table:
                 msg = (
                     f"{path}: is not the table of these options, it was changed or drawn by another "
                     f"version; {_ELSEWHERE}."

@@ -15,7 +15,7 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger
 
-from tiacrossfusion.errors import TiacfError, one_line
+from tiacrossfusion.errors import TiacfError, lacks_memory, one_line
 from tiacrossfusion.evaluation.prediction_files import write_text
 from tiacrossfusion.networks import network_sizes
 from tiacrossfusion.survival import TimeBins, breslow_increments, quantile_bins
@@ -108,7 +108,7 @@ def fit_fold(
             if not _has_stopped(last):
                 trainer.fit(module, ckpt_path=last if last.is_file() else None)
         except RuntimeError as error:
-            if "out of memory" in str(error).lower():
+            if lacks_memory(error):
                 raise TiacfError(
                     f"{model}: {one_line(error)}; take a smaller embed_dim, or a device with more memory"
                 ) from error
