@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pandas as pd
 import pytest
 from commands import assert_failed, assert_usage, tiacf
+from safetensors.torch import load_file, save_file
 
 from tiacrossfusion.simulation.bags import simulate_bags
 
@@ -61,6 +63,47 @@ def test_train_then_evaluate_two_models(cohort, tmp_path):
         <= comparison["difference"]["high"]
     )
     assert (tmp_path / "report" / "kaplan_meier.png").exists()
+
+
+def test_names_are_drawn_as_they_are(cohort, tmp_path):
+    """A "$" begins no formula, and half of a character is written out."""
+    table = b"\xff $x_1$.csv".decode(errors="surrogateescape")
+    shutil.copy(cohort / "cohort.csv", tmp_path / table)
+    more = ["--model", "cox-covariates", "--covariates", "fine_burden", "--time-unit", r"$\foo$"]
+    done = train(cohort, tmp_path / "run", *more, table=tmp_path / table)
+    assert done.exit_code == 0, done.output
+    odd = tmp_path / b"\xff $y_1$".decode(errors="surrogateescape")
+    (tmp_path / "run" / "cox-covariates").rename(odd)
+    out = ["--draws", 100, "--output-path", tmp_path / "report"]
+    done = tiacf("evaluate", "--predictions", odd, *out)
+    assert done.exit_code == 0, done.output
+
+
+def test_other_bags_are_not_taken_for_those_a_run_was_begun_with(cohort, tmp_path):
+    run = tmp_path / "run"
+    more = ["--time-unit", "months", "--covariates", "fine_burden", "--folds", "2"]
+    assert train(cohort, run, *more, "--model", "cox-covariates").exit_code == 0
+    more += ["--model", "mean-pool"]
+    assert train(cohort, run, *more).exit_code == 0
+    simulate_bags(tmp_path / "other", 45, 4, scenario="fine", encoder_width=4, side=1)
+    bags = tmp_path / "other" / "bags"
+    done = train(cohort, run, *more, bags=bags)
+    assert_failed(done, f"{run}: holds a run on bags with other features", "the same bags to go on")
+    shutil.copytree(cohort / "bags", tmp_path / "moved")
+    assert train(cohort, run, *more, bags=tmp_path / "moved").exit_code == 0
+
+
+def test_the_ensemble_is_of_the_folds_that_are_there(cohort, tmp_path):
+    run = tmp_path / "run"
+    more = ["--time-unit", "months", "--folds", "2", "--model", "mean-pool"]
+    assert train(cohort, run, *more).exit_code == 0
+    ensemble = run / "mean-pool" / "ensemble" / "model.safetensors"
+    before = ensemble.read_bytes()
+    shutil.rmtree(run / "mean-pool" / "fold-1")
+    other = load_file(ensemble)  # as of another fold 1
+    save_file({name: tensor + 1 for name, tensor in other.items()}, ensemble)
+    assert train(cohort, run, *more).exit_code == 0
+    assert ensemble.read_bytes() == before
 
 
 def test_options_come_before_the_file(cohort, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,11 +27,12 @@ Tokens = tuple[Tensor, Tensor, Tensor]
 
 @dataclass(frozen=True)
 class _Summary:
-    """What is kept of a bag: its token counts and the sums its moments are made of."""
+    """What is kept of a bag: its token counts, the sums its moments are made of, and a hash of all."""
 
     counts: tuple[int, int, int]
     total: np.ndarray  # (3, E) float64
     squares: np.ndarray  # (3, E) float64
+    sha256: str
 
 
 class CohortBags:
@@ -79,6 +81,13 @@ class CohortBags:
         self.encoder = first.provenance.encoder
         self.sampling = first.provenance.sampling
 
+    @property
+    def sha256(self) -> str:
+        """Hash of everything in the bags that a network is trained on."""
+        lines = [self.encoder.model_dump_json(), self.sampling.model_dump_json()]
+        lines += sorted(f"{slide}\0{summary.sha256}" for slide, summary in self._summaries.items())
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
     def counts(self, slide: str) -> tuple[int, int, int]:
         """Return the number of tokens of a slide at 5x, 10x and 20x."""
         return self._summaries[slide].counts
@@ -125,10 +134,14 @@ def _summarise(tokens: Tokens, slide: str) -> _Summary:
     if 0 in counts:
         raise TiacfError(f"bag of {slide}: a scale has no patch; extract it again")
     wide = [scale.numpy().astype(np.float64) for scale in tokens]
+    content = hashlib.sha256(str(counts).encode())
+    for scale in tokens:
+        content.update(np.ascontiguousarray(scale.numpy()).data)
     return _Summary(
         counts,
         np.stack([scale.sum(axis=0) for scale in wide]),
         np.stack([np.square(scale).sum(axis=0) for scale in wide]),
+        content.hexdigest(),
     )
 
 

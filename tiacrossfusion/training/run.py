@@ -1,6 +1,6 @@
 """A training run: models on the same folds, kept in a folder that a killed run goes on in.
 
-- `run.json`: configuration, versions, hash of the table, what was left out
+- `run.json`: configuration, versions, hashes of the table and of the bags, what was left out
 - `splits.csv`: fold, part and patient
 - `models.csv`: figures of all models, and each against the first
 - `<model>/fold-<k>/`: `metrics.csv` by epoch and `out_of_fold.csv` of the test patients
@@ -40,8 +40,10 @@ from tiacrossfusion.evaluation.prediction_files import write_text
 from tiacrossfusion.evaluation.report import STAGING
 from tiacrossfusion.features import FeatureBag
 from tiacrossfusion.model_names import COX_COVARIATES
-from tiacrossfusion.slide_files import find_bags
+from tiacrossfusion.records import writing
+from tiacrossfusion.slide_files import find_bags, is_there, written
 from tiacrossfusion.survival import quantile_bins, risk_of, survival_curve
+from tiacrossfusion.terminal import printable
 from tiacrossfusion.training.bags import CohortBags
 from tiacrossfusion.training.config import ProtocolSettings, TrainingConfig
 from tiacrossfusion.training.covariates import CoxCovariates
@@ -96,10 +98,11 @@ def read_cohort(table: Path, bags: Path | None, config: TrainingConfig) -> Cohor
     checked = read_table(
         table, config.columns, config.time_unit, drop_unusable=config.drop_unusable
     )
+    name = printable(written(table.stem))
     if bags is None:
-        return Cohort(table.stem, checked, {})
+        return Cohort(name, checked, {})
     checked, sources = match_bags(checked, find_bags(bags), drop_missing=config.drop_unusable)
-    return Cohort(table.stem, checked, sources)
+    return Cohort(name, checked, sources)
 
 
 def make_folds(
@@ -190,9 +193,15 @@ class TrainingRun:
         return evaluations
 
     def fit(self, model: str) -> None:
-        """Train a model on the folds that are not finished, and predict their test patients."""
+        """Train a model on the folds that are not finished, and predict their test patients.
+
+        Raises:
+            TiacfError: the folds that are finished were trained on other bags, or something went wrong.
+        """
         if self.leader:
             self._sweep(model)
+        if model != COX_COVARIATES:
+            self.bags()  # even if all folds are finished: they may be other bags than those had
         for number, fold in enumerate(self.folds, 1):
             place = self._fold_folder(model, fold)
             label = f"{model}, fold {fold.number} ({number} of {len(self.folds)})"
@@ -290,6 +299,8 @@ class TrainingRun:
                 risk_of(on_train),
                 predictions,
             )
+            # An ensemble that is there was made with an earlier training of this fold.
+            shutil.rmtree(self.ensemble(model), ignore_errors=True)
             write_predictions(place, [predictions])  # last: it marks the fold as finished
             self._sweep(model)
         wait_for_others()
@@ -337,7 +348,11 @@ class TrainingRun:
         return self.folder / model / ENSEMBLE
 
     def bags(self) -> CohortBags:
-        """Read the bags, once."""
+        """Read the bags, once.
+
+        Raises:
+            TiacfError: a bag cannot be used, or the run in the folder was begun with others.
+        """
         if self._bags is None:
             used = {
                 patient
@@ -346,9 +361,12 @@ class TrainingRun:
             }
             slides = self.cohort.table.slides
             names = slides.slide[slides.patient.isin(used)]
-            self._bags = CohortBags(
+            bags = CohortBags(
                 {name: self.cohort.sources[name] for name in names}, show_progress=self._show
             )
+            if self.leader:
+                self._check_bags(bags)
+            self._bags = bags
         return self._bags
 
     def _check_networks(self) -> None:
@@ -447,10 +465,9 @@ class TrainingRun:
             "messages": self.messages,
             "versions": {name: version(name) for name in _VERSIONED},
         }
-        path = self.folder / RUN
-        if path.is_file():
-            try:
-                earlier = json.loads(path.read_text(encoding="utf-8"))
+        if is_there(self.folder / RUN):
+            with self._run_file():
+                earlier = json.loads((self.folder / RUN).read_text(encoding="utf-8"))
                 differs = _differences(earlier["config"], record["config"])
                 if earlier["table"]["sha256"] != self.cohort.table.sha256:
                     differs.append("table")
@@ -458,23 +475,50 @@ class TrainingRun:
                     write_folds(self.folder / SPLITS, self.folds)
                 elif read_folds(self.folder / SPLITS) != self.folds:
                     differs.append("division of the patients")
-            except (ValueError, KeyError, TypeError) as error:
-                raise TiacfError(
-                    f"{path}: damaged; remove the folder or give another --output-path"
-                ) from error
             if differs:
                 raise TiacfError(
                     f"{self.folder}: holds a run with another {' and '.join(differs)}; give another "
                     "--output-path, or the same settings to go on"
                 )
             return
-        unfinished = set(self.folder.glob(f".{RUN}.*.part"))  # killed while it was written
-        if self.folder.is_dir() and set(self.folder.iterdir()) - unfinished:
+        with writing(self.folder):
+            unfinished = set(self.folder.glob(f".{RUN}.*.part"))  # killed while it was written
+            there = set(self.folder.iterdir()) if self.folder.is_dir() else set()
+        if there - unfinished:
             raise TiacfError(
                 f"{self.folder}: is not empty and holds no training run; give another --output-path"
             )
         write_text(self.folder / RUN, json.dumps(record, indent=1) + "\n")
         write_folds(self.folder / SPLITS, self.folds)
+
+    def _check_bags(self, bags: CohortBags) -> None:
+        """Refuse bags that are not those the run was begun with, or note what they are."""
+        with self._run_file():
+            record = json.loads((self.folder / RUN).read_text(encoding="utf-8"))
+            begun_with = record.get("bags", {}).get("sha256")
+        if begun_with is None:  # so far, models of covariates alone
+            record["bags"] = {"sha256": bags.sha256}
+            write_text(self.folder / RUN, json.dumps(record, indent=1) + "\n")
+        elif begun_with != bags.sha256:
+            raise TiacfError(
+                f"{self.folder}: holds a run on bags with other features; give another --output-path, or "
+                "the same bags to go on"
+            )
+
+    @contextmanager
+    def _run_file(self) -> Iterator[None]:
+        """Say in one line what is wrong with the file of the run."""
+        path = self.folder / RUN
+        try:
+            yield
+        except OSError as error:
+            raise TiacfError(
+                f"{path}: cannot be read ({error.strerror or error}); check its rights"
+            ) from error
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise TiacfError(
+                f"{path}: damaged; remove the folder or give another --output-path"
+            ) from error
 
 
 @contextmanager
