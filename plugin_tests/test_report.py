@@ -71,7 +71,7 @@ def scores(result):
 
 @pytest.fixture(scope="module")
 def fragment(slide, result, scores, demo_bundle) -> ReportSlide:
-    adds = Attribution({}, result.prediction.risk, -1.0, CONTRIBUTION, "training")
+    adds = Attribution({}, result.prediction.risk, -1.0, CONTRIBUTION, "own")
     whole = dataclasses.replace(
         result,
         prediction=dataclasses.replace(result.prediction, attribution=adds),
@@ -371,6 +371,15 @@ def test_the_page_says_what_speaks_against_its_numbers(slides, fragment, demo_bu
     card = demo_bundle.config.card
     for known in (card.notice, card.cohort, card.licence, "broken.svs"):
         assert str(report_writing.Markup.escape(known)) in text
+
+
+def test_the_page_says_what_the_scales_are_compared_with(fragment, demo_bundle, tmp_path):
+    assert fragment.baseline == "own"  # as its attribution says
+    told = {"own": "own mean patch", "training": "typical of the training patients"}
+    for baseline, words in told.items():
+        slide = fragment.model_copy(update={"baseline": baseline})
+        text = write(tmp_path / "report.html", demo_bundle, [slide])
+        assert [each in text for each in told.values()] == [each == words for each in told.values()]
 
 
 def test_of_a_large_run_first_patches_then_maps_are_left_out(

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 from math import factorial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -47,7 +47,7 @@ class Attribution:
     risk: float
     baseline_risk: float
     scale_contribution: dict[str, float]
-    baseline: str
+    baseline: Literal["training", "own"]
 
     @property
     def completeness_error(self) -> float:
@@ -120,7 +120,7 @@ def attribute_tokens(network: nn.Module, tokens: Mapping[str, Tensor]) -> Attrib
 
 def baseline_tokens(
     network: nn.Module, tokens: Mapping[str, Tensor]
-) -> tuple[dict[str, Tensor], str]:
+) -> tuple[dict[str, Tensor], Literal["training", "own"]]:
     """Typical tokens, as many as a bag has.
 
     Args:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 
 def add_caption(figure: Figure, y: float, text: str, *, size: float, colour: str = "black") -> None:
@@ -31,6 +32,11 @@ def add_caption(figure: Figure, y: float, text: str, *, size: float, colour: str
 
 
 def save_png(figure: Figure, path: Path) -> None:
-    """Write a figure; the same figure gives the same bytes."""
+    """Write a figure; the same figure gives the same bytes, and a "$" in a name begins no formula."""
+    for text in figure.findobj(Text):
+        if (
+            not text.get_wrap()
+        ):  # where lines are broken, matplotlib looks for formulas all the same
+            text.set_parse_math(False)
     # matplotlib adds its version as "Software" unless told not to.
     FigureCanvasAgg(figure).print_png(path, metadata={"Software": None})

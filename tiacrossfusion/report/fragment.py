@@ -33,7 +33,7 @@ Picture = Annotated[
 
 
 class _Fragment(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Layer(_Fragment):
@@ -200,7 +200,8 @@ class ReportSlide(_Fragment):
         patches: how many, per scale.
         facts: name and value of what else is to be known, such as the scanner's resolution.
         survival: the prediction over time.
-        contribution: what each scale adds to the risk of a slide whose patches all are the mean one.
+        contribution: what each scale adds to the risk of a slide of typical patches.
+        baseline: whose patches those are: "training", the patients', or "own", this slide's.
         map: the slide and its maps; None when they cannot be drawn.
         map_note: why there is no map, or what to know of it.
         gallery: patches, per scale.
@@ -213,7 +214,7 @@ class ReportSlide(_Fragment):
     message: Text = ""
     source: Text = ""
     model: Text = ""
-    risk: float | None = Field(None, allow_inf_nan=False)
+    risk: float | None = None
     risk_sd: float | None = None
     percentile: float | None = None
     risk_group: Text | None = None
@@ -222,6 +223,7 @@ class ReportSlide(_Fragment):
     facts: dict[str, Text] = Field(default_factory=dict)
     survival: Survival | None = None
     contribution: dict[str, float] = Field(default_factory=dict)
+    baseline: Literal["training", "own"] = "training"
     map: MapView | None = None
     map_note: str = ""
     gallery: tuple[PatchRow, ...] = ()

@@ -53,6 +53,7 @@ def make_fragment(result: SlideResult, bundle: ModelBundle) -> ReportSlide:
         facts=_facts(bag),
         survival=_survival(prediction, config),
         contribution={} if adds is None else adds.scale_contribution,
+        baseline="training" if adds is None else adds.baseline,
         map=view,
         map_note=""
         if view is not None
