@@ -225,6 +225,7 @@ UNREADABLE: dict[str, tuple[Spoil, list[str]]] = {
     "bounds huge": (array("10x/bounds", lambda v: v + 2**61), ["bounds of 16 of 16 patches"]),
     "grid float64": (array("10x/grid", lambda v: v.astype(float)), ["grid are float64"]),
     "grid negative": (array("10x/grid", lambda v: v - 9), ["grid has columns or rows below 0"]),
+    "grid far": (array("10x/grid", lambda v: v + 2**14), ["grid has columns or rows", "16384"]),
     "no json": (lambda s: (s / "zarr.json").write_text("{ no"), ["not a feature bag"]),
     "null": (lambda s: (s / "zarr.json").write_text("null"), ["not a feature bag"]),
     "deep json": (lambda s: (s / "zarr.json").write_text("[" * 10**5), ["not a feature bag"]),
@@ -241,6 +242,8 @@ UNREADABLE: dict[str, tuple[Spoil, list[str]]] = {
     "unknown field": (provenance(colours=3), ["colours: Extra inputs"]),
     "no encoder": (record(lambda c: c["provenance"].pop("encoder")), ["encoder: Field required"]),
     "mpp negative": (provenance(mpp=[-0.5, 0.5]), ["mpp.0", "greater than 0"]),
+    "mpp absurd": (provenance(mpp=[1e306, 1e306]), ["mpp.0", "less than 1000000"]),
+    "offset absurd": (provenance(offset=[10**30, 0]), ["offset.0"]),
     "mpp nan": (provenance(mpp=["nan", 0.5]), ["mpp.0", "finite"]),
     "dimensions negative": (provenance(dimensions=[-5, 9]), ["dimensions.0", "greater than 0"]),
     "encoder of another width": (

@@ -197,6 +197,15 @@ def pixels(good) -> np.ndarray:
     return tifffile.imread(good, key=0)
 
 
+def test_a_suffix_in_capitals_is_to_be_renamed(good, tmp_path):
+    from tiacrossfusion.errors import TiacfError
+    from tiacrossfusion.sampling import open_slide
+
+    shutil.copy(good, tmp_path / "slide.SVS")
+    with pytest.raises(TiacfError, match=r"slide\.SVS: .*lower case only.*end with \.svs"):
+        open_slide(tmp_path / "slide.SVS")
+
+
 # --- many bad slides in one folder -------------------------------------------------------------
 
 #: What fails, and words of the line on it.

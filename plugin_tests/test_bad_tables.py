@@ -112,6 +112,10 @@ TABLES: dict[str, tuple[Callable[[bytes], bytes], list[str]]] = {
         ["1 of 45 slides have no bag", "xxx..."],
     ),
     "a name of two lines": (replaced(b"SIM-0001", b'"SIM\n1"'), ["have no bag", "SIM 1"]),
+    "a carriage return": (
+        replaced(b"SIM-0001", b'"SIM\r1"'),
+        ["1 of 45 rows have a carriage return in the name of a slide", "remove it"],
+    ),
     "time text": (column("time", "long"), [f"3 {FEW} (time not a finite number: 3)"]),
     "time with a comma": (column("time", '"12;5"'), [f"3 {FEW} (time not a finite number: 3)"]),
     "time beyond floats": (column("time", "1e999"), [f"3 {FEW} (time not a finite number: 3)"]),
@@ -159,6 +163,24 @@ def test_a_file_that_holds_no_table(cohort, tmp_path, fault):
         read_table(tmp_path / name, Columns(), "months")
     assert "; " in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_lists_in_a_table_are_no_values(cohort, tmp_path):
+    table = pd.read_csv(cohort / "cohort.csv")
+    for name in ("slide", "fine_burden"):
+        path = tmp_path / f"{name}.parquet"
+        table.assign(**{name: [[1, 2]] * len(table)}).to_parquet(path)
+        with pytest.raises(TiacfError, match=f"the column '{name}' holds lists"):
+            read_table(path, Columns(covariates=("fine_burden",)), "months")
+
+
+def test_covariates_that_no_sum_can_hold(cohort, tmp_path):
+    table = pd.read_csv(cohort / "cohort.csv")
+    table["fine_burden"] = np.where(table.index % 2, 0.5e308, 1e308)
+    table.to_csv(tmp_path / "t.csv", index=False)
+    more = ("--model", "cox-covariates", "--covariates", "fine_burden")
+    done = train(cohort, tmp_path / "run", *more, table=tmp_path / "t.csv")
+    assert_failed(done, "Cox regression on fine_burden failed")
 
 
 def test_an_archive_that_unpacks_without_end_is_not_unpacked(tmp_path, monkeypatch):
@@ -227,8 +249,13 @@ SPLITS: dict[str, tuple[dict[str, bytes], list[str]]] = {
     "an empty part": ({"splits_0.csv": split(names(1, 31), [])}, ["the column val is empty"]),
     "semicolons": (
         {"splits_0.csv": GOOD_SPLIT.replace(b",", b";")},
-        ["has no column train or val"],
+        ["is not separated by commas", "save it as CSV with commas"],
     ),
+    "a column twice": (
+        {"splits_0.csv": GOOD_SPLIT.replace(b"train,val", b"train,train", 1)},
+        ["1 columns stand twice, such as train"],
+    ),
+    "a date for a number": ({"splits_20240115.csv": GOOD_SPLIT}, ["999 at most", "splits_0.csv"]),
     "other columns": ({"splits_0.csv": b"fit,judge\na,b\n"}, ["has no column train or val"]),
     "no CSV": ({"splits_0.csv": b"\xff\xfe\0\1"}, ["cannot be read as CSV", "save it as CSV"]),
     "NUL": ({"splits_0.csv": GOOD_SPLIT.replace(b"1,", b"\0,", 1)}, ["NUL bytes"]),
@@ -288,6 +315,11 @@ SETTINGS: dict[str, tuple[bytes, list[str], int]] = {
     "huge seed": (b"seed: 99999999999\n", ["seed", "less than or equal to 4000000"], 2),
     "huge rate": (b"fitting: {learning_rate: 1.0e+300}\n", ["fitting.learning_rate", "less"], 2),
     "rate nan": (b"fitting: {learning_rate: .nan}\n", ["fitting.learning_rate", "finite"], 2),
+    "endless steps": (
+        b"fitting: {patients_per_step: 100000000000000000000000000000}\n",
+        ["fitting.patients_per_step", "less than or equal to 1000000"],
+        2,
+    ),
     "nothing for a group": (b"network:\n", ["network: Input should be"], 2),
 }
 
@@ -382,6 +414,25 @@ def test_predictions_that_are_not_as_they_were_written(run, fault):
     put(path, change(path.read_bytes()))
     assert_refused(evaluate(run), *words, code=code)
     assert not (run.parent / "report").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(b"{", "run.json: damaged"), (b"[" * 200_000, "run.json: damaged"), (b"\xff", "damaged")],
+)
+def test_the_file_of_a_run_that_is_damaged(cohort, run, content, words):
+    put(run / "run.json", content)
+    assert_failed(train(cohort, run, "--folds", 2), words, "give another --output-path")
+
+
+def test_predictions_are_given_as_a_folder_or_as_its_table(run):
+    table = run / "mean-pool" / TABLE
+    out = ("--draws", 100, "--output-path", run.parent / "report")
+    done = tiacf("evaluate", "--predictions", table, *out)
+    assert done.exit_code == 0, done.output
+    assert "mean-pool" in done.output
+    done = tiacf("evaluate", "--predictions", run, *out)
+    assert_refused(done, "no such file", "the folder of a model", code=2)
 
 
 @pytest.mark.parametrize("fault", ["table cut at a row's end", "no digests"])

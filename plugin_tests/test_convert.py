@@ -22,6 +22,7 @@ from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.features import FeatureBag, Provenance, ScaleFeatures
 from tiacrossfusion.interop import ImportOptions, SlideFiles, convert, find_slide_files, import_bag
 from tiacrossfusion.interop.h5_reading import read_h5
+from tiacrossfusion.pipeline import bag_caveats
 from tiacrossfusion.records import OutputError
 from tiacrossfusion.sampling.spec import CELLS_20X, SCALES, SamplingSpec
 
@@ -606,6 +607,22 @@ def test_patch_size_must_agree_with_the_files(tmp_path):
     assert_failed(result, "patch sizes 224 and 256 in the files and --patch-size")
 
 
+def test_a_name_that_is_too_long_for_more_is_shortened(tmp_path):
+    for name in ("a", "l" * 240, "z"):
+        for scale in SCALES:
+            path = tmp_path / FOLDERS[scale] / f"{name}.pt"
+            path.parent.mkdir(exist_ok=True)
+            torch.save(torch.ones({"5x": 1, "10x": 4, "20x": 16}[scale], 8), path)
+    for kind in ("bag", "pt"):
+        out = tmp_path / kind
+        result = run(
+            *("--bags", tmp_path, "--encoder", "e", "--output-format", kind, "--output-path", out)
+        )
+        assert result.exit_code == 0, result.output
+        assert "3 of 3 slides converted" in result.output
+        assert len(list(out.rglob("l*"))) == (1 if kind == "bag" else 3)
+
+
 def test_help_is_light():
     code = (
         "import sys\nfrom tiacrossfusion.cli import main\n"
@@ -632,6 +649,7 @@ def test_bags_come_back_from_h5_as_they_were(tmp_path):
     assert_same_arrays(bag, again)
     assert again.provenance.model_copy(update={"imported": ""}) == bag.provenance
     assert again.provenance.imported.startswith("tiacrossfusion h5: ")
+    assert not any(bag_caveats(again))  # it is this package's all the same
     result = run("--bags", tmp_path / "h5", "--output-path", tmp_path / "o", "--encoder", "other")
     assert_failed(result, "--encoder other", "the files say test")
 

@@ -7,14 +7,18 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
 from commands import assert_usage, tiacf
 
 from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.patients import read_patients
 from tiacrossfusion.sampling import open_slide
 from tiacrossfusion.simulation import simulate_bags
+from tiacrossfusion.training.config import read_settings
+from tiacrossfusion.zoo import load_bundle
 
 #: Why a path cannot be followed, and words of the line on it.
 WHY = {
@@ -66,6 +70,18 @@ TAKING: dict[str, Callable[[Path, str], list[object]]] = {
 }
 
 
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """Root may enter every folder: be somebody else."""
+    try:
+        if os.geteuid() == 0:
+            os.seteuid(65534)
+        yield
+    finally:
+        if os.getuid() == 0:
+            os.seteuid(0)
+
+
 @pytest.mark.parametrize("option", TAKING)
 def test_a_path_that_cannot_be_followed_is_named(place, option):
     for (
@@ -76,15 +92,54 @@ def test_a_path_that_cannot_be_followed_is_named(place, option):
         if option == "--model" and why != "locked":
             words = "unknown model"  # it may be a name
         arguments = [*TAKING[option](place, path), "--output-path", place / "out"]
-        try:
-            if why == "locked" and os.geteuid() == 0:
-                os.seteuid(65534)
+        with as_nobody() if why == "locked" else nullcontext():
             done = tiacf(*arguments)
-        finally:
-            if os.getuid() == 0:
-                os.seteuid(0)
         assert_usage(done, path, words)
         assert not (place / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "command", ["predict", "extract", "train", "import-checkpoint", "simulate"]
+)
+def test_an_output_folder_that_may_not_be_entered(place, command):
+    folder = place / "locked"
+    arguments = {
+        "predict": ["--bags", place / "cohort" / "bags"],
+        "extract": ["--img-input", place / "in"],
+        "train": [
+            *("--bags", place / "cohort" / "bags", "--table", place / "cohort" / "cohort.csv"),
+            *("--time-unit", "months"),
+        ],
+        "import-checkpoint": [place / "cohort" / "cohort.csv", "--encoder", "stain-texture"],
+        "simulate": [],
+    }[command]
+    tiacf(command, "--help")  # brings the imports, for which root's rights are needed
+    with as_nobody():
+        done = tiacf(command, *arguments, "--output-path", folder)
+    assert_usage(done, f"{folder}: may not be entered", "--output-path")
+
+
+def test_bags_and_models_in_a_folder_that_may_not_be_entered(place):
+    folder = place / "locked"
+    load_bundle("crossfusion-demo")
+    with as_nobody():
+        with pytest.raises(TiacfError, match=r"locked: no readable config\.json"):
+            load_bundle(folder)
+        done = tiacf("status", folder)
+    assert done.exit_code == 1
+    assert "locked" in done.output
+    assert "--output-path" not in done.output
+
+
+@pytest.mark.parametrize("name", ["p.csv", "c.yaml"])
+def test_a_pipe_is_no_table_and_no_settings(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    signal.alarm(20)  # instead of a hang
+    try:
+        with pytest.raises(TiacfError, match=rf"{name}: .*a pipe or a device"):
+            read_settings(tmp_path / name) if name == "c.yaml" else read_patients(tmp_path / name)
+    finally:
+        signal.alarm(0)
 
 
 def test_a_link_to_a_pipe_is_no_slide(tmp_path):

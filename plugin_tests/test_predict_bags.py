@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import shutil
 from dataclasses import replace
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner, Result
@@ -471,6 +473,31 @@ def test_hazards_of_other_bins_than_the_models_are_made_again(
     assert "6 of 6 bags done (5 finished before)" in result.output
     rows = [table(out / "predictions.csv") for out in (predicted, resumed)]
     assert rows[0][0] | {"seconds": ""} == rows[1][0] | {"seconds": ""}
+
+
+def test_names_break_no_row(bags, names, single, tmp_path):
+    for name in ("a\rb", 'c"d', "e\nf", "g,h"):
+        shutil.copytree(bags / f"{names[0]}.zarr", tmp_path / "in" / f"{name}.zarr")
+    done = predict(tmp_path / "in", tmp_path / "out", single, "--no-attribution")
+    assert done.exit_code == 0, done.output
+    paths = pd.read_csv(tmp_path / "out" / "predictions.csv").path
+    assert {Path(path).name for path in paths} == {
+        "a\\rb.zarr",
+        'c"d.zarr',
+        "e\nf.zarr",
+        "g,h.zarr",
+    }
+
+
+def test_names_that_take_each_other_s_place_end(bags, names, single, tmp_path):
+    """A slide may be called what another, whose name was taken, gets to be called."""
+    store = tmp_path / "in" / "two" / "s.zarr"
+    short = hashlib.sha256(str(store).encode()).hexdigest()[:8]
+    for place in (f"one/s-{short}.zarr", "one/s.zarr", "two/s.zarr"):
+        shutil.copytree(bags / f"{names[0]}.zarr", tmp_path / "in" / place)
+        done = predict(tmp_path / "in" / place, tmp_path / "out", single, "--no-attribution")
+        assert done.exit_code == 0, done.output
+    assert len(table(tmp_path / "out" / "predictions.csv")) == 3
 
 
 def test_bad_bags_are_named_and_the_others_go_on(bags, names, single, demo_bundle, tmp_path):

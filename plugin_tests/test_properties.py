@@ -56,7 +56,7 @@ def bags(draw: st.DrawFn) -> FeatureBag:
     scales = {}
     for scale in SCALES:
         n = draw(st.integers(1, 30))
-        places = draw(arrays.arrays(np.int32, (n, 2), elements=st.integers(0, 2**20)))
+        places = draw(arrays.arrays(np.int32, (n, 2), elements=st.integers(0, 2**14 - 1)))
         side = draw(st.integers(1, 5000))
         scales[scale] = ScaleFeatures(
             draw(arrays.arrays(np.float16, (n, 3), elements=finite_halves)),

@@ -366,6 +366,8 @@ def test_masks_are_found_by_stem(tmp_path):
     (tmp_path / "a.geojson").touch()
     with pytest.raises(TiacfError, match="several masks"):
         find_mask(tmp_path, slide)
+    (tmp_path / "b.svs.geojson").touch()  # as QuPath may name it
+    assert find_mask(tmp_path, tmp_path / "b.svs") == tmp_path / "b.svs.geojson"
 
 
 def test_slides_are_found_in_a_folder(tmp_path, simulated):

@@ -363,6 +363,7 @@ class TestBagFolder:
             ("simulation.json", b"{", "simulation.json: is damaged"),
             ("simulation.json", b"3", "simulation.json: is damaged"),
             ("simulation.json", b"\xff", "simulation.json: is damaged"),
+            ("simulation.json", b"[" * 200_000, "simulation.json: is damaged"),
             ("cohort.csv", b"slide,patient\n", "cohort.csv: is not the table of these options"),
             ("cohort.csv", b"\xff", "cohort.csv: is not the table of these options"),
         ],

@@ -115,9 +115,9 @@ def test_a_holdout_fold_has_the_shares_asked_for():
     [
         (lambda t: nested_folds(t, 1, seed=0), "--folds 1: must be 2 or more"),
         (lambda t: nested_folds(t, 101, seed=0), "100 patients are too few for 101 folds"),
-        (lambda t: nested_folds(t, 5, 0.0, seed=0), "--validation-share 0: must lie between"),
+        (lambda t: nested_folds(t, 5, 0.0, seed=0), "validation_share 0: must lie between"),
         (lambda t: nested_folds(t, 5, 0.001, seed=0), "leaves a part empty"),
-        (lambda t: holdout_fold(t, 1.0, seed=0), "--test-share 1: must lie between"),
+        (lambda t: holdout_fold(t, 1.0, seed=0), "test_share 1: must lie between"),
     ],
 )
 def test_impossible_divisions_are_refused(call, message):

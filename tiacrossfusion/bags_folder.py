@@ -75,6 +75,10 @@ class BagsFolder(RecordFolder):
                 known = file.readline().startswith(",".join(_OWN))
         except (FileNotFoundError, NotADirectoryError):
             return
+        except PermissionError as error:
+            raise OutputError(
+                f"{path}: cannot be read ({error.strerror}); ask for the right to"
+            ) from error
         except (OSError, UnicodeDecodeError):
             known = False
         if not known:

@@ -43,6 +43,22 @@ def positive(option: str, value: float | None) -> None:
         raise UsageError(f"{option} {float(value):g}: must be a number above 0")
 
 
+def one_scale(mpp: float | None, power: float | None) -> None:
+    """Check the scale that is given for slides.
+
+    Raises:
+        UsageError: a number is not above 0, or the two contradict each other: 10 divided by mpp is about
+            the power.
+    """
+    positive("--mpp", mpp)
+    positive("--power", power)
+    if mpp and power and not 5 <= mpp * power <= 20:
+        raise UsageError(
+            f"--mpp {mpp:g} and --power {power:g} contradict each other, {mpp:g} microns per pixel are "
+            f"about {10 / mpp:.3g}x; leave one of them out"
+        )
+
+
 def usable_device(device: str) -> None:
     """Refuse a torch device that is unknown or not there.
 
@@ -55,7 +71,7 @@ def usable_device(device: str) -> None:
         raise UsageError(f"device: must be a name such as cpu or cuda, not {type(device).__name__}")
     try:
         torch.zeros(1, device=device).cpu()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         reason = str(error).strip().splitlines()[0].split(". ")[0]
         raise UsageError(f"device {device}: {reason}; use the device cpu") from error
 

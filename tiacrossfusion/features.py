@@ -25,11 +25,18 @@ from tiacrossfusion.slide_files import missing
 
 STORE_VERSION = 1
 
+#: What `Provenance.imported` begins with of files that this package wrote for other programs.
+OWN_FORMAT = "tiacrossfusion h5"
+
 #: Level-0 pixels and cells of a grid are far below it; sums and products of them stay exact.
 _FARTHEST = 2**40
 
+#: Columns and rows of a grid: a slide a metre long has fewer, and maps of them fit into memory.
+_MOST_CELLS = 2**14
+
 _Size = Annotated[int, Field(gt=0, lt=_FARTHEST)]
-_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_Position = Annotated[int, Field(gt=-_FARTHEST, lt=_FARTHEST)]
+_Scale = Annotated[float, Field(gt=0, lt=1e6, allow_inf_nan=False)]
 
 
 class Provenance(BaseModel):
@@ -53,7 +60,7 @@ class Provenance(BaseModel):
         precision: of the encoder's arithmetic, "float32", "bfloat16" or "float16".
         dropped: number of patches per scale left out because the slide is damaged there.
         colour: how far red, green and blue lie apart, on average over the patches, in grey levels.
-        imported: the other program's format and files; empty when this package made the features.
+        imported: format and files that the features were read from; empty when they were extracted.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -62,9 +69,9 @@ class Provenance(BaseModel):
     slide_size: int | None
     slide_mtime_ns: int | None
     dimensions: tuple[_Size, _Size] | None
-    mpp: tuple[_Positive, _Positive] | None
-    power: _Positive | None
-    offset: tuple[int, int]
+    mpp: tuple[_Scale, _Scale] | None
+    power: _Scale | None
+    offset: tuple[_Position, _Position]
     mask: str | None
     sampling: SamplingSpec
     encoder: EncoderSpec
@@ -233,8 +240,8 @@ def _wrong_values(scale: ScaleFeatures) -> str:
         count = int((wrong | (bounds[:, 2:] > _FARTHEST)).any(axis=1).sum())
         if count:
             return f"bounds of {count} of {len(scale)} patches are no rectangles of a slide"
-    if scale.grid is not None and (scale.grid < 0).any():
-        return "grid has columns or rows below 0"
+    if scale.grid is not None and ((scale.grid < 0) | (scale.grid >= _MOST_CELLS)).any():
+        return f"grid has columns or rows below 0, or {_MOST_CELLS} and above"
     return ""
 
 
@@ -258,7 +265,13 @@ def slide_identity(path: Path) -> tuple[int, int]:
     return sum(s.st_size for s in stats), max((s.st_mtime_ns for s in stats), default=0)
 
 
-def check_same(wanted: BaseModel, found: BaseModel, what: str, label: str) -> None:
+def check_same(
+    wanted: BaseModel,
+    found: BaseModel,
+    what: str,
+    label: str,
+    remedy: str = "extract the slide again for this model",
+) -> None:
     """Refuse a bag made in another way than a model wants, saying which field differs.
 
     Args:
@@ -266,6 +279,7 @@ def check_same(wanted: BaseModel, found: BaseModel, what: str, label: str) -> No
         found: what the bag was made with.
         what: "encoder" or "sampling", for the message.
         label: names the bag.
+        remedy: what to do.
 
     Raises:
         TiacfError: a field differs; one that is None on either side is unknown and matches anything.
@@ -274,6 +288,5 @@ def check_same(wanted: BaseModel, found: BaseModel, what: str, label: str) -> No
         want, have = getattr(wanted, field), getattr(found, field)
         if want is not None and have is not None and want != have:
             raise TiacfError(
-                f"{label}: made with {what} {field} = {have}, the model needs {want}; "
-                "extract the slide again for this model"
+                f"{label}: made with {what} {field} = {have}, the model needs {want}; {remedy}"
             )

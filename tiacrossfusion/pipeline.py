@@ -23,7 +23,13 @@ from tiacrossfusion.explain import (
     tile_scores,
     why_no_maps,
 )
-from tiacrossfusion.features import FeatureBag, Provenance, ScaleFeatures, slide_identity
+from tiacrossfusion.features import (
+    OWN_FORMAT,
+    FeatureBag,
+    Provenance,
+    ScaleFeatures,
+    slide_identity,
+)
 from tiacrossfusion.progress import Progress
 from tiacrossfusion.sampling import (
     SCALES,
@@ -358,10 +364,9 @@ def _colour_of(images: np.ndarray) -> np.ndarray:
 def bag_caveats(bag: FeatureBag) -> list[str]:
     """Say what speaks against the features of a bag; empty texts where nothing does."""
     made = bag.provenance
-    if made.imported:
-        return [
-            f"features made by another program ({made.imported}), which found the tissue its way"
-        ]
+    program = made.imported.partition(":")[0]
+    if program not in ("", OWN_FORMAT):
+        return [f"features made by another program ({program}), which found the tissue its way"]
     # Of a slide it asks the scale only, under names that the provenance has too.
     return [coarse_base(cast("Slide", made), made.sampling), damage_note(bag), colour_note(bag)]
 

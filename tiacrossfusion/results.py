@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field, FiniteFloat, model_validator
 
 from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.records import RECORDS, OutputError, Record, RecordFolder, size_on_disk
-from tiacrossfusion.slide_files import written
+from tiacrossfusion.slide_files import is_there, written
 
 if TYPE_CHECKING:
     from tiacrossfusion.report import ReportSlide
@@ -107,7 +107,7 @@ class ResultsFolder(RecordFolder):
 
     def check_table(self) -> None:
         """Refuse a folder with a table that is not this program's."""
-        if (self.path / TABLE).exists() and not self.records_path.exists():
+        if is_there(self.path / TABLE) and not self.records_path.exists():
             raise OutputError(
                 f"{self.path / TABLE}: exists and was not written by tiacf (or its folder {RECORDS} "
                 "is gone); move it away or give another --output-path"
@@ -127,16 +127,20 @@ class ResultsFolder(RecordFolder):
             suffixes: all that file names may add to a name.
         """
         ends = [suffix.casefold() for suffix in ("", *suffixes)]
+        digest = hashlib.sha256(source.encode()).hexdigest()
         while True:
             if (record := self.find(source)) is not None:
                 return record
-            clash = any(
-                self.named(f"{stem.casefold()}{mine}".removesuffix(other)) is not None
-                for mine in ends
-                for other in ends
+            name = next(
+                name
+                for name in (stem, f"{stem}-{digest[:8]}", f"{stem}-{digest[:24]}")
+                if not any(
+                    self.named(f"{name.casefold()}{mine}".removesuffix(other)) is not None
+                    for mine in ends
+                    for other in ends
+                )
             )
-            short = hashlib.sha256(source.encode()).hexdigest()[:8]
-            record = Record(f"{stem}-{short}" if clash else stem, source)
+            record = Record(name, source)
             if self.add(record):
                 return record
 
@@ -295,11 +299,16 @@ def _table(rows: Sequence[dict[str, Any]], first: Sequence[str], last: Sequence[
 
 
 def _cell(value: object) -> object:
-    """One cell of the table: unknown is empty, truth is lower case, numbers have nine digits."""
+    """One cell of the table: unknown is empty, truth is lower case, numbers have nine digits.
+
+    A bag's own name of its slide may hold anything.
+    """
     if value is None:
         return ""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
         return f"{value:.9g}"
+    if isinstance(value, str):
+        return written(value)
     return value

@@ -46,8 +46,8 @@ def find_slides(source: Path, file_types: str = DEFAULT_FILE_TYPES) -> list[Path
         ) from error
     if not found:
         raise UsageError(
-            f"{source}: no slide in this folder matches {', '.join(patterns)}; "
-            "give other patterns with --file-types"
+            f"{source}: no slide in this folder matches {', '.join(patterns)}; subfolders are not "
+            'looked into, give one, or other patterns such as "*.svs" with --file-types'
         )
     return found
 
@@ -81,8 +81,12 @@ def find_bags(source: Path, remedy: str = "make them with tiacf extract") -> lis
 
 
 def written(name: str) -> str:
-    r"""A name or message as it can be written into a file: bytes that are no UTF-8 text as `\udcff`."""
-    return name.encode(errors="backslashreplace").decode()
+    r"""A name or message as it can be written into a file.
+
+    Bytes that are no UTF-8 text become `\udcff`. A carriage return becomes `\r`: Python's csv leaves it
+    bare in a cell, and those who read the table take it for the end of a row.
+    """
+    return name.encode(errors="backslashreplace").decode().replace("\r", r"\r")
 
 
 def is_written(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Text of files and their names on a terminal, where some characters are commands."""
+"""Text of files and their names on a terminal or in a spreadsheet, where some characters are commands."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import unicodedata
 #: another (https://trojansource.codes).
 _COMMANDS = ("Cc", "Cs")
 _DIRECTIONS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+#: A cell of a table that begins with one is calculated by spreadsheets, not shown.
+FORMULA_SIGNS = ("=", "+", "-", "@")
 
 
 def printable(text: str, *, keep: str = "") -> str:

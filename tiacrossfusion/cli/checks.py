@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
 from pathlib import Path
 
@@ -58,7 +59,7 @@ def check_masks(masks: str | None, slides: list[Path]) -> None:
 
 
 def output_folder(path: Path) -> Path:
-    """Refuse an output path that is a file, or a link to nothing.
+    """Refuse an output path that is a file, a link to nothing, or a folder that may not be entered.
 
     Raises:
         UsageError: it is, or it cannot be reached.
@@ -75,5 +76,11 @@ def output_folder(path: Path) -> Path:
     if is_broken:
         raise UsageError(
             f"{path}: is a link to a folder that is not there; give another with --output-path"
+        )
+    effective = os.access in os.supports_effective_ids
+    if path.is_dir() and not os.access(path, os.R_OK | os.X_OK, effective_ids=effective):
+        raise UsageError(
+            f"{path}: may not be entered and looked at (permission denied); ask for the right to, or "
+            "give another with --output-path"
         )
     return path

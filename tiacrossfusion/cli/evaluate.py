@@ -11,7 +11,8 @@ from tiacrossfusion.checks import at_least, usable_seed
 from tiacrossfusion.cli.checks import given, output_folder, refuse_given
 from tiacrossfusion.cli.train import say_figures
 from tiacrossfusion.errors import UsageError
-from tiacrossfusion.slide_files import find_bags, is_file, is_folder, missing
+from tiacrossfusion.slide_files import find_bags, is_file, is_folder, missing, written
+from tiacrossfusion.terminal import printable
 
 #: What only one of the two things that the command does has a use for.
 _OF_PREDICTIONS = ("predictions", "against")
@@ -22,7 +23,7 @@ _OF_FAITHFULNESS = ("bags", "model", "truth", "slides", "device")
 @click.option(
     "--predictions",
     type=Path,
-    help="Folder of a model in the output of `tiacf train`, with its out_of_fold.csv.",
+    help="Folder of a model in the output of `tiacf train`, or the out_of_fold.csv in it.",
 )
 @click.option("--against", type=Path, help="The same of another model, to compare with.")
 @click.option(
@@ -111,8 +112,10 @@ def evaluate(
     evaluation = judge(folds, draws=draws, seed=seed, optimistic=earlier.optimistic)
     # Before anything is written: the two may not go together.
     comparison = None if other is None else compare(folds, other, draws=draws, seed=seed)
-    write_report(folder, folds, evaluation, title=source.absolute().name, note="Research use only.")
-    say_figures(source.absolute().name, evaluation)
+    model_folder = source.absolute().parent if is_file(source) else source.absolute()
+    title = printable(written(model_folder.name))
+    write_report(folder, folds, evaluation, title=title, note="Research use only.")
+    say_figures(title, evaluation)
     if comparison is not None:
         write_text(folder / "comparison.json", comparison.model_dump_json(indent=1) + "\n")
         difference = comparison.difference

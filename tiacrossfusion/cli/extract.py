@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 import time
@@ -20,7 +21,7 @@ from tiatoolbox.cli.common import (
     cli_output_path,
 )
 
-from tiacrossfusion.checks import at_least, positive
+from tiacrossfusion.checks import at_least, one_scale
 from tiacrossfusion.cli.checks import check_masks, given, output_folder
 from tiacrossfusion.cli.cluster import cli_cluster, cli_precision, seen_from_workers
 from tiacrossfusion.cli.log_file import LOG_FILE, log_to
@@ -106,8 +107,7 @@ def extract(
     """
     at_least("--batch-size", batch_size, 1)
     at_least("--num-workers", num_workers, 0)
-    positive("--mpp", mpp)
-    positive("--power", power)
+    one_scale(mpp, power)
     slides = find_slides(given("--img-input", img_input), file_types)
     check_masks(masks, slides)
     part = _parse_shard(shard)
@@ -170,10 +170,12 @@ def _parse_shard(shard: str | None) -> tuple[int, int]:
     Raises:
         TiacfError: it is not that.
     """
-    part, _, parts = ("1/1" if shard is None else shard).partition("/")
-    if not (part.isascii() and part.isdigit() and parts.isascii() and parts.isdigit()):
-        raise UsageError(f"--shard {shard}: give I/N, two whole numbers such as 1/4")
-    return int(part), int(parts)
+    match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", "1/1" if shard is None else shard)
+    if match is None:
+        raise UsageError(
+            f"--shard {printable(str(shard)[:80])}: give I/N, two whole numbers such as 1/4"
+        )
+    return int(match[1]), int(match[2])
 
 
 def _refuse_with_cluster(*, dry_run: bool, shard: str | None) -> None:

@@ -115,6 +115,6 @@ def _option(text: str) -> tuple[str, str | int | float | bool]:
         raise UsageError(f"--encoder-option {text}: give KEY=VALUE, such as pad_type=same")
     try:
         parsed = json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         parsed = value
     return key, parsed if isinstance(parsed, int | float | bool) else value

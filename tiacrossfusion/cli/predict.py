@@ -20,7 +20,7 @@ from tiatoolbox.cli.common import (
     cli_output_type,
 )
 
-from tiacrossfusion.checks import at_least, positive
+from tiacrossfusion.checks import at_least, one_scale
 from tiacrossfusion.cli.checks import check_masks, given, output_folder, refuse_given
 from tiacrossfusion.cli.cluster import cli_cluster, cli_precision, seen_from_workers
 from tiacrossfusion.cli.log_file import LOG_FILE, log_to
@@ -142,8 +142,9 @@ def predict(
     """
     at_least("--batch-size", batch_size, 1)
     at_least("--num-workers", num_workers, 0)
-    positive("--mpp", mpp)
-    positive("--power", power)
+    one_scale(mpp, power)
+    if output_type.lower() != "qupath":
+        refuse_given(context, ("gzip",), f"is for GeoJSON, not for {output_type}; leave it out")
     if patients is None:
         refuse_given(context, _FOR_PATIENTS, "is for --patients; add it")
     if bags is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -156,7 +157,11 @@ def train(
     click.echo(f"Figures of all models: {folder / MODELS}")
     network = next((model for model in evaluations if run.ensemble(model).is_dir()), None)
     if network is not None:
-        click.echo(f"To predict: tiacf predict --model {run.ensemble(network)} --img-input SLIDES")
+        model_at = shlex.quote(str(run.ensemble(network)))
+        click.echo(
+            f"To predict: tiacf predict --model {model_at} --output-path FOLDER --img-input SLIDES "
+            "(or --bags BAGS)"
+        )
 
 
 def say_figures(model: str, evaluation: Evaluation) -> None:

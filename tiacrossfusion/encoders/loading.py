@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from tiacrossfusion.encoders.names import EncoderName, resolve_name
 from tiacrossfusion.encoders.spec import OptionValue, Triple
 from tiacrossfusion.errors import UsageError
@@ -56,7 +58,7 @@ def load_encoder(
     checked_mean = _triple("mean", mean)
     checked_std = _triple("std", std)
     checked_options = dict(options or {})
-    check_arguments(resolved, checked_std, checked_options)
+    check_arguments(resolved, checked_mean, checked_std, checked_options)
     if resolved.family == "shipped":
         return _shipped(resolved, weights, checked_mean, checked_std, device, precision)
 
@@ -79,15 +81,21 @@ def load_encoder(
 
 
 def check_arguments(
-    name: EncoderName, std: Triple | None, options: Mapping[str, OptionValue] | None
+    name: EncoderName,
+    mean: Triple | None,
+    std: Triple | None,
+    options: Mapping[str, OptionValue] | None,
 ) -> None:
     """Refuse what no encoder, or not this one, can take.
 
     Raises:
         TiacfError:
-            When the standard deviation is not positive, or options are given to another family
-            than timm's.
+            When mean or standard deviation are not finite, the latter is not positive, or options are
+            given to another family than timm's.
     """
+    if not np.isfinite([*(mean or ()), *(std or ())]).all():
+        msg = f"encoder mean and std must be finite, not {mean} and {std}"
+        raise UsageError(msg)
     if std is not None and min(std) <= 0:
         msg = f"encoder std must be positive, not {std}"
         raise UsageError(msg)

@@ -92,7 +92,7 @@ def describe_encoder(
             When the name is unknown, or the file does not fit.
     """
     resolved = resolve_name(name)
-    check_arguments(resolved, std, options)
+    check_arguments(resolved, mean, std, options)
     if weights is not None or resolved.family == "shipped":
         return load_encoder(name, weights=weights, mean=mean, std=std, options=options).spec
     if resolved.family in ("timm", "hub"):

@@ -15,7 +15,7 @@ from tiacrossfusion.encoders.names import EncoderName
 from tiacrossfusion.encoders.network import PATCH_SIZE, Network
 from tiacrossfusion.encoders.spec import OptionValue
 from tiacrossfusion.encoders.weights import load_strictly, read_state_dict
-from tiacrossfusion.errors import UsageError
+from tiacrossfusion.errors import TiacfError, UsageError, one_line
 
 #: Arguments of `timm.create_model` that this module sets itself.
 _OWN_ARGUMENTS = frozenset(
@@ -115,9 +115,10 @@ def _create(name: EncoderName, options: dict[str, OptionValue], *, pretrained: b
         return timm.create_model(model, pretrained=pretrained, **options)
     except (OSError, EntryNotFoundError, HfHubHTTPError):
         raise  # the network's or the cache's, for the caller
-    except (TypeError, AssertionError, RuntimeError, ValueError) as error:
-        detail = " ".join(str(error).split())[:200]
-        msg = f"encoder {name}: timm cannot build it with options {options}: {detail}"
+    except TiacfError:
+        raise
+    except Exception as error:  # a wrong option fails anywhere in timm, in any way
+        msg = f"encoder {name}: timm cannot build it with options {options}: {one_line(error)}"
         raise UsageError(msg) from error
 
 
@@ -213,8 +214,12 @@ def _remove_classifier(model: Any) -> None:
 
 def _width(model: nn.Module, size: int, name: str) -> int:
     """Features a patch, found by trying."""
-    with torch.inference_mode():
-        shape = tuple(model.eval()(torch.zeros(1, 3, size, size)).shape)
+    try:
+        with torch.inference_mode():
+            shape = tuple(model.eval()(torch.zeros(1, 3, size, size)).shape)
+    except Exception as error:  # as when it is built
+        msg = f"encoder {name}: cannot take a patch of {size} pixels ({one_line(error)}); change its options"
+        raise UsageError(msg) from error
     if len(shape) != 2:
         msg = (
             f"encoder {name}: returns {shape} instead of one vector a patch; say how to pool with "

@@ -184,7 +184,10 @@ def _csv(table: pd.DataFrame) -> str:
 def _read(file: Path, columns: Sequence[str]) -> pd.DataFrame:
     """A CSV with every cell as text, so that a patient named 007 or NA keeps the name."""
     if not is_there(file):
-        raise UsageError(f"{file}: {missing(file)}; give a folder that training wrote")
+        raise UsageError(
+            f"{file}: {missing(file)}; give the folder of a model that training wrote, such as "
+            "trained/crossfusion"
+        )
     try:
         text = read_table_text(file)
         table = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, index_col=False)

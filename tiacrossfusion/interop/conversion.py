@@ -27,6 +27,7 @@ from tiacrossfusion.interop.sources import SCALE_FOLDERS, SlideFiles
 from tiacrossfusion.jobs import failure
 from tiacrossfusion.records import OutputError, writing
 from tiacrossfusion.sampling.spec import SCALES
+from tiacrossfusion.slide_files import stem_for
 
 OutputFormat = Literal["bag", "h5", "pt"]
 
@@ -86,7 +87,7 @@ def convert(
         try:
             bag, notes = _load(source, options or ImportOptions())
             place = _place_bag if output_format == "bag" else _place_files(output_format)
-            files, skipped = place(bag, folder, name, overwrite)
+            files, skipped = place(bag, folder, stem_for(name), overwrite)
         except OutputError:
             raise
         except Exception as error:  # the other slides go on: it is recorded, the trace logged

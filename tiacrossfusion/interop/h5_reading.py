@@ -24,6 +24,7 @@ import h5py
 import numpy as np
 
 from tiacrossfusion.errors import TiacfError, one_line
+from tiacrossfusion.features import OWN_FORMAT
 from tiacrossfusion.interop.h5_datasets import check_links, check_written
 from tiacrossfusion.interop.own_h5 import own_record
 from tiacrossfusion.interop.scale_file import FileFacts, ScaleFile, as_features
@@ -167,7 +168,7 @@ def _text(said: dict[str, Any], name: str) -> str | None:
 def _format(file: h5py.File, facts: FileFacts, own: bool) -> str:
     """What wrote a file, for people."""
     if own:
-        return "tiacrossfusion h5"
+        return OWN_FORMAT
     if facts.unit == "micron":
         return "STAMP h5"
     if facts.magnification or facts.power:

@@ -93,7 +93,8 @@ def _own_bag(files: dict[str, ScaleFile], options: ImportOptions) -> tuple[Featu
             f"{provenance.slide}: --encoder {options.encoder}: the files say "
             f"{provenance.encoder.name}; leave it out"
         )
-    return FeatureBag(scales, provenance.model_copy(update={"imported": _imported(files)})), []
+    imported = provenance.imported or _imported(files)  # they may have been another's before
+    return FeatureBag(scales, provenance.model_copy(update={"imported": imported})), []
 
 
 def _foreign_bag(

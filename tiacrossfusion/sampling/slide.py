@@ -261,7 +261,8 @@ def _check_file(path: Path) -> None:
         raise TiacfError(f"{path}: a pipe or a device is no slide; give a slide file")
     if not is_written(path.name):
         raise TiacfError(
-            f"{path}: its name is no UTF-8 text, so that no result can name it; rename it"
+            f"{path}: its name is no UTF-8 text or has a carriage return, so that no result can name it; "
+            "rename it"
         )
     try:
         if path.is_dir():

@@ -171,6 +171,12 @@ def cannot_open(
             f"{label}: a picture in {tags.colour} with {tags.bits} bits a sample, which TIAToolbox "
             f"cannot open ({reason}); {_REMEDY}"
         )
+    suffix = Path(label).suffix
+    if suffix != suffix.lower():
+        return (
+            f"{label}: TIAToolbox knows the suffixes of slides in lower case only ({reason}); rename it to "
+            f"end with {suffix.lower()}"
+        )
     return (
         f"{label}: not a slide that TIAToolbox can open, or a damaged one ({reason}); "
         "check that it opens in QuPath, or copy it again"

@@ -136,7 +136,7 @@ def is_geojson(path: Path) -> bool:
 
 
 def find_mask(masks: Path, slide: Path) -> Path:
-    """Find the mask of a slide: the file itself, or the one with the slide's stem in a folder.
+    """Find the mask of a slide: the file itself, or in a folder the one named by the slide or its stem.
 
     Raises:
         TiacfError: there is none, or more than one.
@@ -151,7 +151,7 @@ def find_mask(masks: Path, slide: Path) -> Path:
     found = [
         entry
         for entry in entries
-        if entry.stem == stem
+        if entry.stem in (stem, slide.name)
         and entry.suffix.lower() in (*MASK_IMAGE_SUFFIXES, *MASK_GEOJSON_SUFFIXES)
     ]
     if len(found) == 1:

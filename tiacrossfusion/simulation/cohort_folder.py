@@ -99,7 +99,7 @@ class CohortFolder:
             return
         try:
             found = dict(json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             msg = f"{path}: is damaged; {_ELSEWHERE}."
             raise TiacfError(msg) from error
         for name in {**self._options, **found}:

@@ -13,6 +13,22 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, field_validator
 
 from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.terminal import FORMULA_SIGNS, printable
+
+
+def check_unit(unit: str) -> str:
+    """Check a unit of time, which is written beside times in tables and figures, and return it.
+
+    Raises:
+        ValueError: it holds control characters, or begins as a formula of a spreadsheet.
+    """
+    if unit != printable(unit):
+        raise ValueError("a unit of time holds no control characters")
+    if unit.startswith(FORMULA_SIGNS):
+        raise ValueError(
+            f"a unit of time begins with no {unit[0]!r}, a formula's sign to spreadsheets"
+        )
+    return unit
 
 
 class TimeBins(BaseModel):
@@ -35,6 +51,11 @@ class TimeBins(BaseModel):
         if len(edges) < 2 or edges[0] != 0 or not finite or not (np.diff(edges) > 0).all():
             raise ValueError(f"bin edges rise from 0 and are finite, these do not: {edges}")
         return edges
+
+    @field_validator("unit")
+    @classmethod
+    def _plain(cls, unit: str) -> str:
+        return check_unit(unit)
 
     @property
     def num_bins(self) -> int:

@@ -43,7 +43,7 @@ def images_of(given: Any) -> list[Path | WSIReader]:
         UsageError: it is no list, an empty one, or holds something else.
     """
     if not isinstance(given, list | tuple) or len(given) == 0:
-        raise UsageError("images: give a list of at least one slide")
+        raise UsageError("images: give a list of at least one slide, such as ['slide.svs']")
     for image in given:
         if not isinstance(image, str | os.PathLike | WSIReader):
             raise UsageError(

@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from tiacrossfusion.errors import TiacfError, UsageError, first_fault, one_line
 from tiacrossfusion.model_names import MODEL_NAMES
+from tiacrossfusion.slide_files import is_there
+from tiacrossfusion.survival import check_unit
 from tiacrossfusion.terminal import printable
 from tiacrossfusion.training.table import Columns
 
@@ -67,10 +69,10 @@ class FittingSettings(BaseModel):
     alpha: float = Field(0.2, ge=0, le=1)
     learning_rate: float = Field(1e-4, gt=0, le=10)
     weight_decay: float = Field(1e-2, ge=0, le=100)
-    patients_per_step: int = Field(32, ge=1)
+    patients_per_step: int = Field(32, ge=1, le=1_000_000)
     epochs: int = Field(100, ge=1, le=100_000)
-    warm_up: int = Field(5, ge=0)
-    patience: int = Field(20, ge=1)
+    warm_up: int = Field(5, ge=0, le=100_000)
+    patience: int = Field(20, ge=1, le=100_000)
     monitor: Literal["loss", "c-index"] = "loss"
     gradient_clip: float = Field(1.0, gt=0)
 
@@ -124,6 +126,11 @@ class TrainingConfig(BaseModel):
         0, ge=0, le=4_000_000
     )  # each fold takes one of a thousand from it, in 32 bits
 
+    @field_validator("time_unit")
+    @classmethod
+    def _plain(cls, unit: str) -> str:
+        return check_unit(unit.strip())
+
     @field_validator("models")
     @classmethod
     def _known(cls, models: tuple[str, ...]) -> tuple[str, ...]:
@@ -163,6 +170,8 @@ def read_settings(path: Path) -> dict[str, Any]:
         TiacfError: there is no such file, or it is not a mapping in YAML.
     """
     try:
+        if is_there(path) and not (path.is_file() or path.is_dir()):  # it would be waited for
+            raise UsageError(f"{path}: a pipe or a device is no file of settings; check --config")
         if path.is_file() and path.stat().st_size > _LARGEST:
             raise TiacfError(f"{path}: far too large for settings; check --config")
         text = path.read_text(encoding="utf-8")

@@ -87,7 +87,7 @@ class CoxCovariates:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 self._model.fit(terms.join(patients[["time", "event"]]), "time", "event")
-        except (ConvergenceError, np.linalg.LinAlgError, ValueError) as error:
+        except (ConvergenceError, np.linalg.LinAlgError, TypeError, ValueError) as error:
             raise TiacfError(
                 f"Cox regression on {', '.join(self.covariates)} failed for {len(patients)} training "
                 f"patients ({one_line(error)}); name fewer covariates, or merge rare categories"
@@ -122,7 +122,8 @@ class CoxCovariates:
             )
         elif is_numeric_dtype(values):
             numbers = values.astype(float)
-            self._moments[name] = (float(numbers.mean()), float(numbers.std(ddof=0)))
+            with np.errstate(over="ignore"):  # the fit refuses what no sum can hold
+                self._moments[name] = (float(numbers.mean()), float(numbers.std(ddof=0)))
         else:
             # the most frequent first: it is the reference; by name where equally frequent
             counts = values.astype(str).value_counts().sort_index()

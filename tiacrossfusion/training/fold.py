@@ -140,6 +140,11 @@ def _join_logs(folder: Path) -> None:
     attempts = sorted(logs, key=lambda log: log.stat().st_mtime)
     if (folder / METRICS).is_file():  # killed while the logs were removed
         attempts.insert(0, folder / METRICS)
+    if not attempts:
+        raise TiacfError(
+            f"{folder / METRICS}: is gone with the figures of the epochs; remove {folder} to have the "
+            "fold trained again"
+        )
     rows = pd.concat([pd.read_csv(log) for log in attempts])
     write_text(folder / METRICS, rows.groupby("epoch").last().to_csv(lineterminator="\n"))
     shutil.rmtree(folder / _LOGS, ignore_errors=True)

@@ -18,7 +18,7 @@ from tiacrossfusion.evaluation.prediction_files import write_text
 from tiacrossfusion.slide_files import is_file, is_folder, missing
 from tiacrossfusion.survival import quantile_bins
 from tiacrossfusion.table_text import read_table_text
-from tiacrossfusion.training.table import CohortTable, examples, slide_stem
+from tiacrossfusion.training.table import CohortTable, check_header, examples, slide_stem
 
 PARTS: Final = ("train", "validation", "test")
 
@@ -123,7 +123,7 @@ def nested_folds(
     folds = []
     for number in range(n_folds):
         rest = [patient for patient in order if fold_of[patient] != number]
-        validation = _draw(rest, validation_share, rng, "--validation-share")
+        validation = _draw(rest, validation_share, rng, "validation_share")
         train = set(rest) - validation
         test = [patient for patient in order if fold_of[patient] == number]
         folds.append(_fold(number, train, validation, test))
@@ -146,9 +146,9 @@ def holdout_fold(
     """
     rng = np.random.default_rng(seed)
     order = _strata_order(table, table.patients.index)
-    test = _draw(order, test_share, rng, "--test-share")
+    test = _draw(order, test_share, rng, "test_share")
     rest = [patient for patient in order if patient not in test]
-    validation = _draw(rest, validation_share, rng, "--validation-share")
+    validation = _draw(rest, validation_share, rng, "validation_share")
     return _fold(0, set(rest) - validation, validation, test)
 
 
@@ -210,7 +210,7 @@ def given_folds(
                 "--protocol official, which reports it"
             )
         order = _strata_order(table, split.train)
-        validation = _draw(order, validation_share, rng, "--validation-share")
+        validation = _draw(order, validation_share, rng, "validation_share")
         folds.append(_fold(split.number, set(order) - validation, validation, split.val))
     return folds
 
@@ -228,7 +228,7 @@ def check_folds(folds: Sequence[Fold], table: CohortTable, num_bins: int) -> Non
         num_bins: number of time bins.
 
     Raises:
-        TiacfError: some folds do not serve; all are named with their reason.
+        TiacfError: some folds do not serve; the first three are named with their reasons.
     """
     if not folds:
         raise UsageError("there is no fold; check --folds or --splits")
@@ -238,9 +238,10 @@ def check_folds(folds: Sequence[Fold], table: CohortTable, num_bins: int) -> Non
         if (problem := _problem(fold, table, num_bins)) is not None
     ]
     if problems:
+        shown = "; ".join(problems[:3]) + ("; ..." if len(problems) > 3 else "")
         raise TiacfError(
-            f"{len(problems)} of {len(folds)} folds cannot be used ({'; '.join(problems)}); take fewer "
-            "folds or bins, other splits, or a larger cohort"
+            f"{len(problems)} of {len(folds)} folds cannot be used ({shown}); take fewer folds or bins, "
+            "other splits, or a larger cohort"
         )
 
 
@@ -290,14 +291,15 @@ def _strata_order(table: CohortTable, patients: Iterable[str]) -> list[str]:
     )
 
 
-def _draw(order: Sequence[str], share: float, rng: np.random.Generator, option: str) -> set[str]:
+def _draw(order: Sequence[str], share: float, rng: np.random.Generator, setting: str) -> set[str]:
     """Draw one patient at random from each of as many groups of neighbours as the share asks for."""
     if not 0 < share < 1:
-        raise UsageError(f"{option} {share:g}: must lie between 0 and 1")
+        raise UsageError(f"{setting} {share:g}: must lie between 0 and 1")
     count = round(share * len(order))
     if not 0 < count < len(order):
         raise TiacfError(
-            f"{option} {share:g} of {len(order)} patients leaves a part empty; give another share"
+            f"{setting} {share:g} of {len(order)} patients leaves a part empty; take more patients, or set "
+            "another under protocol in the file of --config"
         )
     return {str(rng.choice(group)) for group in np.array_split(np.array(order, object), count)}
 
@@ -357,6 +359,10 @@ def _read_split(path: Path, position: int, table: CohortTable) -> GivenSplit:
         strange += [name for name in ids if name not in known]
     named = set(parts["train"]) | set(parts["val"])
     match = _SPLIT_FILE.fullmatch(path.name)
+    if match and len(match[1].lstrip("0")) > 3:  # a fold's seed has three digits for it
+        raise TiacfError(
+            f"{path}: the number of a split is 999 at most; rename the file to splits_0.csv or the like"
+        )
     return GivenSplit(
         number=int(match[1]) if match else position,
         source=path,
@@ -428,6 +434,7 @@ def _read_csv(path: Path, columns: dict[str, str]) -> pd.DataFrame:
     try:
         # only an empty field is missing: a patient may be called "NA"
         text = read_table_text(path)
+        check_header(path, text)
         frame = pd.read_csv(io.StringIO(text), dtype=columns, keep_default_na=False, na_values=[""])
     except FileNotFoundError as error:
         raise UsageError(f"{path}: no such file; check its path") from error

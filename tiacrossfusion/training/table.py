@@ -15,11 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from pandas.api.types import is_scalar
 from pydantic import BaseModel, ConfigDict, Field
 
 from tiacrossfusion.errors import TiacfError, UsageError, one_line
 from tiacrossfusion.slide_files import DEFAULT_FILE_TYPES
 from tiacrossfusion.table_text import read_table_text
+from tiacrossfusion.terminal import printable
 
 #: The command line's option for each field of `Columns`.
 COLUMN_OPTIONS = {
@@ -174,6 +176,7 @@ def _read_columns(path: Path, columns: Columns) -> tuple[pd.DataFrame, list[str]
     _distinct(columns)
     raw = _read_file(path, [columns.slide, columns.patient])
     _present(path, raw, columns)
+    _plain_values(path, raw, columns)
     notes = []
     slide = columns.slide
     if slide not in raw:
@@ -187,6 +190,12 @@ def _read_columns(path: Path, columns: Columns) -> tuple[pd.DataFrame, list[str]
             raise TiacfError(
                 f"{path}: {int(nameless.sum())} of {len(frame)} rows name no {name}, such as data row "
                 f"{examples([str(row) for row in np.flatnonzero(nameless) + 1])}; fill them in"
+            )
+        broken = frame[name][frame[name].str.contains("\r", regex=False)]
+        if len(broken):
+            raise TiacfError(
+                f"{path}: {len(broken)} of {len(frame)} rows have a carriage return in the name of a "
+                f"{name}, such as {examples(map(printable, broken))}; remove it"
             )
     frame = frame.astype({"slide": object, "patient": object})
     _no_slide_twice(path, frame, columns)
@@ -208,8 +217,7 @@ def _read_file(path: Path, text_columns: Sequence[str]) -> pd.DataFrame:
                 raw = raw.reset_index()
         else:
             text = read_table_text(path)
-            header = pd.read_csv(io.StringIO(text), header=None, nrows=1, dtype=str).iloc[0]
-            _plain_header(path, header)
+            check_header(path, text)
             types = dict.fromkeys(text_columns, str)
             raw = pd.read_csv(io.StringIO(text), dtype=types, low_memory=False)
     except FileNotFoundError as error:
@@ -239,8 +247,13 @@ def _read_file(path: Path, text_columns: Sequence[str]) -> pd.DataFrame:
     return raw
 
 
-def _plain_header(path: Path, header: pd.Series) -> None:
-    """Refuse a header that names a column twice, or is separated by other signs than commas."""
+def check_header(path: Path, text: str) -> None:
+    """Check the header of a CSV file, of which pandas would rename columns.
+
+    Raises:
+        TiacfError: it names a column twice, or is separated by other signs than commas.
+    """
+    header = pd.read_csv(io.StringIO(text), header=None, nrows=1, dtype=str).iloc[0]
     names = header.dropna()
     if len(header) == 1 and any(sign in str(name) for name in names for sign in ";\t|"):
         raise TiacfError(f"{path}: is not separated by commas; save it as CSV with commas")
@@ -291,6 +304,16 @@ def _present(path: Path, raw: pd.DataFrame, columns: Columns) -> None:
     if "event" in missing and "censorship" in raw:
         line += f"; its censorship is read with {COLUMN_OPTIONS['censorship']} censorship"
     raise UsageError(line)
+
+
+def _plain_values(path: Path, raw: pd.DataFrame, columns: Columns) -> None:
+    """Refuse lists and the like, which Parquet has, in the columns asked for."""
+    outcome = columns.event if columns.censorship is None else columns.censorship
+    for name in (columns.slide, columns.patient, columns.time, outcome, *columns.covariates):
+        if name in raw and not raw[name].map(is_scalar).all():
+            raise TiacfError(
+                f"{path}: the column {name!r} holds lists or the like; a cell has one value"
+            )
 
 
 def _nearest(name: str, raw: pd.DataFrame) -> str:

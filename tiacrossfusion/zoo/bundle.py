@@ -22,9 +22,9 @@ from tiacrossfusion.checks import usable_device
 from tiacrossfusion.encoders.hub import offline_variable
 from tiacrossfusion.errors import TiacfError, UsageError, first_fault, one_line
 from tiacrossfusion.features import FeatureBag, check_same
-from tiacrossfusion.slide_files import is_file, is_folder, missing
+from tiacrossfusion.slide_files import is_file, is_folder, is_there, missing
 from tiacrossfusion.survival import interpolation
-from tiacrossfusion.terminal import printable
+from tiacrossfusion.terminal import FORMULA_SIGNS, printable
 from tiacrossfusion.zoo.config import FORMAT_VERSION, BundleConfig
 from tiacrossfusion.zoo.network import build_network
 
@@ -36,8 +36,8 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 #: In bytes; an ensemble of a thousand has a tenth of it.
 _LARGEST_CONFIG = 2**24
 
-#: Texts that are cells of predictions.csv.
-_IN_TABLES = re.compile(r"card\.notice$|time_bins\.unit$|risk_reference\.groups\.\d\.name$")
+#: Texts that are cells of predictions.csv; the unit of time is checked by `TimeBins`.
+_IN_TABLES = re.compile(r"card\.notice$|risk_reference\.groups\.\d\.name$")
 
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 
@@ -62,9 +62,15 @@ class ModelBundle:
         Raises:
             TiacfError: a field differs.
         """
-        label = f"bag of {bag.provenance.slide}"
-        check_same(self.config.encoder, bag.provenance.encoder, "encoder", label)
-        check_same(self.config.sampling, bag.provenance.sampling, "sampling", label)
+        made, label = bag.provenance, f"bag of {bag.provenance.slide}"
+        remedy = (
+            "convert its files with other options (--encoder, --units, --patch-size) if those say what "
+            "is not so, else extract the slide for this model"
+            if made.imported
+            else "extract the slide again for this model"
+        )
+        check_same(self.config.encoder, made.encoder, "encoder", label, remedy)
+        check_same(self.config.sampling, made.sampling, "sampling", label, remedy)
 
     def tokens(self, bag: FeatureBag) -> dict[str, Tensor]:
         """Give the features of a bag as the network takes them.
@@ -93,8 +99,11 @@ class ModelBundle:
         """Return the same model with the weights of another `.safetensors` file.
 
         Raises:
-            TiacfError: the file cannot be read or does not fit the architecture.
+            UsageError: there is no such file.
+            TiacfError: it cannot be read or does not fit the architecture.
         """
+        if not is_there(path):
+            raise UsageError(f"{path}: {missing(path)}; check the path of the weights")
         network = _load_network(self.config, path)
         digest = hashlib.sha256(self.fingerprint.encode() + path.read_bytes()).hexdigest()
         return ModelBundle(self.config, network.eval(), digest)
@@ -132,7 +141,7 @@ def read_config(folder: Path) -> BundleConfig:
         TiacfError: it is missing, no JSON, of a newer format, or a field is wrong.
     """
     path = folder / CONFIG
-    if path.exists() and not path.is_file():  # reading a pipe would wait for ever
+    if is_there(path) and not path.is_file():  # reading a pipe would wait for ever
         raise TiacfError(f"{path}: is no file; get the bundle again")
     try:
         if path.stat().st_size > _LARGEST_CONFIG:
@@ -275,7 +284,7 @@ def _check_texts(path: Path, document: Any) -> None:
             raise TiacfError(
                 f"{path}: {printable(field)}: holds control characters; get the bundle again"
             )
-        elif isinstance(value, str) and _IN_TABLES.match(field) and value[:1] in tuple("=+-@"):
+        elif isinstance(value, str) and _IN_TABLES.match(field) and value.startswith(FORMULA_SIGNS):
             raise TiacfError(
                 f"{path}: {printable(field)}: begins with {value[0]!r}, which spreadsheets take for a "
                 "formula; mend the field or get the bundle again"
@@ -302,7 +311,7 @@ def _load_network(config: BundleConfig, path: Path) -> nn.Module:
     import torch
     from safetensors.torch import load_file
 
-    if path.exists() and not path.is_file():
+    if is_there(path) and not path.is_file():
         raise TiacfError(f"{path}: is no file; get the bundle again")
     try:
         weights = load_file(path)

@@ -10,7 +10,7 @@ from tiacrossfusion.encoders import EncoderSpec
 from tiacrossfusion.errors import TiacfError, UsageError, first_fault
 from tiacrossfusion.networks import load_official_checkpoint
 from tiacrossfusion.sampling.spec import SamplingSpec
-from tiacrossfusion.survival import TimeBins
+from tiacrossfusion.survival import TimeBins, check_unit
 from tiacrossfusion.terminal import printable
 from tiacrossfusion.zoo.bundle import save_bundle
 from tiacrossfusion.zoo.config import Architecture, BundleConfig, ModelCard
@@ -94,10 +94,14 @@ def parse_bin_edges(text: str, unit: str | None) -> TimeBins:
     """Read bin edges from a comma-separated option; a missing first 0 is added.
 
     Raises:
-        TiacfError: they are no rising finite numbers, or the unit is missing.
+        UsageError: they are no rising finite numbers, or the unit is missing or none.
     """
     if not unit:
         raise UsageError("--bin-edges: give their unit too, such as --time-unit months")
+    try:
+        check_unit(unit)
+    except ValueError as error:
+        raise UsageError(f"--time-unit {printable(unit)}: {error}") from error
     try:
         edges = [float(edge) for edge in text.split(",")]
         return TimeBins(edges=tuple(edges if edges[0] == 0 else [0.0, *edges]), unit=unit)
