@@ -58,6 +58,13 @@ def run(arguments: list[str]) -> Result:
     return result
 
 
+def _seen(reached: Callable[[], bool]) -> bool:
+    try:
+        return reached()
+    except FileNotFoundError:  # a folder was moved while it was looked into
+        return False
+
+
 def kill(
     processes, arguments: list[str], reached: Callable[[], bool], longest: float = 0.0
 ) -> None:
@@ -66,7 +73,7 @@ def kill(
     process = processes.Process(target=exec, args=(code, {}))
     process.start()
     deadline = time.monotonic() + 120
-    while not reached() and process.is_alive():
+    while not _seen(reached) and process.is_alive():
         assert time.monotonic() < deadline
         time.sleep(0.001)
     time.sleep(random.Random(longest).uniform(0, longest))
