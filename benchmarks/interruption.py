@@ -406,7 +406,8 @@ def main(
             print("## Interrupted (Ctrl-C, and SIGTERM as `scancel` sends it)\n")
             print(
                 "Wanted: an end within 5 s, exit code 130 (SIGTERM: 143), the one line and nothing else on "
-                "standard error, no broken file, and the files of an unbroken run after the next run.\n"
+                "standard error, no broken file, and the files of an unbroken run after the next run. "
+                "After all is done SIGTERM ends the process in silence: -15, to a shell 143 too.\n"
             )
             print(
                 "| command | signal | unbroken, s | interrupts | median, s | largest, s | exit codes | "
