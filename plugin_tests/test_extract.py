@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
 import shutil
@@ -609,3 +610,13 @@ def test_help_imports_nothing_heavy():
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_slides_that_take_each_other_s_names_get_one_each(tmp_path):
+    """A slide may be called what another, whose name was taken, gets to be called."""
+    slide = tmp_path / "two" / "s.svs"
+    short = hashlib.sha256(str(slide).encode()).hexdigest()[:8]
+    folder = BagsFolder(tmp_path / "bags")
+    slides = (tmp_path / "one" / f"s.svs-{short}.svs", tmp_path / "one" / "s.svs", slide)
+    assert len({folder.claim(each).name for each in slides}) == 3
+    assert folder.claim(slide).source == str(slide)

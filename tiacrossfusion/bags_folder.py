@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 from pathlib import Path
 from typing import ClassVar
@@ -16,6 +15,7 @@ from tiacrossfusion.records import (
     OutputError,
     Record,
     RecordFolder,
+    names_for,
     size_on_disk,
 )
 from tiacrossfusion.sampling.spec import SCALES
@@ -112,10 +112,9 @@ class BagsFolder(RecordFolder):
 
     def new_record(self, slide: Path) -> Record:
         """A record with a free name, not yet written."""
-        source, name = source_of(slide), stem_of(slide)
-        if self.named(name) is not None:
-            name = f"{stem_for(slide.name)}-{hashlib.sha256(source.encode()).hexdigest()[:8]}"
-        return Record(name, source)
+        source = source_of(slide)
+        names = (stem_of(slide), *names_for(stem_for(slide.name), source))
+        return Record(next(name for name in names if self.named(name) is None), source)
 
     def place(self, record: Record, slide: Path, *, lone: bool) -> Path:
         """Where the bag of a slide is or goes.

@@ -9,6 +9,7 @@ several machines with one file system, may work in a folder.
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -451,6 +452,13 @@ def size_on_disk(path: Path) -> int:
             with suppress(FileNotFoundError):
                 size += (Path(folder) / file).lstat().st_size
     return size
+
+
+def names_for(stem: str, source: str) -> Iterator[str]:
+    """Names for a record whose stem another has: with more and more of a hash of its source."""
+    digest = hashlib.sha256(source.encode()).hexdigest()
+    for length in (8, 24):  # a slide may be called what another is called for its hash
+        yield f"{stem}-{digest[:length]}"
 
 
 @contextmanager

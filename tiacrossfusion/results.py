@@ -7,7 +7,6 @@ record are ever replaced.
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,7 +15,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import BaseModel, Field, FiniteFloat, model_validator
 
 from tiacrossfusion.errors import TiacfError
-from tiacrossfusion.records import RECORDS, OutputError, Record, RecordFolder, size_on_disk
+from tiacrossfusion.records import (
+    RECORDS,
+    OutputError,
+    Record,
+    RecordFolder,
+    names_for,
+    size_on_disk,
+)
 from tiacrossfusion.slide_files import is_there, written
 
 if TYPE_CHECKING:
@@ -127,20 +133,18 @@ class ResultsFolder(RecordFolder):
             suffixes: all that file names may add to a name.
         """
         ends = [suffix.casefold() for suffix in ("", *suffixes)]
-        digest = hashlib.sha256(source.encode()).hexdigest()
+
+        def is_free(name: str) -> bool:
+            return all(
+                self.named(f"{name.casefold()}{mine}".removesuffix(other)) is None
+                for mine in ends
+                for other in ends
+            )
+
         while True:
             if (record := self.find(source)) is not None:
                 return record
-            name = next(
-                name
-                for name in (stem, f"{stem}-{digest[:8]}", f"{stem}-{digest[:24]}")
-                if not any(
-                    self.named(f"{name.casefold()}{mine}".removesuffix(other)) is not None
-                    for mine in ends
-                    for other in ends
-                )
-            )
-            record = Record(name, source)
+            record = Record(next(filter(is_free, (stem, *names_for(stem, source)))), source)
             if self.add(record):
                 return record
 
