@@ -28,6 +28,9 @@ STORE_VERSION = 1
 #: What `Provenance.imported` begins with of files that this package wrote for other programs.
 OWN_FORMAT = "tiacrossfusion h5"
 
+#: What to do about a bag that a model does not take.
+EXTRACT_AGAIN = "extract the slide again for this model"
+
 #: Level-0 pixels and cells of a grid are far below it; sums and products of them stay exact.
 _FARTHEST = 2**40
 
@@ -270,7 +273,7 @@ def check_same(
     found: BaseModel,
     what: str,
     label: str,
-    remedy: str = "extract the slide again for this model",
+    remedy: str = EXTRACT_AGAIN,
 ) -> None:
     """Refuse a bag made in another way than a model wants, saying which field differs.
 

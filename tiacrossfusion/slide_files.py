@@ -131,6 +131,11 @@ def is_file(path: Path) -> bool:
         return False
 
 
+def is_endless(path: Path) -> bool:
+    """Tell whether a path is a pipe or a device, which would be waited for or read without end."""
+    return is_there(path) and not (path.is_file() or path.is_dir())
+
+
 def missing(path: Path) -> str:
     """Say in what way a path is not there."""
     try:

@@ -8,7 +8,7 @@ import zipfile
 import zlib
 from pathlib import Path
 
-from tiacrossfusion.slide_files import is_there
+from tiacrossfusion.slide_files import is_endless
 
 #: Larger tables are none; a packed file of some kilobytes could hold any number of them.
 _LARGEST = 2**30
@@ -29,7 +29,7 @@ def read_table_text(path: Path) -> str:
         ValueError: it is packed in another way, damaged or too large, or has NUL bytes, at which pandas
             would cut values off without a word.
     """
-    if is_there(path) and not (path.is_file() or path.is_dir()):  # it would be waited for
+    if is_endless(path):
         raise ValueError("a pipe or a device, no file")
     try:
         content = _unpacked(path)

@@ -11,7 +11,7 @@ from tiacrossfusion.checks import at_least, usable_seed
 from tiacrossfusion.cli.checks import given, output_folder, refuse_given
 from tiacrossfusion.cli.train import say_figures
 from tiacrossfusion.errors import UsageError
-from tiacrossfusion.slide_files import find_bags, is_file, is_folder, missing, written
+from tiacrossfusion.slide_files import find_bags, is_file, is_folder, missing
 from tiacrossfusion.terminal import printable
 
 #: What only one of the two things that the command does has a use for.
@@ -108,12 +108,12 @@ def evaluate(
 
     folds = read_predictions(source)
     other = None if against is None else read_predictions(against)
-    earlier = read_evaluation(source)
+    model_folder = source.parent if is_file(source) else source
+    earlier = read_evaluation(model_folder)
     evaluation = judge(folds, draws=draws, seed=seed, optimistic=earlier.optimistic)
     # Before anything is written: the two may not go together.
     comparison = None if other is None else compare(folds, other, draws=draws, seed=seed)
-    model_folder = source.absolute().parent if is_file(source) else source.absolute()
-    title = printable(written(model_folder.name))
+    title = printable(model_folder.absolute().name)
     write_report(folder, folds, evaluation, title=title, note="Research use only.")
     say_figures(title, evaluation)
     if comparison is not None:

@@ -170,10 +170,11 @@ def _parse_shard(shard: str | None) -> tuple[int, int]:
     Raises:
         TiacfError: it is not that.
     """
-    match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", "1/1" if shard is None else shard)
+    asked = "1/1" if shard is None else shard
+    match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", asked)
     if match is None:
         raise UsageError(
-            f"--shard {printable(str(shard)[:80])}: give I/N, two whole numbers such as 1/4"
+            f"--shard {printable(asked[:80])}: give I/N, two whole numbers such as 1/4"
         )
     return int(match[1]), int(match[2])
 

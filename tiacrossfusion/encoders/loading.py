@@ -1,10 +1,9 @@
 """From a name to an encoder that works."""
 
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from tiacrossfusion.encoders.names import EncoderName, resolve_name
 from tiacrossfusion.encoders.spec import OptionValue, Triple
@@ -93,7 +92,7 @@ def check_arguments(
             When mean or standard deviation are not finite, the latter is not positive, or options are
             given to another family than timm's.
     """
-    if not np.isfinite([*(mean or ()), *(std or ())]).all():
+    if not all(isfinite(value) for value in (*(mean or ()), *(std or ()))):
         msg = f"encoder mean and std must be finite, not {mean} and {std}"
         raise UsageError(msg)
     if std is not None and min(std) <= 0:

@@ -113,10 +113,8 @@ def _create(name: EncoderName, options: dict[str, OptionValue], *, pretrained: b
         if options:
             _check_size(name, model, options)
         return timm.create_model(model, pretrained=pretrained, **options)
-    except (OSError, EntryNotFoundError, HfHubHTTPError):
-        raise  # the network's or the cache's, for the caller
-    except TiacfError:
-        raise
+    except (OSError, EntryNotFoundError, HfHubHTTPError, TiacfError):
+        raise  # the network's or the cache's, for the caller; or said already
     except Exception as error:  # a wrong option fails anywhere in timm, in any way
         msg = f"encoder {name}: timm cannot build it with options {options}: {one_line(error)}"
         raise UsageError(msg) from error

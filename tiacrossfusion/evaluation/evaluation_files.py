@@ -8,22 +8,18 @@ from pydantic import ValidationError
 
 from tiacrossfusion.errors import TiacfError, UsageError
 from tiacrossfusion.evaluation.scores import Evaluation
-from tiacrossfusion.slide_files import is_file
 
 EVALUATION = "evaluation.json"
 
 
 def read_evaluation(folder: Path) -> Evaluation:
-    """Read the `evaluation.json` that `write_report` wrote.
-
-    Args:
-        folder: where, or the table of predictions in it.
+    """Read the `evaluation.json` that `write_report` wrote into a folder.
 
     Raises:
         UsageError: it is not there.
         TiacfError: it cannot be read, or is damaged.
     """
-    path = (folder.parent if is_file(folder) else folder) / EVALUATION
+    path = folder / EVALUATION
     try:
         return Evaluation.model_validate_json(path.read_bytes())
     except FileNotFoundError as error:

@@ -15,14 +15,14 @@ def add_caption(figure: Figure, y: float, text: str, *, size: float, colour: str
     Args:
         figure: the figure.
         y: height of its middle, as a share of the figure's.
-        text: as it is: a "$" in the name of a slide begins no formula.
+        text: as it is.
         size: of the letters, in points.
         colour: of the letters.
     """
     figure.text(
         0.5,
         y,
-        text.replace("$", r"\$"),
+        text,
         fontsize=size,
         color=colour,
         ha="center",
@@ -34,9 +34,7 @@ def add_caption(figure: Figure, y: float, text: str, *, size: float, colour: str
 def save_png(figure: Figure, path: Path) -> None:
     """Write a figure; the same figure gives the same bytes, and a "$" in a name begins no formula."""
     for text in figure.findobj(Text):
-        if (
-            not text.get_wrap()
-        ):  # where lines are broken, matplotlib looks for formulas all the same
-            text.set_parse_math(False)
+        # Not set_parse_math: where it breaks lines, matplotlib looks for formulas all the same.
+        text.set_text(text.get_text().replace("$", r"\$"))
     # matplotlib adds its version as "Software" unless told not to.
     FigureCanvasAgg(figure).print_png(path, metadata={"Software": None})

@@ -23,7 +23,13 @@ from tiacrossfusion.sampling.slide_checks import (
 )
 from tiacrossfusion.sampling.tiff_structure import check_tiff
 from tiacrossfusion.sampling.tiff_tags import read_tiff_tags
-from tiacrossfusion.slide_files import is_dicom_folder, is_there, is_written, missing
+from tiacrossfusion.slide_files import (
+    is_dicom_folder,
+    is_endless,
+    is_there,
+    is_written,
+    missing,
+)
 
 if TYPE_CHECKING:
     from tiatoolbox.wsicore.wsireader import WSIReader
@@ -257,7 +263,7 @@ def _scale(
 def _check_file(path: Path) -> None:
     if not is_there(path):
         raise TiacfError(f"{path}: {missing(path)}; check the path")
-    if not (path.is_file() or path.is_dir()):  # it would be waited for, or read without end
+    if is_endless(path):
         raise TiacfError(f"{path}: a pipe or a device is no slide; give a slide file")
     if not is_written(path.name):
         raise TiacfError(

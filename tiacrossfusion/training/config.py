@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from tiacrossfusion.errors import TiacfError, UsageError, first_fault, one_line
 from tiacrossfusion.model_names import MODEL_NAMES
-from tiacrossfusion.slide_files import is_there
+from tiacrossfusion.slide_files import is_endless
 from tiacrossfusion.survival import check_unit
 from tiacrossfusion.terminal import printable
 from tiacrossfusion.training.table import Columns
@@ -170,7 +170,7 @@ def read_settings(path: Path) -> dict[str, Any]:
         TiacfError: there is no such file, or it is not a mapping in YAML.
     """
     try:
-        if is_there(path) and not (path.is_file() or path.is_dir()):  # it would be waited for
+        if is_endless(path):
             raise UsageError(f"{path}: a pipe or a device is no file of settings; check --config")
         if path.is_file() and path.stat().st_size > _LARGEST:
             raise TiacfError(f"{path}: far too large for settings; check --config")

@@ -41,7 +41,7 @@ from tiacrossfusion.evaluation.report import STAGING
 from tiacrossfusion.features import FeatureBag
 from tiacrossfusion.model_names import COX_COVARIATES
 from tiacrossfusion.records import writing
-from tiacrossfusion.slide_files import find_bags, is_there, written
+from tiacrossfusion.slide_files import find_bags, is_there
 from tiacrossfusion.survival import quantile_bins, risk_of, survival_curve
 from tiacrossfusion.terminal import printable
 from tiacrossfusion.training.bags import CohortBags
@@ -98,7 +98,7 @@ def read_cohort(table: Path, bags: Path | None, config: TrainingConfig) -> Cohor
     checked = read_table(
         table, config.columns, config.time_unit, drop_unusable=config.drop_unusable
     )
-    name = printable(written(table.stem))
+    name = printable(table.stem)
     if bags is None:
         return Cohort(name, checked, {})
     checked, sources = match_bags(checked, find_bags(bags), drop_missing=config.drop_unusable)

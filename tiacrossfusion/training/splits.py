@@ -359,7 +359,7 @@ def _read_split(path: Path, position: int, table: CohortTable) -> GivenSplit:
         strange += [name for name in ids if name not in known]
     named = set(parts["train"]) | set(parts["val"])
     match = _SPLIT_FILE.fullmatch(path.name)
-    if match and len(match[1].lstrip("0")) > 3:  # a fold's seed has three digits for it
+    if match and int(match[1]) > 999:  # a fold's seed has three digits for it
         raise TiacfError(
             f"{path}: the number of a split is 999 at most; rename the file to splits_0.csv or the like"
         )

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from tiacrossfusion.checks import usable_device
 from tiacrossfusion.encoders.hub import offline_variable
 from tiacrossfusion.errors import TiacfError, UsageError, first_fault, one_line
-from tiacrossfusion.features import FeatureBag, check_same
+from tiacrossfusion.features import EXTRACT_AGAIN, FeatureBag, check_same
 from tiacrossfusion.slide_files import is_file, is_folder, is_there, missing
 from tiacrossfusion.survival import interpolation
 from tiacrossfusion.terminal import FORMULA_SIGNS, printable
@@ -67,7 +67,7 @@ class ModelBundle:
             "convert its files with other options (--encoder, --units, --patch-size) if those say what "
             "is not so, else extract the slide for this model"
             if made.imported
-            else "extract the slide again for this model"
+            else EXTRACT_AGAIN
         )
         check_same(self.config.encoder, made.encoder, "encoder", label, remedy)
         check_same(self.config.sampling, made.sampling, "sampling", label, remedy)
