@@ -7,14 +7,13 @@ import hashlib
 import os
 import shutil
 import signal
-import threading
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from commands import FAILED, USAGE, assert_refused, assert_usage
+from moments import at, kill
 
 from tiacrossfusion.cli import main
 from tiacrossfusion.records import MAX_DEATHS, Record, process_here
@@ -72,32 +71,22 @@ def cluster():
         yield cluster
 
 
+def slide_begun_here(bags: Path) -> bool:
+    """This process has marked a slide as being made by it."""
+    records = (bags / ".tiacf" / "bags").glob("*.json")
+    return any(f'-{os.getpid()}"' in record.read_text(encoding="utf-8") for record in records)
+
+
 def test_bags_are_the_same_and_a_killed_workers_slide_is_finished_by_another(
     slides, local, cluster, tmp_path
 ):
-    bags, killed = tmp_path / "bags", []
-
-    def kill_one() -> None:
-        """SIGKILL the worker of the first slide that is being made."""
-        from tiacrossfusion.bags_folder import BagsFolder
-
-        for _ in range(6000):
-            time.sleep(0.01)
-            if not (bags / ".tiacf" / "bags").is_dir():
-                continue
-            for record in BagsFolder(bags, make=False).records():
-                if record.begun:
-                    pid = int(record.begun["by"].rpartition("-")[2])
-                    os.kill(pid, signal.SIGKILL)
-                    killed.append((record.source, pid))
-                    return
-
-    killer = threading.Thread(target=kill_one)
-    killer.start()
-    result = run("extract", slides, bags, "--cluster", cluster.scheduler_address)
-    killer.join()
-    assert len(killed) == 1
-    assert killed[0][1] != os.getpid()
+    bags = tmp_path / "bags"
+    with distributed.Client(cluster) as client:
+        before = client.run(os.getpid)
+        doomed = next(iter(before))
+        client.run(at, bags, slide_begun_here, kill, 0, workers=[doomed])
+        result = run("extract", slides, bags, "--cluster", cluster.scheduler_address)
+        assert before[doomed] not in client.run(os.getpid).values()
     assert "4 of 5 slides done" in result.output, result.output
     assert result.exit_code == 1
     assert "text.svs: " in result.output
@@ -109,23 +98,16 @@ def test_bags_are_the_same_and_a_killed_workers_slide_is_finished_by_another(
     assert "failed before" in again.output
 
 
-def test_ctrl_c_ends_the_run_and_keeps_finished_slides(slides, cluster, tmp_path):
-    more, bags, ended = tmp_path / "slides", tmp_path / "bags", threading.Event()
+def test_ctrl_c_ends_the_run_and_keeps_finished_slides(slides, cluster, tmp_path, monkeypatch):
+    from tiacrossfusion.progress import Progress
+
+    more, bags = tmp_path / "slides", tmp_path / "bags"
     more.mkdir()
     for number in range(12):
         shutil.copy(slides / "a.svs", more / f"{number:02d}.svs")
-
-    def interrupt() -> None:
-        while not list(bags.glob("*.zarr")) and not ended.wait(0.005):
-            pass
-        if not ended.is_set():
-            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
-
-    thread = threading.Thread(target=interrupt)
-    thread.start()
-    result = run("extract", more, bags, "--cluster", cluster.scheduler_address)
-    ended.set()
-    thread.join()
+    with monkeypatch.context() as patch:
+        patch.setattr(Progress, "slide_done", lambda *_: signal.raise_signal(signal.SIGINT))
+        result = run("extract", more, bags, "--cluster", cluster.scheduler_address)
     assert result.exit_code == 130, result.output
     done = [row["bag"] for row in table(bags / "extraction.csv") if row["status"] == "ok"]
     assert 1 <= len(done) < 12

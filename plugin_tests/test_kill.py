@@ -5,14 +5,14 @@ from __future__ import annotations
 import csv
 import hashlib
 import multiprocessing
-import random
 import shutil
-import time
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from moments import at, kill
 from safetensors.torch import load_file
 
 from tiacrossfusion.cli import main
@@ -58,28 +58,21 @@ def run(arguments: list[str]) -> Result:
     return result
 
 
-def _seen(reached: Callable[[], bool]) -> bool:
-    try:
-        return reached()
-    except FileNotFoundError:  # a folder was moved while it was looked into
-        return False
-
-
-def kill(
-    processes, arguments: list[str], reached: Callable[[], bool], longest: float = 0.0
+def run_until(
+    folder: Path, reached: Callable[[Path], bool], later: int, arguments: list[str]
 ) -> None:
-    """Start a command, and kill it at most `longest` seconds after something is reached."""
-    code = f"from tiacrossfusion.cli import main; main({arguments!r})"
-    process = processes.Process(target=exec, args=(code, {}))
+    at(folder, reached, kill, later)
+    main(arguments)
+
+
+def start_and_kill(
+    processes, folder: Path, reached: Callable[[Path], bool], later: int, arguments: list[str]
+) -> None:
+    """Start a command, and kill it some file operations after something is reached in a folder."""
+    process = processes.Process(target=run_until, args=(folder, reached, later, arguments))
     process.start()
-    deadline = time.monotonic() + 120
-    while not _seen(reached) and process.is_alive():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-    time.sleep(random.Random(longest).uniform(0, longest))
-    process.kill()
     process.join()
-    assert process.exitcode == -9, "it had ended before"
+    assert process.exitcode == -signal.SIGKILL, "the moment did not come"
 
 
 def contents(out: Path) -> dict[str, str]:
@@ -131,15 +124,15 @@ def two_bags_there(bags: Path) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("reached", "longest"),
-    [(bag_begun, 0.5), (bag_half_written, 0.0), (two_bags_there, 0.4)],
+    ("reached", "later"),
+    [(bag_begun, 0), (bag_half_written, 9), (two_bags_there, 5)],
     ids=["begun", "writing", "two bags"],
 )
 def test_a_killed_extraction_is_resumed_to_the_same_bags(
-    slides, extracted, processes, tmp_path, reached: Callable[[Path], bool], longest: float
+    slides, extracted, processes, tmp_path, reached: Callable[[Path], bool], later: int
 ):
     bags = tmp_path / "bags"
-    kill(processes, extract(slides, bags), lambda: reached(bags), longest)
+    start_and_kill(processes, bags, reached, later, extract(slides, bags))
     done = [path.name for path in bags.glob("*.zarr")]
     assert len(done) < len(SLIDES)
     result = run(extract(slides, bags))
@@ -188,15 +181,15 @@ def one_prediction_there(out: Path) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("reached", "longest"),
-    [(prediction_begun, 0.5), (prediction_half_written, 0.0), (one_prediction_there, 0.4)],
+    ("reached", "later"),
+    [(prediction_begun, 3), (prediction_half_written, 2), (one_prediction_there, 20)],
     ids=["begun", "writing", "one slide"],
 )
 def test_killed_predictions_are_resumed_to_the_same_files(
-    pair, predicted, processes, tmp_path, reached: Callable[[Path], bool], longest: float
+    pair, predicted, processes, tmp_path, reached: Callable[[Path], bool], later: int
 ):
     out = tmp_path / "out"
-    kill(processes, predict(pair, out), lambda: reached(out), longest)
+    start_and_kill(processes, out, reached, later, predict(pair, out))
     assert not (out / "report.html").exists()
     run(predict(pair, out))
     assert contents(out) == predicted
@@ -249,15 +242,15 @@ def report_half_written(model: Path) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("reached", "longest"),
-    [(one_epoch_done, 0.1), (second_fold_begun, 0.3), (report_half_written, 0.0)],
+    ("reached", "later"),
+    [(one_epoch_done, 4), (second_fold_begun, 9), (report_half_written, 1)],
     ids=["one epoch", "one fold", "report"],
 )
 def test_a_killed_training_ends_like_an_unbroken_one(
-    cohort, trained, processes, tmp_path, reached: Callable[[Path], bool], longest: float
+    cohort, trained, processes, tmp_path, reached: Callable[[Path], bool], later: int
 ):
     out = tmp_path / "out"
-    kill(processes, train(cohort, out), lambda: reached(out / "abmil"), longest)
+    start_and_kill(processes, out / "abmil", reached, later, train(cohort, out))
     assert not (out / "models.csv").exists()
     run(train(cohort, out))
     assert {path.relative_to(out) for path in out.rglob("*")} == {
