@@ -8,19 +8,21 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from tiacrossfusion.cli import main
+
 _OPERATIONS = frozenset({"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.link"})
 
 
-def at(folder: Path, reached: Callable[[Path], bool], act: Callable[[], None], later: int) -> None:
+def at(folder: Path, there: str, later: int, act: Callable[[], None]) -> None:
     """Do something in this process once, before one of its operations on files in a folder.
 
     It stays in this process for good: it is for processes that a test starts.
 
     Args:
         folder: of the files.
-        reached: of the folder, tells whether the moment has come.
-        act: what to do.
+        there: pattern of what is in the folder when the moment has come.
         later: how many operations after that.
+        act: what to do.
     """
     left = later
     busy = False
@@ -30,14 +32,20 @@ def at(folder: Path, reached: Callable[[Path], bool], act: Callable[[], None], l
         if busy or event not in _OPERATIONS or str(folder) not in str(arguments):
             return
         busy = True
-        if not _seen(reached, folder):
-            busy = False
-        elif left:
-            left, busy = left - 1, False
-        else:
-            act()
+        if _any(folder, there):
+            if not left:
+                act()
+                return
+            left -= 1
+        busy = False
 
     sys.addaudithook(listen)
+
+
+def run_until_killed(arguments: list[str], folder: Path, there: str, later: int) -> None:
+    """Run a command in this process, which `kill -9` ends at a moment."""
+    at(folder, there, later, kill)
+    main(arguments)
 
 
 def kill() -> None:
@@ -51,8 +59,8 @@ def press_ctrl_c_twice() -> None:
         os.killpg(0, signal.SIGINT)
 
 
-def _seen(reached: Callable[[Path], bool], folder: Path) -> bool:
+def _any(folder: Path, there: str) -> bool:
     try:
-        return reached(folder)
+        return any(folder.glob(there))
     except FileNotFoundError:  # another thread moved a folder while it was looked into
         return False

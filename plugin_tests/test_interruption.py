@@ -49,10 +49,7 @@ from pathlib import Path
 from moments import at, press_ctrl_c_twice
 from tiacrossfusion.__main__ import main
 
-def fourth_bag_half_written(bags):
-    return (bags / "2.zarr").exists() and any(bags.glob(".tiacf/bags/staging-*/.*.part/*/*"))
-
-at(Path(sys.argv[-1]), fourth_bag_half_written, press_ctrl_c_twice, later=9)
+at(Path(sys.argv[-1]), "2.zarr", 20, press_ctrl_c_twice)
 main()
 """
 

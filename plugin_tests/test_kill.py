@@ -7,12 +7,11 @@ import hashlib
 import multiprocessing
 import shutil
 import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from moments import at, kill
+from moments import run_until_killed
 from safetensors.torch import load_file
 
 from tiacrossfusion.cli import main
@@ -58,18 +57,9 @@ def run(arguments: list[str]) -> Result:
     return result
 
 
-def run_until(
-    folder: Path, reached: Callable[[Path], bool], later: int, arguments: list[str]
-) -> None:
-    at(folder, reached, kill, later)
-    main(arguments)
-
-
-def start_and_kill(
-    processes, folder: Path, reached: Callable[[Path], bool], later: int, arguments: list[str]
-) -> None:
-    """Start a command, and kill it some file operations after something is reached in a folder."""
-    process = processes.Process(target=run_until, args=(folder, reached, later, arguments))
+def kill(processes, arguments: list[str], folder: Path, there: str, later: int) -> None:
+    """Start a command, and kill it some file operations after something is there in a folder."""
+    process = processes.Process(target=run_until_killed, args=(arguments, folder, there, later))
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL, "the moment did not come"
@@ -92,10 +82,6 @@ def contents(out: Path) -> dict[str, str]:
     return found
 
 
-def begun(records: Path) -> bool:
-    return any('"by"' in path.read_text() for path in records.glob("*.json"))
-
-
 # extract -------------------------------------------------------------------------------------------
 
 
@@ -111,28 +97,20 @@ def extracted(slides, tmp_path_factory) -> dict[str, str]:
     return contents(bags)
 
 
-def bag_begun(bags: Path) -> bool:
-    return begun(bags / ".tiacf" / "bags")
-
-
-def bag_half_written(bags: Path) -> bool:
-    return any((bags / ".tiacf" / "bags").glob("staging-*/.*.part/*/*"))
-
-
-def two_bags_there(bags: Path) -> bool:
-    return len(list(bags.glob("*.zarr"))) >= 2
-
-
 @pytest.mark.parametrize(
-    ("reached", "later"),
-    [(bag_begun, 0), (bag_half_written, 9), (two_bags_there, 5)],
+    ("there", "later"),
+    [
+        (".tiacf/bags/staging-*-????????", 0),
+        (".tiacf/bags/staging-*/.*.part/*/*", 9),
+        ("b.zarr", 5),
+    ],
     ids=["begun", "writing", "two bags"],
 )
 def test_a_killed_extraction_is_resumed_to_the_same_bags(
-    slides, extracted, processes, tmp_path, reached: Callable[[Path], bool], later: int
+    slides, extracted, processes, tmp_path, there: str, later: int
 ):
     bags = tmp_path / "bags"
-    start_and_kill(processes, bags, reached, later, extract(slides, bags))
+    kill(processes, extract(slides, bags), bags, there, later)
     done = [path.name for path in bags.glob("*.zarr")]
     assert len(done) < len(SLIDES)
     result = run(extract(slides, bags))
@@ -168,28 +146,16 @@ def predicted(pair, tmp_path_factory) -> dict[str, str]:
     return contents(out)
 
 
-def prediction_begun(out: Path) -> bool:
-    return begun(out / ".tiacf")
-
-
-def prediction_half_written(out: Path) -> bool:
-    return any((out / ".tiacf").glob("staging-*/*"))
-
-
-def one_prediction_there(out: Path) -> bool:
-    return (out / "a.geojson").exists()
-
-
 @pytest.mark.parametrize(
-    ("reached", "later"),
-    [(prediction_begun, 3), (prediction_half_written, 2), (one_prediction_there, 20)],
+    ("there", "later"),
+    [(".tiacf/staging-*-????????", 0), (".tiacf/staging-*/*", 2), ("a.geojson", 20)],
     ids=["begun", "writing", "one slide"],
 )
 def test_killed_predictions_are_resumed_to_the_same_files(
-    pair, predicted, processes, tmp_path, reached: Callable[[Path], bool], later: int
+    pair, predicted, processes, tmp_path, there: str, later: int
 ):
     out = tmp_path / "out"
-    start_and_kill(processes, out, reached, later, predict(pair, out))
+    kill(processes, predict(pair, out), out, there, later)
     assert not (out / "report.html").exists()
     run(predict(pair, out))
     assert contents(out) == predicted
@@ -229,28 +195,16 @@ def trained(cohort, tmp_path_factory) -> Path:
     return out
 
 
-def one_epoch_done(model: Path) -> bool:
-    return (model / "fold-0" / "last.ckpt").exists()
-
-
-def second_fold_begun(model: Path) -> bool:
-    return (model / "fold-1").exists()
-
-
-def report_half_written(model: Path) -> bool:
-    return any(model.glob(".report-*/*"))
-
-
 @pytest.mark.parametrize(
-    ("reached", "later"),
-    [(one_epoch_done, 4), (second_fold_begun, 9), (report_half_written, 1)],
+    ("there", "later"),
+    [("fold-0/last.ckpt", 4), ("fold-1", 9), (".report-*/*", 1)],
     ids=["one epoch", "one fold", "report"],
 )
 def test_a_killed_training_ends_like_an_unbroken_one(
-    cohort, trained, processes, tmp_path, reached: Callable[[Path], bool], later: int
+    cohort, trained, processes, tmp_path, there: str, later: int
 ):
     out = tmp_path / "out"
-    start_and_kill(processes, out / "abmil", reached, later, train(cohort, out))
+    kill(processes, train(cohort, out), out / "abmil", there, later)
     assert not (out / "models.csv").exists()
     run(train(cohort, out))
     assert {path.relative_to(out) for path in out.rglob("*")} == {
