@@ -26,7 +26,12 @@ import click
 import torch
 from torch import Tensor
 
-from tiacrossfusion.networks import attention, build_network, rolled_attention, trace_attention
+from tiacrossfusion.networks import (
+    attention,
+    build_network,
+    rolled_attention,
+    trace_attention,
+)
 
 BAGS = {
     "average": {"5x": 895, "10x": 3449, "20x": 13_496},

@@ -30,9 +30,9 @@ import cv2
 import numpy as np
 import zarr
 
-from tiacrossfusion.features import FeatureBag
-from tiacrossfusion.sampling import SCALES
-from tiacrossfusion.sampling.spec import CELLS_20X
+from tiacrossfusion.bags.bag import FeatureBag
+from tiacrossfusion.slides import SCALES
+from tiacrossfusion.slides.spec import CELLS_20X
 
 TIACF = Path(sys.executable).parent / "tiacf"
 SIDE_SCRIPT = Path(__file__).with_name("extraction_side.py")
@@ -178,8 +178,8 @@ def encoders(folder: Path, device: str, cells: int, batch_size: int, num_workers
     import torch
 
     from tiacrossfusion.encoders import load_encoder
-    from tiacrossfusion.pipeline import extract_bag
-    from tiacrossfusion.sampling import SamplingSpec, open_slide
+    from tiacrossfusion.inference.extraction import extract_bag
+    from tiacrossfusion.slides import SamplingSpec, open_slide
 
     slide = folder / "for_encoders.svs"
     simulate(slide, cells)

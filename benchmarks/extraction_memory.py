@@ -22,7 +22,7 @@ import click
 import numpy as np
 from mosaic import BLOCK, GLASS, SOURCE_BLOCKS, simulate_source, write_mosaic
 
-from tiacrossfusion.features import FeatureBag
+from tiacrossfusion.bags.bag import FeatureBag
 
 TIACF = Path(sys.executable).parent / "tiacf"
 SIDE = 25  # blocks along a side of the large slide

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from tiacrossfusion.sampling import SCALES, SamplingSpec
+from tiacrossfusion.slides import SCALES, SamplingSpec
 
 BATCH_SIZE = 32
 NUM_WORKERS = 2
@@ -44,8 +44,8 @@ def with_tiacf(slide: Path, out: Path, encoder: str) -> None:
     """Extract a bag with this package."""
     from tiacrossfusion.encoders.encoder import Encoder
     from tiacrossfusion.encoders.network import Network
-    from tiacrossfusion.pipeline import extract_bag
-    from tiacrossfusion.sampling import open_slide
+    from tiacrossfusion.inference.extraction import extract_bag
+    from tiacrossfusion.slides import open_slide
 
     module = module_of(encoder)
     width = module(torch.zeros(1, 3, 256, 256)).shape[1]

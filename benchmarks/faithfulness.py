@@ -29,11 +29,11 @@ from planted_cohort import (
 
 from tiacrossfusion.evaluation.faithfulness import Faithfulness, faithfulness
 from tiacrossfusion.evaluation.scores import Estimate
-from tiacrossfusion.features import FeatureBag
-from tiacrossfusion.model_names import NETWORK_NAMES
+from tiacrossfusion.bags.bag import FeatureBag
+from tiacrossfusion.networks.names import NETWORK_NAMES
 from tiacrossfusion.simulation import draw_bag, slide_rng
 from tiacrossfusion.training.run import Cohort, TrainingRun
-from tiacrossfusion.zoo import load_bundle
+from tiacrossfusion.models import load_bundle
 
 SCENARIO, SHARE = "product", 0.1
 

@@ -136,7 +136,7 @@ class SlidePatches(Target):
 
     def read(self, path: Path) -> None:
         """Read all patches of all scales."""
-        from tiacrossfusion.sampling import (
+        from tiacrossfusion.slides import (
             SamplingSpec,
             choose_road,
             nested_grids,
@@ -166,8 +166,9 @@ class SlideBag(SlidePatches):
 
     def read(self, path: Path) -> None:
         """Make a bag, and read an overview."""
-        from tiacrossfusion.pipeline import OVERVIEW, extract_bag
-        from tiacrossfusion.sampling import SamplingSpec, open_slide, read_overview
+        from tiacrossfusion.inference.slide import OVERVIEW
+        from tiacrossfusion.inference.extraction import extract_bag
+        from tiacrossfusion.slides import SamplingSpec, open_slide, read_overview
 
         with open_slide(path, mpp=scale_of(path)) as slide:
             extract_bag(slide, SamplingSpec(), self._encoder)
@@ -183,8 +184,8 @@ class Bag(Target):
     def write(cls, folder: Path) -> None:
         """Write a bag of a few patches."""
         from tiacrossfusion.encoders import EncoderSpec
-        from tiacrossfusion.features import FeatureBag, Provenance, ScaleFeatures
-        from tiacrossfusion.sampling.spec import CELLS_20X, SCALES, SamplingSpec
+        from tiacrossfusion.bags.bag import FeatureBag, Provenance, ScaleFeatures
+        from tiacrossfusion.slides.spec import CELLS_20X, SCALES, SamplingSpec
 
         width, scales = 16, {}
         for scale in SCALES:
@@ -239,7 +240,7 @@ class Bag(Target):
 
     def read(self, path: Path) -> None:
         """Read the bag; one that is taken has the types that the package writes."""
-        from tiacrossfusion.features import FeatureBag
+        from tiacrossfusion.bags.bag import FeatureBag
 
         for scale in FeatureBag.load(path).scales.values():
             kinds = (scale.features.dtype, scale.bounds.dtype, scale.grid.dtype)  # type: ignore[union-attr]
@@ -254,8 +255,8 @@ class _BundleFile(Target):
     @classmethod
     def write(cls, folder: Path) -> None:
         """Copy the bundle, and make an ensemble of it."""
-        from tiacrossfusion.zoo import load_bundle, save_bundle
-        from tiacrossfusion.zoo.bundle import make_ensemble, shipped_bundles
+        from tiacrossfusion.models import load_bundle, save_bundle
+        from tiacrossfusion.models.bundle import make_ensemble, shipped_bundles
 
         shutil.copytree(shipped_bundles()["crossfusion-demo"], folder / "single")
         bundle = load_bundle("crossfusion-demo")
@@ -284,7 +285,7 @@ class _BundleFile(Target):
         """Load the bundle and predict; what is taken has finite numbers."""
         import torch
 
-        from tiacrossfusion.zoo import load_bundle
+        from tiacrossfusion.models import load_bundle
 
         bundle = load_bundle(path)
         check_finite(bundle.config.model_dump())

@@ -31,13 +31,13 @@ from fuzz_targets import MARKER, TARGETS, Target, generator
 #: Imported once; the processes that read are copies of one that has done it.
 PRELOADED = [
     "tiacrossfusion.cli",  # first: it keeps the toolbox from printing its log
-    "tiacrossfusion.extraction",
+    "tiacrossfusion.runs.extraction",
     "tiacrossfusion.encoders.encoder",
     "tiacrossfusion.interop.pt_files",
     "tiacrossfusion.networks",
-    "tiacrossfusion.sampling.tile_road",
+    "tiacrossfusion.slides.readers.tile_reader",
     "tiacrossfusion.training.config",
-    "tiacrossfusion.zoo",
+    "tiacrossfusion.models",
     "tiatoolbox.wsicore.wsireader",
     "skimage.filters",
     "tifffile.zarr",
@@ -222,7 +222,7 @@ def outcome(target: Target, path: Path) -> tuple[str, str]:
         "read", "refused", "exception" or "memory", and what was raised.
     """
     from tiacrossfusion.errors import TiacfError
-    from tiacrossfusion.terminal import printable
+    from tiacrossfusion.io.text import printable
 
     kind, detail = "read", ""
     try:

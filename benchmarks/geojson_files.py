@@ -24,9 +24,10 @@ import click
 import numpy as np
 
 from tiacrossfusion.encoders import EncoderSpec
-from tiacrossfusion.explain import find_hotspots, tile_scores, write_geojson
-from tiacrossfusion.features import FeatureBag, Provenance, ScaleFeatures
-from tiacrossfusion.sampling.spec import CELLS_20X, SCALES, SamplingSpec
+from tiacrossfusion.explain import find_hotspots, tile_scores
+from tiacrossfusion.outputs.geojson_files import write_geojson
+from tiacrossfusion.bags.bag import FeatureBag, Provenance, ScaleFeatures
+from tiacrossfusion.slides.spec import CELLS_20X, SCALES, SamplingSpec
 
 SIDE = 506  # level-0 pixels of a 20x tile
 

@@ -22,7 +22,7 @@ from tiatoolbox.tools.patchextraction import PatchExtractor
 from tiatoolbox.wsicore.wsimeta import WSIMeta
 from tiatoolbox.wsicore.wsireader import VirtualWSIReader
 
-from tiacrossfusion.sampling import SamplingSpec, Slide, nested_grids
+from tiacrossfusion.slides import SamplingSpec, Slide, nested_grids
 
 MPP = 0.25
 PATCHES = 140_000

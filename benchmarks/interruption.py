@@ -51,8 +51,8 @@ protocol: {folds: 2}
 
 PRELOADED = [
     "tiacrossfusion.cli",  # first: it keeps the toolbox from printing its log
-    "tiacrossfusion.extraction",
-    "tiacrossfusion.cohort",
+    "tiacrossfusion.runs.extraction",
+    "tiacrossfusion.runs.prediction",
     "tiacrossfusion.interop",
     "tiacrossfusion.simulation",
     "tiacrossfusion.encoders.encoder",

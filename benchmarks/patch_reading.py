@@ -22,7 +22,7 @@ import numpy as np
 from tiatoolbox.models.dataset.dataset_abc import WSIPatchDataset
 from torch.utils.data import DataLoader
 
-from tiacrossfusion.sampling import (
+from tiacrossfusion.slides import (
     SCALES,
     PatchGrid,
     SamplingSpec,
@@ -33,7 +33,7 @@ from tiacrossfusion.sampling import (
     read_batches,
     tissue_mask,
 )
-from tiacrossfusion.sampling.roads import ReaderRoad, Road
+from tiacrossfusion.slides.readers.choice import ReaderRoad, Road
 
 SPEC = SamplingSpec()
 WORKERS = 2

@@ -21,11 +21,23 @@ import click
 import numpy as np
 
 from tiacrossfusion.explain import Attribution, find_hotspots, tile_scores
-from tiacrossfusion.explain.gallery import PATCHES, Gallery, GalleryPatch, GalleryRow
-from tiacrossfusion.features import FeatureBag, ScaleFeatures
-from tiacrossfusion.pipeline import SlideResult, bag_provenance, read_off
-from tiacrossfusion.report import ReportRun, ReportSlide, make_fragment, write_report
-from tiacrossfusion.sampling import (
+from tiacrossfusion.explain.gallery import (
+    PATCHES,
+    Gallery,
+    GalleryPatch,
+    GalleryRow,
+)
+from tiacrossfusion.bags.bag import FeatureBag, ScaleFeatures
+from tiacrossfusion.inference.slide import SlideResult
+from tiacrossfusion.inference.extraction import bag_provenance
+from tiacrossfusion.inference.prediction import read_off
+from tiacrossfusion.outputs.report import (
+    ReportRun,
+    ReportSlide,
+    make_fragment,
+    write_report,
+)
+from tiacrossfusion.slides import (
     SCALES,
     Slide,
     nested_grids,
@@ -33,8 +45,8 @@ from tiacrossfusion.sampling import (
     read_overview,
     read_patch,
 )
-from tiacrossfusion.sampling.spec import CELLS_20X
-from tiacrossfusion.zoo import ModelBundle, load_bundle
+from tiacrossfusion.slides.spec import CELLS_20X
+from tiacrossfusion.models import ModelBundle, load_bundle
 
 #: 20x patches of the paper's average slide; the coarser ones follow from its outline, which is round.
 TOKENS_20X = 13_496

@@ -20,7 +20,7 @@ from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.evaluation import FoldPredictions, evaluate
 from tiacrossfusion.survival import quantile_bins
 from tiacrossfusion.training.covariates import CoxCovariates
-from tiacrossfusion.training.splits import (
+from tiacrossfusion.cohorts.splits import (
     Fold,
     check_folds,
     given_folds,
@@ -28,7 +28,7 @@ from tiacrossfusion.training.splits import (
     official_folds,
     read_splits,
 )
-from tiacrossfusion.training.table import CohortTable, Columns, read_table
+from tiacrossfusion.cohorts.table import CohortTable, Columns, read_table
 
 COHORTS = ("blca", "coad", "luad", "ucec")
 BINS, FOLDS, SEED, DRAWS = 4, 5, 0, 1000

@@ -18,9 +18,9 @@ import numpy as np
 from tiacrossfusion.encoders import load_encoder_of
 from tiacrossfusion.evaluation.faithfulness import auc
 from tiacrossfusion.evaluation.true_regions import planted_tokens
-from tiacrossfusion.pipeline import predict_slide
+from tiacrossfusion.inference.slide import predict_slide
 from tiacrossfusion.simulation import TissueParameters, render_slide
-from tiacrossfusion.zoo import load_bundle
+from tiacrossfusion.models import load_bundle
 
 
 @click.command()

@@ -24,14 +24,14 @@ from lifelines.utils import concordance_index
 from tqdm.auto import tqdm
 
 from tiacrossfusion.encoders import load_encoder
-from tiacrossfusion.features import FeatureBag, check_same
+from tiacrossfusion.bags.bag import FeatureBag, check_same
 from tiacrossfusion.networks import CrossFusion
-from tiacrossfusion.pipeline import extract_bag
-from tiacrossfusion.sampling import SamplingSpec, open_slide
+from tiacrossfusion.inference.extraction import extract_bag
+from tiacrossfusion.slides import SamplingSpec, open_slide
 from tiacrossfusion.simulation import TissueParameters, draw_cohort, render_slide
 from tiacrossfusion.survival import quantile_bins
 from tiacrossfusion.survival.losses import nll_loss
-from tiacrossfusion.zoo import (
+from tiacrossfusion.models import (
     Architecture,
     BundleConfig,
     ModelCard,

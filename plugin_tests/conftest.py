@@ -66,7 +66,7 @@ def blank(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def demo_bundle():
     """The shipped demonstration model."""
-    from tiacrossfusion.zoo import load_bundle
+    from tiacrossfusion.models import load_bundle
 
     return load_bundle("crossfusion-demo")
 

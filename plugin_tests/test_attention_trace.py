@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tiacrossfusion.errors import TiacfError
-from tiacrossfusion.model_names import NETWORK_NAMES
+from tiacrossfusion.networks.names import NETWORK_NAMES
 from tiacrossfusion.networks import (
     Ensemble,
     TrainedNetwork,
@@ -21,7 +21,11 @@ from tiacrossfusion.networks.attention import (
     MultiHeadAttention,
     passed_attention,
 )
-from tiacrossfusion.networks.conv_processor import ConcatProcessor, ConvProcessor, shares_of_norms
+from tiacrossfusion.networks.conv_processor import (
+    ConcatProcessor,
+    ConvProcessor,
+    shares_of_norms,
+)
 from tiacrossfusion.networks.layout import square_side
 
 few = settings(max_examples=10, deadline=None)

@@ -9,12 +9,21 @@ from torch import Tensor
 
 from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.explain import attribute, rolled_scores
-from tiacrossfusion.explain.attribution import Attribution, attribute_tokens, baseline_tokens
-from tiacrossfusion.features import FeatureBag
-from tiacrossfusion.networks import NETWORKS, Ensemble, TrainedNetwork, build_network
-from tiacrossfusion.sampling.spec import SCALES
+from tiacrossfusion.explain.attribution import (
+    Attribution,
+    attribute_tokens,
+    baseline_tokens,
+)
+from tiacrossfusion.bags.bag import FeatureBag
+from tiacrossfusion.networks import (
+    NETWORKS,
+    Ensemble,
+    TrainedNetwork,
+    build_network,
+)
+from tiacrossfusion.slides.spec import SCALES
 from tiacrossfusion.simulation import draw_bag, draw_planted_cohort, slide_rng
-from tiacrossfusion.zoo import ModelBundle
+from tiacrossfusion.models import ModelBundle
 
 WIDTH = 6
 COUNTS = {"5x": 5, "10x": 11, "20x": 17}

@@ -22,10 +22,10 @@ import zarr.codecs
 from click.testing import Result
 from commands import assert_failed, assert_refused, tiacf
 
-from tiacrossfusion.cohort import RunOptions, predict_bags
+from tiacrossfusion.runs.prediction import RunOptions, predict_bags
 from tiacrossfusion.errors import TiacfError
-from tiacrossfusion.features import FeatureBag, ScaleFeatures
-from tiacrossfusion.sampling.spec import SCALES
+from tiacrossfusion.bags.bag import FeatureBag, ScaleFeatures
+from tiacrossfusion.slides.spec import SCALES
 from tiacrossfusion.simulation import SlideTruth, TissueParameters, simulate_bags
 
 FIELDS = ("features", "bounds", "grid")

@@ -21,11 +21,11 @@ from safetensors.torch import load_file, save_file
 
 from tiacrossfusion.encoders import EncoderSpec, load_encoder_of
 from tiacrossfusion.errors import TiacfError, UsageError
-from tiacrossfusion.features import FeatureBag
+from tiacrossfusion.bags.bag import FeatureBag
 from tiacrossfusion.networks import CrossFusion
 from tiacrossfusion.networks.official import released_names
 from tiacrossfusion.simulation import simulate_bags
-from tiacrossfusion.zoo import (
+from tiacrossfusion.models import (
     Architecture,
     BundleConfig,
     ModelCard,

@@ -25,8 +25,8 @@ from commands import assert_failed
 
 from tiacrossfusion import SurvivalPredictor
 from tiacrossfusion.cli import main
-from tiacrossfusion.features import FeatureBag
-from tiacrossfusion.sampling.spec import SCALES
+from tiacrossfusion.bags.bag import FeatureBag
+from tiacrossfusion.slides.spec import SCALES
 
 APERIO = "Aperio Image Library\r\n{size[0]}x{size[1]}|AppMag = {power}|MPP = {mpp}"
 NO_TISSUE = "no tissue found"
@@ -172,7 +172,7 @@ def _quick_collections():
     """Leave the libraries out of the garbage collection after each slide, which takes longest here."""
     import torch  # noqa: F401
 
-    from tiacrossfusion.pipeline import load_readers
+    from tiacrossfusion.inference.slide import load_readers
 
     load_readers()
     gc.collect()
@@ -199,7 +199,7 @@ def pixels(good) -> np.ndarray:
 
 def test_a_suffix_in_capitals_is_to_be_renamed(good, tmp_path):
     from tiacrossfusion.errors import TiacfError
-    from tiacrossfusion.sampling import open_slide
+    from tiacrossfusion.slides import open_slide
 
     shutil.copy(good, tmp_path / "slide.SVS")
     with pytest.raises(TiacfError, match=r"slide\.SVS: .*lower case only.*end with \.svs"):

@@ -19,12 +19,12 @@ from commands import assert_failed, assert_refused, tiacf
 
 from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.evaluation import read_predictions
-from tiacrossfusion.features import FeatureBag
+from tiacrossfusion.bags.bag import FeatureBag
 from tiacrossfusion.interop import convert
-from tiacrossfusion.patients import read_patients
+from tiacrossfusion.cohorts.patients import read_patients
 from tiacrossfusion.simulation import simulate_bags
 from tiacrossfusion.training.config import read_settings
-from tiacrossfusion.training.table import Columns, read_table
+from tiacrossfusion.cohorts.table import Columns, read_table
 
 PATIENTS = 45
 
@@ -184,7 +184,7 @@ def test_covariates_that_no_sum_can_hold(cohort, tmp_path):
 
 
 def test_an_archive_that_unpacks_without_end_is_not_unpacked(tmp_path, monkeypatch):
-    monkeypatch.setattr("tiacrossfusion.table_text._LARGEST", 2**20)
+    monkeypatch.setattr("tiacrossfusion.io.csv_text._LARGEST", 2**20)
     (tmp_path / "t.csv.gz").write_bytes(gzip.compress(b"x" * 2**21))
     with pytest.raises(TiacfError, match="larger than"):
         read_table(tmp_path / "t.csv.gz", Columns(), "months")

@@ -17,17 +17,24 @@ from pydantic import ValidationError
 
 from tiacrossfusion.cli import main
 from tiacrossfusion.errors import TiacfError
-from tiacrossfusion.explain import open_store
-from tiacrossfusion.features import FeatureBag, Provenance, ScaleFeatures
-from tiacrossfusion.model_names import NETWORK_NAMES
+from tiacrossfusion.outputs.annotation_store import open_store
+from tiacrossfusion.bags.bag import FeatureBag, Provenance, ScaleFeatures
+from tiacrossfusion.networks.names import NETWORK_NAMES
 from tiacrossfusion.networks import TrainedNetwork, build_network, network_sizes
 from tiacrossfusion.networks.layout import fold_copies, pad_to_square
-from tiacrossfusion.networks.nystrom_attention import NystromAttention, pseudo_inverse
-from tiacrossfusion.outputs import OUTPUT_TYPES, output_suffixes, write_outputs
-from tiacrossfusion.pipeline import predict_stored
-from tiacrossfusion.sampling.spec import CELLS_20X, SCALES
-from tiacrossfusion.zoo import Architecture, load_bundle, save_bundle
-from tiacrossfusion.zoo import build_network as build_architecture
+from tiacrossfusion.networks.nystrom_attention import (
+    NystromAttention,
+    pseudo_inverse,
+)
+from tiacrossfusion.outputs.files import (
+    OUTPUT_TYPES,
+    output_suffixes,
+    write_outputs,
+)
+from tiacrossfusion.inference.slide import predict_stored
+from tiacrossfusion.slides.spec import CELLS_20X, SCALES
+from tiacrossfusion.models import Architecture, load_bundle, save_bundle
+from tiacrossfusion.models import build_network as build_architecture
 
 few = settings(max_examples=15, deadline=None)
 

@@ -193,7 +193,7 @@ def test_wrong_import_options_get_one_line(tmp_path, options, word):
 
 
 def test_interrupting_exits_with_130(monkeypatch):
-    from tiacrossfusion import zoo
+    from tiacrossfusion import models as zoo
 
     def interrupt():
         raise KeyboardInterrupt
@@ -203,7 +203,7 @@ def test_interrupting_exits_with_130(monkeypatch):
 
 
 def test_only_what_the_console_answers_is_blamed_on_it(monkeypatch):
-    from tiacrossfusion import zoo
+    from tiacrossfusion import models as zoo
 
     def fail():
         raise error
@@ -241,7 +241,8 @@ def test_only_what_the_console_answers_is_blamed_on_it(monkeypatch):
     ids=["memory", "memory of torch", "memory of the GPU", "library"],
 )
 def test_too_little_memory_is_one_line(monkeypatch, error, words):
-    from tiacrossfusion import __main__, cli, interruption
+    from tiacrossfusion import __main__, cli
+    from tiacrossfusion.runs import signals as interruption
 
     def fail(**_):
         raise error

@@ -16,7 +16,7 @@ from commands import FAILED, USAGE, assert_refused, assert_usage
 from moments import at, kill
 
 from tiacrossfusion.cli import main
-from tiacrossfusion.records import MAX_DEATHS, Record, process_here
+from tiacrossfusion.runs.records import MAX_DEATHS, Record, process_here
 
 distributed = pytest.importorskip("distributed")
 
@@ -94,7 +94,7 @@ def test_bags_are_the_same_and_a_killed_workers_slide_is_finished_by_another(
 
 
 def test_ctrl_c_ends_the_run_and_keeps_finished_slides(slides, cluster, tmp_path, monkeypatch):
-    from tiacrossfusion.progress import Progress
+    from tiacrossfusion.io.progress import Progress
 
     more, bags = tmp_path / "slides", tmp_path / "bags"
     more.mkdir()
@@ -142,7 +142,7 @@ def test_bags_are_predicted_on_workers_and_bad_ones_are_named(local, cluster, tm
 
 
 def test_a_slide_that_keeps_killing_is_given_up(slides, tmp_path):
-    from tiacrossfusion.bags_folder import BagsFolder
+    from tiacrossfusion.runs.bags_folder import BagsFolder
     from tiacrossfusion.errors import TiacfError
 
     folder = BagsFolder(tmp_path)
@@ -163,7 +163,7 @@ def test_a_slide_that_keeps_killing_is_given_up(slides, tmp_path):
 
 
 def test_clusters_that_do_not_serve_get_one_line(slides, tmp_path, monkeypatch):
-    from tiacrossfusion import cluster
+    from tiacrossfusion.runs import cluster
 
     monkeypatch.setattr(cluster, "_CONNECT", 0.5)
     monkeypatch.setattr(cluster, "_FIRST_WORKER", 0.5)
@@ -202,9 +202,9 @@ def test_other_options_do_not_go_with_a_cluster(slides, tmp_path):
 
 
 def test_workers_see_the_output_folder_or_say_so(cluster, tmp_path):
-    from tiacrossfusion.cluster import Cluster
+    from tiacrossfusion.runs.cluster import Cluster
     from tiacrossfusion.errors import TiacfError
-    from tiacrossfusion.jobs import ToolNames
+    from tiacrossfusion.runs.jobs import ToolNames
 
     with (
         Cluster(cluster.scheduler_address, ToolNames("stain-texture")) as connected,
@@ -214,9 +214,9 @@ def test_workers_see_the_output_folder_or_say_so(cluster, tmp_path):
 
 
 def test_workers_with_other_weights_are_refused(cluster, tmp_path):
-    from tiacrossfusion.cluster import Cluster
+    from tiacrossfusion.runs.cluster import Cluster
     from tiacrossfusion.errors import TiacfError
-    from tiacrossfusion.jobs import ToolNames
+    from tiacrossfusion.runs.jobs import ToolNames
 
     (tmp_path / "mark").touch()
     weights = str(tmp_path / "absent.pth")
@@ -230,9 +230,9 @@ def test_workers_with_other_weights_are_refused(cluster, tmp_path):
 def test_arrays_and_paths_of_a_job_survive_pickling(tmp_path):
     import pickle
 
-    from tiacrossfusion.bags_folder import BagsFolder
-    from tiacrossfusion.extraction import ExtractionJob, ExtractionOptions
-    from tiacrossfusion.jobs import ToolNames
+    from tiacrossfusion.runs.bags_folder import BagsFolder
+    from tiacrossfusion.runs.extraction import ExtractionJob, ExtractionOptions
+    from tiacrossfusion.runs.jobs import ToolNames
 
     folder = BagsFolder(tmp_path)
     job = ExtractionJob(

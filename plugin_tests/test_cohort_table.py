@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 
 from tiacrossfusion.errors import TiacfError
-from tiacrossfusion.training.matching import match_bags
-from tiacrossfusion.training.table import Columns, read_table
+from tiacrossfusion.cohorts.matching import match_bags
+from tiacrossfusion.cohorts.table import Columns, read_table
 
 GOOD = """slide,patient,time,event,age,stage
 a1.svs,007,10,1,60,II

@@ -19,12 +19,18 @@ from commands import assert_failed, assert_usage
 from tiacrossfusion.cli import main
 from tiacrossfusion.encoders import EncoderSpec
 from tiacrossfusion.errors import TiacfError
-from tiacrossfusion.features import FeatureBag, Provenance, ScaleFeatures
-from tiacrossfusion.interop import ImportOptions, SlideFiles, convert, find_slide_files, import_bag
+from tiacrossfusion.bags.bag import FeatureBag, Provenance, ScaleFeatures
+from tiacrossfusion.interop import (
+    ImportOptions,
+    SlideFiles,
+    convert,
+    find_slide_files,
+    import_bag,
+)
 from tiacrossfusion.interop.h5_reading import read_h5
-from tiacrossfusion.pipeline import bag_caveats
-from tiacrossfusion.records import OutputError
-from tiacrossfusion.sampling.spec import CELLS_20X, SCALES, SamplingSpec
+from tiacrossfusion.bags.caveats import bag_caveats
+from tiacrossfusion.io.atomic import OutputError
+from tiacrossfusion.slides.spec import CELLS_20X, SCALES, SamplingSpec
 
 WIDTH = 6
 FOLDERS = {"5x": "x5", "10x": "x10", "20x": "x20"}

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tiacrossfusion.cli import main
-from tiacrossfusion.features import FeatureBag
-from tiacrossfusion.sampling import PatchGrid, parents_of, whole_families
-from tiacrossfusion.sampling.spec import SCALES
+from tiacrossfusion.bags.bag import FeatureBag
+from tiacrossfusion.slides import PatchGrid, parents_of, whole_families
+from tiacrossfusion.slides.spec import SCALES
 
 
 def damage(slide: Path, share: float, level: int = 0) -> None:

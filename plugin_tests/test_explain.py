@@ -23,20 +23,22 @@ from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.explain import (
     STAGES,
     TileScores,
-    attention_figure,
     find_hotspots,
-    open_store,
     percentile_rank,
-    survival_figure,
     tile_scores,
     why_no_maps,
-    write_annotation_store,
-    write_geojson,
 )
-from tiacrossfusion.explain.colours import percentile_colours
-from tiacrossfusion.explain.overlay import _paint
-from tiacrossfusion.features import FeatureBag, Provenance, ScaleFeatures
-from tiacrossfusion.sampling.spec import CELLS_20X, SCALES, SamplingSpec
+from tiacrossfusion.outputs.overlay import attention_figure
+from tiacrossfusion.outputs.annotation_store import (
+    open_store,
+    write_annotation_store,
+)
+from tiacrossfusion.outputs.survival_plot import survival_figure
+from tiacrossfusion.outputs.geojson_files import write_geojson
+from tiacrossfusion.outputs.colours import percentile_colours
+from tiacrossfusion.outputs.overlay import _paint
+from tiacrossfusion.bags.bag import FeatureBag, Provenance, ScaleFeatures
+from tiacrossfusion.slides.spec import CELLS_20X, SCALES, SamplingSpec
 
 CHECKER = Path(__file__).resolve().parents[2] / "shared" / "tools" / "check_geojson.py"
 ORIGIN = {

@@ -18,12 +18,17 @@ import pytest
 from click.testing import CliRunner, Result
 from commands import assert_failed, assert_usage
 
-from tiacrossfusion.bags_folder import BagsFolder
+from tiacrossfusion.runs.bags_folder import BagsFolder
 from tiacrossfusion.cli import main
 from tiacrossfusion.encoders import EncoderSpec
-from tiacrossfusion.extraction import ExtractionOptions, extract_slides, plan_extraction
-from tiacrossfusion.features import FeatureBag
-from tiacrossfusion.records import OutputError, Record, process_here
+from tiacrossfusion.runs.extraction import (
+    ExtractionOptions,
+    extract_slides,
+    plan_extraction,
+)
+from tiacrossfusion.bags.bag import FeatureBag
+from tiacrossfusion.io.atomic import OutputError
+from tiacrossfusion.runs.records import Record, process_here
 
 
 def extract(source: Path, bags: Path, *options: str) -> Result:
@@ -301,7 +306,7 @@ def test_other_peoples_files_are_left_alone(slides, tmp_path):
 
 
 def test_an_interrupted_run_keeps_what_is_finished(slides, tmp_path, monkeypatch):
-    from tiacrossfusion import extraction
+    from tiacrossfusion.runs import extraction
 
     bags, whole = tmp_path / "bags", extraction.extract_bag
 
@@ -425,7 +430,7 @@ def test_a_dry_run_says_what_a_run_does_and_writes_nothing(slides, blank, tmp_pa
 
 
 def test_the_estimate_of_a_bag_is_about_its_size(simulated, tmp_path):
-    from tiacrossfusion.jobs import ToolNames
+    from tiacrossfusion.runs.jobs import ToolNames
 
     tools = ToolNames("stain-texture")
     (plan,) = plan_extraction([simulated / "high.svs"], tmp_path / "bags", tools)
@@ -506,7 +511,7 @@ def test_status_of_a_folder_that_may_only_be_read(slides, tmp_path):
 @pytest.fixture
 def dead_process() -> str:
     """Name of a process of this machine that has ended."""
-    code = "from tiacrossfusion.records import process_here; print(process_here())"
+    code = "from tiacrossfusion.runs.records import process_here; print(process_here())"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return ended.stdout.strip()
 

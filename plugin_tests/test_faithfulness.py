@@ -15,11 +15,16 @@ from commands import FAILED, USAGE, assert_refused
 
 from tiacrossfusion.cli import main
 from tiacrossfusion.errors import TiacfError
-from tiacrossfusion.evaluation.faithfulness import Faithfulness, auc, faithfulness, token_scores
+from tiacrossfusion.evaluation.faithfulness import (
+    Faithfulness,
+    auc,
+    faithfulness,
+    token_scores,
+)
 from tiacrossfusion.evaluation.true_regions import planted_tokens
 from tiacrossfusion.explain import attribute
-from tiacrossfusion.features import FeatureBag, ScaleFeatures
-from tiacrossfusion.sampling.spec import SCALES
+from tiacrossfusion.bags.bag import FeatureBag, ScaleFeatures
+from tiacrossfusion.slides.spec import SCALES
 from tiacrossfusion.simulation import (
     SlideTruth,
     TissueParameters,
@@ -30,8 +35,8 @@ from tiacrossfusion.simulation import (
 )
 from tiacrossfusion.training.config import make_config
 from tiacrossfusion.training.run import Cohort, TrainingRun
-from tiacrossfusion.training.table import CohortTable
-from tiacrossfusion.zoo import ModelBundle, load_bundle
+from tiacrossfusion.cohorts.table import CohortTable
+from tiacrossfusion.models import ModelBundle, load_bundle
 
 PATIENTS, SEED, WIDTH, SIDE, AUC = 160, 5, 8, 3, 0.97
 

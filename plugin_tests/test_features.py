@@ -9,8 +9,13 @@ import pytest
 
 from tiacrossfusion.encoders import EncoderSpec
 from tiacrossfusion.errors import TiacfError
-from tiacrossfusion.features import FeatureBag, Provenance, ScaleFeatures, check_same
-from tiacrossfusion.sampling import SCALES, SamplingSpec
+from tiacrossfusion.bags.bag import (
+    FeatureBag,
+    Provenance,
+    ScaleFeatures,
+    check_same,
+)
+from tiacrossfusion.slides import SCALES, SamplingSpec
 
 
 def encoder_spec(**changes) -> EncoderSpec:

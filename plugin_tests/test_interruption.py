@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from tiacrossfusion import interruption
+from tiacrossfusion.runs import signals as interruption
 from tiacrossfusion.cli import main
-from tiacrossfusion.features import FeatureBag
+from tiacrossfusion.bags.bag import FeatureBag
 
 TIACF = Path(sys.executable).parent / "tiacf"
 LINE = f"{interruption.LINE}\n"
@@ -157,8 +157,8 @@ def test_ctrl_c_keeps_what_is_finished_and_the_run_goes_on_later(slides, tmp_pat
 
 
 def test_what_follows_from_ctrl_c_is_not_taken_for_a_bad_slide(slides, tmp_path, monkeypatch):
-    from tiacrossfusion import extraction
-    from tiacrossfusion.jobs import ToolNames
+    from tiacrossfusion.runs import extraction
+    from tiacrossfusion.runs.jobs import ToolNames
 
     def fail(*_, **__):
         monkeypatch.setattr(interruption, "_received", [signal.SIGINT])

@@ -39,8 +39,8 @@ def processes():
     context.set_forkserver_preload(
         [
             "tiacrossfusion.cli",  # first: it keeps the toolbox from printing its log
-            "tiacrossfusion.extraction",
-            "tiacrossfusion.cohort",
+            "tiacrossfusion.runs.extraction",
+            "tiacrossfusion.runs.prediction",
             "tiacrossfusion.encoders.encoder",
             "tiacrossfusion.training.bundles",
             "tiacrossfusion.training.run",

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tiacrossfusion import networks
 from tiacrossfusion.errors import TiacfError
-from tiacrossfusion.model_names import MODEL_NAMES, NETWORK_NAMES
+from tiacrossfusion.networks.names import MODEL_NAMES, NETWORK_NAMES
 from tiacrossfusion.networks import (
     NETWORKS,
     CrossFusion,

@@ -14,11 +14,11 @@ import pytest
 from commands import assert_usage, tiacf
 
 from tiacrossfusion.errors import TiacfError
-from tiacrossfusion.patients import read_patients
-from tiacrossfusion.sampling import open_slide
+from tiacrossfusion.cohorts.patients import read_patients
+from tiacrossfusion.slides import open_slide
 from tiacrossfusion.simulation import simulate_bags
 from tiacrossfusion.training.config import read_settings
-from tiacrossfusion.zoo import load_bundle
+from tiacrossfusion.models import load_bundle
 
 #: Why a path cannot be followed, and words of the line on it.
 WHY = {

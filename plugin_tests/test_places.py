@@ -559,7 +559,7 @@ def test_neither_home_nor_caches_nor_standard_error_are_needed(slides, tmp_path)
 
 
 def test_many_slides_leave_neither_files_nor_objects_behind(slides, tmp_path, monkeypatch):
-    from tiacrossfusion.progress import Progress
+    from tiacrossfusion.io.progress import Progress
 
     source = tmp_path / "in"
     source.mkdir()

@@ -161,7 +161,7 @@ def test_a_page_of_someone_else_is_not_replaced(simulated, tmp_path):
 
 
 def test_a_result_of_another_model_is_not_replaced_unasked(simulated, predicted, tmp_path):
-    from tiacrossfusion.zoo import shipped_bundles
+    from tiacrossfusion.models import shipped_bundles
 
     out, model = tmp_path / "out", tmp_path / "other"
     shutil.copytree(predicted, out)
@@ -212,7 +212,7 @@ def test_names_leave_room_for_each_others_files(simulated, tmp_path):
 
 
 def test_one_name_goes_to_one_slide_when_runs_overlap(tmp_path):
-    from tiacrossfusion.results import ResultsFolder
+    from tiacrossfusion.runs.results_folder import ResultsFolder
 
     folders = [ResultsFolder(tmp_path), ResultsFolder(tmp_path)]
     names = [f.claim(f"/{n}/s.svs", "s", [".geojson"]).name for n, f in enumerate(folders)]
@@ -334,7 +334,7 @@ def test_results_inside_the_folder_of_slides(simulated, tmp_path):
 
 
 def test_an_interrupted_slide_leaves_nothing_half_written(simulated, tmp_path, monkeypatch):
-    from tiacrossfusion import outputs
+    from tiacrossfusion.outputs import files as outputs
 
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
@@ -424,7 +424,7 @@ def test_other_output_types(simulated, predicted, tmp_path, output_type):
         assert group["survival"].shape == (4,)
         assert "clinical use" in group.attrs["notice"]
     else:
-        from tiacrossfusion.explain import open_store
+        from tiacrossfusion.outputs.annotation_store import open_store
 
         tiles = [a for a in open_store(out / "low.db").values() if a.properties["type"] == "Tile"]
         assert len(tiles) == int(row["patches_20x"])
@@ -442,7 +442,7 @@ def test_unwritable_output_gets_one_line(simulated, tmp_path):
     [OSError(28, "No space left on device"), sqlite3.OperationalError("No space left on device")],
 )
 def test_a_full_disk_ends_the_run_in_one_line(simulated, tmp_path, monkeypatch, error):
-    from tiacrossfusion import outputs
+    from tiacrossfusion.outputs import files as outputs
 
     def no_space(*args, **kwargs):
         raise error
@@ -454,7 +454,7 @@ def test_a_full_disk_ends_the_run_in_one_line(simulated, tmp_path, monkeypatch, 
 
 
 def test_a_bundle_with_unknowns_leaves_columns_empty_and_says_why(simulated, tmp_path):
-    from tiacrossfusion.zoo import load_bundle, save_bundle
+    from tiacrossfusion.models import load_bundle, save_bundle
 
     demo = load_bundle("crossfusion-demo")
     config = demo.config.model_copy(update={"time_bins": None, "risk_reference": None})

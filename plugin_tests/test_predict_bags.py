@@ -17,19 +17,21 @@ import torch
 from click.testing import CliRunner, Result
 from commands import assert_failed, assert_usage
 
-from tiacrossfusion import cohort as cohort_module
+from tiacrossfusion.runs import prediction as cohort_module
 from tiacrossfusion.cli import main
-from tiacrossfusion.cohort import RunOptions, predict_bags
+from tiacrossfusion.runs.prediction import RunOptions, predict_bags
 from tiacrossfusion.encoders import EncoderSpec
 from tiacrossfusion.errors import TiacfError
-from tiacrossfusion.features import FeatureBag
-from tiacrossfusion.patients import PatientTable, predict_patients, read_patients
-from tiacrossfusion.records import OutputError, size_on_disk
-from tiacrossfusion.results import ResultsFolder
-from tiacrossfusion.sampling import SamplingSpec
+from tiacrossfusion.bags.bag import FeatureBag
+from tiacrossfusion.cohorts.patients import PatientTable, read_patients
+from tiacrossfusion.runs.patients import predict_patients
+from tiacrossfusion.io.atomic import OutputError
+from tiacrossfusion.io.paths import size_on_disk
+from tiacrossfusion.runs.results_folder import ResultsFolder
+from tiacrossfusion.slides import SamplingSpec
 from tiacrossfusion.simulation import simulate_bags
 from tiacrossfusion.survival import TimeBins
-from tiacrossfusion.zoo import (
+from tiacrossfusion.models import (
     Architecture,
     BundleConfig,
     ModelCard,
@@ -312,7 +314,7 @@ def annotate(path: Path) -> None:
     from shapely.geometry import Point
     from tiatoolbox.annotation import Annotation
 
-    from tiacrossfusion.explain import open_store
+    from tiacrossfusion.outputs.annotation_store import open_store
 
     store = open_store(path)
     store.append(Annotation(Point(1, 1), {"by": "a pathologist"}))

@@ -14,13 +14,14 @@ from hypothesis.extra import numpy as arrays
 from tiatoolbox.wsicore.wsireader import VirtualWSIReader
 
 from tiacrossfusion.encoders import EncoderSpec
-from tiacrossfusion.explain import find_hotspots, tile_scores, write_geojson
+from tiacrossfusion.explain import find_hotspots, tile_scores
+from tiacrossfusion.outputs.geojson_files import write_geojson
 from tiacrossfusion.explain.extent import clip_to_slide
-from tiacrossfusion.features import FeatureBag, Provenance, ScaleFeatures
+from tiacrossfusion.bags.bag import FeatureBag, Provenance, ScaleFeatures
 from tiacrossfusion.networks.output import SurvivalOutput
-from tiacrossfusion.pipeline import predict_bag
-from tiacrossfusion.sampling import SCALES, SamplingSpec, nested_grids
-from tiacrossfusion.sampling.slide import Slide
+from tiacrossfusion.inference.prediction import predict_bag
+from tiacrossfusion.slides import SCALES, SamplingSpec, nested_grids
+from tiacrossfusion.slides.slide import Slide
 from tiacrossfusion.survival.discrete import hazards_of, risk_of, survival_curve
 
 QUICK = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))

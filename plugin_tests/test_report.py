@@ -26,13 +26,24 @@ from PIL import Image
 from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.explain import Attribution, find_hotspots, tile_scores
 from tiacrossfusion.explain.gallery import PATCHES, read_gallery
-from tiacrossfusion.features import FeatureBag, ScaleFeatures
-from tiacrossfusion.pipeline import SlideResult, bag_provenance, predict_stored
-from tiacrossfusion.report import ReportRun, ReportSlide, make_fragment, write_report
-from tiacrossfusion.report import writing as report_writing
-from tiacrossfusion.report.curve import contribution_bars, draw_survival
-from tiacrossfusion.report.pictures import LEVELS, tiles_picture
-from tiacrossfusion.sampling import nested_grids, open_slide, read_overview, read_patch
+from tiacrossfusion.bags.bag import FeatureBag, ScaleFeatures
+from tiacrossfusion.inference.slide import SlideResult, predict_stored
+from tiacrossfusion.inference.extraction import bag_provenance
+from tiacrossfusion.outputs.report import (
+    ReportRun,
+    ReportSlide,
+    make_fragment,
+    write_report,
+)
+from tiacrossfusion.outputs.report import writing as report_writing
+from tiacrossfusion.outputs.report.curve import contribution_bars, draw_survival
+from tiacrossfusion.outputs.report.pictures import LEVELS, tiles_picture
+from tiacrossfusion.slides import (
+    nested_grids,
+    open_slide,
+    read_overview,
+    read_patch,
+)
 
 HOSTILE = '"><img src=x onerror="document.title=1"><script>document.title=2</script>.svs'
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from tiatoolbox.wsicore.wsireader import VirtualWSIReader, WSIReader
 
 from tiacrossfusion.errors import TiacfError
-from tiacrossfusion.sampling import (
+from tiacrossfusion.slides import (
     SCALES,
     PatchGrid,
     SamplingSpec,
@@ -30,9 +30,9 @@ from tiacrossfusion.sampling import (
     read_batches,
     tissue_mask,
 )
-from tiacrossfusion.sampling.area_average import AreaAverage
-from tiacrossfusion.sampling.roads import ReaderRoad, Road
-from tiacrossfusion.sampling.tile_cache import TileCache, count_uses
+from tiacrossfusion.slides.readers.area_average import AreaAverage
+from tiacrossfusion.slides.readers.choice import ReaderRoad, Road
+from tiacrossfusion.slides.readers.tile_cache import TileCache, count_uses
 
 SPEC = SamplingSpec()
 SMALL = SamplingSpec(patch_size=64)
@@ -297,7 +297,7 @@ def test_rows_of_tiles_that_do_not_fit_in_memory_are_not_kept(tmp_path, monkeypa
         (two_rows, "tiles"),
         (two_rows - 1, "WSIReader: two rows of tiles take 3 MiB"),
     ):
-        monkeypatch.setattr("tiacrossfusion.sampling.tile_road.MOST_WAITING", limit)
+        monkeypatch.setattr("tiacrossfusion.slides.readers.tile_reader.MOST_WAITING", limit)
         with open_slide(path) as slide, choose_road(slide, SMALL) as road:
             assert road.name == name
 
@@ -430,7 +430,7 @@ def test_a_file_that_ends_early_loses_what_is_beyond(tmp_path):
 
 def test_a_slide_without_a_readable_beginning_is_given_up(tmp_path, monkeypatch):
     path = write_slide(tmp_path / "slide.tif", CODINGS["uncompressed"], factors=(1,), bigtiff=True)
-    monkeypatch.setattr("tiacrossfusion.sampling.batches.GIVE_UP_AFTER", 50)
+    monkeypatch.setattr("tiacrossfusion.slides.batches.GIVE_UP_AFTER", 50)
     with open_slide(path) as slide, choose_road(slide, SMALL) as road:
         grids = nested_grids(slide, None, SMALL)
         with path.open("r+b") as file:

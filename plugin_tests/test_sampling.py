@@ -13,7 +13,7 @@ from tiatoolbox.tools.patchextraction import PatchExtractor
 from tiatoolbox.wsicore.wsireader import VirtualWSIReader
 
 from tiacrossfusion.errors import TiacfError
-from tiacrossfusion.sampling import (
+from tiacrossfusion.slides import (
     SCALES,
     SamplingSpec,
     Slide,
@@ -26,10 +26,10 @@ from tiacrossfusion.sampling import (
     tissue_mask,
     user_mask,
 )
-from tiacrossfusion.sampling.overview import read_whole
-from tiacrossfusion.sampling.spec import CELLS_20X
-from tiacrossfusion.sampling.tissue import MIN_CONTRAST
-from tiacrossfusion.slide_files import find_slides
+from tiacrossfusion.slides.overview import read_whole
+from tiacrossfusion.slides.spec import CELLS_20X
+from tiacrossfusion.slides.tissue import MIN_CONTRAST
+from tiacrossfusion.slides.files import find_slides
 
 SPEC = SamplingSpec()
 

@@ -27,12 +27,12 @@ from commands import assert_failed, tiacf
 
 import tiacrossfusion
 from tiacrossfusion.errors import TiacfError
-from tiacrossfusion.features import FeatureBag
-from tiacrossfusion.report import ReportRun, ReportSlide, write_report
+from tiacrossfusion.bags.bag import FeatureBag
+from tiacrossfusion.outputs.report import ReportRun, ReportSlide, write_report
 from tiacrossfusion.simulation import simulate_bags
 from tiacrossfusion.simulation.truth import SlideTruth
 from tiacrossfusion.training.checkpoints import WholeCheckpoints
-from tiacrossfusion.zoo import BundleConfig, load_bundle, shipped_bundles
+from tiacrossfusion.models import BundleConfig, load_bundle, shipped_bundles
 
 PACKAGE = Path(tiacrossfusion.__file__).parent
 DEMO = shipped_bundles()["crossfusion-demo"]

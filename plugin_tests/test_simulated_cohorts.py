@@ -18,8 +18,8 @@ from commands import assert_usage
 from tiacrossfusion.cli import main
 from tiacrossfusion.encoders import load_encoder_of
 from tiacrossfusion.errors import TiacfError
-from tiacrossfusion.features import FeatureBag, check_same
-from tiacrossfusion.sampling import SamplingSpec, Slide, nested_grids
+from tiacrossfusion.bags.bag import FeatureBag, check_same
+from tiacrossfusion.slides import SamplingSpec, Slide, nested_grids
 from tiacrossfusion.simulation import (
     SCENARIOS,
     SlideTruth,

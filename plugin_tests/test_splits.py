@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tiacrossfusion.errors import TiacfError
-from tiacrossfusion.training.splits import (
+from tiacrossfusion.cohorts.splits import (
     PARTS,
     Fold,
     check_folds,
@@ -25,7 +25,7 @@ from tiacrossfusion.training.splits import (
     read_splits,
     write_folds,
 )
-from tiacrossfusion.training.table import CohortTable, Columns, read_table
+from tiacrossfusion.cohorts.table import CohortTable, Columns, read_table
 
 
 def cohort(size: int = 100, seed: int = 0, censored: float = 0.6) -> CohortTable:

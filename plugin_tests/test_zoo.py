@@ -11,7 +11,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tiacrossfusion.errors import TiacfError
-from tiacrossfusion.zoo import load_bundle, read_config, save_bundle, shipped_bundles
+from tiacrossfusion.models import (
+    load_bundle,
+    read_config,
+    save_bundle,
+    shipped_bundles,
+)
 
 
 @pytest.fixture

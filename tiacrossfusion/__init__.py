@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tiacrossfusion.encoders import load_encoder
     from tiacrossfusion.errors import TiacfError, UsageError
-    from tiacrossfusion.features import FeatureBag
+    from tiacrossfusion.bags.bag import FeatureBag
     from tiacrossfusion.networks import CrossFusion, load_official_checkpoint
-    from tiacrossfusion.sampling import SamplingSpec
+    from tiacrossfusion.slides import SamplingSpec
     from tiacrossfusion.toolbox import CrossFusionModel, SurvivalPredictor
-    from tiacrossfusion.zoo import load_bundle
+    from tiacrossfusion.models import load_bundle
 
 __version__ = "0.1.0"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from tiacrossfusion import interruption
+from tiacrossfusion.runs import signals as interruption
 from tiacrossfusion.errors import lacks_memory, one_line
 
 

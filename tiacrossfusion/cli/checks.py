@@ -10,7 +10,7 @@ import click
 from click.core import ParameterSource
 
 from tiacrossfusion.errors import UsageError
-from tiacrossfusion.slide_files import is_file, is_there, missing
+from tiacrossfusion.io.paths import is_file, is_there, missing
 
 
 def given(option: str, value: str | None) -> Path:

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Literal
 import click
 from tiatoolbox.cli.common import cli_output_path
 
-from tiacrossfusion.checks import positive
+from tiacrossfusion.io.arguments import positive
 from tiacrossfusion.cli.checks import given, output_folder, refuse_given
 from tiacrossfusion.cli.log_file import LOG_FILE, log_to
 from tiacrossfusion.errors import UsageError
-from tiacrossfusion.slide_files import find_bags, is_folder
-from tiacrossfusion.terminal import printable
+from tiacrossfusion.bags.files import find_bags
+from tiacrossfusion.io.paths import is_folder
+from tiacrossfusion.io.text import printable
 
 if TYPE_CHECKING:
     from tiacrossfusion.interop import ConversionOutcome, SlideFiles
@@ -101,7 +102,7 @@ def convert(
     # Imported here: it takes seconds, and a wrong option should not.
     from tiacrossfusion.interop import ImportOptions
     from tiacrossfusion.interop import convert as convert_slides
-    from tiacrossfusion.records import writing
+    from tiacrossfusion.io.atomic import writing
 
     sources = _sources({"5x": x5, "10x": x10, "20x": x20}, bags)
     if isinstance(sources[0], Path):

@@ -26,11 +26,11 @@ def demo(output_path: str, device: str) -> None:
     """
     folder_path = output_folder(given("--output-path", output_path))
 
-    from tiacrossfusion.cohort import RunOptions, predict_cohort
+    from tiacrossfusion.runs.prediction import RunOptions, predict_cohort
     from tiacrossfusion.encoders import load_encoder_of
-    from tiacrossfusion.results import REPORT, TABLE, ResultsFolder
+    from tiacrossfusion.runs.results_folder import REPORT, TABLE, ResultsFolder
     from tiacrossfusion.simulation import TissueParameters, log_hazard, render_slide
-    from tiacrossfusion.zoo import load_bundle
+    from tiacrossfusion.models import load_bundle
 
     bundle = load_bundle("crossfusion-demo", device)
     folder = ResultsFolder(folder_path)

@@ -7,12 +7,13 @@ from pathlib import Path
 import click
 from tiatoolbox.cli.common import cli_device, cli_output_path
 
-from tiacrossfusion.checks import at_least, usable_seed
+from tiacrossfusion.io.arguments import at_least, usable_seed
 from tiacrossfusion.cli.checks import given, output_folder, refuse_given
 from tiacrossfusion.cli.train import say_figures
 from tiacrossfusion.errors import UsageError
-from tiacrossfusion.slide_files import find_bags, is_file, is_folder, missing
-from tiacrossfusion.terminal import printable
+from tiacrossfusion.bags.files import find_bags
+from tiacrossfusion.io.paths import is_file, is_folder, missing
+from tiacrossfusion.io.text import printable
 
 #: What only one of the two things that the command does has a use for.
 _OF_PREDICTIONS = ("predictions", "against")
@@ -104,7 +105,7 @@ def evaluate(
     from tiacrossfusion.evaluation import compare, read_predictions, write_report
     from tiacrossfusion.evaluation import evaluate as judge
     from tiacrossfusion.evaluation.evaluation_files import read_evaluation
-    from tiacrossfusion.evaluation.prediction_files import write_text
+    from tiacrossfusion.io.atomic import write_text
 
     folds = read_predictions(source)
     other = None if against is None else read_predictions(against)
@@ -148,8 +149,8 @@ def _judge_scores(
 
     from tiacrossfusion.evaluation.faithfulness import faithfulness
     from tiacrossfusion.evaluation.faithfulness_files import write_faithfulness
-    from tiacrossfusion.features import FeatureBag
-    from tiacrossfusion.zoo import load_bundle
+    from tiacrossfusion.bags.bag import FeatureBag
+    from tiacrossfusion.models import load_bundle
 
     if len(stores) > slides:
         drawn = np.random.default_rng(seed).choice(len(stores), slides, replace=False)

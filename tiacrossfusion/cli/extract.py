@@ -21,19 +21,23 @@ from tiatoolbox.cli.common import (
     cli_output_path,
 )
 
-from tiacrossfusion.checks import at_least, one_scale
+from tiacrossfusion.io.arguments import at_least, one_scale
 from tiacrossfusion.cli.checks import check_masks, given, output_folder
-from tiacrossfusion.cli.cluster import cli_cluster, cli_precision, seen_from_workers
+from tiacrossfusion.cli.cluster import (
+    cli_cluster,
+    cli_precision,
+    seen_from_workers,
+)
 from tiacrossfusion.cli.log_file import LOG_FILE, log_to
 from tiacrossfusion.cli.sizes import bytes_text, seconds_text
 from tiacrossfusion.errors import UsageError
-from tiacrossfusion.slide_files import DEFAULT_FILE_TYPES, find_slides
-from tiacrossfusion.terminal import printable
+from tiacrossfusion.slides.files import DEFAULT_FILE_TYPES, find_slides
+from tiacrossfusion.io.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from tiacrossfusion.extraction import ExtractionOutcome, ExtractionPlan
+    from tiacrossfusion.runs.extraction import ExtractionOutcome, ExtractionPlan
 
 _SCALES = ("5x", "10x", "20x")
 
@@ -117,15 +121,15 @@ def extract(
     folder = output_folder(given("--output-path", output_path))
 
     # Imported here: torch and the slide readers take seconds, and a wrong option should not.
-    from tiacrossfusion.cluster import Cluster
-    from tiacrossfusion.extraction import (
+    from tiacrossfusion.runs.cluster import Cluster
+    from tiacrossfusion.runs.extraction import (
         ExtractionOptions,
         check_shard,
         extract_slides,
         plan_extraction,
     )
-    from tiacrossfusion.jobs import ToolNames
-    from tiacrossfusion.records import writing
+    from tiacrossfusion.runs.jobs import ToolNames
+    from tiacrossfusion.io.atomic import writing
 
     check_shard(part)
     tools = ToolNames(
@@ -210,7 +214,7 @@ def _say_plans(plans: Iterable[ExtractionPlan]) -> None:
 
 def _say_outcomes(outcomes: list[ExtractionOutcome], folder: Path, seconds: float) -> None:
     """Say what became of the slides; exits with 1 when some failed."""
-    from tiacrossfusion.bags_folder import TABLE
+    from tiacrossfusion.runs.bags_folder import TABLE
 
     failed = sum(outcome.status == "failed" for outcome in outcomes)
     skipped = sum(outcome.status == "skipped" for outcome in outcomes)

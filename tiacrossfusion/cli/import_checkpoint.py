@@ -10,10 +10,10 @@ from typing import Literal
 import click
 from tiatoolbox.cli.common import cli_output_path
 
-from tiacrossfusion.checks import at_least
+from tiacrossfusion.io.arguments import at_least
 from tiacrossfusion.cli.checks import output_folder
 from tiacrossfusion.errors import TiacfError, UsageError
-from tiacrossfusion.slide_files import is_there, missing
+from tiacrossfusion.io.paths import is_there, missing
 
 
 @click.command("import-checkpoint")
@@ -73,8 +73,8 @@ def import_checkpoint(
         raise TiacfError(f"{folder}: holds a bundle; give --overwrite or another --output-path")
 
     from tiacrossfusion.encoders import describe_encoder
-    from tiacrossfusion.sampling.spec import SamplingSpec
-    from tiacrossfusion.zoo.official import bundle_from_checkpoint, parse_bin_edges
+    from tiacrossfusion.slides.spec import SamplingSpec
+    from tiacrossfusion.models.official import bundle_from_checkpoint, parse_bin_edges
 
     config = bundle_from_checkpoint(
         Path(checkpoint),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 from tiatoolbox.cli.common import cli_output_path
 
-from tiacrossfusion.checks import at_least, positive, usable_seed
+from tiacrossfusion.io.arguments import at_least, positive, usable_seed
 from tiacrossfusion.cli.checks import given, output_folder, refuse_given
 
 if TYPE_CHECKING:
@@ -107,7 +107,11 @@ def simulate(
     folder = output_folder(given("--output-path", output_path))
 
     # Imported here: they take seconds, and a wrong option should not.
-    from tiacrossfusion.simulation import simulate_bags, simulate_slides, true_concordance
+    from tiacrossfusion.simulation import (
+        simulate_bags,
+        simulate_slides,
+        true_concordance,
+    )
     from tiacrossfusion.simulation.cohort_folder import TABLE
 
     if slides:

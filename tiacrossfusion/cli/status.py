@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from tiacrossfusion.terminal import printable
+from tiacrossfusion.io.text import printable
 
 
 @click.command()
@@ -17,7 +17,7 @@ def status(bags: Path) -> None:
 
     Only looks, also while extractions go on. The exit code is 1 when slides have failed.
     """
-    from tiacrossfusion.bags_status import bags_status
+    from tiacrossfusion.runs.bags_status import bags_status
     from tiacrossfusion.cli.sizes import bytes_text
 
     found = bags_status(bags)

@@ -11,7 +11,7 @@ from tiatoolbox.cli.common import cli_output_path
 
 from tiacrossfusion.cli.checks import given, output_folder
 from tiacrossfusion.errors import UsageError
-from tiacrossfusion.model_names import MODEL_NAMES
+from tiacrossfusion.networks.names import MODEL_NAMES
 
 if TYPE_CHECKING:
     from tiacrossfusion.evaluation import Evaluation

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from tiacrossfusion.errors import TiacfError, UsageError, one_line
-from tiacrossfusion.slide_files import is_file, is_there, missing
-from tiacrossfusion.tensor_files import load_tensors
-from tiacrossfusion.terminal import printable
+from tiacrossfusion.io.paths import is_file, is_there, missing
+from tiacrossfusion.io.tensor_files import load_tensors
+from tiacrossfusion.io.text import printable
 
 logger = logging.getLogger(__name__)
 

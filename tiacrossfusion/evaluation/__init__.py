@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tiacrossfusion.evaluation.comparison import compare
     from tiacrossfusion.evaluation.measuring import evaluate
-    from tiacrossfusion.evaluation.prediction_files import read_predictions, write_predictions
+    from tiacrossfusion.evaluation.prediction_files import (
+        read_predictions,
+        write_predictions,
+    )
     from tiacrossfusion.evaluation.predictions import FoldPredictions
     from tiacrossfusion.evaluation.report import write_report
     from tiacrossfusion.evaluation.scores import Comparison, Evaluation

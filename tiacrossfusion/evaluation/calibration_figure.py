@@ -8,9 +8,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.ticker import PercentFormatter
 
-from tiacrossfusion.evaluation.figures import COLOURS, add_axes, interval, new_figure, say, spread
+from tiacrossfusion.evaluation.figures import (
+    COLOURS,
+    add_axes,
+    interval,
+    new_figure,
+    say,
+    spread,
+)
 from tiacrossfusion.evaluation.scores import CalibrationTable, Evaluation
-from tiacrossfusion.explain.figures import save_png
+from tiacrossfusion.outputs.figures import save_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -20,13 +20,13 @@ from pydantic import BaseModel, ConfigDict
 from tiacrossfusion.errors import UsageError
 from tiacrossfusion.evaluation.bootstrap import bootstrap_counts, estimate
 from tiacrossfusion.evaluation.scores import Estimate
-from tiacrossfusion.sampling.spec import SCALES
+from tiacrossfusion.slides.spec import SCALES
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from tiacrossfusion.features import FeatureBag
-    from tiacrossfusion.zoo import ModelBundle
+    from tiacrossfusion.bags.bag import FeatureBag
+    from tiacrossfusion.models import ModelBundle
 
 #: Shares of a scale's tokens that are deleted.
 SHARES = (0.05, 0.1, 0.2)

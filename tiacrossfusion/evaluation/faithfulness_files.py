@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tiacrossfusion.evaluation.faithfulness import Faithfulness
-from tiacrossfusion.evaluation.prediction_files import write_text
+from tiacrossfusion.io.atomic import write_text
 
 FAITHFULNESS = "faithfulness.json"
 TABLE = "faithfulness.csv"

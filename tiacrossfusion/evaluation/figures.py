@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.figure import Figure
 
-from tiacrossfusion.explain.figures import add_caption
+from tiacrossfusion.outputs.figures import add_caption
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

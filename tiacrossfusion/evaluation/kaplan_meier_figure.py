@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from tiacrossfusion.evaluation.figures import HIGH, LOW, add_axes, new_figure
 from tiacrossfusion.evaluation.predictions import FoldPredictions
 from tiacrossfusion.evaluation.scores import RiskGroups
-from tiacrossfusion.explain.figures import save_png
+from tiacrossfusion.outputs.figures import save_png
 
 
 def kaplan_meier_figure(

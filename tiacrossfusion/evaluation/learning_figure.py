@@ -15,8 +15,8 @@ from matplotlib.ticker import MaxNLocator
 
 from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.evaluation.figures import COLOURS, add_axes, new_figure
-from tiacrossfusion.explain.colours import COLOUR_MAP
-from tiacrossfusion.explain.figures import save_png
+from tiacrossfusion.outputs.colours import COLOUR_MAP
+from tiacrossfusion.outputs.figures import save_png
 
 _COLUMNS = ("epoch", "train_loss", "val_loss", "val_c")
 

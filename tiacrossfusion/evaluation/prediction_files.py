@@ -15,9 +15,9 @@ from pydantic import ValidationError
 
 from tiacrossfusion.errors import TiacfError, UsageError, one_line
 from tiacrossfusion.evaluation.predictions import FoldPredictions, check_folds
-from tiacrossfusion.slide_files import is_folder, is_there, missing
+from tiacrossfusion.io.paths import is_folder, is_there, missing
 from tiacrossfusion.survival import TimeBins
-from tiacrossfusion.table_text import read_table_text
+from tiacrossfusion.io.csv_text import read_table_text
 
 #: One row a patient: what was predicted and what happened.
 TABLE = "out_of_fold.csv"

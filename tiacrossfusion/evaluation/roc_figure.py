@@ -7,10 +7,17 @@ from pathlib import Path
 
 import numpy as np
 
-from tiacrossfusion.evaluation.figures import COLOURS, add_axes, interval, new_figure, say, spread
+from tiacrossfusion.evaluation.figures import (
+    COLOURS,
+    add_axes,
+    interval,
+    new_figure,
+    say,
+    spread,
+)
 from tiacrossfusion.evaluation.predictions import FoldPredictions
 from tiacrossfusion.evaluation.scores import Evaluation
-from tiacrossfusion.explain.figures import save_png
+from tiacrossfusion.outputs.figures import save_png
 from tiacrossfusion.survival import RocCurve, roc_curve
 
 _STYLES = ("-", (0, (6, 1.5)), (0, (1.5, 1.2)))

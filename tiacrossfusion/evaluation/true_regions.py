@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from tiacrossfusion.features import FeatureBag
+    from tiacrossfusion.bags.bag import FeatureBag
     from tiacrossfusion.simulation import SlideTruth
 
 

@@ -10,13 +10,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tiacrossfusion.explain.annotation_store import open_store, write_annotation_store
+    from tiacrossfusion.outputs.annotation_store import (
+        open_store,
+        write_annotation_store,
+    )
     from tiacrossfusion.explain.attribution import Attribution, attribute
     from tiacrossfusion.explain.extent import why_no_maps
     from tiacrossfusion.explain.gallery import Gallery, read_gallery
-    from tiacrossfusion.explain.geojson_files import write_geojson
+    from tiacrossfusion.outputs.geojson_files import write_geojson
     from tiacrossfusion.explain.hotspots import Hotspot, find_hotspots
-    from tiacrossfusion.explain.overlay import attention_figure
+    from tiacrossfusion.outputs.overlay import attention_figure
     from tiacrossfusion.explain.rolled import rolled_scores
     from tiacrossfusion.explain.scores import (
         ATTRIBUTIONS,
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
         percentile_rank,
         tile_scores,
     )
-    from tiacrossfusion.explain.survival_plot import survival_figure
+    from tiacrossfusion.outputs.survival_plot import survival_figure
 
 _MODULES = {
     "ATTRIBUTIONS": "scores",

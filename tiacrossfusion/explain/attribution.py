@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from tiacrossfusion.errors import TiacfError
-from tiacrossfusion.sampling.spec import SCALES
+from tiacrossfusion.slides.spec import SCALES
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from tiacrossfusion.features import FeatureBag
-    from tiacrossfusion.zoo import ModelBundle
+    from tiacrossfusion.bags.bag import FeatureBag
+    from tiacrossfusion.models import ModelBundle
 
 #: The modules that embed the tokens of a scale in CrossFusion and its kin; the others have one, "embed",
 #: for the scales that they read.

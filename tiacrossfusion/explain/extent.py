@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tiacrossfusion.errors import TiacfError
-from tiacrossfusion.sampling.grid import PatchGrid
+from tiacrossfusion.slides.grid import PatchGrid
 
 if TYPE_CHECKING:
-    from tiacrossfusion.features import FeatureBag
+    from tiacrossfusion.bags.bag import FeatureBag
 
 
 def why_no_maps(bag: FeatureBag) -> str:

@@ -12,12 +12,12 @@ import numpy as np
 from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.explain.extent import tiles_of
 from tiacrossfusion.explain.scores import TileScores
-from tiacrossfusion.sampling import read_patch
-from tiacrossfusion.sampling.spec import SCALES
+from tiacrossfusion.slides import read_patch
+from tiacrossfusion.slides.spec import SCALES
 
 if TYPE_CHECKING:
-    from tiacrossfusion.features import FeatureBag
-    from tiacrossfusion.sampling import SamplingSpec, Slide
+    from tiacrossfusion.bags.bag import FeatureBag
+    from tiacrossfusion.slides import SamplingSpec, Slide
 
 #: Patches with the highest scores of a scale, and as many with the lowest: what can be taken in at
 #: a glance, and what a report of many slides has room for.

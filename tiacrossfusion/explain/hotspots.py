@@ -17,7 +17,7 @@ from tiacrossfusion.explain.extent import clip_to_slide, tiles_of
 from tiacrossfusion.explain.scores import TileScores
 
 if TYPE_CHECKING:
-    from tiacrossfusion.features import FeatureBag
+    from tiacrossfusion.bags.bag import FeatureBag
 
 #: A 20x tile is hot when its attention is at or above this percentile of the slide.
 HOT_PERCENTILE = 95.0

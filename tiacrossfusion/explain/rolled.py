@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tiacrossfusion.sampling.spec import SCALES
+from tiacrossfusion.slides.spec import SCALES
 
 if TYPE_CHECKING:
-    from tiacrossfusion.features import FeatureBag
-    from tiacrossfusion.zoo import ModelBundle
+    from tiacrossfusion.bags.bag import FeatureBag
+    from tiacrossfusion.models import ModelBundle
 
 
 def rolled_scores(bag: FeatureBag, bundle: ModelBundle) -> dict[str, np.ndarray] | None:

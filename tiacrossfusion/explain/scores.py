@@ -15,11 +15,11 @@ import numpy as np
 
 from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.explain.extent import tiles_of
-from tiacrossfusion.sampling.families import parents_of
-from tiacrossfusion.sampling.spec import SCALES
+from tiacrossfusion.slides.families import parents_of
+from tiacrossfusion.slides.spec import SCALES
 
 if TYPE_CHECKING:
-    from tiacrossfusion.features import FeatureBag
+    from tiacrossfusion.bags.bag import FeatureBag
 
 #: The stages of a network at which attention may be read. "fused" is the class token's attention
 #: after fusion and lies on the 10x grid; the others lie on the grid of their own scale. Every network

@@ -1,6 +1,10 @@
 """Features of other programs to bags, and bags to what other programs read."""
 
-from tiacrossfusion.interop.conversion import ConversionOutcome, OutputFormat, convert
+from tiacrossfusion.interop.conversion import (
+    ConversionOutcome,
+    OutputFormat,
+    convert,
+)
 from tiacrossfusion.interop.importing import ImportOptions, import_bag
 from tiacrossfusion.interop.sources import SlideFiles, find_slide_files
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from tiacrossfusion.encoders import EncoderSpec
 from tiacrossfusion.errors import TiacfError
-from tiacrossfusion.features import FeatureBag, Provenance, ScaleFeatures
+from tiacrossfusion.bags.bag import FeatureBag, Provenance, ScaleFeatures
 from tiacrossfusion.interop.one_slide import (
     check_counts,
     check_cover,
@@ -23,9 +23,13 @@ from tiacrossfusion.interop.positions import (
     patch_bounds,
     patch_sides,
 )
-from tiacrossfusion.interop.scale_file import CoordsUnit, ScaleFile, read_scale_file
+from tiacrossfusion.interop.scale_file import (
+    CoordsUnit,
+    ScaleFile,
+    read_scale_file,
+)
 from tiacrossfusion.interop.sources import SlideFiles
-from tiacrossfusion.sampling.spec import SCALES, SamplingSpec
+from tiacrossfusion.slides.spec import SCALES, SamplingSpec
 
 _PATCH_SIZE = 256
 

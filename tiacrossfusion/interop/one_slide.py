@@ -8,7 +8,7 @@ import numpy as np
 
 from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.interop.scale_file import ScaleFile
-from tiacrossfusion.sampling.spec import SCALES
+from tiacrossfusion.slides.spec import SCALES
 
 #: Two scales of one slide: a coarse patch that is kept has tissue that finer patches lie on, and a finer
 #: one lies in a coarse patch unless the tissue fills too little of that. In simulated slides of four kinds

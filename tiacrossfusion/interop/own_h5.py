@@ -14,7 +14,7 @@ from tiacrossfusion.interop.h5_datasets import check_written
 from tiacrossfusion.interop.scale_file import OwnRecord
 
 if TYPE_CHECKING:
-    from tiacrossfusion.features import FeatureBag
+    from tiacrossfusion.bags.bag import FeatureBag
 
 #: Attribute of the file with the bag's provenance; other programs pass over it.
 _RECORD = "tiacrossfusion_provenance"
@@ -73,7 +73,7 @@ def own_record(file: h5py.File, coords: np.ndarray | None, label: str) -> OwnRec
     """
     if _RECORD not in file.attrs:
         return None
-    from tiacrossfusion.features import Provenance
+    from tiacrossfusion.bags.bag import Provenance
 
     try:
         provenance = Provenance.model_validate_json(file.attrs[_RECORD])

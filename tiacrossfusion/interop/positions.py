@@ -6,7 +6,7 @@ import numpy as np
 
 from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.interop.scale_file import CoordsUnit, ScaleFile
-from tiacrossfusion.sampling.spec import CELLS_20X, SCALES, SamplingSpec
+from tiacrossfusion.slides.spec import CELLS_20X, SCALES, SamplingSpec
 
 #: Sides are whole pixels in most files: 506 for 506.3.
 _RELATIVE_ERROR = 0.02

@@ -23,7 +23,7 @@ def read_pt(path: Path) -> ScaleFile:
     """
     import torch
 
-    from tiacrossfusion.tensor_files import load_tensors
+    from tiacrossfusion.io.tensor_files import load_tensors
 
     try:
         loaded = load_tensors(path)

@@ -13,7 +13,7 @@ from tiacrossfusion.errors import TiacfError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tiacrossfusion.features import Provenance
+    from tiacrossfusion.bags.bag import Provenance
 
 #: What coordinates count: pixels of level 0, pixels of the scale, or microns.
 CoordsUnit = Literal["level0", "scale", "micron"]

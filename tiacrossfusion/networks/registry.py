@@ -17,7 +17,7 @@ from tiacrossfusion.networks.mean_pool import MeanPool, MeanPool20x
 from tiacrossfusion.networks.transmil import TransMIL, TransMIL20x
 
 #: Every network takes x5, x10, x20 and gives a `SurvivalOutput`, and has the attributes
-#: `encoder_width` and `num_bins`. The names stand in `tiacrossfusion.model_names` too.
+#: `encoder_width` and `num_bins`. The names stand in `tiacrossfusion.networks.names` too.
 NETWORKS: dict[str, type[nn.Module]] = {
     "crossfusion": CrossFusion,
     "crossfusion-no-conv": CrossFusionNoConv,

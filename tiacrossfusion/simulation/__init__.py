@@ -2,7 +2,11 @@
 
 from tiacrossfusion.simulation.bags import draw_bag, draw_bags, simulate_bags
 from tiacrossfusion.simulation.cohort import draw_cohort
-from tiacrossfusion.simulation.parameters import TissueParameters, draw_parameters, log_hazard
+from tiacrossfusion.simulation.parameters import (
+    TissueParameters,
+    draw_parameters,
+    log_hazard,
+)
 from tiacrossfusion.simulation.planted import (
     SCENARIOS,
     Scenario,

@@ -23,7 +23,12 @@ from tiacrossfusion.survival.discrete import (
 )
 from tiacrossfusion.survival.kaplan_meier import Censoring, kaplan_meier
 from tiacrossfusion.survival.proportional_hazards import breslow_increments
-from tiacrossfusion.survival.time_bins import TimeBins, check_unit, median_survival, quantile_bins
+from tiacrossfusion.survival.time_bins import (
+    TimeBins,
+    check_unit,
+    median_survival,
+    quantile_bins,
+)
 from tiacrossfusion.survival.time_dependent import (
     RocCurve,
     auc_pairs,

@@ -15,7 +15,7 @@ import numpy as np
 from tiatoolbox.models.engine.io_config import ModelIOConfigABC
 from tiatoolbox.wsicore.wsireader import WSIReader
 
-from tiacrossfusion.checks import positive
+from tiacrossfusion.io.arguments import positive
 from tiacrossfusion.errors import UsageError
 
 

@@ -13,13 +13,17 @@ from tiatoolbox.models.engine.engine_abc import EngineABC
 from tiatoolbox.models.engine.io_config import ModelIOConfigABC
 from tiatoolbox.wsicore.wsireader import WSIReader
 
-from tiacrossfusion.checks import at_least, usable_device
-from tiacrossfusion.cohort import RunOptions, SlideOutcome, predict_cohort
+from tiacrossfusion.io.arguments import at_least, usable_device
+from tiacrossfusion.runs.prediction import (
+    RunOptions,
+    SlideOutcome,
+    predict_cohort,
+)
 from tiacrossfusion.encoders import Encoder, load_encoder_of
 from tiacrossfusion.errors import UsageError
-from tiacrossfusion.outputs import OUTPUT_TYPES
-from tiacrossfusion.results import ResultsFolder
-from tiacrossfusion.sampling import SCALES, SamplingSpec
+from tiacrossfusion.outputs.files import OUTPUT_TYPES
+from tiacrossfusion.runs.results_folder import ResultsFolder
+from tiacrossfusion.slides import SCALES, SamplingSpec
 from tiacrossfusion.toolbox.arguments import (
     check_sampling,
     images_of,

@@ -10,7 +10,7 @@ from tiatoolbox.models.models_abc import ModelABC
 from torch import nn
 
 from tiacrossfusion.networks import SurvivalOutput
-from tiacrossfusion.zoo import ModelBundle, load_bundle
+from tiacrossfusion.models import ModelBundle, load_bundle
 
 
 class CrossFusionModel(ModelABC):

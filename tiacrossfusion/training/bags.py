@@ -15,8 +15,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from tiacrossfusion.errors import TiacfError, UsageError
-from tiacrossfusion.features import FeatureBag, check_same
-from tiacrossfusion.sampling.spec import SCALES
+from tiacrossfusion.bags.bag import FeatureBag, check_same
+from tiacrossfusion.slides.spec import SCALES
 
 #: Bags are kept in memory while they are together smaller than this, in bytes.
 _CACHE_LIMIT = 4 * 2**30

@@ -9,14 +9,18 @@ import numpy as np
 
 from tiacrossfusion.evaluation import Evaluation, FoldPredictions, evaluate
 from tiacrossfusion.evaluation.scores import Estimate
-from tiacrossfusion.features import check_same
+from tiacrossfusion.bags.bag import check_same
 from tiacrossfusion.survival import quantile_bins, risk_of, survival_curve
 from tiacrossfusion.training.bags import CohortBags
 from tiacrossfusion.training.fold import FittedFold
-from tiacrossfusion.training.patients import follow_up, patients_of, predict_patients
-from tiacrossfusion.training.splits import Fold
-from tiacrossfusion.training.table import CohortTable
-from tiacrossfusion.zoo import (
+from tiacrossfusion.training.patients import (
+    follow_up,
+    patients_of,
+    predict_patients,
+)
+from tiacrossfusion.cohorts.splits import Fold
+from tiacrossfusion.cohorts.table import CohortTable
+from tiacrossfusion.models import (
     BundleConfig,
     ModelCard,
     load_bundle,

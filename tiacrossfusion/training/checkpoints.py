@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from tiacrossfusion.errors import TiacfError, one_line
-from tiacrossfusion.tensor_files import load_tensors
+from tiacrossfusion.io.tensor_files import load_tensors
 
 
 class WholeCheckpoints(TorchCheckpointIO):

@@ -11,11 +11,11 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from tiacrossfusion.errors import TiacfError, UsageError, first_fault, one_line
-from tiacrossfusion.model_names import MODEL_NAMES
-from tiacrossfusion.slide_files import is_endless
+from tiacrossfusion.networks.names import MODEL_NAMES
+from tiacrossfusion.io.paths import is_endless
 from tiacrossfusion.survival import check_unit
-from tiacrossfusion.terminal import printable
-from tiacrossfusion.training.table import Columns
+from tiacrossfusion.io.text import printable
+from tiacrossfusion.cohorts.table import Columns
 
 #: Bytes of a file of settings; all of them take two thousand.
 _LARGEST = 2**20
@@ -103,7 +103,7 @@ class TrainingConfig(BaseModel):
     """Everything that decides the result of `tiacf train`, but for the data.
 
     Attributes:
-        models: names from `tiacrossfusion.model_names.MODEL_NAMES`; all share folds and settings.
+        models: names from `tiacrossfusion.networks.names.MODEL_NAMES`; all share folds and settings.
         time_unit: unit of the follow-up times.
         columns: names of the table's columns.
         drop_unusable: leave out, and count, what cannot be used instead of refusing the table.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import lightning
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from tiacrossfusion.checks import at_least
+from tiacrossfusion.io.arguments import at_least
 from tiacrossfusion.errors import UsageError, one_line
 
 

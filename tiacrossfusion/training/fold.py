@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, TQDMProg
 from lightning.pytorch.loggers import CSVLogger
 
 from tiacrossfusion.errors import TiacfError, lacks_memory, one_line
-from tiacrossfusion.evaluation.prediction_files import write_text
+from tiacrossfusion.io.atomic import write_text
 from tiacrossfusion.networks import network_sizes
 from tiacrossfusion.survival import TimeBins, breslow_increments, quantile_bins
 from tiacrossfusion.training.bags import CohortBags
@@ -24,8 +24,12 @@ from tiacrossfusion.training.checkpoints import WholeCheckpoints, read_checkpoin
 from tiacrossfusion.training.config import TrainingConfig
 from tiacrossfusion.training.devices import Devices, quiet
 from tiacrossfusion.training.module import SurvivalTraining
-from tiacrossfusion.training.patients import Patient, follow_up, predict_log_hazards
-from tiacrossfusion.zoo import Architecture, build_network
+from tiacrossfusion.training.patients import (
+    Patient,
+    follow_up,
+    predict_log_hazards,
+)
+from tiacrossfusion.models import Architecture, build_network
 
 LAST, BEST, METRICS = "last.ckpt", "best.ckpt", "metrics.csv"
 _LOGS = "logs"
@@ -50,7 +54,7 @@ def check_network(model: str, config: TrainingConfig) -> None:
     """Refuse sizes of which a network cannot be built, before anything is trained.
 
     Args:
-        model: name from `tiacrossfusion.model_names.NETWORK_NAMES`.
+        model: name from `tiacrossfusion.networks.names.NETWORK_NAMES`.
         config: settings.
 
     Raises:
@@ -77,7 +81,7 @@ def fit_fold(
     A run that was killed goes on from its last whole epoch and gives the same result.
 
     Args:
-        model: name from `tiacrossfusion.model_names.NETWORK_NAMES`.
+        model: name from `tiacrossfusion.networks.names.NETWORK_NAMES`.
         config: settings.
         bags: holds the slides of all patients.
         training: patients to fit; time bins and feature moments come from them alone.

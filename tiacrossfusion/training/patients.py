@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tiacrossfusion.training.bags import CohortBags, Tokens
-from tiacrossfusion.training.table import CohortTable
+from tiacrossfusion.cohorts.table import CohortTable
 
 #: Slides of equal token counts that go through a network together, at most.
 TOGETHER = 16

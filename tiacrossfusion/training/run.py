@@ -36,20 +36,21 @@ from tiacrossfusion.evaluation import (
 )
 from tiacrossfusion.evaluation.evaluation_files import read_evaluation
 from tiacrossfusion.evaluation.prediction_files import TABLE as PREDICTIONS
-from tiacrossfusion.evaluation.prediction_files import write_text
+from tiacrossfusion.io.atomic import write_text
 from tiacrossfusion.evaluation.report import STAGING
-from tiacrossfusion.features import FeatureBag
-from tiacrossfusion.model_names import COX_COVARIATES
-from tiacrossfusion.records import writing
-from tiacrossfusion.slide_files import find_bags, is_there
+from tiacrossfusion.bags.bag import FeatureBag
+from tiacrossfusion.networks.names import COX_COVARIATES
+from tiacrossfusion.io.atomic import writing
+from tiacrossfusion.bags.files import find_bags
+from tiacrossfusion.io.paths import is_there
 from tiacrossfusion.survival import quantile_bins, risk_of, survival_curve
-from tiacrossfusion.terminal import printable
+from tiacrossfusion.io.text import printable
 from tiacrossfusion.training.bags import CohortBags
 from tiacrossfusion.training.config import ProtocolSettings, TrainingConfig
 from tiacrossfusion.training.covariates import CoxCovariates
-from tiacrossfusion.training.mark import alone_in
-from tiacrossfusion.training.matching import match_bags
-from tiacrossfusion.training.splits import (
+from tiacrossfusion.training.lock import alone_in
+from tiacrossfusion.cohorts.matching import match_bags
+from tiacrossfusion.cohorts.splits import (
     Fold,
     check_folds,
     given_folds,
@@ -60,8 +61,8 @@ from tiacrossfusion.training.splits import (
     read_splits,
     write_folds,
 )
-from tiacrossfusion.training.table import CohortTable, read_table
-from tiacrossfusion.zoo import load_bundle
+from tiacrossfusion.cohorts.table import CohortTable, read_table
+from tiacrossfusion.models import load_bundle
 
 RUN, SPLITS, MODELS = "run.json", "splits.csv", "models.csv"
 BUNDLE, ENSEMBLE = "bundle", "ensemble"

@@ -1,0 +1,295 @@
+"""Bags of features: what a slide is once it has been encoded, and its store on disk.
+
+A store is one zarr group, written whole to a temporary name and moved into place. Bags hold numbers
+and JSON only; nothing in them is executed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tiacrossfusion.bags.store import open_store, read_array, write_array
+from tiacrossfusion.encoders import EncoderSpec
+from tiacrossfusion.errors import TiacfError, first_fault, one_line
+from tiacrossfusion.slides.spec import SCALES, SamplingSpec
+from tiacrossfusion.io.paths import missing
+
+STORE_VERSION = 1
+
+#: What `Provenance.imported` begins with of files that this package wrote for other programs.
+OWN_FORMAT = "tiacrossfusion h5"
+
+#: What to do about a bag that a model does not take.
+EXTRACT_AGAIN = "extract the slide again for this model"
+
+#: Level-0 pixels and cells of a grid are far below it; sums and products of them stay exact.
+_FARTHEST = 2**40
+
+#: Columns and rows of a grid: a slide a metre long has fewer, and maps of them fit into memory.
+_MOST_CELLS = 2**14
+
+_Size = Annotated[int, Field(gt=0, lt=_FARTHEST)]
+_Position = Annotated[int, Field(gt=-_FARTHEST, lt=_FARTHEST)]
+_Scale = Annotated[float, Field(gt=0, lt=1e6, allow_inf_nan=False)]
+
+
+class Provenance(BaseModel):
+    """Where a bag comes from: enough to tell whether it serves, and to make it again.
+
+    Attributes:
+        slide: file name of the slide.
+        slide_size: size of the file (of all files of a DICOM slide) in bytes; None when another
+            program made the features, as with the other fields that may be None.
+        slide_mtime_ns: time of last change, in nanoseconds.
+        dimensions: width and height in level-0 pixels.
+        mpp: microns per level-0 pixel along x and y.
+        power: objective power of level 0.
+        offset: level-0 position of the scanned area that QuPath counts from.
+        mask: "otsu" and so on for TIAToolbox's mask, or the hash of the user's mask.
+        sampling: how patches were laid and kept; of features of another program its patch size, and
+            how other slides would be sampled for a model that is trained on them.
+        encoder: what made the features.
+        versions: versions of the packages that made the bag.
+        road: how pixels were read, "tiles" (decoded from the TIFF) or "WSIReader" with the reason.
+        precision: of the encoder's arithmetic, "float32", "bfloat16" or "float16".
+        dropped: number of patches per scale left out because the slide is damaged there.
+        colour: how far red, green and blue lie apart, on average over the patches, in grey levels.
+        imported: format and files that the features were read from; empty when they were extracted.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    slide: str
+    slide_size: int | None
+    slide_mtime_ns: int | None
+    dimensions: tuple[_Size, _Size] | None
+    mpp: tuple[_Scale, _Scale] | None
+    power: _Scale | None
+    offset: tuple[_Position, _Position]
+    mask: str | None
+    sampling: SamplingSpec
+    encoder: EncoderSpec
+    versions: dict[str, str]
+    road: str | None = None
+    precision: Literal["float32", "bfloat16", "float16"] | None = None
+    dropped: dict[str, int] = Field(default_factory=dict)
+    colour: float | None = Field(None, ge=0, le=255)
+    imported: str = ""
+
+
+@dataclass(frozen=True)
+class ScaleFeatures:
+    """The patches of one scale of a slide.
+
+    Attributes:
+        features: (N, E) float16; a program that makes bags itself may give float32.
+        bounds: (N, 4) int64, level-0 pixels (x0, y0, x1, y1); None when it is not known where the
+            patches lie.
+        grid: (N, 2) int32, column and row on this scale's grid; the parent of a patch stands at
+            (column // 2, row // 2) of the next coarser grid. None when the grids of a bag of another
+            program do not nest.
+    """
+
+    features: np.ndarray
+    bounds: np.ndarray | None
+    grid: np.ndarray | None
+
+    def __len__(self) -> int:
+        """Return the number of patches, N."""
+        return len(self.features)
+
+
+@dataclass(frozen=True)
+class FeatureBag:
+    """All features of one slide at 5x, 10x and 20x, and where they come from."""
+
+    scales: dict[str, ScaleFeatures]
+    provenance: Provenance
+
+    def __post_init__(self) -> None:
+        """Check that the arrays belong together.
+
+        Raises:
+            TiacfError: an array is missing, its shape or type does not fit, or a value cannot be.
+        """
+        label = f"bag of {self.provenance.slide}"
+        if tuple(self.scales) != SCALES:
+            raise TiacfError(f"{label}: has the scales {list(self.scales)}, needs {list(SCALES)}")
+        for name, scale in self.scales.items():
+            n, width = len(scale.features), self.provenance.encoder.width
+            for field, array, shape, types in (
+                ("features", scale.features, (n, width), ("float16", "float32")),
+                ("bounds", scale.bounds, (n, 4), ("int64",)),
+                ("grid", scale.grid, (n, 2), ("int32",)),
+            ):
+                if array is None and self.provenance.imported:
+                    continue  # other programs' features may go without
+                if array is None or array.shape != shape:
+                    have = "no array" if array is None else f"the shape {array.shape}"
+                    raise TiacfError(
+                        f"{label}: {name} {field} has {have}, not {shape}; extract it again"
+                    )
+                if array.dtype not in types:
+                    raise TiacfError(
+                        f"{label}: {name} {field} are {array.dtype}, not {' or '.join(types)}; "
+                        "extract it again"
+                    )
+            wrong = _wrong_values(scale)
+            if wrong:
+                raise TiacfError(f"{label}: {name} {wrong}; extract it again")
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of patches per scale."""
+        return {name: len(scale) for name, scale in self.scales.items()}
+
+    def save(self, path: Path) -> None:
+        """Write the bag as a zarr group; an existing store at `path` is replaced in one step.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        import zarr
+
+        path = Path(path)
+        part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+        try:
+            group = zarr.create_group(part, zarr_format=3)
+            group.attrs["tiacrossfusion"] = {
+                "store_version": STORE_VERSION,
+                "provenance": self.provenance.model_dump(mode="json"),
+            }
+            for name, scale in self.scales.items():
+                for field, array in vars(scale).items():
+                    if array is not None:
+                        write_array(group, f"{name}/{field}", array)
+            replace_folder(part, path)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+    @classmethod
+    def load(cls, path: Path) -> FeatureBag:
+        """Read a bag.
+
+        Raises:
+            TiacfError: there is no store, it is damaged or of another version, or there is not enough
+                memory.
+        """
+        path = Path(path)
+        try:
+            if not path.exists():
+                raise TiacfError(f"{path}: not a feature bag, {missing(path)}; check the path")
+            group = open_store(path)
+            record: Any = group.attrs["tiacrossfusion"]
+            json.dumps(record, ensure_ascii=False).encode()  # fails on text that cannot be written
+            version = int(record["store_version"])
+            if version != STORE_VERSION:
+                raise TiacfError(
+                    f"{path}: bag of store version {version}, this program reads {STORE_VERSION}; "
+                    "update tiacrossfusion or extract it again"
+                )
+            provenance = Provenance.model_validate(record["provenance"])
+            scales = {}
+            for name in SCALES:
+                features = read_array(group, path, f"{name}/features")
+                if features is None:
+                    raise TiacfError(f"{path}: damaged, has no {name} features; extract it again")
+                scales[name] = ScaleFeatures(
+                    features,
+                    read_array(group, path, f"{name}/bounds"),
+                    read_array(group, path, f"{name}/grid"),
+                )
+        except TiacfError:
+            raise
+        except PermissionError as error:
+            raise TiacfError(
+                f"{path}: cannot be read ({error.strerror}); check its rights"
+            ) from error
+        except ValidationError as error:
+            field, reason = first_fault(error)
+            raise TiacfError(
+                f"{path}: damaged, its provenance cannot be ({field}: {reason}); extract it again"
+            ) from error
+        except MemoryError as error:
+            raise TiacfError(
+                f"{path}: needs more memory than there is; take a machine with more"
+            ) from error
+        except Exception as error:  # zarr raises many kinds on a damaged store
+            raise TiacfError(
+                f"{path}: not a feature bag, or a damaged one ({one_line(error)}); extract it again"
+            ) from error
+        try:
+            return cls(scales, provenance)
+        except TiacfError as error:
+            raise TiacfError(f"{path}: {error}") from error
+
+
+def _wrong_values(scale: ScaleFeatures) -> str:
+    """Say which values of a scale cannot be; empty when all can."""
+    not_finite = scale.features.size - int(np.isfinite(scale.features).sum())
+    if not_finite:
+        return f"features are not finite, {not_finite} of {scale.features.size}"
+    if scale.bounds is not None:
+        bounds = scale.bounds
+        wrong = (bounds[:, :2] >= bounds[:, 2:]) | (bounds[:, :2] < -_FARTHEST)
+        count = int((wrong | (bounds[:, 2:] > _FARTHEST)).any(axis=1).sum())
+        if count:
+            return f"bounds of {count} of {len(scale)} patches are no rectangles of a slide"
+    if scale.grid is not None and ((scale.grid < 0) | (scale.grid >= _MOST_CELLS)).any():
+        return f"grid has columns or rows below 0, or {_MOST_CELLS} and above"
+    return ""
+
+
+def replace_folder(part: Path, path: Path) -> None:
+    """Move a finished folder into place, over an older one if there is one.
+
+    Folders cannot be swapped in one step everywhere: the old one is moved aside first, so that at any
+    moment either the old or the new one is whole.
+    """
+    old = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.old")
+    if path.exists():
+        os.replace(path, old)
+    os.replace(part, path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def slide_identity(path: Path) -> tuple[int, int]:
+    """Size in bytes and time of last change (ns) of a slide file, or of all files of a folder."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    stats = [file.stat() for file in files if not file.is_dir()]
+    return sum(s.st_size for s in stats), max((s.st_mtime_ns for s in stats), default=0)
+
+
+def check_same(
+    wanted: BaseModel,
+    found: BaseModel,
+    what: str,
+    label: str,
+    remedy: str = EXTRACT_AGAIN,
+) -> None:
+    """Refuse a bag made in another way than a model wants, saying which field differs.
+
+    Args:
+        wanted: what the model was trained with.
+        found: what the bag was made with.
+        what: "encoder" or "sampling", for the message.
+        label: names the bag.
+        remedy: what to do.
+
+    Raises:
+        TiacfError: a field differs; one that is None on either side is unknown and matches anything.
+    """
+    for field in type(wanted).model_fields:
+        want, have = getattr(wanted, field), getattr(found, field)
+        if want is not None and have is not None and want != have:
+            raise TiacfError(
+                f"{label}: made with {what} {field} = {have}, the model needs {want}; {remedy}"
+            )

@@ -1,0 +1,163 @@
+"""The arrays of a bag on disk, in zarr, of which every part must be there and whole.
+
+zarr reads a chunk that is missing as zeros, waits on a pipe, makes room for whatever size the metadata
+declare, and decodes with any codec that is installed. None of that is for files that others send: what
+is declared is compared with what lies there before anything is decoded.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import numpy as np
+
+from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.io.text import printable
+
+if TYPE_CHECKING:
+    import zarr
+
+_METADATA = "zarr.json"
+
+#: As `write_array` packs; each chunk then says how many bytes it holds.
+_CODECS = ["bytes", "zstd"]
+
+#: Start of a zstd frame, and bytes of its size by the first two bits after it (RFC 8878, 3.1.1.1).
+_ZSTD = b"\x28\xb5\x2f\xfd"
+_SIZE_BYTES = (0, 2, 4, 8)
+
+#: Arrays of up to this many bytes are read whatever they were compressed to. Larger ones, of features
+#: mostly, take about as much room on disk as in memory.
+_ANY_RATIO = 64 * 2**20
+_LARGEST_RATIO = 1000
+
+
+def open_store(store: Path) -> zarr.Group:
+    """Open a store for reading.
+
+    Raises:
+        Exception: of whatever kind zarr has for stores that it cannot open.
+    """
+    import zarr
+
+    _check_file(store / _METADATA, store)
+    return zarr.open_group(store, mode="r", zarr_format=3, use_consolidated=False)
+
+
+def write_array(group: zarr.Group, name: str, array: np.ndarray) -> None:
+    """Write an array so that a missing chunk and changed bytes are noticed when it is read.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    from zarr.codecs import ZstdCodec
+
+    group.create_array(
+        name,
+        data=array,
+        compressors=ZstdCodec(level=0, checksum=True),
+        config={"write_empty_chunks": True},
+    )
+
+
+def read_array(group: zarr.Group, store: Path, name: str) -> np.ndarray | None:
+    """Read an array.
+
+    Args:
+        group: the store, opened.
+        store: its path.
+        name: of the scale and the array in it, such as "20x/features".
+
+    Returns:
+        The array; None when there is none.
+
+    Raises:
+        TiacfError: part of it is missing, it holds no numbers, or it is packed in an unknown way or much
+            larger than its files can be.
+        Exception: of whatever kind zarr has for chunks that it cannot decode.
+    """
+    import zarr
+
+    folder = store / name
+    if not folder.is_dir():
+        return None
+    _check_file(folder.parent / _METADATA, store)
+    _check_file(folder / _METADATA, store)
+    array = group[folder.parent.name][folder.name]  # both are looked at
+    if not isinstance(array, zarr.Array):
+        raise TiacfError(f"{store}: {name} is no array; extract it again")
+    codecs = [str(codec.to_dict()["name"]) for codec in array.metadata.codecs]
+    if array.dtype.kind not in "biufc" or codecs != _CODECS:
+        odd = codecs != _CODECS
+        what = f"is packed with {printable(', '.join(codecs))[:80]}" if odd else "holds no numbers"
+        raise TiacfError(f"{store}: {name} {what}; extract it again")
+    if array.size:
+        _check_chunks(array, folder, store)
+    return np.asarray(array[:])
+
+
+def _check_chunks(array: zarr.Array, folder: Path, store: Path) -> None:
+    """Check that all chunks are there, and that they hold what is declared, no more and no less."""
+    sizes = [
+        (Path(place) / file).stat().st_size
+        for place, _, files in os.walk(folder, onerror=_cannot_list)
+        for file in files
+        if file != _METADATA
+    ]
+    counts = [
+        -(-size // chunk) for size, chunk in zip(array.shape, array.chunks, strict=True)
+    ]  # exact, however large
+    total = math.prod(counts)
+    if len(sizes) < total:  # else there may be very many to look for
+        absent = total - len(sizes)
+    else:
+        keys = map(array.metadata.encode_chunk_key, np.ndindex(*counts))
+        chunks = [folder / key for key in keys]
+        absent = sum(not chunk.is_file() for chunk in chunks)
+    name = folder.relative_to(store).as_posix()
+    if absent:
+        raise TiacfError(
+            f"{store}: damaged, {absent} of {total} chunks of {name} are missing; extract it again"
+        )
+    chunk_bytes = math.prod(array.chunks) * array.dtype.itemsize
+    if total * chunk_bytes > max(_ANY_RATIO, _LARGEST_RATIO * sum(sizes)):
+        raise TiacfError(
+            f"{store}: damaged, {name} is said to hold {float(total * chunk_bytes):.1g} bytes and its "
+            f"files have {sum(sizes)}; extract it again"
+        )
+    wrong = sum(_unpacked_size(chunk) != chunk_bytes for chunk in chunks)
+    if wrong:
+        raise TiacfError(
+            f"{store}: damaged, {wrong} of {total} chunks of {name} are of another size than "
+            f"{chunk_bytes} bytes; extract it again"
+        )
+
+
+def _unpacked_size(chunk: Path) -> int | None:
+    """Bytes that a chunk says it holds, for which its decoder makes room; None where it does not say."""
+    with chunk.open("rb") as file:
+        head = file.read(18)
+    if len(head) < 6 or not head.startswith(_ZSTD):
+        return None
+    kind, single, dictionary = head[4] >> 6, head[4] >> 5 & 1, head[4] & 3
+    width = _SIZE_BYTES[kind] or single
+    start = 5 + (not single) + (0, 1, 2, 4)[dictionary]
+    size = int.from_bytes(head[start : start + width], "little") + (256 if width == 2 else 0)
+    return size if width else None
+
+
+def _cannot_list(error: OSError) -> NoReturn:
+    """Let nothing pass for missing that may only not be looked at."""
+    raise error
+
+
+def _check_file(path: Path, store: Path) -> None:
+    """Refuse a store without one of its files, or with something else in its place."""
+    if not path.is_file():
+        name = path.relative_to(store).as_posix()
+        raise TiacfError(
+            f"{store}: not a feature bag, or a damaged one (no {name}); extract it again"
+        )

@@ -1,0 +1,85 @@
+"""Which bag is which slide's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.cohorts.table import CohortTable
+from tiacrossfusion.io.text import examples
+from tiacrossfusion.cohorts.names import slide_stem
+
+
+def match_bags(
+    table: CohortTable, stores: Iterable[Path], *, drop_missing: bool = False
+) -> tuple[CohortTable, dict[str, Path]]:
+    """Find the bag of each slide of a table by its name.
+
+    `<name>.zarr` is the bag of the slide `<name>`. Where none is named exactly so, an ending of slide
+    files is left out on one side: of the slide `a.svs` it is `a.zarr`, of a slide `a` it is
+    `a.svs.zarr`. Bags of other slides are counted in the table's notes.
+
+    Args:
+        table: the cohort.
+        stores: paths of bag stores.
+        drop_missing: leave out slides without a bag, and patients without any slide then, instead of
+            refusing; `CohortTable.left_out` of the result holds them.
+
+    Returns:
+        The table, and the path of the bag of each of its slides in the order of `table.slides`.
+
+    Raises:
+        TiacfError: slides without a bag, a slide with several, or a bag of several slides.
+    """
+    exact: dict[str, list[Path]] = {}
+    bare: dict[str, list[Path]] = {}
+    for store in stores:
+        name = Path(store).name.removesuffix(".zarr")
+        exact.setdefault(name, []).append(Path(store))
+        bare.setdefault(slide_stem(name), []).append(Path(store))
+    found: dict[str, Path] = {}
+    missing: list[str] = []
+    for slide in table.slides["slide"]:
+        stem = slide_stem(slide)
+        bags = exact.get(slide) or (exact if stem != slide else bare).get(stem) or []
+        if len(bags) > 1:
+            raise TiacfError(
+                f"slide {slide} has {len(bags)} bags: {examples([str(bag) for bag in bags])}; "
+                "keep one of them, or give the slide's full file name in the table"
+            )
+        if bags:
+            found[slide] = bags[0]
+        else:
+            missing.append(slide)
+    if missing and (not drop_missing or not found):
+        raise TiacfError(
+            f"{len(missing)} of {len(table.slides)} slides have no bag among {len(exact)}, such as "
+            f"{examples(missing)}; extract them with tiacf extract, or leave them out with "
+            "--drop-unusable"
+        )
+    owners: dict[Path, str] = {}
+    for slide, bag in found.items():
+        if bag in owners:
+            raise TiacfError(
+                f"{bag}: would be the bag of two slides, {owners[bag]} and {slide}; "
+                "name the bags like the slides' full file names"
+            )
+        owners[bag] = slide
+    return _without(table, missing, len(exact) - len(found)), found
+
+
+def _without(table: CohortTable, missing: list[str], spare: int) -> CohortTable:
+    """Leave slides out of a table, and patients who have none left; tell of bags that nobody asks for."""
+    notes = table.notes
+    if spare:
+        notes = (*notes, f"{spare} bags belong to no slide of the table and are not used")
+    if not missing:
+        return replace(table, notes=notes)
+    gone = table.slides["slide"].isin(missing)
+    rows = list(table.slides[gone].itertuples(index=False, name=None))
+    slides = table.slides[~gone].reset_index(drop=True)
+    patients = table.patients[table.patients.index.isin(slides["patient"])]
+    left_out = {**table.left_out, "no bag": rows}
+    return replace(table, patients=patients, slides=slides, left_out=left_out, notes=notes)

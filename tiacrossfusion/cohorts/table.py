@@ -1,0 +1,445 @@
+"""The cohort table: which slides belong to which patients, and how long each was followed.
+
+Every row of the file is used, or the file is refused in one line that says how many rows are affected
+and what to do. Only rows without usable follow-up or covariates may be left out, on demand and counted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from pandas.api.types import is_scalar
+from pydantic import BaseModel, ConfigDict, Field
+
+from tiacrossfusion.errors import TiacfError, UsageError, one_line
+from tiacrossfusion.slides.files import DEFAULT_FILE_TYPES
+from tiacrossfusion.io.csv_text import read_table_text
+from tiacrossfusion.io.text import printable
+
+#: The command line's option for each field of `Columns`.
+COLUMN_OPTIONS = {
+    "slide": "--slide-column",
+    "patient": "--patient-column",
+    "time": "--time-column",
+    "event": "--event-column",
+    "censorship": "--censorship-column",
+    "covariates": "--covariates",
+    "patient_characters": "--patient-characters",
+}
+
+#: Endings that make a name a slide's file name. No other is cut off: TCGA names hold dots themselves.
+_SLIDE_SUFFIXES = (
+    *(pattern.strip().removeprefix("*") for pattern in DEFAULT_FILE_TYPES.split(",")),
+    *(".scn", ".bif", ".svslide", ".vms", ".vmu", ".dcm"),
+)
+_CSV_ENDINGS = (".csv", ".csv.zip", ".csv.gz")
+_PARQUET_ENDINGS = (".parquet", ".pq")
+
+
+class Columns(BaseModel):
+    """Names of the columns of a cohort table.
+
+    Attributes:
+        slide: file names of the slides, with or without their ending. A table without this column
+            stands for one slide a patient, named like the patient.
+        patient: who the slide is of. The TCGA tables have "case_id".
+        time: follow-up from diagnosis to the event or to the last contact.
+        event: 1 where the event was observed, 0 where the patient was censored.
+        censorship: used instead of `event` when given: 1 where the patient was censored.
+        covariates: clinical columns to read besides; the same for all slides of a patient.
+        patient_characters: only that many first characters of the patient column name the patient: 12
+            where the column holds TCGA barcodes of slides; None takes the whole.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    slide: str = "slide"
+    patient: str = "patient"
+    time: str = "time"
+    event: str = "event"
+    censorship: str | None = None
+    covariates: tuple[str, ...] = ()
+    patient_characters: int | None = Field(None, ge=1, le=1000)
+
+
+@dataclass(frozen=True)
+class CohortTable:
+    """A checked cohort.
+
+    Attributes:
+        patients: index patient (str); columns time (float, above 0), event (int, 1 observed, 0
+            censored), then the covariates as they stand in the file.
+        slides: columns slide and patient (str), one row a slide.
+        time_unit: unit of the times, such as "months".
+        sha256: hash of the file.
+        left_out: for each reason, (slide, patient) of the rows that were left out.
+        notes: what else a reader of the results should know.
+    """
+
+    patients: pd.DataFrame
+    slides: pd.DataFrame
+    time_unit: str
+    sha256: str
+    left_out: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def messages(self) -> list[str]:
+        """Say what was left out, and what is noteworthy, one line each."""
+        lines = list(self.notes)
+        for reason, rows in self.left_out.items():
+            lost = {patient for _, patient in rows} - set(self.patients.index)
+            lines.append(
+                f"left out, {reason}: {len(rows)} {_plural('row', len(rows))} "
+                f"({len(lost)} {_plural('patient', len(lost))} lost), "
+                f"such as {examples([slide for slide, _ in rows])}"
+            )
+        return lines
+
+
+def read_table(
+    path: Path, columns: Columns, time_unit: str, *, drop_unusable: bool = False
+) -> CohortTable:
+    """Read and check a cohort table.
+
+    A patient with several slides has several rows, on which follow-up and covariates agree.
+
+    Args:
+        path: a CSV file, also packed as `.csv.zip` or `.csv.gz`, or a Parquet file.
+        columns: names of the columns.
+        time_unit: unit of the times, such as "months"; carried through to every result.
+        drop_unusable: leave out rows without usable follow-up or covariates instead of refusing the
+            table; `CohortTable.left_out` holds them.
+
+    Raises:
+        TiacfError: the file cannot be read, or anything in it does not fit.
+    """
+    path = Path(path)
+    if not time_unit.strip():
+        raise UsageError("the time unit is empty; give it with --time-unit, such as months")
+    frame, notes = _read_columns(path, columns)
+    reasons = _unusable_follow_up(path, frame, columns)
+    for name in columns.covariates:
+        reasons |= _unusable_covariate(path, frame, name)
+    frame, left_out = _leave_out(path, frame, reasons, drop_unusable)
+    _agree_within_patients(path, frame, columns)
+    patients = frame.drop_duplicates("patient").set_index("patient")
+    patients = patients[["time", "event", *columns.covariates]].sort_index()
+    patients = patients.astype({"time": float, "event": int})
+    if not patients["event"].any():
+        given = COLUMN_OPTIONS["event" if columns.censorship is None else "censorship"]
+        raise TiacfError(
+            f"{path}: none of the {len(patients)} patients has an event, so there is nothing to learn; "
+            f"check {given} (an event column has 1 for an event, a censorship column 1 for none)"
+        )
+    if patients["event"].all():
+        notes.append(f"{path}: no patient is censored; that is allowed, but check the event column")
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    slides = frame[["slide", "patient"]].reset_index(drop=True)
+    return CohortTable(patients, slides, time_unit.strip(), sha256, left_out, tuple(notes))
+
+
+def slide_stem(name: str) -> str:
+    """Name of a slide without an ending of slide files, if it has one."""
+    for suffix in _SLIDE_SUFFIXES:
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)]
+    return name
+
+
+def shortened(name: str, limit: int = 80) -> str:
+    """A name on one line and of a length for a message."""
+    name = " ".join(name.split())
+    return name if len(name) <= limit else f"{name[:limit]}..."
+
+
+def examples(names: Iterable[object], limit: int = 3) -> str:
+    """List the first few names for a message."""
+    shown = [shortened(str(name)) for name in names]
+    return ", ".join(shown[:limit]) + (", ..." if len(shown) > limit else "")
+
+
+def _read_columns(path: Path, columns: Columns) -> tuple[pd.DataFrame, list[str]]:
+    """Read the columns that are asked for.
+
+    Returns:
+        One row a slide, no slide twice; columns slide, patient, time and event as in the file, but with
+        censorship turned into event, and the covariates; and notes.
+    """
+    _distinct(columns)
+    raw = _read_file(path, [columns.slide, columns.patient])
+    _present(path, raw, columns)
+    _plain_values(path, raw, columns)
+    notes = []
+    slide = columns.slide
+    if slide not in raw:
+        slide = columns.patient
+        notes.append(f"{path}: no column {columns.slide!r}; slides are named like their patients")
+    patient = raw[columns.patient].astype("string").str.strip().str[: columns.patient_characters]
+    frame = pd.DataFrame({"slide": raw[slide].astype("string").str.strip(), "patient": patient})
+    for name in ("slide", "patient"):
+        nameless = (frame[name].fillna("") == "").to_numpy()
+        if nameless.any():
+            raise TiacfError(
+                f"{path}: {int(nameless.sum())} of {len(frame)} rows name no {name}, such as data row "
+                f"{examples([str(row) for row in np.flatnonzero(nameless) + 1])}; fill them in"
+            )
+        broken = frame[name][frame[name].str.contains("\r", regex=False)]
+        if len(broken):
+            raise TiacfError(
+                f"{path}: {len(broken)} of {len(frame)} rows have a carriage return in the name of a "
+                f"{name}, such as {examples(map(printable, broken))}; remove it"
+            )
+    frame = frame.astype({"slide": object, "patient": object})
+    _no_slide_twice(path, frame, columns)
+    frame["time"] = raw[columns.time]
+    frame["event"] = _events(path, frame["slide"], raw, columns)
+    return pd.concat([frame, raw[list(columns.covariates)]], axis=1), notes
+
+
+def _read_file(path: Path, text_columns: Sequence[str]) -> pd.DataFrame:
+    """Read a file whole, with the given columns as text: the patient "007" keeps its zeros."""
+    name = path.name.lower()
+    if not name.endswith(_CSV_ENDINGS + _PARQUET_ENDINGS):
+        endings = ", ".join(_CSV_ENDINGS + _PARQUET_ENDINGS)
+        raise TiacfError(f"{path}: not a table that can be read; give one of {endings}")
+    try:
+        if name.endswith(_PARQUET_ENDINGS):
+            raw = pd.read_parquet(path)
+            if raw.index.name is not None:
+                raw = raw.reset_index()
+        else:
+            text = read_table_text(path)
+            check_header(path, text)
+            types = dict.fromkeys(text_columns, str)
+            raw = pd.read_csv(io.StringIO(text), dtype=types, low_memory=False)
+    except FileNotFoundError as error:
+        raise UsageError(f"{path}: no such file; check the path of the table") from error
+    except ImportError as error:
+        raise TiacfError(
+            f"{path}: reading Parquet needs pyarrow; pip install pyarrow, or save the table as CSV"
+        ) from error
+    except pd.errors.EmptyDataError as error:
+        raise TiacfError(f"{path}: is empty; a table has a header and a row a slide") from error
+    except UnicodeDecodeError as error:
+        raise TiacfError(f"{path}: is not UTF-8 text; save it as CSV in UTF-8") from error
+    except OSError as error:
+        reason = error.strerror or one_line(error)
+        raise TiacfError(
+            f"{path}: cannot be read as a table ({reason}); check that it is a whole file and its rights"
+        ) from error
+    except ValueError as error:
+        kind = "Parquet" if name.endswith(_PARQUET_ENDINGS) else "CSV in UTF-8"
+        raise TiacfError(
+            f"{path}: cannot be read as a table ({one_line(error)}); save it as {kind}"
+        ) from error
+    if not isinstance(raw.index, pd.RangeIndex):
+        raise TiacfError(f"{path}: the rows have more fields than the header; mend the header")
+    if raw.empty:
+        raise TiacfError(f"{path}: has a header and no rows; a table has a row a slide")
+    return raw
+
+
+def check_header(path: Path, text: str) -> None:
+    """Check the header of a CSV file, of which pandas would rename columns.
+
+    Raises:
+        TiacfError: it names a column twice, or is separated by other signs than commas.
+    """
+    header = pd.read_csv(io.StringIO(text), header=None, nrows=1, dtype=str).iloc[0]
+    names = header.dropna()
+    if len(header) == 1 and any(sign in str(name) for name in names for sign in ";\t|"):
+        raise TiacfError(f"{path}: is not separated by commas; save it as CSV with commas")
+    twice = names[names.duplicated()].unique().tolist()
+    if twice:
+        raise TiacfError(
+            f"{path}: {len(twice)} columns stand twice, such as {examples(twice)}; keep one of each"
+        )
+
+
+def _distinct(columns: Columns) -> None:
+    """Refuse columns asked for in two roles: a covariate that is the outcome would tell it."""
+    outcome = columns.event if columns.censorship is None else columns.censorship
+    roles = [columns.time, outcome, *columns.covariates]
+    twice = sorted({name for name in roles if roles.count(name) > 1})
+    taken = [name for name in columns.covariates if name in {"time", "event", "slide", "patient"}]
+    if twice:
+        raise UsageError(
+            f"the column {twice[0]!r} is asked for twice among time, event and covariates; "
+            f"check {COLUMN_OPTIONS['covariates']}"
+        )
+    if taken:
+        raise TiacfError(
+            f"a covariate cannot be named {taken[0]!r}; rename that column of the table"
+        )
+
+
+def _present(path: Path, raw: pd.DataFrame, columns: Columns) -> None:
+    """Refuse a table without the columns asked for, naming those that look like them."""
+    wanted = {"patient": columns.patient, "time": columns.time}
+    wanted |= (
+        {"event": columns.event}
+        if columns.censorship is None
+        else {"censorship": columns.censorship}
+    )
+    missing = {role: name for role, name in wanted.items() if name not in raw}
+    hints = [
+        f"{name!r} ({COLUMN_OPTIONS[role]}{_nearest(name, raw)})" for role, name in missing.items()
+    ]
+    hints += [
+        f"{name!r} ({COLUMN_OPTIONS['covariates']}{_nearest(name, raw)})"
+        for name in columns.covariates
+        if name not in raw
+    ]
+    if not hints:
+        return
+    line = f"{path}: has no column {', '.join(hints)}; the table has {_column_list(raw)}"
+    if "event" in missing and "censorship" in raw:
+        line += f"; its censorship is read with {COLUMN_OPTIONS['censorship']} censorship"
+    raise UsageError(line)
+
+
+def _plain_values(path: Path, raw: pd.DataFrame, columns: Columns) -> None:
+    """Refuse lists and the like, which Parquet has, in the columns asked for."""
+    outcome = columns.event if columns.censorship is None else columns.censorship
+    for name in (columns.slide, columns.patient, columns.time, outcome, *columns.covariates):
+        if name in raw and not raw[name].map(is_scalar).all():
+            raise TiacfError(
+                f"{path}: the column {name!r} holds lists or the like; a cell has one value"
+            )
+
+
+def _nearest(name: str, raw: pd.DataFrame) -> str:
+    lowered = {str(column).lower(): str(column) for column in raw.columns}
+    close = get_close_matches(name.lower(), list(lowered), n=3, cutoff=0.6)
+    return f": is it {' or '.join(lowered[match] for match in close)}?" if close else ""
+
+
+def _column_list(raw: pd.DataFrame, limit: int = 12) -> str:
+    names = [shortened(str(name)) for name in raw.columns if not str(name).startswith("Unnamed:")]
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
+def _no_slide_twice(path: Path, frame: pd.DataFrame, columns: Columns) -> None:
+    repeated = frame[frame.duplicated(["slide", "patient"])]["slide"]
+    if len(repeated):
+        raise TiacfError(
+            f"{path}: {len(repeated)} of {len(frame)} rows repeat a slide, such as "
+            f"{examples(repeated.unique())}; keep one row a slide (the slides' names are read from "
+            f"the column {columns.slide!r}, {COLUMN_OPTIONS['slide']})"
+        )
+    shared = frame[frame.duplicated("slide")]["slide"]
+    if len(shared):
+        raise TiacfError(
+            f"{path}: {shared.nunique()} slides are of several patients, such as "
+            f"{examples(shared.unique())}; a slide has one patient"
+        )
+
+
+def _events(path: Path, slides: pd.Series, raw: pd.DataFrame, columns: Columns) -> pd.Series:
+    """Events as 0.0, 1.0 or NaN where missing; any other value is refused, dropping or not."""
+    name = columns.event if columns.censorship is None else columns.censorship
+    values = _numbers(raw[name])
+    wrong = raw[name].notna() & ~values.isin([0, 1])
+    if wrong.any():
+        shown = [f"{value} ({slide})" for value, slide in zip(raw[name], slides, strict=True)]
+        raise TiacfError(
+            f"{path}: {int(wrong.sum())} of {len(raw)} values of {name!r} are neither 0 nor 1, such as "
+            f"{examples(np.array(shown)[wrong])}; write 1 and 0 (or true and false)"
+        )
+    return values if columns.censorship is None else 1 - values
+
+
+def _unusable_follow_up(path: Path, frame: pd.DataFrame, columns: Columns) -> dict[str, np.ndarray]:
+    """Mark the rows without usable follow-up, by reason; turns the times into numbers."""
+    given = frame["time"]
+    times = _numbers(given)
+    frame["time"] = times
+    text = given.notna() & times.isna()
+    if text.all():
+        raise TiacfError(
+            f"{path}: no value of {columns.time!r} is a number, such as {examples(given)}; "
+            f"check {COLUMN_OPTIONS['time']}"
+        )
+    return {
+        "time missing": given.isna().to_numpy(),
+        "time not a finite number": (text | np.isinf(times)).to_numpy(),
+        "time zero or negative": (np.isfinite(times) & (times <= 0)).to_numpy(),
+        "event missing": frame["event"].isna().to_numpy(),
+    }
+
+
+def _unusable_covariate(path: Path, frame: pd.DataFrame, name: str) -> dict[str, np.ndarray]:
+    """Mark the rows without the covariate; refuses a column of numbers with some text in it."""
+    values = frame[name]
+    numbers = _numbers(values)
+    text = (values.notna() & numbers.isna()).to_numpy()
+    if text.any() and text.sum() < values.notna().sum() / 2:  # else it would become categories
+        raise TiacfError(
+            f"{path}: {int(text.sum())} of {len(frame)} values of the covariate {name!r} are no "
+            f"numbers, such as {examples(values[text])}; empty or mend them"
+        )
+    missing = values.isna() | np.isinf(numbers)
+    return {f"covariate {name} missing": missing.to_numpy()}
+
+
+def _numbers(values: pd.Series) -> pd.Series:
+    """Values as float, NaN where they are none; dates are none."""
+    if values.dtype.kind in "mM":
+        return pd.Series(np.nan, index=values.index)
+    return pd.to_numeric(values.astype(object), errors="coerce").astype(float)
+
+
+def _leave_out(
+    path: Path, frame: pd.DataFrame, reasons: dict[str, np.ndarray], drop_unusable: bool
+) -> tuple[pd.DataFrame, dict[str, list[tuple[str, str]]]]:
+    """Take out the unusable rows, each under its first reason, or refuse the table."""
+    names = list(zip(frame["slide"], frame["patient"], strict=True))
+    left_out: dict[str, list[tuple[str, str]]] = {}
+    usable = np.ones(len(frame), bool)
+    for reason, rows in reasons.items():
+        affected = np.flatnonzero(rows & usable)
+        if len(affected):
+            left_out[reason] = [names[row] for row in affected]
+        usable &= ~rows
+    if not left_out:
+        return frame, left_out
+    counts = ", ".join(f"{reason}: {len(rows)}" for reason, rows in left_out.items())
+    if not usable.any():
+        raise TiacfError(f"{path}: none of the {len(frame)} rows is usable ({counts}); mend them")
+    if not drop_unusable:
+        slides = [slide for rows in left_out.values() for slide, _ in rows]
+        raise TiacfError(
+            f"{path}: {len(slides)} of {len(frame)} rows cannot be used ({counts}), such as "
+            f"{examples(slides)}; mend them, or leave them out with --drop-unusable"
+        )
+    return frame[usable], left_out
+
+
+def _agree_within_patients(path: Path, frame: pd.DataFrame, columns: Columns) -> None:
+    names = ["time", "event", *columns.covariates]
+
+    def several(fields: list[str]) -> pd.Series:
+        """Patients that have several values of the fields."""
+        different = frame[["patient", *fields]].drop_duplicates()["patient"]
+        return different[different.duplicated()].drop_duplicates()
+
+    patients = several(names)
+    if len(patients):
+        fields = ", ".join(name for name in names if len(several([name])))
+        raise TiacfError(
+            f"{path}: {len(patients)} of {frame['patient'].nunique()} patients have slides that "
+            f"disagree on {fields}, such as {examples(patients)}; make the rows of a patient agree"
+        )
+
+
+def _plural(noun: str, count: int) -> str:
+    return noun if count == 1 else f"{noun}s"

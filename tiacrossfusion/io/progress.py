@@ -1,0 +1,70 @@
+"""Progress of a cohort: one bar over the slides, one for the stage the current slide is in."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+
+from tqdm.auto import tqdm
+
+from tiacrossfusion.io.text import printable
+
+
+class Progress:
+    """Two tqdm bars on standard error; silent where standard error is no terminal.
+
+    Args:
+        total: number of slides.
+        show: False draws nothing.
+    """
+
+    def __init__(self, total: int, *, show: bool = True) -> None:
+        """Draw the bar over the slides."""
+        # None: tqdm looks for a terminal. A daemon may have closed standard error.
+        self._disable: bool | None = None if show and sys.stderr is not None else True
+        self._slides = tqdm(total=total, desc="Slides", unit="slide", disable=self._disable)
+        self._stage: tqdm | None = None
+
+    def __enter__(self) -> Progress:
+        """Return self."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Take the bars off the screen."""
+        self._close_stage()
+        self._slides.close()
+
+    def stage(self, slide: str, name: str, total: int | None = None) -> None:
+        """Begin a stage of a slide, such as reading patches, of `total` steps."""
+        self._close_stage()
+        self._stage = tqdm(
+            total=total,
+            desc=f"  {printable(slide)}: {name}",
+            unit="patch",
+            bar_format=None if total else "{desc} ...",
+            leave=False,
+            disable=self._disable,
+            position=1,
+        )
+
+    def step(self, count: int) -> None:
+        """Count steps of the current stage."""
+        if self._stage is not None:
+            self._stage.update(count)
+
+    def slide_done(self, line: str | None = None) -> None:
+        """Count a slide and print its line above the bars."""
+        self._close_stage()
+        if line is not None:
+            tqdm.write(printable(line))
+        self._slides.update(1)
+
+    def _close_stage(self) -> None:
+        if self._stage is not None:
+            self._stage.close()
+            self._stage = None

@@ -1,0 +1,206 @@
+"""What a model bundle says of itself: the schema of its `config.json`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator, model_validator
+
+from tiacrossfusion.encoders import EncoderSpec
+from tiacrossfusion.networks.names import NETWORK_NAMES
+from tiacrossfusion.slides.spec import SamplingSpec
+from tiacrossfusion.survival import TimeBins
+
+FORMAT_VERSION: Final = 1
+
+#: The sizes that only some networks take; a family's first member stands for its ablations and its
+#: "-20x" variant.
+_OPTIONAL_SIZES: Final = {
+    "crossfusion": ("num_heads", "depth", "layout"),
+    "transmil": ("num_heads",),
+}
+
+
+class Architecture(BaseModel):
+    """The network, its sizes, and what stands around it.
+
+    Attributes:
+        name: one of `tiacrossfusion.networks.names.NETWORK_NAMES`.
+        encoder_width: E, width of the features.
+        embed_dim: D, width inside the network.
+        num_heads: attention heads, of networks that have them (CrossFusion and TransMIL), else None.
+        depth: layers in a block of CrossFusion's Pad-Transformers, else None.
+        num_bins: K, hazards of the model's output.
+        layout: how CrossFusion's tokens become a map, else None.
+        standardise: each scale's features are standardised before the network, by moments in the weights.
+        proportional_hazards: the network gives one log-hazard, and a baseline in the weights K hazards.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = "crossfusion"
+    encoder_width: int = Field(ge=1, le=65536)
+    embed_dim: int = Field(ge=1, le=8192)
+    num_heads: int | None = Field(None, ge=1, le=256)
+    depth: int | None = Field(None, ge=1, le=64)
+    num_bins: int = Field(ge=1, le=1000)
+    layout: Literal["square"] | None = None
+    standardise: bool = False
+    proportional_hazards: bool = False
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in NETWORK_NAMES:
+            raise ValueError(f'unknown network "{name}"; known are {", ".join(NETWORK_NAMES)}')
+        return name
+
+    @model_validator(mode="before")
+    @classmethod
+    def _crossfusion_is_square(cls, given: Any) -> Any:
+        """Fill in the only layout that there is, as configs from before other networks leave it out."""
+        if not isinstance(given, dict) or "layout" in given:
+            return given
+        name = given.get("name", "crossfusion")
+        return given | {"layout": "square"} if "layout" in _optional_sizes(name) else given
+
+    @model_validator(mode="after")
+    def _sizes_fit_the_network(self) -> Architecture:
+        taken = _optional_sizes(self.name)
+        for size in ("num_heads", "depth", "layout"):
+            if size in taken and getattr(self, size) is None:
+                raise ValueError(f"{self.name} needs {size}, which is missing")
+            if size not in taken and getattr(self, size) is not None:
+                raise ValueError(f"{self.name} takes no {size}; leave it out")
+        return self
+
+    def network_sizes(self) -> dict[str, Any]:
+        """Arguments of the network itself, which has one bin where the baseline makes K of it."""
+        sizes = self.model_dump(
+            exclude={"name", "standardise", "proportional_hazards"}, exclude_none=True
+        )
+        return sizes | ({"num_bins": 1} if self.proportional_hazards else {})
+
+
+def _optional_sizes(name: object) -> tuple[str, ...]:
+    """Sizes that this network takes and some others do not."""
+    families = (f for f in _OPTIONAL_SIZES if isinstance(name, str) and name.startswith(f))
+    return next((_OPTIONAL_SIZES[family] for family in families), ())
+
+
+class RiskGroup(BaseModel):
+    """Training patients on one side of the cut-off.
+
+    Attributes:
+        name: such as "low" and "high".
+        patients: how many.
+        survival: (K,) Kaplan-Meier estimate of their survival at the bin edges e_1 .. e_K.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    patients: int = Field(ge=0)
+    survival: tuple[Annotated[float, Field(ge=0, le=1)], ...]
+
+
+class RiskReference(BaseModel):
+    """Where a risk stands among the training patients.
+
+    Attributes:
+        quantiles: risks of the training patients at evenly spaced probabilities from 0 to 1.
+        cutoff: a risk above it is in the last group, else in the first; from training patients.
+        groups: the two groups, low risk first.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    quantiles: tuple[FiniteFloat, ...] = Field(min_length=2)
+    cutoff: FiniteFloat
+    groups: tuple[RiskGroup, RiskGroup]
+
+    @model_validator(mode="after")
+    def _rising(self) -> RiskReference:
+        if list(self.quantiles) != sorted(self.quantiles):
+            raise ValueError("risk quantiles do not rise")
+        return self
+
+    def covers(self, risk: float) -> bool:
+        """Tell whether a risk lies within those of the training patients."""
+        return self.quantiles[0] <= risk <= self.quantiles[-1]
+
+    def percentile(self, risk: float) -> float:
+        """Percentile of a risk among the training patients, 0 to 100, linear between quantiles."""
+        probabilities = np.linspace(0, 100, len(self.quantiles))
+        return float(np.interp(risk, self.quantiles, probabilities))
+
+    def group(self, risk: float) -> RiskGroup:
+        """Risk group of a risk."""
+        return self.groups[1] if risk > self.cutoff else self.groups[0]
+
+
+class ModelCard(BaseModel):
+    """What a user must know before believing a number.
+
+    Attributes:
+        description: what the model is, in a sentence or two.
+        cohort: on whom it was trained.
+        performance: figures with intervals and what they were measured on; empty when unknown.
+        licence: of the weights.
+        notice: shown beside every output; not empty for anything that is not for clinical use.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    description: str
+    cohort: str
+    performance: str = ""
+    licence: str
+    notice: str
+
+
+class BundleConfig(BaseModel):
+    """The `config.json` of a model bundle.
+
+    `time_bins` and `risk_reference` are None when they are unknown, as for a checkpoint imported
+    without them: predictions then leave times, percentile and group empty and say why.
+
+    `members` makes the bundle an ensemble: the time bins of each member, networks of one architecture
+    whose curves are averaged at the edges of `time_bins`. `patient_hazards` says how the slides of a
+    patient become one prediction: the mean of their hazards.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format_version: Literal[1] = FORMAT_VERSION
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    version: str
+    architecture: Architecture
+    sampling: SamplingSpec
+    encoder: EncoderSpec
+    time_bins: TimeBins | None
+    members: tuple[TimeBins, ...] = ()
+    patient_hazards: Literal["mean"] = "mean"
+    risk_reference: RiskReference | None
+    card: ModelCard
+
+    @model_validator(mode="after")
+    def _sizes_agree(self) -> BundleConfig:
+        bins = self.architecture.num_bins
+        if self.architecture.encoder_width != self.encoder.width:
+            raise ValueError(
+                f"architecture.encoder_width {self.architecture.encoder_width} differs from "
+                f"encoder.width {self.encoder.width}"
+            )
+        if self.time_bins is not None and self.time_bins.num_bins != bins:
+            raise ValueError(f"{self.time_bins.num_bins} time bins for {bins} hazards")
+        if self.members and self.time_bins is None:
+            raise ValueError("an ensemble needs time_bins, at whose edges its curves are averaged")
+        if any(member.num_bins != bins for member in self.members):
+            raise ValueError(f"a member of the ensemble has not {bins} time bins")
+        if self.risk_reference is not None and any(
+            len(group.survival) != bins for group in self.risk_reference.groups
+        ):
+            raise ValueError(f"a risk group's survival has not {bins} values")
+        return self

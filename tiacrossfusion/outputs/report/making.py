@@ -1,0 +1,128 @@
+"""From a predicted slide to its fragment of the report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from tiacrossfusion.explain.extent import slide_size, why_no_maps
+from tiacrossfusion.outputs.report.fragment import (
+    GroupCurve,
+    PatchRow,
+    PatchView,
+    ReportSlide,
+    Survival,
+)
+from tiacrossfusion.outputs.report.maps import Frame, map_view, scale_bar
+from tiacrossfusion.outputs.report.pictures import photograph
+
+if TYPE_CHECKING:
+    from tiacrossfusion.explain.gallery import Gallery, GalleryPatch
+    from tiacrossfusion.bags.bag import FeatureBag
+    from tiacrossfusion.inference.prediction import Prediction
+    from tiacrossfusion.inference.slide import SlideResult
+    from tiacrossfusion.models import BundleConfig, ModelBundle
+
+#: Side of a patch of the gallery, in pixels, and its quality: nuclei are to be seen.
+_SIDE, _QUALITY = 160, 60
+
+
+def make_fragment(result: SlideResult, bundle: ModelBundle) -> ReportSlide:
+    """Turn a predicted slide into what the report shows of it.
+
+    Args:
+        result: the slide and its prediction.
+        bundle: the model.
+    """
+    bag, prediction, config = result.bag, result.prediction, bundle.config
+    reference, scores, gallery = config.risk_reference, result.scores, result.gallery
+    frame = None if scores is None else Frame(slide_size(bag))
+    view, gallery_note = None, ""
+    if scores is not None and frame is not None:
+        view = map_view(frame, bag, result.overview, scores, result.hotspots)
+    if gallery is None:
+        gallery_note = "No patches are shown: the slide itself was not at hand."
+    elif gallery.unreadable:
+        gallery_note = f"{gallery.unreadable} patches are left out: the file is damaged there."
+    adds = prediction.attribution
+    return ReportSlide(
+        name=result.name,
+        message=result.message,
+        model=f"{config.name} {config.version}",
+        risk=prediction.risk,
+        risk_sd=prediction.risk_sd,
+        percentile=prediction.percentile,
+        risk_group=prediction.risk_group,
+        group_rank=None
+        if reference is None
+        else reference.groups.index(reference.group(prediction.risk)),
+        patches=bag.counts(),
+        facts=_facts(bag),
+        survival=_survival(prediction, config),
+        contribution={} if adds is None else adds.scale_contribution,
+        baseline="training" if adds is None else adds.baseline,
+        map=view,
+        map_note=""
+        if view is not None
+        else f"No map is shown: {why_no_maps(bag) or 'there are no scores'}.",
+        gallery=() if gallery is None or frame is None else _rows(gallery, frame),
+        gallery_note=gallery_note,
+    )
+
+
+def _survival(prediction: Prediction, config: BundleConfig) -> Survival:
+    bins, reference = config.time_bins, config.risk_reference
+    return Survival(
+        survival=tuple(prediction.survival.tolist()),
+        edges=None if bins is None else bins.edges,
+        unit=None if bins is None else bins.unit,
+        median=prediction.median,
+        groups=()
+        if reference is None
+        else tuple(
+            GroupCurve(name=group.name, patients=group.patients, survival=group.survival)
+            for group in reference.groups
+        ),
+    )
+
+
+def _rows(gallery: Gallery, frame: Frame) -> tuple[PatchRow, ...]:
+    """Patches of a gallery as small pictures; in them a bar is measured in hundredths of the width."""
+
+    def views(patches: Sequence[GalleryPatch]) -> tuple[PatchView, ...]:
+        return tuple(
+            PatchView(
+                picture=photograph(patch.image, _SIDE, _QUALITY),
+                percentile=patch.percentile,
+                attribution=patch.attribution,
+                **frame.box(patch.bounds),
+            )
+            for patch in patches
+        )
+
+    return tuple(
+        PatchRow(
+            scale=row.scale,
+            score=row.score,
+            bar=scale_bar(row.microns, 100),
+            highest=views(row.highest),
+            lowest=views(row.lowest),
+        )
+        for row in gallery.rows
+    )
+
+
+def _facts(bag: FeatureBag) -> dict[str, str]:
+    """What a reader may want to know of a slide and of how it was read; what is not known is left out."""
+    made = bag.provenance
+    facts = {}
+    if made.dimensions is not None:
+        facts["Slide"] = " x ".join(f"{side:,}" for side in made.dimensions) + " pixels"
+    if made.mpp is not None:
+        facts["Resolution"] = f"{max(made.mpp):.4g} μm per pixel"
+    facts["Patches"] = ", ".join(f"{count:,} at {scale}" for scale, count in bag.counts().items())
+    if made.mask is not None:
+        known = made.mask == made.sampling.mask_method
+        facts["Tissue"] = f"found ({made.mask})" if known else "as marked by the user"
+    facts["Encoder"] = made.encoder.name
+    return facts

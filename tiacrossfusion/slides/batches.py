@@ -1,0 +1,176 @@
+"""Patches of all scales in batches, read ahead by threads."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+
+from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.slides.grid import PatchGrid
+from tiacrossfusion.slides.readers.choice import ReadPatch, Road, UnreadableError
+from tiacrossfusion.slides.slide import Slide
+from tiacrossfusion.slides.spec import CELLS_20X, SCALES, SamplingSpec
+
+#: A slide is given up when this many patches from its beginning on are all unreadable.
+GIVE_UP_AFTER = 1000
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A patch that touches a damaged part of the file.
+
+    Attributes:
+        scale: "5x", "10x" or "20x".
+        index: on the grid of its scale.
+        bounds: level-0 pixels (x0, y0, x1, y1).
+        reason: what the decoder said.
+    """
+
+    scale: str
+    index: int
+    bounds: tuple[int, int, int, int]
+    reason: str
+
+
+@dataclass(frozen=True)
+class PatchBatch:
+    """Patches that follow each other on the way over the slide; scales are mixed.
+
+    Attributes:
+        scales: (B,) int8, index into `SCALES`.
+        indices: (B,) int64, index on the grid of that scale.
+        images: (B, patch_size, patch_size, 3) uint8 RGB.
+        unreadable: patches met on the way that could not be decoded; they are not in the images.
+    """
+
+    scales: np.ndarray
+    indices: np.ndarray
+    images: np.ndarray
+    unreadable: tuple[Unreadable, ...]
+
+
+#: Index into SCALES, index on the grid, and the image or what is wrong with the patch.
+_Patch = tuple[int, int, np.ndarray | str]
+
+
+def read_batches(
+    slide: Slide,
+    grids: dict[str, PatchGrid],
+    spec: SamplingSpec,
+    road: Road,
+    *,
+    batch_size: int,
+    num_workers: int,
+) -> Iterator[PatchBatch]:
+    """Read all patches of all scales, ahead of the one who uses them.
+
+    The way over the slide goes from 5x cell to 5x cell, row by row; in each comes the 5x patch, then the
+    10x and the 20x patches in it. So a tile of the file that all three need is met once. The order does
+    not depend on batch size, workers and road.
+
+    Threads serve here, not processes: the decoders release the interpreter's lock. At most
+    `num_workers + 2` cells and a batch wait in memory.
+
+    Args:
+        slide: an open slide.
+        grids: the cells to read, per scale.
+        spec: the sampling of the model.
+        road: from `choose_road`.
+        batch_size: patches in a batch; the last one may be smaller, and is empty only where no patch
+            of the slide can be read.
+        num_workers: reading threads; 0 reads in the calling thread.
+
+    Raises:
+        TiacfError: the first thousand patches are all unreadable.
+    """
+    read = road.reading(grids)
+
+    def read_cell(cell: np.ndarray) -> list[_Patch]:
+        return [(int(scale), int(index), _read(read, scale, index)) for scale, index in cell]
+
+    side = (spec.patch_size, spec.patch_size, 3)
+    waiting: list[_Patch] = []
+    unreadable: list[Unreadable] = []
+    n_read = n_unreadable = 0
+    for patch in _in_order(read_cell, _cells(grids), num_workers):
+        scale, index, image = patch
+        if isinstance(image, str):
+            n_unreadable += 1
+            bounds = tuple(int(edge) for edge in grids[SCALES[scale]].bounds[index])
+            unreadable.append(Unreadable(SCALES[scale], index, bounds, image))  # type: ignore[arg-type]
+            if n_read == 0 and n_unreadable == GIVE_UP_AFTER:
+                raise TiacfError(
+                    f"{slide.path or slide.name}: the first {GIVE_UP_AFTER} patches cannot be decoded "
+                    f"({image}); the file is damaged, copy it again"
+                )
+            continue
+        # Not sooner, so that what is unreadable at the end goes with the last batch.
+        if len(waiting) == batch_size:
+            yield _batch(waiting, unreadable, side)
+            waiting, unreadable = [], []
+        n_read += 1
+        waiting.append(patch)
+    if waiting or unreadable:
+        yield _batch(waiting, unreadable, side)
+
+
+def _read(read: ReadPatch, scale: int, index: int) -> np.ndarray | str:
+    try:
+        return read(SCALES[scale], int(index))
+    except UnreadableError as error:
+        return str(error)
+
+
+def _batch(
+    patches: Sequence[_Patch], unreadable: Sequence[Unreadable], side: tuple[int, int, int]
+) -> PatchBatch:
+    images = np.empty((len(patches), *side), np.uint8)
+    for place, (_, _, image) in zip(images, patches, strict=True):
+        place[:] = image
+    return PatchBatch(
+        scales=np.array([scale for scale, _, _ in patches], np.int8),
+        indices=np.array([index for _, index, _ in patches], np.int64),
+        images=images,
+        unreadable=tuple(unreadable),
+    )
+
+
+def _cells(grids: dict[str, PatchGrid]) -> list[np.ndarray]:
+    """For each 5x cell, row by row, (n, 2) int64: scale, as index into SCALES, and index on its grid."""
+    patches = []
+    for number, scale in enumerate(SCALES):
+        column, row = grids[scale].grid.T.astype(np.int64) * CELLS_20X[scale] // CELLS_20X["5x"]
+        patches.append(
+            np.stack([row, column, np.full_like(row, number), np.arange(len(row))], axis=1)
+        )
+    way = np.concatenate(patches)
+    way = way[np.lexsort(way.T[::-1])]
+    starts = np.flatnonzero((np.diff(way[:, :2], axis=0) != 0).any(axis=1)) + 1
+    return np.split(way[:, 2:], starts) if len(way) else []
+
+
+def _in_order(
+    read_cell: Callable[[np.ndarray], list[_Patch]], cells: list[np.ndarray], num_workers: int
+) -> Iterator[_Patch]:
+    """Read cell after cell, some of them ahead, and give their patches in order."""
+    if num_workers == 0:
+        for cell in cells:
+            yield from read_cell(cell)
+        return
+    coming = iter(cells)
+    with ThreadPoolExecutor(num_workers, thread_name_prefix="patches") as pool:
+        ahead: deque[Future[list[_Patch]]] = deque()
+        try:
+            ahead.extend(pool.submit(read_cell, cell) for cell in islice(coming, num_workers + 2))
+            while ahead:
+                patches = ahead.popleft().result()
+                ahead.extend(pool.submit(read_cell, cell) for cell in islice(coming, 1))
+                yield from patches
+        finally:  # on an error or when the one who uses them stops early
+            for future in ahead:
+                future.cancel()

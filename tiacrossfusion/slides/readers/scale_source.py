@@ -1,0 +1,135 @@
+"""Where in a slide's pyramid the pixels of a scale come from, and how they become a patch.
+
+TIAToolbox's readers choose the level and resample; what is asked of them here is the same for all patches
+of a scale, so it is asked once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from tiacrossfusion.slides.readers.area_average import AreaAverage
+from tiacrossfusion.slides.spec import SamplingSpec
+
+if TYPE_CHECKING:
+    from tiatoolbox.wsicore.wsireader import WSIReader
+
+
+@dataclass(frozen=True)
+class ScaleSource:
+    """How the patches of one scale are cut out of one level.
+
+    Attributes:
+        level: of the pyramid, 0 being the finest.
+        level_size: width and height of the level in pixels.
+        downsample: of the level.
+        size: width and height of the region of a patch, in pixels of the level.
+        resampling: factors along x and y from the region to the patch.
+        patch_size: side of a patch.
+        between_pixels: a patch that begins between two pixels of the level is interpolated, as
+            OpenSlide does; otherwise it begins at the nearest pixel, as in the TIFF reader.
+    """
+
+    level: int
+    level_size: tuple[int, int]
+    downsample: float
+    size: tuple[int, int]
+    resampling: np.ndarray
+    patch_size: int
+    between_pixels: bool
+
+    def corners(self, bounds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Top left corner of patches, in pixels of the level.
+
+        Args:
+            bounds: (N, 4) level-0 pixels.
+
+        Returns:
+            (N, 2) int64 pixel x, y and (N, 2) float64 share of a pixel that the patch begins after it.
+        """
+        exact = bounds[:, :2] / self.downsample
+        whole = np.floor(exact) if self.between_pixels else np.round(exact)
+        shift = exact - whole if self.between_pixels else np.zeros_like(exact)
+        return whole.astype(np.int64), shift
+
+    @property
+    def region_size(self) -> tuple[int, int]:
+        """Width and height of the pixels that a patch is made from; interpolation takes one more."""
+        more = 1 if self.between_pixels and self.level > 0 else 0
+        return self.size[0] + more, self.size[1] + more
+
+    def patch(self, region: np.ndarray, corner: np.ndarray, shift: np.ndarray) -> np.ndarray:
+        """Make a patch of its region.
+
+        Args:
+            region: (h, w, 3) uint8 of `region_size`, white beyond the level.
+            corner: (2,) int64, pixel of the level at which the region begins.
+            shift: (2,) float64, from `corners`.
+
+        Returns:
+            (patch_size, patch_size, 3) uint8 RGB.
+        """
+        from tiatoolbox.utils.image import crop_and_pad_edges
+        from tiatoolbox.utils.transforms import imresize
+
+        width, height = self.size
+        if shift.any():
+            centre = (shift[0] + (width - 1) / 2, shift[1] + (height - 1) / 2)
+            region = cv2.getRectSubPix(region, (width, height), centre)
+            # The reader takes the nearest pixels for the edge of the slide and paints white beyond.
+            nearest = np.round(corner + shift).astype(np.int64)
+            if (nearest + self.size > self.level_size).any():
+                region = crop_and_pad_edges(
+                    (*nearest, *(nearest + self.size)),
+                    self.level_size,
+                    region,
+                    pad_constant_values=255,
+                )
+        else:
+            region = region[:height, :width]
+        if self.average is not None:
+            return self.average(region)
+        side = (self.patch_size, self.patch_size)
+        return imresize(region, scale_factor=self.resampling, output_size=side)
+
+    @cached_property
+    def average(self) -> AreaAverage | None:
+        """What stands for `imresize` where that averages areas, as it does to shrink, and is slow."""
+        halved = self.size == (2 * self.patch_size, 2 * self.patch_size)
+        if (self.resampling < 1).all() and not halved:  # OpenCV has a quick way to halve
+            return AreaAverage(self.size, self.patch_size)
+        return None
+
+
+def scale_source(
+    reader: WSIReader, spec: SamplingSpec, scale: str, *, between_pixels: bool
+) -> ScaleSource:
+    """Ask a reader where it takes the pixels of a scale from.
+
+    Args:
+        reader: of the slide, whose scale is settled.
+        spec: the sampling of the model.
+        scale: "5x", "10x" or "20x".
+        between_pixels: see `ScaleSource`.
+    """
+    level, _, size, resampling, _ = reader.find_read_rect_params(
+        location=(0, 0),
+        size=(spec.patch_size, spec.patch_size),
+        resolution=spec.resolution(scale),
+        units=spec.units,
+    )
+    width, height = reader.info.level_dimensions[level]
+    return ScaleSource(
+        level=int(level),
+        level_size=(int(width), int(height)),
+        downsample=float(reader.info.level_downsamples[level]),
+        size=(int(size[0]), int(size[1])),
+        resampling=np.asarray(resampling, float),
+        patch_size=spec.patch_size,
+        between_pixels=between_pixels,
+    )

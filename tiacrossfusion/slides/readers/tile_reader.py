@@ -1,0 +1,265 @@
+"""The road of tiles: each tile of a tiled TIFF is decoded once, whatever number of patches it feeds.
+
+Source level, size of the region and resampling of each scale are asked of the slide's own reader, so that
+the patches are those that its `read_rect` gives.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tiacrossfusion.errors import one_line
+from tiacrossfusion.slides.grid import PatchGrid
+from tiacrossfusion.slides.readers.jpeg_stream import DamagedTileError
+from tiacrossfusion.slides.readers.choice import (
+    ReaderRoad,
+    ReadPatch,
+    Road,
+    UnreadableError,
+)
+from tiacrossfusion.slides.readers.scale_source import scale_source
+from tiacrossfusion.slides.slide import Slide
+from tiacrossfusion.slides.spec import SCALES, SamplingSpec
+from tiacrossfusion.slides.readers.tiff_tiles import (
+    TiledPage,
+    UnknownLayoutError,
+    tiled_page,
+)
+from tiacrossfusion.slides.readers.tile_cache import Span, TileCache, count_uses
+
+if TYPE_CHECKING:
+    from tiatoolbox.wsicore.wsireader import WSIReader
+    from tifffile import TiffFile, TiffPage
+
+#: Vendors, in OpenSlide's words, whose tiles lie side by side and are painted as they are.
+_PLAIN_VENDORS = ("aperio", "generic-tiff")
+
+#: Bytes that two rows of tiles may take: tiles wait in memory for the next row of 5x cells.
+MOST_WAITING = 400 * 2**20
+
+#: Grey levels, on average over a patch, by which the two roads may differ.
+TOLERANCE = 1.0
+
+
+class TileRoad(Road):
+    """Patches from tiles that are decoded here.
+
+    Args:
+        slide: an open slide.
+        spec: the sampling of the model.
+
+    Attributes:
+        tiles_decoded: number of tiles decoded for the patches read so far.
+
+    Raises:
+        UnknownLayoutError: the layout of the file is not known well enough, or its patches are not
+            those of the slide's reader.
+    """
+
+    name = "tiles"
+
+    def __init__(self, slide: Slide, spec: SamplingSpec) -> None:
+        """Read the layout of the file, and compare some patches with those of the slide's reader."""
+        reader = slide.reader
+        openslide = _is_openslide(reader)
+        if not hasattr(os, "pread"):
+            raise UnknownLayoutError("no reads that threads can share on this system")
+        self.sources = {
+            scale: scale_source(reader, spec, scale, between_pixels=openslide) for scale in SCALES
+        }
+        self._pages = _pages(reader, {source.level for source in self.sources.values()}, openslide)
+        self._counting = threading.Lock()
+        self._file = os.open(reader.input_path, os.O_RDONLY)
+        try:
+            self._compare(slide, spec)
+        except BaseException:
+            self.close()
+            raise
+        self.tiles_decoded = 0
+
+    def reading(self, grids: dict[str, PatchGrid]) -> ReadPatch:
+        """See `Road.reading`."""
+        return _Reading(self, grids).read
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._file)
+
+    def page(self, level: int) -> TiledPage:
+        """Return the tiles of a level that patches are read from."""
+        return self._pages[level]
+
+    def decode(self, level: int, row: int, column: int) -> np.ndarray | DamagedTileError:
+        """Decode a tile; one that is damaged gives the error, for all patches that touch it."""
+        with self._counting:
+            self.tiles_decoded += 1
+        try:
+            return self._pages[level].read(self._file, row, column)
+        except DamagedTileError as error:
+            return error
+
+    def _compare(self, slide: Slide, spec: SamplingSpec) -> None:
+        """Compare three patches of each level with those of the slide's reader.
+
+        Raises:
+            UnknownLayoutError: one differs, or none can be decoded here that the reader can.
+        """
+        self.tiles_decoded = 0
+        along = np.array([[0.25], [0.5], [0.75]]) * slide.dimensions
+        bounds = np.tile(along.astype(np.int64), 2)  # the reader looks at the corner only
+        reference = ReaderRoad(slide, spec, "for comparison")
+        for scale in {source.level: scale for scale, source in self.sources.items()}.values():
+            read = self.reading({scale: PatchGrid(scale, bounds, np.zeros((3, 2), np.int32))})
+            same, failed = 0, ""
+            for index in range(len(bounds)):
+                try:
+                    expected = reference.read(bounds[index], scale)
+                except UnreadableError:
+                    continue
+                try:
+                    difference = np.abs(read(scale, index) - expected.astype(np.int16)).mean()
+                except UnreadableError as error:
+                    failed = str(error)
+                    continue
+                if difference > TOLERANCE:
+                    raise UnknownLayoutError(
+                        f"at {scale} its tiles differ from it by {difference:.1f} grey levels"
+                    )
+                same += 1
+            if failed and not same:
+                raise UnknownLayoutError(failed)
+
+
+class _Reading:
+    """The patches of some grids, from tiles that are kept as long as a patch waits for them."""
+
+    def __init__(self, road: TileRoad, grids: dict[str, PatchGrid]) -> None:
+        """Find out which tiles each patch touches."""
+        self._road = road
+        self._corners, self._shifts, self._spans = {}, {}, {}
+        uses: dict[int, np.ndarray] = {}
+        for scale, grid in grids.items():
+            source = road.sources[scale]
+            page = road.page(source.level)
+            corners, shifts = source.corners(grid.bounds)
+            spans = _spans(corners, source.region_size, page)
+            self._corners[scale], self._shifts[scale], self._spans[scale] = corners, shifts, spans
+            uses[source.level] = uses.get(source.level, 0) + count_uses(spans, page.grid)
+        self._tiles = TileCache(road.decode, uses)
+
+    def read(self, scale: str, index: int) -> np.ndarray:
+        """Read a patch, (patch_size, patch_size, 3) uint8 RGB; each may be read once.
+
+        Raises:
+            UnreadableError: it touches a damaged tile.
+        """
+        source, corner = self._road.sources[scale], self._corners[scale][index]
+        top, left, bottom, right = (int(edge) for edge in self._spans[scale][index])
+        span = (top, left, bottom, right)
+        try:
+            region = self._region(source.level, corner, source.region_size, span)
+        except DamagedTileError as error:
+            raise UnreadableError(str(error)) from error
+        finally:
+            self._tiles.release(source.level, span)
+        return source.patch(region, corner, self._shifts[scale][index])
+
+    def _region(
+        self, level: int, corner: np.ndarray, size: tuple[int, int], span: Span
+    ) -> np.ndarray:
+        """Lay the tiles of a span side by side: (h, w, 3) uint8 from `corner` on, white beyond."""
+        page = self._road.page(level)
+        x0, y0 = int(corner[0]), int(corner[1])
+        region = np.empty((size[1], size[0], 3), np.uint8)
+        # What an edge tile holds beyond the level's edge is not part of the picture.
+        x1, y1 = min(x0 + size[0], page.width), min(y0 + size[1], page.height)
+        region[max(y1 - y0, 0) :] = 255
+        region[:, max(x1 - x0, 0) :] = 255
+        top, left, bottom, right = span
+        for row in range(top, bottom):
+            y = row * page.tile_height
+            upper, lower = max(y, y0), min(y + page.tile_height, y1)
+            for column in range(left, right):
+                x = column * page.tile_width
+                first, end = max(x, x0), min(x + page.tile_width, x1)
+                tile = self._tiles.get(level, row, column)
+                region[upper - y0 : lower - y0, first - x0 : end - x0] = tile[
+                    upper - y : lower - y, first - x : end - x
+                ]
+        return region
+
+
+def _spans(corners: np.ndarray, size: tuple[int, int], page: TiledPage) -> np.ndarray:
+    """Rows and columns of tiles (N, 4) that regions touch which begin at `corners` (N, 2)."""
+    tile, level = (page.tile_width, page.tile_height), (page.width, page.height)
+    ends = np.minimum(corners + size, level)
+    first, end = corners // tile, -(-ends // tile)
+    first = np.minimum(first, page.grid[::-1])  # a patch may begin beyond a level that was rounded
+    return np.concatenate([first[:, ::-1], np.maximum(first, end)[:, ::-1]], axis=1)
+
+
+def _is_openslide(reader: WSIReader) -> bool:
+    """Tell OpenSlide's reader from the TIFF reader, the two whose pixels are known here.
+
+    Raises:
+        UnknownLayoutError: it is another reader, or it does more than reading.
+    """
+    from tiatoolbox.utils.postproc_defs import MultichannelToRGB
+    from tiatoolbox.wsicore.wsireader import OpenSlideWSIReader, TIFFWSIReader
+
+    if type(reader) not in (OpenSlideWSIReader, TIFFWSIReader):
+        raise UnknownLayoutError(f"a slide for {type(reader).__name__}")
+    # MultichannelToRGB leaves pictures of three channels as they are.
+    if not (reader.post_proc is None or type(reader.post_proc) is MultichannelToRGB):
+        raise UnknownLayoutError("the reader post-processes what it reads")
+    if type(reader) is TIFFWSIReader:
+        return False
+    vendor = reader.openslide_wsi.properties.get("openslide.vendor")
+    if vendor not in _PLAIN_VENDORS:
+        raise UnknownLayoutError(f"a slide of the vendor {vendor}")
+    return True
+
+
+def _pages(reader: WSIReader, levels: set[int], openslide: bool) -> dict[int, TiledPage]:
+    """Find the tiles of some levels of a slide.
+
+    Raises:
+        UnknownLayoutError: not all are there, or not in a layout that is known.
+    """
+    from tifffile import TiffFile
+
+    try:
+        with TiffFile(reader.input_path) as tiff:
+            pages = {
+                level: tiled_page(_page(tiff, reader, level, openslide)) for level in sorted(levels)
+            }
+    except UnknownLayoutError:
+        raise
+    except Exception as error:  # tifffile raises whatever a broken directory of tags leads to
+        raise UnknownLayoutError(f"tifffile cannot read it ({one_line(error)})") from error
+    for page in pages.values():
+        waiting = 2 * page.grid[1] * page.tile_height * page.tile_width * 3
+        if waiting > MOST_WAITING:
+            raise UnknownLayoutError(f"two rows of tiles take {waiting / 2**20:.0f} MiB")
+    return pages
+
+
+def _page(tiff: TiffFile, reader: WSIReader, level: int, openslide: bool) -> TiffPage:
+    """Find the page of a level by its size."""
+    from tifffile import TiffPage
+
+    if openslide:
+        candidates = [page for page in tiff.pages if page.is_tiled]
+    else:
+        candidates = [page for one in tiff.series[reader.series_n].levels for page in one.pages]
+    size = tuple(int(side) for side in reader.info.level_dimensions[level])
+    found = [page for page in candidates if (page.imagewidth, page.imagelength) == size]
+    if len(found) != 1 or not isinstance(found[0], TiffPage):
+        strips = any((page.imagewidth, page.imagelength) == size for page in tiff.pages)
+        reason = "strips, not tiles" if strips and not found else f"{len(found)} pages in tiles"
+        raise UnknownLayoutError(f"level {level}: {reason} of {size[0]} x {size[1]} pixels")
+    return found[0]

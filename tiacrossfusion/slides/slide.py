@@ -1,0 +1,288 @@
+"""Opening slides: what TIAToolbox reads, and one clear line when it cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from copy import copy
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tiacrossfusion.errors import TiacfError, one_line
+from tiacrossfusion.slides.slide_checks import (
+    cannot_open,
+    check_levels,
+    check_samples,
+    check_scale,
+    check_sizes,
+    cut_off,
+)
+from tiacrossfusion.slides.readers.tiff_structure import check_tiff
+from tiacrossfusion.slides.readers.tiff_tags import read_tiff_tags
+from tiacrossfusion.slides.files import is_dicom_folder
+from tiacrossfusion.io.paths import is_endless, is_there, missing
+from tiacrossfusion.io.text import is_written
+
+if TYPE_CHECKING:
+    from tiatoolbox.wsicore.wsireader import WSIReader
+
+
+#: Suffixes by which TIAToolbox chooses the reader of a slide. Those that it has besides are of no slides:
+#: annotations (.db), and lists of addresses (.json) that would be fetched.
+_SUFFIXES = (
+    *(".svs", ".ndpi", ".mrxs", ".tif", ".tiff", ".qptiff", ".jp2", ".dcm", ".zarr"),
+    *(".png", ".jpg", ".jpeg", ".npy"),
+)
+
+#: A scale given by the user that differs by more than this share from the file's is remarked on.
+MAX_DEVIATION = 0.1
+
+#: Microns per pixel: finer than any objective resolves, so that a patch at 5x would be a region of more
+#: than 10,000 pixels along a side, and coarser than an overview.
+MPP_RANGE = (0.05, 100.0)
+
+#: Objective powers that are made; others are a program's mistake, and stand in files as 0 or as 40,000.
+POWER_RANGE = (0.5, 200.0)
+
+#: Millimetres along a side; the largest slides, of whole brains, have 200 x 150.
+LARGEST_SIDE = 250.0
+
+
+@dataclass(frozen=True)
+class Slide:
+    """An open slide whose scale is known.
+
+    Attributes:
+        reader: TIAToolbox reader.
+        path: the file or DICOM folder; None for a reader made from an array.
+        dimensions: width and height in level-0 pixels.
+        mpp: microns per level-0 pixel along x and y.
+        power: objective power of level 0.
+        offset: level-0 position (x, y) of the scanned area where the file states one
+            (`openslide.bounds-x/-y`: MIRAX, Leica SCN). QuPath counts its coordinates from there.
+        caveat: what speaks against its scale, size or samples; empty where nothing does.
+        at_close: what leaving a `with` block does.
+    """
+
+    reader: WSIReader
+    path: Path | None
+    dimensions: tuple[int, int]
+    mpp: tuple[float, float]
+    power: float
+    offset: tuple[int, int] = (0, 0)
+    caveat: str = ""
+    at_close: Callable[[], None] = field(default=lambda: None, repr=False, compare=False)
+
+    def __enter__(self) -> Slide:
+        """Return self."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Close the file, or give the user's reader back as it was."""
+        self.at_close()
+
+    @contextmanager
+    def reading(self, what: str) -> Iterator[None]:
+        """Turn whatever a reader raises on a damaged file into one line on `what` was read.
+
+        Raises:
+            TiacfError: instead of the reader's error.
+        """
+        try:
+            yield
+        except Exception as error:  # each format library has its own kinds
+            raise TiacfError(
+                f"{self.path or self.name}: {what} cannot be read ({one_line(error)}); "
+                "the file is damaged, copy it again"
+            ) from error
+
+    def reopen(self) -> None:
+        """Open an OpenSlide file again: after one decode error its handle fails on every later read.
+
+        No other thread may be reading.
+        """
+        old = getattr(self.reader, "openslide_wsi", None)
+        if old is not None:
+            with self.reading("the file"):
+                self.reader.openslide_wsi = type(old)(str(self.reader.input_path))
+            old.close()
+
+    @property
+    def name(self) -> str:
+        """Name to show: that of the file, or "array" for a reader without one."""
+        return self.path.name if self.path is not None else "array"
+
+
+def open_slide(
+    image: str | Path | WSIReader, *, mpp: float | None = None, power: float | None = None
+) -> Slide:
+    """Open a slide with TIAToolbox and settle its scale.
+
+    Args:
+        image: path of a slide, or a TIAToolbox reader.
+        mpp: microns per level-0 pixel; overrides what the file says.
+        power: objective power of level 0; overrides what the file says.
+
+    Raises:
+        TiacfError: the file is missing, empty, damaged, of a format TIAToolbox does not read or reads
+            in wrong colours; it has neither mpp nor objective power, or none that can be; a level is
+            empty or of another shape than the first, or the whole larger than any slide.
+    """
+    from tiatoolbox.wsicore.wsireader import WSIReader
+
+    if isinstance(image, WSIReader):
+        reader = image
+        path = Path(reader.input_path) if reader.input_path is not None else None
+    else:
+        path = Path(image)
+        _check_file(path)
+    label = path or "array"
+    tags = None
+    try:
+        if path is not None:
+            check_tiff(path)
+            tags = read_tiff_tags(path)
+            check_levels(label, tags)
+        if not isinstance(image, WSIReader):
+            reader = WSIReader.open(path)  # without mpp and power: the file's own are wanted too
+            _tolerate_units(reader)
+        info = reader.info
+    except TiacfError:
+        raise
+    except Exception as error:  # readers raise whatever their file format library raises
+        is_dicom = path is not None and (is_dicom_folder(path) or path.suffix.lower() == ".dcm")
+        raise TiacfError(cannot_open(label, error, tags, is_dicom=is_dicom)) from error
+    caveats = [check_sizes(reader, label), check_samples(reader, label, tags), cut_off(tags)]
+    slide_mpp, slide_power = _scale(info.mpp, info.objective_power, mpp, power)
+    if slide_mpp is None or slide_power is None:
+        raise TiacfError(
+            f"{label}: the file states neither microns per pixel nor objective power; "
+            "give one with --mpp (such as 0.25) or --power (such as 40)"
+        )
+    if not all(MPP_RANGE[0] <= value <= MPP_RANGE[1] for value in slide_mpp):
+        raise TiacfError(
+            f"{label}: {slide_mpp[0]:g} x {slide_mpp[1]:g} microns per pixel is no plausible scale; "
+            "give the right one with --mpp"
+        )
+    pixels = [int(side) for side in info.slide_dimensions]
+    millimetres = [side * mpp_side / 1000 for side, mpp_side in zip(pixels, slide_mpp, strict=True)]
+    if max(millimetres) > LARGEST_SIDE:
+        raise TiacfError(
+            f"{label}: {pixels[0]} x {pixels[1]} pixels at {slide_mpp[0]:g} microns per pixel are a slide "
+            f"of {millimetres[0]:.0f} x {millimetres[1]:.0f} mm, which there is none; give the right "
+            "scale with --mpp, or copy the file again"
+        )
+    if mpp is None and power is None and reader is not image:
+        caveats.append(check_scale(reader))
+    if info.mpp is not None and (mpp or power):
+        stated = float(np.mean(info.mpp))
+        if abs(np.mean(slide_mpp) / stated - 1) > MAX_DEVIATION:
+            caveats.append(
+                f"taken as {slide_mpp[0]:g} microns per pixel while the file says {stated:g}"
+            )
+    # The readers look the scale up in their info at every read, and leave mpp empty when only the
+    # power is given. A reader that belongs to the user gets its own info back at the end.
+    settled = copy(info)
+    settled.mpp, settled.objective_power = np.array(slide_mpp), slide_power
+    reader.info = settled
+    raw = info.raw if isinstance(info.raw, dict) else {}
+    return Slide(
+        reader=reader,
+        path=path,
+        dimensions=(pixels[0], pixels[1]),
+        mpp=slide_mpp,
+        power=slide_power,
+        offset=(int(raw.get("openslide.bounds-x", 0)), int(raw.get("openslide.bounds-y", 0))),
+        caveat="; ".join(filter(None, caveats)),
+        at_close=partial(_close, reader)
+        if reader is not image
+        else partial(setattr, reader, "info", info),
+    )
+
+
+def _tolerate_units(reader: WSIReader) -> None:
+    """Let an OpenSlide reader take a resolution without a unit, or of 0, as none.
+
+    TIAToolbox gives up on such a file, also where it states the objective power.
+    """
+    estimate = getattr(reader, "_estimate_mpp", None)
+    if estimate is None:
+        return
+
+    def stated(properties: Mapping[str, str]) -> tuple[float, float] | None:
+        try:
+            return estimate(properties)
+        except (ValueError, ZeroDivisionError):
+            return None
+
+    reader._estimate_mpp = stated
+
+
+def _close(reader: WSIReader) -> None:
+    """Close the files of a reader; TIAToolbox's readers have no method for it."""
+    for name in ("openslide_wsi", "tiff"):
+        file = getattr(reader, name, None)
+        if file is not None:
+            file.close()
+
+
+def _scale(
+    file_mpp: Iterable[float] | None,
+    file_power: float | None,
+    mpp: float | None,
+    power: float | None,
+) -> tuple[tuple[float, float] | None, float | None]:
+    """Settle mpp and power from the user's word, then the file's, then each from the other."""
+    from tiatoolbox.utils.misc import mpp2common_objective_power, objective_power2mpp
+
+    if file_power is not None and not POWER_RANGE[0] <= file_power <= POWER_RANGE[1]:
+        file_power = None
+    if mpp is not None:
+        file_mpp, file_power = (mpp, mpp), power
+    elif power is not None:
+        file_mpp, file_power = None, power
+    if file_mpp is None and file_power is not None:
+        value = float(objective_power2mpp(file_power))
+        return (value, value), float(file_power)
+    if file_mpp is None:
+        return None, None
+    mpp_x, mpp_y = (float(value) for value in file_mpp)
+    if file_power is None:
+        file_power = float(mpp2common_objective_power((mpp_x + mpp_y) / 2))
+    return (mpp_x, mpp_y), float(file_power)
+
+
+def _check_file(path: Path) -> None:
+    if not is_there(path):
+        raise TiacfError(f"{path}: {missing(path)}; check the path")
+    if is_endless(path):
+        raise TiacfError(f"{path}: a pipe or a device is no slide; give a slide file")
+    if not is_written(path.name):
+        raise TiacfError(
+            f"{path}: its name is no UTF-8 text or has a carriage return, so that no result can name it; "
+            "rename it"
+        )
+    try:
+        if path.is_dir():
+            next(path.iterdir(), None)
+        else:
+            path.open("rb").close()
+    except PermissionError as error:
+        raise TiacfError(
+            f"{path}: may not be read (permission denied); ask for the right to"
+        ) from error
+    except OSError as error:
+        raise TiacfError(f"{path}: cannot be read ({error.strerror}); check its disk") from error
+    if path.is_file() and path.stat().st_size == 0:
+        raise TiacfError(f"{path}: the file is empty; copy it again from the scanner or archive")
+    if path.is_dir() and path.suffix.lower() != ".zarr" and not is_dicom_folder(path):
+        raise TiacfError(f"{path}: a folder without DICOM files is no slide; give a slide file")
+    if path.is_file() and path.suffix.lower() not in _SUFFIXES:
+        raise TiacfError(
+            f'{path}: not a slide by its suffix "{path.suffix}"; give a slide '
+            f"({', '.join(_SUFFIXES)}), or the file the suffix of its format"
+        )

@@ -1,0 +1,188 @@
+"""What speaks against a slide that could be opened: its sizes, its samples, its colours."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tiacrossfusion.errors import TiacfError, one_line
+
+if TYPE_CHECKING:
+    from tiatoolbox.wsicore.wsireader import WSIReader
+
+    from tiacrossfusion.slides.readers.tiff_tags import TiffTags
+
+#: A size in the description that Aperio's scanners write, "46000x32914 [0,0 2220x2967]".
+_SIZE = re.compile(r"(\d+)x(\d+)")
+
+_REMEDY = "convert it to a tiled TIFF or SVS in RGB with 8 bits a sample"
+
+
+def check_samples(reader: WSIReader, label: Path | str, tags: TiffTags | None) -> str:
+    """Refuse samples that are not 8 bits of red, green and blue, and that the reader does not convert.
+
+    OpenSlide converts grey-scale, palettes, CMYK, YCbCr and 16 bits. The other readers give the samples
+    as they lie in the file, which would be taken for colours that they are not.
+
+    Args:
+        reader: of the slide.
+        label: names the slide.
+        tags: of the file, where it is a TIFF.
+
+    Returns:
+        What OpenSlide has converted that may matter; empty where there is nothing.
+
+    Raises:
+        TiacfError: the samples are something else.
+    """
+    if hasattr(reader, "openslide_wsi"):
+        if tags is not None and tags.bits > 16:
+            raise TiacfError(f"{label}: {tags.bits} bits a sample, not 8; {_REMEDY}")
+        if tags is not None and tags.bits > 8:
+            return f"{tags.bits} bits a sample, of which the upper 8 are read"
+        return ""
+    if tags is not None and hasattr(reader, "tiff"):
+        converted = tags.colour == "YCBCR" and tags.compression == "JPEG"
+        if not (converted or tags.colour == "RGB") or tags.compression == "APERIO_JP2000_YCBC":
+            colour = tags.colour if tags.colour != "RGB" else "YCBCR"
+            raise TiacfError(
+                f"{label}: its colours are {colour}, which TIAToolbox's reader of this format takes "
+                f"for RGB; {_REMEDY}"
+            )
+    array = getattr(reader, "img", None)  # of the reader of arrays, which fails on other types
+    if array is not None and array.dtype != np.uint8:
+        raise TiacfError(f"{label}: its samples are {array.dtype}, not 8 bits; {_REMEDY}")
+    try:
+        corner = reader.read_rect((0, 0), (4, 4), resolution=0, units="level")
+    except Exception:  # damage is for those to say who read the whole
+        return ""
+    if corner.dtype != np.uint8:
+        raise TiacfError(f"{label}: its samples are {corner.dtype}, not 8 bits; {_REMEDY}")
+    if corner.ndim != 3 or corner.shape[2] not in (3, 4):
+        count = 1 if corner.ndim == 2 else corner.shape[-1]
+        raise TiacfError(f"{label}: {count} samples a pixel, not red, green and blue; {_REMEDY}")
+    return ""
+
+
+def check_levels(label: Path | str, tags: TiffTags | None) -> None:
+    """Refuse a TIFF with a level that holds nothing.
+
+    OpenSlide paints missing tiles from the other levels, which takes it a minute for a tile of a large
+    slide that has none.
+
+    Raises:
+        TiacfError: no tile of a level holds data.
+    """
+    if tags is not None and tags.empty is not None:
+        width, height, count = tags.empty
+        raise TiacfError(
+            f"{label}: a level of {width} x {height} pixels is empty, none of its {count} tiles holds "
+            "data; copy the file again, or export the slide again"
+        )
+
+
+def cut_off(tags: TiffTags | None) -> str:
+    """Say that a slide that could be opened is not all there; empty where it is."""
+    if tags is None or not tags.cut_off:
+        return ""
+    return "the file ends before its last tiles do, it was not copied to its end"
+
+
+def check_sizes(reader: WSIReader, label: Path | str) -> str:
+    """Look for width and height that have been swapped, and for levels of another shape.
+
+    Some scanners pad their levels, for which OpenSlide allows; TIAToolbox's own reader of TIFF takes each
+    level for a smaller copy of the first.
+
+    Returns:
+        What speaks against the sizes; empty where nothing does.
+
+    Raises:
+        TiacfError: a level of the pyramid lies on its side, or is no smaller copy of the first.
+    """
+    info = reader.info
+    width, height = (int(side) for side in info.slide_dimensions)
+    for level in info.level_dimensions:
+        across, down = (int(side) for side in level)
+        fits = _same_shape((across, down), (width, height))
+        if not fits and _same_shape((down, across), (width, height)):
+            raise TiacfError(
+                f"{label}: width and height are swapped, one level has {width} x {height} pixels and "
+                f"another {across} x {down}; export the slide again"
+            )
+        if not fits and hasattr(reader, "tiff"):
+            raise TiacfError(
+                f"{label}: a level of {across} x {down} pixels is no smaller copy of the first, which has "
+                f"{width} x {height}; the file is damaged, or export the slide again"
+            )
+    raw = info.raw if isinstance(info.raw, dict) else {}
+    said = str(raw.get("tiff.ImageDescription") or raw.get("Description") or "")
+    if not said.startswith("Aperio"):
+        return ""
+    sizes = {(int(across), int(down)) for across, down in _SIZE.findall(said)}
+    if (height, width) in sizes and (width, height) not in sizes:
+        return (
+            f"the header says {height} x {width} pixels while the image has {width} x {height}: "
+            "look whether the picture is whole"
+        )
+    return ""
+
+
+def check_scale(reader: WSIReader) -> str:
+    """Say that a slide states its objective power alone; empty where that is not known.
+
+    Objectives of one power differ by 10 % and more between scanners.
+    """
+    info = reader.info
+    if not hasattr(reader, "openslide_wsi") or info.mpp is None:
+        return ""
+    if reader._estimate_mpp(info.raw) is not None:
+        return ""
+    return (
+        f"the file states no microns per pixel, taken as {info.mpp[0]:g} by its objective power "
+        f"{info.objective_power:g}"
+    )
+
+
+def cannot_open(
+    label: Path | str, error: Exception, tags: TiffTags | None, *, is_dicom: bool
+) -> str:
+    """Say in one line why a slide could not be opened, and what to do.
+
+    Args:
+        label: names the slide.
+        error: what its reader said.
+        tags: of the file, where it is a TIFF.
+        is_dicom: it is a DICOM slide.
+    """
+    reason = one_line(error)
+    if is_dicom:
+        return (
+            f"{label}: TIAToolbox's DICOM reader cannot open this slide ({reason}); "
+            "convert it to a tiled TIFF or SVS"
+        )
+    if tags is not None and tags.cut_off:
+        return f"{label}: {cut_off(tags)} ({reason}); copy it again"
+    if tags is not None and (tags.colour not in ("RGB", "YCBCR") or tags.bits != 8):
+        return (
+            f"{label}: a picture in {tags.colour} with {tags.bits} bits a sample, which TIAToolbox "
+            f"cannot open ({reason}); {_REMEDY}"
+        )
+    suffix = Path(label).suffix
+    if suffix != suffix.lower():
+        return (
+            f"{label}: TIAToolbox knows the suffixes of slides in lower case only ({reason}); rename it to "
+            f"end with {suffix.lower()}"
+        )
+    return (
+        f"{label}: not a slide that TIAToolbox can open, or a damaged one ({reason}); "
+        "check that it opens in QuPath, or copy it again"
+    )
+
+
+def _same_shape(size: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether one size is the other but for its scale and two of its own pixels."""
+    return abs(size[0] * other[1] - size[1] * other[0]) <= 2 * max(other)
