@@ -26,12 +26,10 @@ import click
 import torch
 from torch import Tensor
 
-from tiacrossfusion.networks import (
-    attention,
-    build_network,
-    rolled_attention,
-    trace_attention,
-)
+from tiacrossfusion.networks import attention
+from tiacrossfusion.networks.attention_trace import trace_attention
+from tiacrossfusion.networks.registry import build_network
+from tiacrossfusion.networks.rollout import rolled_attention
 
 BAGS = {
     "average": {"5x": 895, "10x": 3449, "20x": 13_496},

@@ -21,9 +21,9 @@ from planted_cohort import STRENGTH, quiet, settings, simulated
 from torch import Tensor, nn
 
 from tiacrossfusion.explain.attribution import attribute_tokens
+from tiacrossfusion.models.bundle import load_bundle
 from tiacrossfusion.slides.spec import SCALES
 from tiacrossfusion.training.run import TrainingRun
-from tiacrossfusion.models import load_bundle
 
 PATIENTS, SEED, SIDE = 160, 1, 4
 WIDTHS = (64, 512)

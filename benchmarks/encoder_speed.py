@@ -14,7 +14,8 @@ import numpy as np
 import timm
 import torch
 
-from tiacrossfusion.encoders import Encoder, load_encoder
+from tiacrossfusion.encoders.encoder import Encoder
+from tiacrossfusion.encoders.loading import load_encoder
 
 PATCHES = 256
 REPEATS = 5

@@ -31,8 +31,7 @@ import numpy as np
 import zarr
 
 from tiacrossfusion.bags.bag import FeatureBag
-from tiacrossfusion.slides import SCALES
-from tiacrossfusion.slides.spec import CELLS_20X
+from tiacrossfusion.slides.spec import CELLS_20X, SCALES
 
 TIACF = Path(sys.executable).parent / "tiacf"
 SIDE_SCRIPT = Path(__file__).with_name("extraction_side.py")
@@ -43,7 +42,8 @@ ENCODERS = {"ResNet50": "timm:resnet50", "ViT-L/16": "timm:vit_large_patch16_224
 
 def simulate(path: Path, cells: int) -> None:
     """Simulate a square slide whose sides are a number of 5x patches."""
-    from tiacrossfusion.simulation import TissueParameters, render_slide
+    from tiacrossfusion.simulation.parameters import TissueParameters
+    from tiacrossfusion.simulation.slide import render_slide
 
     side = cells * CELL_5X
     render_slide(path, TissueParameters(0.5, 0.5, 0.5), size=(side, side), mpp=MPP)
@@ -177,9 +177,10 @@ def encoders(folder: Path, device: str, cells: int, batch_size: int, num_workers
     import timm
     import torch
 
-    from tiacrossfusion.encoders import load_encoder
+    from tiacrossfusion.encoders.loading import load_encoder
     from tiacrossfusion.inference.extraction import extract_bag
-    from tiacrossfusion.slides import SamplingSpec, open_slide
+    from tiacrossfusion.slides.slide import open_slide
+    from tiacrossfusion.slides.spec import SamplingSpec
 
     slide = folder / "for_encoders.svs"
     simulate(slide, cells)

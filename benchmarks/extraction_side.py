@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from tiacrossfusion.slides import SCALES, SamplingSpec
+from tiacrossfusion.slides.spec import SCALES, SamplingSpec
 
 BATCH_SIZE = 32
 NUM_WORKERS = 2
@@ -45,7 +45,7 @@ def with_tiacf(slide: Path, out: Path, encoder: str) -> None:
     from tiacrossfusion.encoders.encoder import Encoder
     from tiacrossfusion.encoders.network import Network
     from tiacrossfusion.inference.extraction import extract_bag
-    from tiacrossfusion.slides import open_slide
+    from tiacrossfusion.slides.slide import open_slide
 
     module = module_of(encoder)
     width = module(torch.zeros(1, 3, 256, 256)).shape[1]

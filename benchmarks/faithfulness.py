@@ -27,13 +27,14 @@ from planted_cohort import (
     simulated,
 )
 
+from tiacrossfusion.bags.bag import FeatureBag
 from tiacrossfusion.evaluation.faithfulness import Faithfulness, faithfulness
 from tiacrossfusion.evaluation.scores import Estimate
-from tiacrossfusion.bags.bag import FeatureBag
+from tiacrossfusion.models.bundle import load_bundle
 from tiacrossfusion.networks.names import NETWORK_NAMES
-from tiacrossfusion.simulation import draw_bag, slide_rng
+from tiacrossfusion.simulation.bags import draw_bag
+from tiacrossfusion.simulation.planted import slide_rng
 from tiacrossfusion.training.run import Cohort, TrainingRun
-from tiacrossfusion.models import load_bundle
 
 SCENARIO, SHARE = "product", 0.1
 

@@ -86,7 +86,8 @@ class SlidePatches(Target):
         import imagecodecs
         import tifffile
 
-        from tiacrossfusion.simulation import TissueParameters, render_slide
+        from tiacrossfusion.simulation.parameters import TissueParameters
+        from tiacrossfusion.simulation.slide import render_slide
 
         render_slide(
             folder / "aperio.svs", TissueParameters(0.5, 0.5, 0.5), size=(600, 500), mpp=0.5
@@ -136,13 +137,11 @@ class SlidePatches(Target):
 
     def read(self, path: Path) -> None:
         """Read all patches of all scales."""
-        from tiacrossfusion.slides import (
-            SamplingSpec,
-            choose_road,
-            nested_grids,
-            open_slide,
-            read_batches,
-        )
+        from tiacrossfusion.slides.batches import read_batches
+        from tiacrossfusion.slides.grid import nested_grids
+        from tiacrossfusion.slides.readers.choice import choose_road
+        from tiacrossfusion.slides.slide import open_slide
+        from tiacrossfusion.slides.spec import SamplingSpec
 
         spec = SamplingSpec(patch_size=_PATCH)
         with open_slide(path, mpp=scale_of(path)) as slide:
@@ -159,16 +158,18 @@ class SlideBag(SlidePatches):
 
     def __init__(self, folder: Path) -> None:
         """Load the encoder."""
-        from tiacrossfusion.encoders import load_encoder
+        from tiacrossfusion.encoders.loading import load_encoder
 
         super().__init__(folder)
         self._encoder = load_encoder("stain-texture")
 
     def read(self, path: Path) -> None:
         """Make a bag, and read an overview."""
-        from tiacrossfusion.inference.slide import OVERVIEW
         from tiacrossfusion.inference.extraction import extract_bag
-        from tiacrossfusion.slides import SamplingSpec, open_slide, read_overview
+        from tiacrossfusion.inference.slide import OVERVIEW
+        from tiacrossfusion.slides.overview import read_overview
+        from tiacrossfusion.slides.slide import open_slide
+        from tiacrossfusion.slides.spec import SamplingSpec
 
         with open_slide(path, mpp=scale_of(path)) as slide:
             extract_bag(slide, SamplingSpec(), self._encoder)
@@ -183,8 +184,8 @@ class Bag(Target):
     @classmethod
     def write(cls, folder: Path) -> None:
         """Write a bag of a few patches."""
-        from tiacrossfusion.encoders import EncoderSpec
         from tiacrossfusion.bags.bag import FeatureBag, Provenance, ScaleFeatures
+        from tiacrossfusion.encoders.spec import EncoderSpec
         from tiacrossfusion.slides.spec import CELLS_20X, SCALES, SamplingSpec
 
         width, scales = 16, {}
@@ -255,8 +256,12 @@ class _BundleFile(Target):
     @classmethod
     def write(cls, folder: Path) -> None:
         """Copy the bundle, and make an ensemble of it."""
-        from tiacrossfusion.models import load_bundle, save_bundle
-        from tiacrossfusion.models.bundle import make_ensemble, shipped_bundles
+        from tiacrossfusion.models.bundle import (
+            load_bundle,
+            make_ensemble,
+            save_bundle,
+            shipped_bundles,
+        )
 
         shutil.copytree(shipped_bundles()["crossfusion-demo"], folder / "single")
         bundle = load_bundle("crossfusion-demo")
@@ -285,7 +290,7 @@ class _BundleFile(Target):
         """Load the bundle and predict; what is taken has finite numbers."""
         import torch
 
-        from tiacrossfusion.models import load_bundle
+        from tiacrossfusion.models.bundle import load_bundle
 
         bundle = load_bundle(path)
         check_finite(bundle.config.model_dump())
@@ -397,7 +402,7 @@ class OfficialCheckpoint(_Checkpoint):
 
     @classmethod
     def _state(cls) -> dict[str, Any]:
-        from tiacrossfusion.networks import CrossFusion
+        from tiacrossfusion.networks.crossfusion import CrossFusion
         from tiacrossfusion.networks.official import released_names
 
         state = CrossFusion(6, 8, 2, depth=1, num_bins=3).state_dict()
@@ -407,7 +412,7 @@ class OfficialCheckpoint(_Checkpoint):
         """Load the network and run it."""
         import torch
 
-        from tiacrossfusion.networks import load_official_checkpoint
+        from tiacrossfusion.networks.official import load_official_checkpoint
 
         network = load_official_checkpoint(path, num_heads=2)
         with torch.inference_mode():

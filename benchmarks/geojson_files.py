@@ -23,10 +23,11 @@ from pathlib import Path
 import click
 import numpy as np
 
-from tiacrossfusion.encoders import EncoderSpec
-from tiacrossfusion.explain import find_hotspots, tile_scores
-from tiacrossfusion.outputs.geojson_files import write_geojson
 from tiacrossfusion.bags.bag import FeatureBag, Provenance, ScaleFeatures
+from tiacrossfusion.encoders.spec import EncoderSpec
+from tiacrossfusion.explain.hotspots import find_hotspots
+from tiacrossfusion.explain.scores import tile_scores
+from tiacrossfusion.outputs.geojson_files import write_geojson
 from tiacrossfusion.slides.spec import CELLS_20X, SCALES, SamplingSpec
 
 SIDE = 506  # level-0 pixels of a 20x tile

@@ -22,7 +22,9 @@ from tiatoolbox.tools.patchextraction import PatchExtractor
 from tiatoolbox.wsicore.wsimeta import WSIMeta
 from tiatoolbox.wsicore.wsireader import VirtualWSIReader
 
-from tiacrossfusion.slides import SamplingSpec, Slide, nested_grids
+from tiacrossfusion.slides.grid import nested_grids
+from tiacrossfusion.slides.slide import Slide
+from tiacrossfusion.slides.spec import SamplingSpec
 
 MPP = 0.25
 PATCHES = 140_000

@@ -189,7 +189,7 @@ def apart(one: Path, other: Path) -> str:
     import numpy as np
     from safetensors.numpy import load_file
 
-    from tiacrossfusion.evaluation import read_predictions
+    from tiacrossfusion.evaluation.prediction_files import read_predictions
 
     weights = risks = 0.0
     for path in sorted(one.rglob("model.safetensors")):
@@ -207,7 +207,8 @@ def make_data(
     folder: Path, names: tuple[str, ...], tell: Callable[[str], None]
 ) -> dict[str, Command]:
     """Make the small data that the commands need."""
-    from tiacrossfusion.simulation import TissueParameters, render_slide
+    from tiacrossfusion.simulation.parameters import TissueParameters
+    from tiacrossfusion.simulation.slide import render_slide
 
     slides = folder / "slides"
     slides.mkdir()

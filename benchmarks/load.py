@@ -23,7 +23,8 @@ from pathlib import Path
 import click
 import psutil
 
-from tiacrossfusion.simulation import TissueParameters, blank_slide, render_slide
+from tiacrossfusion.simulation.parameters import TissueParameters
+from tiacrossfusion.simulation.slide import blank_slide, render_slide
 
 TIACF = Path(sys.executable).parent / "tiacf"
 SIZE, MPP = (1400, 1200), 0.5

@@ -10,7 +10,8 @@ import imagecodecs
 import numpy as np
 import tifffile
 
-from tiacrossfusion.simulation import TissueParameters, render_slide
+from tiacrossfusion.simulation.parameters import TissueParameters
+from tiacrossfusion.simulation.slide import render_slide
 
 #: Side of a block in level-0 pixels; one tile of the level that is reduced 16 times.
 BLOCK = 4096

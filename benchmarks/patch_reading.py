@@ -22,18 +22,12 @@ import numpy as np
 from tiatoolbox.models.dataset.dataset_abc import WSIPatchDataset
 from torch.utils.data import DataLoader
 
-from tiacrossfusion.slides import (
-    SCALES,
-    PatchGrid,
-    SamplingSpec,
-    Slide,
-    choose_road,
-    nested_grids,
-    open_slide,
-    read_batches,
-    tissue_mask,
-)
-from tiacrossfusion.slides.readers.choice import ReaderRoad, Road
+from tiacrossfusion.slides.batches import read_batches
+from tiacrossfusion.slides.grid import PatchGrid, nested_grids
+from tiacrossfusion.slides.readers.choice import ReaderRoad, Road, choose_road
+from tiacrossfusion.slides.slide import Slide, open_slide
+from tiacrossfusion.slides.spec import SCALES, SamplingSpec
+from tiacrossfusion.slides.tissue import tissue_mask
 
 SPEC = SamplingSpec()
 WORKERS = 2

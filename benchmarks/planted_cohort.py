@@ -29,14 +29,16 @@ import pandas as pd
 from scipy.stats import norm
 from tqdm import tqdm
 
-from tiacrossfusion.evaluation import FoldPredictions, compare, evaluate
+from tiacrossfusion.cohorts.table import CohortTable
+from tiacrossfusion.evaluation.comparison import compare
+from tiacrossfusion.evaluation.measuring import evaluate
+from tiacrossfusion.evaluation.predictions import FoldPredictions
 from tiacrossfusion.networks.names import NETWORK_NAMES
 from tiacrossfusion.simulation.bags import draw_bags
 from tiacrossfusion.simulation.planted import draw_planted_cohort
 from tiacrossfusion.survival import TimeBins
 from tiacrossfusion.training.config import make_config
 from tiacrossfusion.training.run import Cohort, TrainingRun
-from tiacrossfusion.cohorts.table import CohortTable
 
 SIDE, WIDTH, AUC, STRENGTH = 4, 32, 0.95, 1.5
 PATIENTS = {"product": 600, "colocation": 300}

@@ -20,33 +20,23 @@ from pathlib import Path
 import click
 import numpy as np
 
-from tiacrossfusion.explain import Attribution, find_hotspots, tile_scores
-from tiacrossfusion.explain.gallery import (
-    PATCHES,
-    Gallery,
-    GalleryPatch,
-    GalleryRow,
-)
 from tiacrossfusion.bags.bag import FeatureBag, ScaleFeatures
-from tiacrossfusion.inference.slide import SlideResult
+from tiacrossfusion.explain.attribution import Attribution
+from tiacrossfusion.explain.gallery import PATCHES, Gallery, GalleryPatch, GalleryRow
+from tiacrossfusion.explain.hotspots import find_hotspots
+from tiacrossfusion.explain.scores import tile_scores
 from tiacrossfusion.inference.extraction import bag_provenance
 from tiacrossfusion.inference.prediction import read_off
-from tiacrossfusion.outputs.report import (
-    ReportRun,
-    ReportSlide,
-    make_fragment,
-    write_report,
-)
-from tiacrossfusion.slides import (
-    SCALES,
-    Slide,
-    nested_grids,
-    open_slide,
-    read_overview,
-    read_patch,
-)
-from tiacrossfusion.slides.spec import CELLS_20X
-from tiacrossfusion.models import ModelBundle, load_bundle
+from tiacrossfusion.inference.slide import SlideResult
+from tiacrossfusion.models.bundle import ModelBundle, load_bundle
+from tiacrossfusion.outputs.report.fragment import ReportSlide
+from tiacrossfusion.outputs.report.making import make_fragment
+from tiacrossfusion.outputs.report.writing import ReportRun, write_report
+from tiacrossfusion.slides.grid import nested_grids
+from tiacrossfusion.slides.overview import read_overview
+from tiacrossfusion.slides.patches import read_patch
+from tiacrossfusion.slides.slide import Slide, open_slide
+from tiacrossfusion.slides.spec import CELLS_20X, SCALES
 
 #: 20x patches of the paper's average slide; the coarser ones follow from its outline, which is round.
 TOKENS_20X = 13_496
@@ -170,7 +160,8 @@ def main(slide: Path | None, slides: int, chromium: str | None, output: Path) ->
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if slide is None:
-            from tiacrossfusion.simulation import TissueParameters, render_slide
+            from tiacrossfusion.simulation.parameters import TissueParameters
+            from tiacrossfusion.simulation.slide import render_slide
 
             slide = folder / "simulated.svs"
             render_slide(slide, TissueParameters(0.5, 0.5, 0.5), size=(8000, 8000), mpp=0.5, seed=0)

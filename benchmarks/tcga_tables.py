@@ -16,10 +16,6 @@ import numpy as np
 import pandas as pd
 from lifelines import KaplanMeierFitter
 
-from tiacrossfusion.errors import TiacfError
-from tiacrossfusion.evaluation import FoldPredictions, evaluate
-from tiacrossfusion.survival import quantile_bins
-from tiacrossfusion.training.covariates import CoxCovariates
 from tiacrossfusion.cohorts.splits import (
     Fold,
     check_folds,
@@ -29,6 +25,11 @@ from tiacrossfusion.cohorts.splits import (
     read_splits,
 )
 from tiacrossfusion.cohorts.table import CohortTable, Columns, read_table
+from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.evaluation.measuring import evaluate
+from tiacrossfusion.evaluation.predictions import FoldPredictions
+from tiacrossfusion.survival import quantile_bins
+from tiacrossfusion.training.covariates import CoxCovariates
 
 COHORTS = ("blca", "coad", "luad", "ucec")
 BINS, FOLDS, SEED, DRAWS = 4, 5, 0, 1000

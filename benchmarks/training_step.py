@@ -26,7 +26,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from tiacrossfusion.networks import attention, build_network
+from tiacrossfusion.networks import attention
+from tiacrossfusion.networks.registry import build_network
 from tiacrossfusion.survival.losses import nll_loss
 
 TOKENS = {"5x": 895, "10x": 3449, "20x": 13_496}

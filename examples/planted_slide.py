@@ -15,12 +15,13 @@ import click
 import matplotlib.pyplot as plt
 import numpy as np
 
-from tiacrossfusion.encoders import load_encoder_of
+from tiacrossfusion.encoders.stored import load_encoder_of
 from tiacrossfusion.evaluation.faithfulness import auc
 from tiacrossfusion.evaluation.true_regions import planted_tokens
 from tiacrossfusion.inference.slide import predict_slide
-from tiacrossfusion.simulation import TissueParameters, render_slide
-from tiacrossfusion.models import load_bundle
+from tiacrossfusion.models.bundle import load_bundle
+from tiacrossfusion.simulation.parameters import TissueParameters
+from tiacrossfusion.simulation.slide import render_slide
 
 
 @click.command()

@@ -13,7 +13,8 @@ from pathlib import Path
 import click
 
 from tiacrossfusion import SurvivalPredictor
-from tiacrossfusion.simulation import TissueParameters, log_hazard, render_slide
+from tiacrossfusion.simulation.parameters import TissueParameters, log_hazard
+from tiacrossfusion.simulation.slide import render_slide
 
 
 def simulate(folder: Path) -> list[Path]:

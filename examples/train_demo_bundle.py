@@ -5,7 +5,7 @@ It simulates a cohort of slides whose prognosis is planted in the tissue (archit
 training patients, stops on the validation patients, and touches the test patients once, for the figures
 that go into the model card beside those of the true hazard.
 
-    python examples/train_demo_bundle.py --work-dir work --bundle tiacrossfusion/zoo/bundles/crossfusion-demo
+    python examples/train_demo_bundle.py --work-dir work --bundle tiacrossfusion/models/bundles/crossfusion-demo
 
 About half an hour on two cores; run it again to go on where it stopped.
 """
@@ -23,21 +23,20 @@ import torch
 from lifelines.utils import concordance_index
 from tqdm.auto import tqdm
 
-from tiacrossfusion.encoders import load_encoder
 from tiacrossfusion.bags.bag import FeatureBag, check_same
-from tiacrossfusion.networks import CrossFusion
+from tiacrossfusion.encoders.loading import load_encoder
 from tiacrossfusion.inference.extraction import extract_bag
-from tiacrossfusion.slides import SamplingSpec, open_slide
-from tiacrossfusion.simulation import TissueParameters, draw_cohort, render_slide
+from tiacrossfusion.models.bundle import save_bundle
+from tiacrossfusion.models.config import Architecture, BundleConfig, ModelCard
+from tiacrossfusion.models.reference import risk_reference
+from tiacrossfusion.networks.crossfusion import CrossFusion
+from tiacrossfusion.simulation.cohort import draw_cohort
+from tiacrossfusion.simulation.parameters import TissueParameters
+from tiacrossfusion.simulation.slide import render_slide
+from tiacrossfusion.slides.slide import open_slide
+from tiacrossfusion.slides.spec import SamplingSpec
 from tiacrossfusion.survival import quantile_bins
 from tiacrossfusion.survival.losses import nll_loss
-from tiacrossfusion.models import (
-    Architecture,
-    BundleConfig,
-    ModelCard,
-    risk_reference,
-    save_bundle,
-)
 
 ENCODER = "stain-texture"
 SLIDE_MPP = 0.5

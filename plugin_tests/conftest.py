@@ -44,7 +44,8 @@ def real_slides(shared_data: Path) -> Path:
 @pytest.fixture(scope="session")
 def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with two small simulated slides: `low.svs` at 0.5 mpp and `high.svs` at 0.25 mpp."""
-    from tiacrossfusion.simulation import TissueParameters, render_slide
+    from tiacrossfusion.simulation.parameters import TissueParameters
+    from tiacrossfusion.simulation.slide import render_slide
 
     folder = tmp_path_factory.mktemp("slides")
     low, high = TissueParameters(0.1, 0.1, 0.1), TissueParameters(0.9, 0.9, 0.9)
@@ -56,7 +57,7 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def blank(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A slide of glass with scanner noise and dust."""
-    from tiacrossfusion.simulation import blank_slide
+    from tiacrossfusion.simulation.slide import blank_slide
 
     path = tmp_path_factory.mktemp("blank") / "blank.svs"
     blank_slide(path, size=(3000, 2500), mpp=0.5, seed=0)
@@ -66,7 +67,7 @@ def blank(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def demo_bundle():
     """The shipped demonstration model."""
-    from tiacrossfusion.models import load_bundle
+    from tiacrossfusion.models.bundle import load_bundle
 
     return load_bundle("crossfusion-demo")
 
@@ -74,6 +75,6 @@ def demo_bundle():
 @pytest.fixture(scope="session")
 def demo_encoder(demo_bundle):
     """The encoder of the demonstration model."""
-    from tiacrossfusion.encoders import load_encoder_of
+    from tiacrossfusion.encoders.stored import load_encoder_of
 
     return load_encoder_of(demo_bundle.config.encoder)

@@ -7,26 +7,15 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tiacrossfusion.errors import TiacfError
-from tiacrossfusion.networks.names import NETWORK_NAMES
-from tiacrossfusion.networks import (
-    Ensemble,
-    TrainedNetwork,
-    build_network,
-    network_sizes,
-    rolled_attention,
-    trace_attention,
-)
-from tiacrossfusion.networks.attention import (
-    SCORING_BUFFER,
-    MultiHeadAttention,
-    passed_attention,
-)
-from tiacrossfusion.networks.conv_processor import (
-    ConcatProcessor,
-    ConvProcessor,
-    shares_of_norms,
-)
+from tiacrossfusion.networks.attention import SCORING_BUFFER, MultiHeadAttention, passed_attention
+from tiacrossfusion.networks.attention_trace import trace_attention
+from tiacrossfusion.networks.conv_processor import ConcatProcessor, ConvProcessor, shares_of_norms
+from tiacrossfusion.networks.ensemble import Ensemble
 from tiacrossfusion.networks.layout import square_side
+from tiacrossfusion.networks.names import NETWORK_NAMES
+from tiacrossfusion.networks.registry import build_network, network_sizes
+from tiacrossfusion.networks.rollout import rolled_attention
+from tiacrossfusion.networks.trained import TrainedNetwork
 
 few = settings(max_examples=10, deadline=None)
 tokens = st.integers(1, 30)

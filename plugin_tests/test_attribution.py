@@ -7,23 +7,22 @@ import pytest
 import torch
 from torch import Tensor
 
+from tiacrossfusion.bags.bag import FeatureBag
 from tiacrossfusion.errors import TiacfError
-from tiacrossfusion.explain import attribute, rolled_scores
 from tiacrossfusion.explain.attribution import (
     Attribution,
+    attribute,
     attribute_tokens,
     baseline_tokens,
 )
-from tiacrossfusion.bags.bag import FeatureBag
-from tiacrossfusion.networks import (
-    NETWORKS,
-    Ensemble,
-    TrainedNetwork,
-    build_network,
-)
+from tiacrossfusion.explain.rolled import rolled_scores
+from tiacrossfusion.models.bundle import ModelBundle
+from tiacrossfusion.networks.ensemble import Ensemble
+from tiacrossfusion.networks.registry import NETWORKS, build_network
+from tiacrossfusion.networks.trained import TrainedNetwork
+from tiacrossfusion.simulation.bags import draw_bag
+from tiacrossfusion.simulation.planted import draw_planted_cohort, slide_rng
 from tiacrossfusion.slides.spec import SCALES
-from tiacrossfusion.simulation import draw_bag, draw_planted_cohort, slide_rng
-from tiacrossfusion.models import ModelBundle
 
 WIDTH = 6
 COUNTS = {"5x": 5, "10x": 11, "20x": 17}

@@ -22,11 +22,13 @@ import zarr.codecs
 from click.testing import Result
 from commands import assert_failed, assert_refused, tiacf
 
-from tiacrossfusion.runs.prediction import RunOptions, predict_bags
-from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.bags.bag import FeatureBag, ScaleFeatures
+from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.runs.prediction import RunOptions, predict_bags
+from tiacrossfusion.simulation.bags import simulate_bags
+from tiacrossfusion.simulation.parameters import TissueParameters
+from tiacrossfusion.simulation.truth import SlideTruth
 from tiacrossfusion.slides.spec import SCALES
-from tiacrossfusion.simulation import SlideTruth, TissueParameters, simulate_bags
 
 FIELDS = ("features", "bounds", "grid")
 METADATA = (

@@ -19,22 +19,16 @@ from click.testing import Result
 from commands import assert_failed, assert_usage, tiacf
 from safetensors.torch import load_file, save_file
 
-from tiacrossfusion.encoders import EncoderSpec, load_encoder_of
-from tiacrossfusion.errors import TiacfError, UsageError
 from tiacrossfusion.bags.bag import FeatureBag
-from tiacrossfusion.networks import CrossFusion
+from tiacrossfusion.encoders.spec import EncoderSpec
+from tiacrossfusion.encoders.stored import load_encoder_of
+from tiacrossfusion.errors import TiacfError, UsageError
+from tiacrossfusion.models.bundle import load_bundle, make_ensemble, save_bundle, shipped_bundles
+from tiacrossfusion.models.config import Architecture, BundleConfig, ModelCard
+from tiacrossfusion.models.network import build_network
+from tiacrossfusion.networks.crossfusion import CrossFusion
 from tiacrossfusion.networks.official import released_names
-from tiacrossfusion.simulation import simulate_bags
-from tiacrossfusion.models import (
-    Architecture,
-    BundleConfig,
-    ModelCard,
-    build_network,
-    load_bundle,
-    make_ensemble,
-    save_bundle,
-    shipped_bundles,
-)
+from tiacrossfusion.simulation.bags import simulate_bags
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 DEMO = shipped_bundles()["crossfusion-demo"]
@@ -326,7 +320,7 @@ def test_a_device_that_is_not_there_is_a_wrong_option(bags, tmp_path):
 )
 def test_every_door_refuses_a_bad_bundle(bags, bundle, simulated, tmp_path, spoil):
     from tiacrossfusion import SurvivalPredictor
-    from tiacrossfusion.toolbox import CrossFusionModel
+    from tiacrossfusion.toolbox.model import CrossFusionModel
 
     spoil(bundle)
     out = tmp_path / "out"

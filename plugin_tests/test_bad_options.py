@@ -234,12 +234,7 @@ def test_what_no_command_knows(arguments):
 
 
 def test_the_python_interface_refuses_with_the_same_errors(simulated):
-    from tiacrossfusion import (
-        SurvivalPredictor,
-        UsageError,
-        load_bundle,
-        load_encoder,
-    )
+    from tiacrossfusion import SurvivalPredictor, UsageError, load_bundle, load_encoder
 
     with pytest.raises(UsageError, match="unknown model"):
         load_bundle("nowhere")

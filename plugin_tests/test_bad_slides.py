@@ -24,8 +24,8 @@ from click.testing import CliRunner
 from commands import assert_failed
 
 from tiacrossfusion import SurvivalPredictor
-from tiacrossfusion.cli import main
 from tiacrossfusion.bags.bag import FeatureBag
+from tiacrossfusion.cli import main
 from tiacrossfusion.slides.spec import SCALES
 
 APERIO = "Aperio Image Library\r\n{size[0]}x{size[1]}|AppMag = {power}|MPP = {mpp}"
@@ -184,7 +184,8 @@ def _quick_collections():
 @pytest.fixture(scope="module")
 def good(tmp_path_factory) -> Path:
     """A sound slide of 1000 x 800 pixels at 0.5 mpp with three levels."""
-    from tiacrossfusion.simulation import TissueParameters, render_slide
+    from tiacrossfusion.simulation.parameters import TissueParameters
+    from tiacrossfusion.simulation.slide import render_slide
 
     path = tmp_path_factory.mktemp("good") / "good.svs"
     render_slide(path, TissueParameters(0.5, 0.5, 0.5), size=(1000, 800), mpp=0.5, seed=1)
@@ -199,7 +200,7 @@ def pixels(good) -> np.ndarray:
 
 def test_a_suffix_in_capitals_is_to_be_renamed(good, tmp_path):
     from tiacrossfusion.errors import TiacfError
-    from tiacrossfusion.slides import open_slide
+    from tiacrossfusion.slides.slide import open_slide
 
     shutil.copy(good, tmp_path / "slide.SVS")
     with pytest.raises(TiacfError, match=r"slide\.SVS: .*lower case only.*end with \.svs"):

@@ -17,14 +17,14 @@ import pytest
 from click.testing import Result
 from commands import assert_failed, assert_refused, tiacf
 
-from tiacrossfusion.errors import TiacfError
-from tiacrossfusion.evaluation import read_predictions
 from tiacrossfusion.bags.bag import FeatureBag
-from tiacrossfusion.interop import convert
 from tiacrossfusion.cohorts.patients import read_patients
-from tiacrossfusion.simulation import simulate_bags
-from tiacrossfusion.training.config import read_settings
 from tiacrossfusion.cohorts.table import Columns, read_table
+from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.evaluation.prediction_files import read_predictions
+from tiacrossfusion.interop.conversion import convert
+from tiacrossfusion.simulation.bags import simulate_bags
+from tiacrossfusion.training.config import read_settings
 
 PATIENTS = 45
 

@@ -15,26 +15,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from tiacrossfusion.bags.bag import FeatureBag, Provenance, ScaleFeatures
 from tiacrossfusion.cli import main
 from tiacrossfusion.errors import TiacfError
-from tiacrossfusion.outputs.annotation_store import open_store
-from tiacrossfusion.bags.bag import FeatureBag, Provenance, ScaleFeatures
-from tiacrossfusion.networks.names import NETWORK_NAMES
-from tiacrossfusion.networks import TrainedNetwork, build_network, network_sizes
-from tiacrossfusion.networks.layout import fold_copies, pad_to_square
-from tiacrossfusion.networks.nystrom_attention import (
-    NystromAttention,
-    pseudo_inverse,
-)
-from tiacrossfusion.outputs.files import (
-    OUTPUT_TYPES,
-    output_suffixes,
-    write_outputs,
-)
 from tiacrossfusion.inference.slide import predict_stored
+from tiacrossfusion.models.bundle import load_bundle, save_bundle
+from tiacrossfusion.models.config import Architecture
+from tiacrossfusion.models.network import build_network as build_architecture
+from tiacrossfusion.networks.layout import fold_copies, pad_to_square
+from tiacrossfusion.networks.names import NETWORK_NAMES
+from tiacrossfusion.networks.nystrom_attention import NystromAttention, pseudo_inverse
+from tiacrossfusion.networks.registry import build_network, network_sizes
+from tiacrossfusion.networks.trained import TrainedNetwork
+from tiacrossfusion.outputs.annotation_store import open_store
+from tiacrossfusion.outputs.files import OUTPUT_TYPES, output_suffixes, write_outputs
 from tiacrossfusion.slides.spec import CELLS_20X, SCALES
-from tiacrossfusion.models import Architecture, load_bundle, save_bundle
-from tiacrossfusion.models import build_network as build_architecture
 
 few = settings(max_examples=15, deadline=None)
 

@@ -73,8 +73,8 @@ def import_stain_checkpoint(tmp_path, *options: str):
     """A checkpoint in the release's format on features of the shipped encoder, imported."""
     import torch
 
-    from tiacrossfusion.encoders import load_encoder
-    from tiacrossfusion.networks import CrossFusion
+    from tiacrossfusion.encoders.loading import load_encoder
+    from tiacrossfusion.networks.crossfusion import CrossFusion
     from tiacrossfusion.networks.official import released_names
 
     torch.manual_seed(0)
@@ -134,7 +134,7 @@ def test_local_encoder_weights_with_their_own_normalisation(shared_data, tmp_pat
     """A pretrained file that needs "SAME" padding and inputs in -1..1 goes in by its options."""
     import torch
 
-    from tiacrossfusion.networks import CrossFusion
+    from tiacrossfusion.networks.crossfusion import CrossFusion
     from tiacrossfusion.networks.official import released_names
 
     weights = shared_data / "weights" / "mobilenet_v2_imagenet.pt"

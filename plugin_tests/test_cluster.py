@@ -44,7 +44,8 @@ def contents(folder: Path, pattern: str) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def slides(tmp_path_factory) -> Path:
     """Four small slides, and a file that is none."""
-    from tiacrossfusion.simulation import TissueParameters, render_slide
+    from tiacrossfusion.simulation.parameters import TissueParameters
+    from tiacrossfusion.simulation.slide import render_slide
 
     folder = tmp_path_factory.mktemp("slides")
     render_slide(folder / "a.svs", TissueParameters(0.5, 0.5, 0.5), size=(1000, 800), mpp=0.5)
@@ -142,8 +143,8 @@ def test_bags_are_predicted_on_workers_and_bad_ones_are_named(local, cluster, tm
 
 
 def test_a_slide_that_keeps_killing_is_given_up(slides, tmp_path):
-    from tiacrossfusion.runs.bags_folder import BagsFolder
     from tiacrossfusion.errors import TiacfError
+    from tiacrossfusion.runs.bags_folder import BagsFolder
 
     folder = BagsFolder(tmp_path)
     folder.add(Record("a", str(slides / "a.svs")))
@@ -202,8 +203,8 @@ def test_other_options_do_not_go_with_a_cluster(slides, tmp_path):
 
 
 def test_workers_see_the_output_folder_or_say_so(cluster, tmp_path):
-    from tiacrossfusion.runs.cluster import Cluster
     from tiacrossfusion.errors import TiacfError
+    from tiacrossfusion.runs.cluster import Cluster
     from tiacrossfusion.runs.jobs import ToolNames
 
     with (
@@ -214,8 +215,8 @@ def test_workers_see_the_output_folder_or_say_so(cluster, tmp_path):
 
 
 def test_workers_with_other_weights_are_refused(cluster, tmp_path):
-    from tiacrossfusion.runs.cluster import Cluster
     from tiacrossfusion.errors import TiacfError
+    from tiacrossfusion.runs.cluster import Cluster
     from tiacrossfusion.runs.jobs import ToolNames
 
     (tmp_path / "mark").touch()

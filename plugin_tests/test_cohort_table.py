@@ -10,9 +10,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.cohorts.matching import match_bags
 from tiacrossfusion.cohorts.table import Columns, read_table
+from tiacrossfusion.errors import TiacfError
 
 GOOD = """slide,patient,time,event,age,stage
 a1.svs,007,10,1,60,II

@@ -16,19 +16,15 @@ import torch
 from click.testing import CliRunner, Result
 from commands import assert_failed, assert_usage
 
-from tiacrossfusion.cli import main
-from tiacrossfusion.encoders import EncoderSpec
-from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.bags.bag import FeatureBag, Provenance, ScaleFeatures
-from tiacrossfusion.interop import (
-    ImportOptions,
-    SlideFiles,
-    convert,
-    find_slide_files,
-    import_bag,
-)
-from tiacrossfusion.interop.h5_reading import read_h5
 from tiacrossfusion.bags.caveats import bag_caveats
+from tiacrossfusion.cli import main
+from tiacrossfusion.encoders.spec import EncoderSpec
+from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.interop.conversion import convert
+from tiacrossfusion.interop.h5_reading import read_h5
+from tiacrossfusion.interop.importing import ImportOptions, import_bag
+from tiacrossfusion.interop.sources import SlideFiles, find_slide_files
 from tiacrossfusion.io.atomic import OutputError
 from tiacrossfusion.slides.spec import CELLS_20X, SCALES, SamplingSpec
 

@@ -13,9 +13,10 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tiacrossfusion.cli import main
 from tiacrossfusion.bags.bag import FeatureBag
-from tiacrossfusion.slides import PatchGrid, parents_of, whole_families
+from tiacrossfusion.cli import main
+from tiacrossfusion.slides.families import parents_of, whole_families
+from tiacrossfusion.slides.grid import PatchGrid
 from tiacrossfusion.slides.spec import SCALES
 
 

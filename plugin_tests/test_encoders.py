@@ -18,16 +18,14 @@ from huggingface_hub import errors as hub_errors
 from pydantic import ValidationError
 from safetensors.torch import save_file
 
-from tiacrossfusion.encoders import (
-    EncoderSpec,
-    available_encoders,
-    describe_encoder,
-    load_encoder,
-    stain_texture,
-)
+from tiacrossfusion.encoders import stain_texture
+from tiacrossfusion.encoders.available import available_encoders
 from tiacrossfusion.encoders.foundation import FOUNDATION_MODELS
+from tiacrossfusion.encoders.loading import load_encoder
 from tiacrossfusion.encoders.names import TORCHVISION_BACKBONES, resolve_name
+from tiacrossfusion.encoders.spec import EncoderSpec
 from tiacrossfusion.encoders.stain_texture import FEATURE_NAMES
+from tiacrossfusion.encoders.stored import describe_encoder
 from tiacrossfusion.errors import TiacfError
 
 DATA = Path(

@@ -17,16 +17,13 @@ from lifelines.utils import concordance_index
 from matplotlib.image import imread
 
 from tiacrossfusion.errors import TiacfError
-from tiacrossfusion.evaluation import (
-    Evaluation,
-    FoldPredictions,
-    compare,
-    evaluate,
-    read_predictions,
-    write_predictions,
-    write_report,
-)
+from tiacrossfusion.evaluation.comparison import compare
+from tiacrossfusion.evaluation.measuring import evaluate
+from tiacrossfusion.evaluation.prediction_files import read_predictions, write_predictions
+from tiacrossfusion.evaluation.predictions import FoldPredictions
+from tiacrossfusion.evaluation.report import write_report
 from tiacrossfusion.evaluation.roc_figure import pooled_roc
+from tiacrossfusion.evaluation.scores import Evaluation
 from tiacrossfusion.survival import (
     TimeBins,
     auc_pairs,

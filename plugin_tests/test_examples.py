@@ -48,7 +48,7 @@ def test_slides_to_report_at_small_size(tmp_path):
 
 
 def test_train_demo_bundle_at_small_size(tmp_path, monkeypatch, capsys):
-    from tiacrossfusion.models import load_bundle
+    from tiacrossfusion.models.bundle import load_bundle
 
     small = ["--patients", "15", "--slide-size", "1100", "--epochs", "2"]
     folders = ["--work-dir", str(tmp_path / "work"), "--bundle", str(tmp_path / "bundle")]

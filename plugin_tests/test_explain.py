@@ -18,26 +18,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tiacrossfusion.encoders import EncoderSpec
-from tiacrossfusion.errors import TiacfError
-from tiacrossfusion.explain import (
-    STAGES,
-    TileScores,
-    find_hotspots,
-    percentile_rank,
-    tile_scores,
-    why_no_maps,
-)
-from tiacrossfusion.outputs.overlay import attention_figure
-from tiacrossfusion.outputs.annotation_store import (
-    open_store,
-    write_annotation_store,
-)
-from tiacrossfusion.outputs.survival_plot import survival_figure
-from tiacrossfusion.outputs.geojson_files import write_geojson
-from tiacrossfusion.outputs.colours import percentile_colours
-from tiacrossfusion.outputs.overlay import _paint
 from tiacrossfusion.bags.bag import FeatureBag, Provenance, ScaleFeatures
+from tiacrossfusion.encoders.spec import EncoderSpec
+from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.explain.extent import why_no_maps
+from tiacrossfusion.explain.hotspots import find_hotspots
+from tiacrossfusion.explain.scores import STAGES, TileScores, percentile_rank, tile_scores
+from tiacrossfusion.outputs.annotation_store import open_store, write_annotation_store
+from tiacrossfusion.outputs.colours import percentile_colours
+from tiacrossfusion.outputs.geojson_files import write_geojson
+from tiacrossfusion.outputs.overlay import _paint, attention_figure
+from tiacrossfusion.outputs.survival_plot import survival_figure
 from tiacrossfusion.slides.spec import CELLS_20X, SCALES, SamplingSpec
 
 CHECKER = Path(__file__).resolve().parents[2] / "shared" / "tools" / "check_geojson.py"

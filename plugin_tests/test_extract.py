@@ -18,16 +18,12 @@ import pytest
 from click.testing import CliRunner, Result
 from commands import assert_failed, assert_usage
 
-from tiacrossfusion.runs.bags_folder import BagsFolder
-from tiacrossfusion.cli import main
-from tiacrossfusion.encoders import EncoderSpec
-from tiacrossfusion.runs.extraction import (
-    ExtractionOptions,
-    extract_slides,
-    plan_extraction,
-)
 from tiacrossfusion.bags.bag import FeatureBag
+from tiacrossfusion.cli import main
+from tiacrossfusion.encoders.spec import EncoderSpec
 from tiacrossfusion.io.atomic import OutputError
+from tiacrossfusion.runs.bags_folder import BagsFolder
+from tiacrossfusion.runs.extraction import ExtractionOptions, extract_slides, plan_extraction
 from tiacrossfusion.runs.records import Record, process_here
 
 
@@ -70,7 +66,8 @@ class MeanColour:
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory) -> Path:
     """Folder with two tiny slides of 0.5 mpp."""
-    from tiacrossfusion.simulation import TissueParameters, render_slide
+    from tiacrossfusion.simulation.parameters import TissueParameters
+    from tiacrossfusion.simulation.slide import render_slide
 
     folder = tmp_path_factory.mktemp("drawn")
     for seed, name in enumerate(("first.svs", "second.svs")):

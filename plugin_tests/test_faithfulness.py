@@ -13,30 +13,21 @@ import torch
 from click.testing import CliRunner
 from commands import FAILED, USAGE, assert_refused
 
-from tiacrossfusion.cli import main
-from tiacrossfusion.errors import TiacfError
-from tiacrossfusion.evaluation.faithfulness import (
-    Faithfulness,
-    auc,
-    faithfulness,
-    token_scores,
-)
-from tiacrossfusion.evaluation.true_regions import planted_tokens
-from tiacrossfusion.explain import attribute
 from tiacrossfusion.bags.bag import FeatureBag, ScaleFeatures
+from tiacrossfusion.cli import main
+from tiacrossfusion.cohorts.table import CohortTable
+from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.evaluation.faithfulness import Faithfulness, auc, faithfulness, token_scores
+from tiacrossfusion.evaluation.true_regions import planted_tokens
+from tiacrossfusion.explain.attribution import attribute
+from tiacrossfusion.models.bundle import ModelBundle, load_bundle
+from tiacrossfusion.simulation.bags import draw_bag, draw_bags
+from tiacrossfusion.simulation.parameters import TissueParameters
+from tiacrossfusion.simulation.planted import draw_planted_cohort, slide_rng
+from tiacrossfusion.simulation.truth import SlideTruth
 from tiacrossfusion.slides.spec import SCALES
-from tiacrossfusion.simulation import (
-    SlideTruth,
-    TissueParameters,
-    draw_bag,
-    draw_bags,
-    draw_planted_cohort,
-    slide_rng,
-)
 from tiacrossfusion.training.config import make_config
 from tiacrossfusion.training.run import Cohort, TrainingRun
-from tiacrossfusion.cohorts.table import CohortTable
-from tiacrossfusion.models import ModelBundle, load_bundle
 
 PATIENTS, SEED, WIDTH, SIDE, AUC = 160, 5, 8, 3, 0.97
 

@@ -7,15 +7,10 @@ import json
 import numpy as np
 import pytest
 
-from tiacrossfusion.encoders import EncoderSpec
+from tiacrossfusion.bags.bag import FeatureBag, Provenance, ScaleFeatures, check_same
+from tiacrossfusion.encoders.spec import EncoderSpec
 from tiacrossfusion.errors import TiacfError
-from tiacrossfusion.bags.bag import (
-    FeatureBag,
-    Provenance,
-    ScaleFeatures,
-    check_same,
-)
-from tiacrossfusion.slides import SCALES, SamplingSpec
+from tiacrossfusion.slides.spec import SCALES, SamplingSpec
 
 
 def encoder_spec(**changes) -> EncoderSpec:

@@ -16,13 +16,10 @@ import pytest
 import tifffile
 
 from tiacrossfusion.errors import TiacfError
-from tiacrossfusion.slides import open_slide
-from tiacrossfusion.slides.readers.jpeg_stream import (
-    DamagedTileError,
-    check_jpeg2000,
-)
+from tiacrossfusion.slides.readers.jpeg_stream import DamagedTileError, check_jpeg2000
 from tiacrossfusion.slides.readers.tiff_structure import check_tiff
 from tiacrossfusion.slides.readers.tiff_tiles import tiled_page
+from tiacrossfusion.slides.slide import open_slide
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 #: Cases of each target.

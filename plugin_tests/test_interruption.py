@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from tiacrossfusion.runs import signals as interruption
-from tiacrossfusion.cli import main
 from tiacrossfusion.bags.bag import FeatureBag
+from tiacrossfusion.cli import main
+from tiacrossfusion.runs import signals as interruption
 
 TIACF = Path(sys.executable).parent / "tiacf"
 LINE = f"{interruption.LINE}\n"
@@ -116,7 +116,8 @@ def test_nohup_is_respected():
 @pytest.fixture(scope="module")
 def slides(tmp_path_factory) -> Path:
     """Six small slides."""
-    from tiacrossfusion.simulation import TissueParameters, render_slide
+    from tiacrossfusion.simulation.parameters import TissueParameters
+    from tiacrossfusion.simulation.slide import render_slide
 
     folder = tmp_path_factory.mktemp("slides")
     render_slide(folder / "0.svs", TissueParameters(0.5, 0.5, 0.5), size=(1000, 800), mpp=0.5)

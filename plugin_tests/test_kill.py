@@ -15,7 +15,7 @@ from moments import run_until_killed
 from safetensors.torch import load_file
 
 from tiacrossfusion.cli import main
-from tiacrossfusion.evaluation import read_predictions
+from tiacrossfusion.evaluation.prediction_files import read_predictions
 
 SLIDES = ("a.svs", "b.svs", "c.svs", "d.svs")
 
@@ -23,7 +23,8 @@ SLIDES = ("a.svs", "b.svs", "c.svs", "d.svs")
 @pytest.fixture(scope="module")
 def slides(tmp_path_factory) -> Path:
     """Four small slides."""
-    from tiacrossfusion.simulation import TissueParameters, render_slide
+    from tiacrossfusion.simulation.parameters import TissueParameters
+    from tiacrossfusion.simulation.slide import render_slide
 
     folder = tmp_path_factory.mktemp("slides")
     render_slide(folder / SLIDES[0], TissueParameters(0.5, 0.5, 0.5), size=(1000, 800), mpp=0.5)

@@ -13,14 +13,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tiacrossfusion import networks
 from tiacrossfusion.errors import TiacfError
-from tiacrossfusion.networks.names import MODEL_NAMES, NETWORK_NAMES
-from tiacrossfusion.networks import (
-    NETWORKS,
-    CrossFusion,
-    TrainedNetwork,
-    build_network,
-    network_sizes,
-)
 from tiacrossfusion.networks.attention import (
     SCORING_BUFFER,
     MultiHeadAttention,
@@ -28,14 +20,17 @@ from tiacrossfusion.networks.attention import (
     class_token_attention,
 )
 from tiacrossfusion.networks.conv_processor import ConcatProcessor
+from tiacrossfusion.networks.crossfusion import CrossFusion
 from tiacrossfusion.networks.dropped_attention import (
     DROPPING_BUFFER,
     _DroppedAttention,
     dropped_attention,
 )
 from tiacrossfusion.networks.layout import fold_copies, pad_to_square, square_side
+from tiacrossfusion.networks.names import MODEL_NAMES, NETWORK_NAMES
 from tiacrossfusion.networks.pad_transformer import PadTransformer
-from tiacrossfusion.networks.trained import proportional_logits
+from tiacrossfusion.networks.registry import NETWORKS, build_network, network_sizes
+from tiacrossfusion.networks.trained import TrainedNetwork, proportional_logits
 
 few = settings(max_examples=15, deadline=None)
 tokens = st.integers(1, 30)

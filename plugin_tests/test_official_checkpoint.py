@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from tiacrossfusion.errors import TiacfError
-from tiacrossfusion.networks import CrossFusion, load_official_checkpoint
+from tiacrossfusion.networks.crossfusion import CrossFusion
 from tiacrossfusion.networks.layout import fold_copies
-from tiacrossfusion.networks.official import released_names
+from tiacrossfusion.networks.official import load_official_checkpoint, released_names
 
 if "TIACF_TEST_DATA" in os.environ:
     SHARED = Path(os.environ["TIACF_TEST_DATA"]).parent

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 from commands import assert_usage, tiacf
 
-from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.cohorts.patients import read_patients
-from tiacrossfusion.slides import open_slide
-from tiacrossfusion.simulation import simulate_bags
+from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.models.bundle import load_bundle
+from tiacrossfusion.simulation.bags import simulate_bags
+from tiacrossfusion.slides.slide import open_slide
 from tiacrossfusion.training.config import read_settings
-from tiacrossfusion.models import load_bundle
 
 #: Why a path cannot be followed, and words of the line on it.
 WHY = {

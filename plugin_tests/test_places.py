@@ -26,7 +26,8 @@ NO_SPACE = "No space left on device"
 @pytest.fixture(scope="module")
 def slides(tmp_path_factory) -> Path:
     """Three small slides."""
-    from tiacrossfusion.simulation import TissueParameters, render_slide
+    from tiacrossfusion.simulation.parameters import TissueParameters
+    from tiacrossfusion.simulation.slide import render_slide
 
     folder = tmp_path_factory.mktemp("slides")
     render_slide(folder / "a.svs", TissueParameters(0.5, 0.5, 0.5), size=(1000, 800), mpp=0.5)
@@ -174,8 +175,8 @@ def commands(slides: Path, cohort: Path, trained: Path, checkpoint: Path) -> dic
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory) -> Path:
     """A checkpoint as the authors release them."""
-    from tiacrossfusion.encoders import load_encoder
-    from tiacrossfusion.networks import CrossFusion
+    from tiacrossfusion.encoders.loading import load_encoder
+    from tiacrossfusion.networks.crossfusion import CrossFusion
     from tiacrossfusion.networks.official import released_names
 
     state = CrossFusion(load_encoder("stain-texture").spec.width, 32, 4).state_dict()

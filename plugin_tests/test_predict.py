@@ -161,7 +161,7 @@ def test_a_page_of_someone_else_is_not_replaced(simulated, tmp_path):
 
 
 def test_a_result_of_another_model_is_not_replaced_unasked(simulated, predicted, tmp_path):
-    from tiacrossfusion.models import shipped_bundles
+    from tiacrossfusion.models.bundle import shipped_bundles
 
     out, model = tmp_path / "out", tmp_path / "other"
     shutil.copytree(predicted, out)
@@ -301,7 +301,8 @@ def test_a_coarse_scan_is_remarked_on(simulated, tmp_path):
 
 
 def test_a_tiny_slide_is_predicted(tmp_path):
-    from tiacrossfusion.simulation import TissueParameters, render_slide
+    from tiacrossfusion.simulation.parameters import TissueParameters
+    from tiacrossfusion.simulation.slide import render_slide
 
     path = tmp_path / "tiny.svs"
     render_slide(path, TissueParameters(0.5, 0.5, 0.5), size=(700, 600), mpp=0.5, seed=3)
@@ -454,7 +455,7 @@ def test_a_full_disk_ends_the_run_in_one_line(simulated, tmp_path, monkeypatch, 
 
 
 def test_a_bundle_with_unknowns_leaves_columns_empty_and_says_why(simulated, tmp_path):
-    from tiacrossfusion.models import load_bundle, save_bundle
+    from tiacrossfusion.models.bundle import load_bundle, save_bundle
 
     demo = load_bundle("crossfusion-demo")
     config = demo.config.model_copy(update={"time_bins": None, "risk_reference": None})

@@ -17,31 +17,29 @@ import torch
 from click.testing import CliRunner, Result
 from commands import assert_failed, assert_usage
 
-from tiacrossfusion.runs import prediction as cohort_module
-from tiacrossfusion.cli import main
-from tiacrossfusion.runs.prediction import RunOptions, predict_bags
-from tiacrossfusion.encoders import EncoderSpec
-from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.bags.bag import FeatureBag
+from tiacrossfusion.cli import main
 from tiacrossfusion.cohorts.patients import PatientTable, read_patients
-from tiacrossfusion.runs.patients import predict_patients
+from tiacrossfusion.encoders.spec import EncoderSpec
+from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.io.atomic import OutputError
 from tiacrossfusion.io.paths import size_on_disk
-from tiacrossfusion.runs.results_folder import ResultsFolder
-from tiacrossfusion.slides import SamplingSpec
-from tiacrossfusion.simulation import simulate_bags
-from tiacrossfusion.survival import TimeBins
-from tiacrossfusion.models import (
+from tiacrossfusion.models.bundle import load_bundle, make_ensemble, save_bundle
+from tiacrossfusion.models.config import (
     Architecture,
     BundleConfig,
     ModelCard,
     RiskGroup,
     RiskReference,
-    build_network,
-    load_bundle,
-    make_ensemble,
-    save_bundle,
 )
+from tiacrossfusion.models.network import build_network
+from tiacrossfusion.runs import prediction as cohort_module
+from tiacrossfusion.runs.patients import predict_patients
+from tiacrossfusion.runs.prediction import RunOptions, predict_bags
+from tiacrossfusion.runs.results_folder import ResultsFolder
+from tiacrossfusion.simulation.bags import simulate_bags
+from tiacrossfusion.slides.spec import SamplingSpec
+from tiacrossfusion.survival import TimeBins
 
 FILES = ["{}.geojson", "{}_10x.geojson", "{}_5x.geojson", "{}_attention.png", "{}_survival.png"]
 BINS = TimeBins(edges=(0, 10, 20, 40), unit="months")

@@ -13,15 +13,17 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from tiatoolbox.wsicore.wsireader import VirtualWSIReader
 
-from tiacrossfusion.encoders import EncoderSpec
-from tiacrossfusion.explain import find_hotspots, tile_scores
-from tiacrossfusion.outputs.geojson_files import write_geojson
-from tiacrossfusion.explain.extent import clip_to_slide
 from tiacrossfusion.bags.bag import FeatureBag, Provenance, ScaleFeatures
-from tiacrossfusion.networks.output import SurvivalOutput
+from tiacrossfusion.encoders.spec import EncoderSpec
+from tiacrossfusion.explain.extent import clip_to_slide
+from tiacrossfusion.explain.hotspots import find_hotspots
+from tiacrossfusion.explain.scores import tile_scores
 from tiacrossfusion.inference.prediction import predict_bag
-from tiacrossfusion.slides import SCALES, SamplingSpec, nested_grids
+from tiacrossfusion.networks.output import SurvivalOutput
+from tiacrossfusion.outputs.geojson_files import write_geojson
+from tiacrossfusion.slides.grid import nested_grids
 from tiacrossfusion.slides.slide import Slide
+from tiacrossfusion.slides.spec import SCALES, SamplingSpec
 from tiacrossfusion.survival.discrete import hazards_of, risk_of, survival_curve
 
 QUICK = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))

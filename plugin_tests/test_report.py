@@ -23,27 +23,24 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tiacrossfusion.errors import TiacfError
-from tiacrossfusion.explain import Attribution, find_hotspots, tile_scores
-from tiacrossfusion.explain.gallery import PATCHES, read_gallery
 from tiacrossfusion.bags.bag import FeatureBag, ScaleFeatures
-from tiacrossfusion.inference.slide import SlideResult, predict_stored
+from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.explain.attribution import Attribution
+from tiacrossfusion.explain.gallery import PATCHES, read_gallery
+from tiacrossfusion.explain.hotspots import find_hotspots
+from tiacrossfusion.explain.scores import tile_scores
 from tiacrossfusion.inference.extraction import bag_provenance
-from tiacrossfusion.outputs.report import (
-    ReportRun,
-    ReportSlide,
-    make_fragment,
-    write_report,
-)
+from tiacrossfusion.inference.slide import SlideResult, predict_stored
 from tiacrossfusion.outputs.report import writing as report_writing
 from tiacrossfusion.outputs.report.curve import contribution_bars, draw_survival
+from tiacrossfusion.outputs.report.fragment import ReportSlide
+from tiacrossfusion.outputs.report.making import make_fragment
 from tiacrossfusion.outputs.report.pictures import LEVELS, tiles_picture
-from tiacrossfusion.slides import (
-    nested_grids,
-    open_slide,
-    read_overview,
-    read_patch,
-)
+from tiacrossfusion.outputs.report.writing import ReportRun, write_report
+from tiacrossfusion.slides.grid import nested_grids
+from tiacrossfusion.slides.overview import read_overview
+from tiacrossfusion.slides.patches import read_patch
+from tiacrossfusion.slides.slide import open_slide
 
 HOSTILE = '"><img src=x onerror="document.title=1"><script>document.title=2</script>.svs'
 

@@ -19,20 +19,14 @@ from hypothesis import strategies as st
 from tiatoolbox.wsicore.wsireader import VirtualWSIReader, WSIReader
 
 from tiacrossfusion.errors import TiacfError
-from tiacrossfusion.slides import (
-    SCALES,
-    PatchGrid,
-    SamplingSpec,
-    Slide,
-    choose_road,
-    nested_grids,
-    open_slide,
-    read_batches,
-    tissue_mask,
-)
+from tiacrossfusion.slides.batches import read_batches
+from tiacrossfusion.slides.grid import PatchGrid, nested_grids
 from tiacrossfusion.slides.readers.area_average import AreaAverage
-from tiacrossfusion.slides.readers.choice import ReaderRoad, Road
+from tiacrossfusion.slides.readers.choice import ReaderRoad, Road, choose_road
 from tiacrossfusion.slides.readers.tile_cache import TileCache, count_uses
+from tiacrossfusion.slides.slide import Slide, open_slide
+from tiacrossfusion.slides.spec import SCALES, SamplingSpec
+from tiacrossfusion.slides.tissue import tissue_mask
 
 SPEC = SamplingSpec()
 SMALL = SamplingSpec(patch_size=64)

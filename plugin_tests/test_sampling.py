@@ -13,23 +13,15 @@ from tiatoolbox.tools.patchextraction import PatchExtractor
 from tiatoolbox.wsicore.wsireader import VirtualWSIReader
 
 from tiacrossfusion.errors import TiacfError
-from tiacrossfusion.slides import (
-    SCALES,
-    SamplingSpec,
-    Slide,
-    choose_road,
-    find_mask,
-    nested_grids,
-    open_slide,
-    read_batches,
-    read_patch,
-    tissue_mask,
-    user_mask,
-)
-from tiacrossfusion.slides.overview import read_whole
-from tiacrossfusion.slides.spec import CELLS_20X
-from tiacrossfusion.slides.tissue import MIN_CONTRAST
+from tiacrossfusion.slides.batches import read_batches
 from tiacrossfusion.slides.files import find_slides
+from tiacrossfusion.slides.grid import nested_grids
+from tiacrossfusion.slides.overview import read_whole
+from tiacrossfusion.slides.patches import read_patch
+from tiacrossfusion.slides.readers.choice import choose_road
+from tiacrossfusion.slides.slide import Slide, open_slide
+from tiacrossfusion.slides.spec import CELLS_20X, SCALES, SamplingSpec
+from tiacrossfusion.slides.tissue import MIN_CONTRAST, find_mask, tissue_mask, user_mask
 
 SPEC = SamplingSpec()
 
@@ -205,7 +197,8 @@ def test_real_slides_give_nested_grids_on_tissue(real_slides, name, scale):
 
 
 def test_a_slide_smaller_than_one_5x_patch_is_sampled(tmp_path):
-    from tiacrossfusion.simulation import TissueParameters, render_slide
+    from tiacrossfusion.simulation.parameters import TissueParameters
+    from tiacrossfusion.simulation.slide import render_slide
 
     path = tmp_path / "tiny.svs"
     render_slide(path, TissueParameters(0.5, 0.5, 0.5), size=(700, 600), mpp=0.5, seed=3)

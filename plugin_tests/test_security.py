@@ -26,13 +26,15 @@ from click.testing import Result
 from commands import assert_failed, tiacf
 
 import tiacrossfusion
-from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.bags.bag import FeatureBag
-from tiacrossfusion.outputs.report import ReportRun, ReportSlide, write_report
-from tiacrossfusion.simulation import simulate_bags
+from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.models.bundle import load_bundle, shipped_bundles
+from tiacrossfusion.models.config import BundleConfig
+from tiacrossfusion.outputs.report.fragment import ReportSlide
+from tiacrossfusion.outputs.report.writing import ReportRun, write_report
+from tiacrossfusion.simulation.bags import simulate_bags
 from tiacrossfusion.simulation.truth import SlideTruth
 from tiacrossfusion.training.checkpoints import WholeCheckpoints
-from tiacrossfusion.models import BundleConfig, load_bundle, shipped_bundles
 
 PACKAGE = Path(tiacrossfusion.__file__).parent
 DEMO = shipped_bundles()["crossfusion-demo"]

@@ -15,22 +15,22 @@ import pytest
 from click.testing import CliRunner
 from commands import assert_usage
 
-from tiacrossfusion.cli import main
-from tiacrossfusion.encoders import load_encoder_of
-from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.bags.bag import FeatureBag, check_same
-from tiacrossfusion.slides import SamplingSpec, Slide, nested_grids
-from tiacrossfusion.simulation import (
+from tiacrossfusion.cli import main
+from tiacrossfusion.encoders.stored import load_encoder_of
+from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.simulation.bags import draw_bag, draw_bags, simulate_bags
+from tiacrossfusion.simulation.planted import (
     SCENARIOS,
-    SlideTruth,
-    draw_bag,
-    draw_bags,
     draw_planted_cohort,
-    simulate_bags,
-    simulate_slides,
     slide_rng,
     true_concordance,
 )
+from tiacrossfusion.simulation.slides import simulate_slides
+from tiacrossfusion.simulation.truth import SlideTruth
+from tiacrossfusion.slides.grid import nested_grids
+from tiacrossfusion.slides.slide import Slide
+from tiacrossfusion.slides.spec import SamplingSpec
 
 COLUMNS = [
     *("slide", "patient", "time", "event"),

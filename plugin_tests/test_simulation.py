@@ -9,21 +9,16 @@ import pytest
 import tifffile
 
 from tiacrossfusion.errors import TiacfError
-from tiacrossfusion.simulation import (
-    SlideTruth,
-    TissueParameters,
-    blank_slide,
-    draw_cohort,
-    draw_parameters,
-    log_hazard,
-    render_slide,
-)
+from tiacrossfusion.simulation.cohort import draw_cohort
 from tiacrossfusion.simulation.epithelium import Epithelium
 from tiacrossfusion.simulation.nuclei import NucleusKind, place_nuclei
 from tiacrossfusion.simulation.painting import Painter
+from tiacrossfusion.simulation.parameters import TissueParameters, draw_parameters, log_hazard
 from tiacrossfusion.simulation.regions import Regions
+from tiacrossfusion.simulation.slide import blank_slide, render_slide
 from tiacrossfusion.simulation.staining import Stain
 from tiacrossfusion.simulation.tissue import grow_tissue
+from tiacrossfusion.simulation.truth import SlideTruth
 
 MIDDLE = TissueParameters(0.5, 0.5, 0.5)
 SMALL = {"size": (1300, 1100), "mpp": 0.5}

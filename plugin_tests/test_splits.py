@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.cohorts.splits import (
     PARTS,
     Fold,
@@ -26,6 +25,7 @@ from tiacrossfusion.cohorts.splits import (
     write_folds,
 )
 from tiacrossfusion.cohorts.table import CohortTable, Columns, read_table
+from tiacrossfusion.errors import TiacfError
 
 
 def cohort(size: int = 100, seed: int = 0, censored: float = 0.6) -> CohortTable:

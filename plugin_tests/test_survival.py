@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.models.reference import risk_reference
 from tiacrossfusion.survival import TimeBins, median_survival, quantile_bins
 from tiacrossfusion.survival.losses import nll_loss
-from tiacrossfusion.models import risk_reference
 
 BINS = TimeBins(edges=(0, 10, 20, 30, 50), unit="months")
 

@@ -16,34 +16,25 @@ import pandas as pd
 import pytest
 import torch
 
-from tiacrossfusion.errors import TiacfError, UsageError
-from tiacrossfusion.evaluation import read_predictions
-from tiacrossfusion.evaluation.evaluation_files import EVALUATION
-from tiacrossfusion.evaluation.prediction_files import DIGESTS, TABLE
 from tiacrossfusion.bags.bag import FeatureBag
-from tiacrossfusion.networks.names import MODEL_NAMES
-from tiacrossfusion.networks import build_network
+from tiacrossfusion.cohorts.splits import read_folds
+from tiacrossfusion.errors import TiacfError, UsageError
+from tiacrossfusion.evaluation.evaluation_files import EVALUATION
+from tiacrossfusion.evaluation.prediction_files import DIGESTS, TABLE, read_predictions
 from tiacrossfusion.inference.prediction import predict_bag
+from tiacrossfusion.models.bundle import load_bundle
+from tiacrossfusion.networks.names import MODEL_NAMES
+from tiacrossfusion.networks.registry import build_network
 from tiacrossfusion.runs.records import process_here
 from tiacrossfusion.simulation.bags import simulate_bags
 from tiacrossfusion.survival import quantile_bins, survival_curve
 from tiacrossfusion.training import mark
 from tiacrossfusion.training.bags import CohortBags
-from tiacrossfusion.training.config import (
-    FittingSettings,
-    make_config,
-    read_settings,
-)
+from tiacrossfusion.training.config import FittingSettings, make_config, read_settings
 from tiacrossfusion.training.lock import MARK, alone_in
 from tiacrossfusion.training.module import SurvivalTraining
-from tiacrossfusion.training.patients import (
-    follow_up,
-    patients_of,
-    predict_patients,
-)
+from tiacrossfusion.training.patients import follow_up, patients_of, predict_patients
 from tiacrossfusion.training.run import TrainingRun, read_cohort
-from tiacrossfusion.cohorts.splits import read_folds
-from tiacrossfusion.models import load_bundle
 
 SMALL = {
     "time_unit": "months",

@@ -11,12 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tiacrossfusion.errors import TiacfError
-from tiacrossfusion.models import (
-    load_bundle,
-    read_config,
-    save_bundle,
-    shipped_bundles,
-)
+from tiacrossfusion.models.bundle import load_bundle, read_config, save_bundle, shipped_bundles
 
 
 @pytest.fixture

@@ -1,59 +1,42 @@
-"""CrossFusion survival prediction from whole-slide images, for TIAToolbox.
+"""Survival prediction from whole-slide images with CrossFusion, as a plugin for TIAToolbox.
 
-The public names below are loaded when they are first used: importing the package costs nothing, while
-torch and TIAToolbox's engines take seconds.
+The public names are loaded when they are first used: `import tiacrossfusion` imports neither torch nor
+TIAToolbox.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from tiacrossfusion.encoders import load_encoder
-    from tiacrossfusion.errors import TiacfError, UsageError
-    from tiacrossfusion.bags.bag import FeatureBag
-    from tiacrossfusion.networks import CrossFusion, load_official_checkpoint
-    from tiacrossfusion.slides import SamplingSpec
-    from tiacrossfusion.toolbox import CrossFusionModel, SurvivalPredictor
-    from tiacrossfusion.models import load_bundle
+import lazy_loader
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "CrossFusion": "networks",
-    "CrossFusionModel": "toolbox",
-    "FeatureBag": "features",
-    "SamplingSpec": "sampling",
-    "SurvivalPredictor": "toolbox",
-    "TiacfError": "errors",
-    "UsageError": "errors",
-    "load_bundle": "zoo",
-    "load_encoder": "encoders",
-    "load_official_checkpoint": "networks",
-}
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "bags.bag": ["FeatureBag"],
+        "encoders.loading": ["load_encoder"],
+        "errors": ["TiacfError", "UsageError"],
+        "models.bundle": ["load_bundle"],
+        "networks.crossfusion": ["CrossFusion"],
+        "networks.official": ["load_official_checkpoint"],
+        "slides.spec": ["SamplingSpec"],
+        "toolbox.engine": ["SurvivalPredictor"],
+        "toolbox.model": ["CrossFusionModel"],
+    },
+)
 
-__all__ = [
-    "CrossFusion",
-    "CrossFusionModel",
-    "FeatureBag",
-    "SamplingSpec",
-    "SurvivalPredictor",
-    "TiacfError",
-    "UsageError",
-    "load_bundle",
-    "load_encoder",
-    "load_official_checkpoint",
-]
-
-
-def __getattr__(name: str) -> Any:
-    """Load a public name from its room."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    """List the public names."""
-    return sorted([*globals(), *__all__])
+if TYPE_CHECKING:
+    from tiacrossfusion.bags.bag import FeatureBag as FeatureBag
+    from tiacrossfusion.encoders.loading import load_encoder as load_encoder
+    from tiacrossfusion.errors import TiacfError as TiacfError
+    from tiacrossfusion.errors import UsageError as UsageError
+    from tiacrossfusion.models.bundle import load_bundle as load_bundle
+    from tiacrossfusion.networks.crossfusion import CrossFusion as CrossFusion
+    from tiacrossfusion.networks.official import (
+        load_official_checkpoint as load_official_checkpoint,
+    )
+    from tiacrossfusion.slides.spec import SamplingSpec as SamplingSpec
+    from tiacrossfusion.toolbox.engine import SurvivalPredictor as SurvivalPredictor
+    from tiacrossfusion.toolbox.model import CrossFusionModel as CrossFusionModel

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from tiacrossfusion.runs import signals as interruption
 from tiacrossfusion.errors import lacks_memory, one_line
+from tiacrossfusion.runs import signals as interruption
 
 
 def main() -> None:

@@ -7,7 +7,6 @@ and JSON only; nothing in them is executed.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import uuid
 from dataclasses import dataclass
@@ -18,10 +17,11 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tiacrossfusion.bags.store import open_store, read_array, write_array
-from tiacrossfusion.encoders import EncoderSpec
+from tiacrossfusion.encoders.spec import EncoderSpec
 from tiacrossfusion.errors import TiacfError, first_fault, one_line
-from tiacrossfusion.slides.spec import SCALES, SamplingSpec
+from tiacrossfusion.io.atomic import replace_folder
 from tiacrossfusion.io.paths import missing
+from tiacrossfusion.slides.spec import SCALES, SamplingSpec
 
 STORE_VERSION = 1
 
@@ -246,26 +246,6 @@ def _wrong_values(scale: ScaleFeatures) -> str:
     if scale.grid is not None and ((scale.grid < 0) | (scale.grid >= _MOST_CELLS)).any():
         return f"grid has columns or rows below 0, or {_MOST_CELLS} and above"
     return ""
-
-
-def replace_folder(part: Path, path: Path) -> None:
-    """Move a finished folder into place, over an older one if there is one.
-
-    Folders cannot be swapped in one step everywhere: the old one is moved aside first, so that at any
-    moment either the old or the new one is whole.
-    """
-    old = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.old")
-    if path.exists():
-        os.replace(path, old)
-    os.replace(part, path)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def slide_identity(path: Path) -> tuple[int, int]:
-    """Size in bytes and time of last change (ns) of a slide file, or of all files of a folder."""
-    files = path.rglob("*") if path.is_dir() else [path]
-    stats = [file.stat() for file in files if not file.is_dir()]
-    return sum(s.st_size for s in stats), max((s.st_mtime_ns for s in stats), default=0)
 
 
 def check_same(

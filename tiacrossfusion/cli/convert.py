@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, Literal
 import click
 from tiatoolbox.cli.common import cli_output_path
 
-from tiacrossfusion.io.arguments import positive
+from tiacrossfusion.bags.files import find_bags
 from tiacrossfusion.cli.checks import given, output_folder, refuse_given
 from tiacrossfusion.cli.log_file import LOG_FILE, log_to
 from tiacrossfusion.errors import UsageError
-from tiacrossfusion.bags.files import find_bags
+from tiacrossfusion.io.arguments import positive
 from tiacrossfusion.io.paths import is_folder
 from tiacrossfusion.io.text import printable
 
 if TYPE_CHECKING:
-    from tiacrossfusion.interop import ConversionOutcome, SlideFiles
+    from tiacrossfusion.interop.conversion import ConversionOutcome
+    from tiacrossfusion.interop.sources import SlideFiles
 
 #: What bags know and feature files may not.
 _FOR_FILES = ("encoder", "patch_size", "mpp", "power", "coords", "units")
@@ -100,8 +101,8 @@ def convert(
     folder = output_folder(given("--output-path", output_path))
 
     # Imported here: it takes seconds, and a wrong option should not.
-    from tiacrossfusion.interop import ImportOptions
-    from tiacrossfusion.interop import convert as convert_slides
+    from tiacrossfusion.interop.conversion import convert as convert_slides
+    from tiacrossfusion.interop.importing import ImportOptions
     from tiacrossfusion.io.atomic import writing
 
     sources = _sources({"5x": x5, "10x": x10, "20x": x20}, bags)
@@ -136,8 +137,7 @@ def _sources(scales: dict[str, Path | None], bags: Path | None) -> list[SlideFil
     Raises:
         TiacfError: options are missing, do not go together, or name nothing.
     """
-    from tiacrossfusion.interop import find_slide_files
-    from tiacrossfusion.interop.sources import SCALE_FOLDERS
+    from tiacrossfusion.interop.sources import SCALE_FOLDERS, find_slide_files
 
     given_scales = {scale: path for scale, path in scales.items() if path is not None}
     if bags is not None and given_scales:

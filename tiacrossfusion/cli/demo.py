@@ -26,11 +26,12 @@ def demo(output_path: str, device: str) -> None:
     """
     folder_path = output_folder(given("--output-path", output_path))
 
+    from tiacrossfusion.encoders.stored import load_encoder_of
+    from tiacrossfusion.models.bundle import load_bundle
     from tiacrossfusion.runs.prediction import RunOptions, predict_cohort
-    from tiacrossfusion.encoders import load_encoder_of
     from tiacrossfusion.runs.results_folder import REPORT, TABLE, ResultsFolder
-    from tiacrossfusion.simulation import TissueParameters, log_hazard, render_slide
-    from tiacrossfusion.models import load_bundle
+    from tiacrossfusion.simulation.parameters import TissueParameters, log_hazard
+    from tiacrossfusion.simulation.slide import render_slide
 
     bundle = load_bundle("crossfusion-demo", device)
     folder = ResultsFolder(folder_path)

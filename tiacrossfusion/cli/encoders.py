@@ -8,7 +8,7 @@ import click
 @click.command()
 def encoders() -> None:
     """List the encoders and say which work offline."""
-    from tiacrossfusion.encoders import available_encoders
+    from tiacrossfusion.encoders.available import available_encoders
 
     for encoder in available_encoders():
         width = f"width {encoder.width}" if encoder.width else ""

@@ -7,11 +7,11 @@ from pathlib import Path
 import click
 from tiatoolbox.cli.common import cli_device, cli_output_path
 
-from tiacrossfusion.io.arguments import at_least, usable_seed
+from tiacrossfusion.bags.files import find_bags
 from tiacrossfusion.cli.checks import given, output_folder, refuse_given
 from tiacrossfusion.cli.train import say_figures
 from tiacrossfusion.errors import UsageError
-from tiacrossfusion.bags.files import find_bags
+from tiacrossfusion.io.arguments import at_least, usable_seed
 from tiacrossfusion.io.paths import is_file, is_folder, missing
 from tiacrossfusion.io.text import printable
 
@@ -102,9 +102,11 @@ def evaluate(
     source = given("--predictions", None if predictions is None else str(predictions))
     folder = output_folder(given("--output-path", output_path))
 
-    from tiacrossfusion.evaluation import compare, read_predictions, write_report
-    from tiacrossfusion.evaluation import evaluate as judge
+    from tiacrossfusion.evaluation.comparison import compare
     from tiacrossfusion.evaluation.evaluation_files import read_evaluation
+    from tiacrossfusion.evaluation.measuring import evaluate as judge
+    from tiacrossfusion.evaluation.prediction_files import read_predictions
+    from tiacrossfusion.evaluation.report import write_report
     from tiacrossfusion.io.atomic import write_text
 
     folds = read_predictions(source)
@@ -147,10 +149,10 @@ def _judge_scores(
 
     import numpy as np
 
+    from tiacrossfusion.bags.bag import FeatureBag
     from tiacrossfusion.evaluation.faithfulness import faithfulness
     from tiacrossfusion.evaluation.faithfulness_files import write_faithfulness
-    from tiacrossfusion.bags.bag import FeatureBag
-    from tiacrossfusion.models import load_bundle
+    from tiacrossfusion.models.bundle import load_bundle
 
     if len(stores) > slides:
         drawn = np.random.default_rng(seed).choice(len(stores), slides, replace=False)
@@ -164,7 +166,7 @@ def _judge_scores(
     regions = None
     if truth is not None:
         from tiacrossfusion.evaluation.true_regions import planted_tokens
-        from tiacrossfusion.simulation import SlideTruth
+        from tiacrossfusion.simulation.truth import SlideTruth
 
         regions = (
             planted_tokens(FeatureBag.load(store), SlideTruth.load(truth / f"{store.stem}.npz"))

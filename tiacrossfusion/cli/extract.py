@@ -21,18 +21,14 @@ from tiatoolbox.cli.common import (
     cli_output_path,
 )
 
-from tiacrossfusion.io.arguments import at_least, one_scale
 from tiacrossfusion.cli.checks import check_masks, given, output_folder
-from tiacrossfusion.cli.cluster import (
-    cli_cluster,
-    cli_precision,
-    seen_from_workers,
-)
+from tiacrossfusion.cli.cluster import cli_cluster, cli_precision, seen_from_workers
 from tiacrossfusion.cli.log_file import LOG_FILE, log_to
 from tiacrossfusion.cli.sizes import bytes_text, seconds_text
 from tiacrossfusion.errors import UsageError
-from tiacrossfusion.slides.files import DEFAULT_FILE_TYPES, find_slides
+from tiacrossfusion.io.arguments import at_least, one_scale
 from tiacrossfusion.io.text import printable
+from tiacrossfusion.slides.files import DEFAULT_FILE_TYPES, find_slides
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -121,6 +117,7 @@ def extract(
     folder = output_folder(given("--output-path", output_path))
 
     # Imported here: torch and the slide readers take seconds, and a wrong option should not.
+    from tiacrossfusion.io.atomic import writing
     from tiacrossfusion.runs.cluster import Cluster
     from tiacrossfusion.runs.extraction import (
         ExtractionOptions,
@@ -129,7 +126,6 @@ def extract(
         plan_extraction,
     )
     from tiacrossfusion.runs.jobs import ToolNames
-    from tiacrossfusion.io.atomic import writing
 
     check_shard(part)
     tools = ToolNames(

@@ -10,9 +10,9 @@ from typing import Literal
 import click
 from tiatoolbox.cli.common import cli_output_path
 
-from tiacrossfusion.io.arguments import at_least
 from tiacrossfusion.cli.checks import output_folder
 from tiacrossfusion.errors import TiacfError, UsageError
+from tiacrossfusion.io.arguments import at_least
 from tiacrossfusion.io.paths import is_there, missing
 
 
@@ -72,9 +72,9 @@ def import_checkpoint(
     if (folder / "config.json").exists() and not overwrite:
         raise TiacfError(f"{folder}: holds a bundle; give --overwrite or another --output-path")
 
-    from tiacrossfusion.encoders import describe_encoder
-    from tiacrossfusion.slides.spec import SamplingSpec
+    from tiacrossfusion.encoders.stored import describe_encoder
     from tiacrossfusion.models.official import bundle_from_checkpoint, parse_bin_edges
+    from tiacrossfusion.slides.spec import SamplingSpec
 
     config = bundle_from_checkpoint(
         Path(checkpoint),

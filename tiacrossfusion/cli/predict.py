@@ -20,28 +20,19 @@ from tiatoolbox.cli.common import (
     cli_output_type,
 )
 
-from tiacrossfusion.io.arguments import at_least, one_scale
-from tiacrossfusion.cli.checks import (
-    check_masks,
-    given,
-    output_folder,
-    refuse_given,
-)
-from tiacrossfusion.cli.cluster import (
-    cli_cluster,
-    cli_precision,
-    seen_from_workers,
-)
+from tiacrossfusion.bags.files import find_bags
+from tiacrossfusion.cli.checks import check_masks, given, output_folder, refuse_given
+from tiacrossfusion.cli.cluster import cli_cluster, cli_precision, seen_from_workers
 from tiacrossfusion.cli.log_file import LOG_FILE, log_to
 from tiacrossfusion.errors import UsageError
-from tiacrossfusion.slides.files import DEFAULT_FILE_TYPES, find_slides
-from tiacrossfusion.bags.files import find_bags
+from tiacrossfusion.io.arguments import at_least, one_scale
 from tiacrossfusion.io.paths import is_folder
 from tiacrossfusion.io.text import printable
+from tiacrossfusion.slides.files import DEFAULT_FILE_TYPES, find_slides
 
 if TYPE_CHECKING:
-    from tiacrossfusion.runs.patients import PatientOutcome
     from tiacrossfusion.cohorts.patients import PatientTable
+    from tiacrossfusion.runs.patients import PatientOutcome
 
 #: What only slides, and only a table of patients, have a use for.
 _FOR_SLIDES = (
@@ -171,23 +162,14 @@ def predict(
     folder_path = output_folder(given("--output-path", output_path))
 
     # Imported here: torch and the slide readers take seconds, and a wrong option should not.
+    from tiacrossfusion.cohorts.patients import read_patients
+    from tiacrossfusion.encoders.stored import load_encoder_of
+    from tiacrossfusion.models.bundle import load_bundle
     from tiacrossfusion.runs.cluster import Cluster
-    from tiacrossfusion.runs.prediction import (
-        RunOptions,
-        predict_bags,
-        predict_cohort,
-    )
-    from tiacrossfusion.encoders import load_encoder_of
     from tiacrossfusion.runs.jobs import ToolNames
     from tiacrossfusion.runs.patients import predict_patients
-    from tiacrossfusion.cohorts.patients import read_patients
-    from tiacrossfusion.runs.results_folder import (
-        PATIENTS,
-        REPORT,
-        TABLE,
-        ResultsFolder,
-    )
-    from tiacrossfusion.models import load_bundle
+    from tiacrossfusion.runs.prediction import RunOptions, predict_bags, predict_cohort
+    from tiacrossfusion.runs.results_folder import PATIENTS, REPORT, TABLE, ResultsFolder
 
     options = RunOptions(
         mpp=mpp,

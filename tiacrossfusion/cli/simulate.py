@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import click
 from tiatoolbox.cli.common import cli_output_path
 
-from tiacrossfusion.io.arguments import at_least, positive, usable_seed
 from tiacrossfusion.cli.checks import given, output_folder, refuse_given
+from tiacrossfusion.io.arguments import at_least, positive, usable_seed
 
 if TYPE_CHECKING:
-    from tiacrossfusion.simulation import Scenario
+    from tiacrossfusion.simulation.planted import Scenario
 
 #: Those of the simulation, written down here because importing it takes seconds; a test compares.
 SCENARIOS = ("coarse", "fine", "sum", "product", "colocation")
@@ -107,12 +107,10 @@ def simulate(
     folder = output_folder(given("--output-path", output_path))
 
     # Imported here: they take seconds, and a wrong option should not.
-    from tiacrossfusion.simulation import (
-        simulate_bags,
-        simulate_slides,
-        true_concordance,
-    )
+    from tiacrossfusion.simulation.bags import simulate_bags
     from tiacrossfusion.simulation.cohort_folder import TABLE
+    from tiacrossfusion.simulation.planted import true_concordance
+    from tiacrossfusion.simulation.slides import simulate_slides
 
     if slides:
         size = (slide_size, slide_size)

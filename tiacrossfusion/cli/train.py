@@ -14,7 +14,7 @@ from tiacrossfusion.errors import UsageError
 from tiacrossfusion.networks.names import MODEL_NAMES
 
 if TYPE_CHECKING:
-    from tiacrossfusion.evaluation import Evaluation
+    from tiacrossfusion.evaluation.scores import Evaluation
 
 #: Where the options stand among the settings; None is not given, and leaves the file or the default.
 _SETTINGS = {

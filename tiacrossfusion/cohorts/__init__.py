@@ -1,1 +1,1 @@
-"""TODO."""
+"""Follow-up tables, patients, splits and folds."""

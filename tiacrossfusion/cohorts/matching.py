@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from tiacrossfusion.errors import TiacfError
-from tiacrossfusion.cohorts.table import CohortTable
-from tiacrossfusion.io.text import examples
 from tiacrossfusion.cohorts.names import slide_stem
+from tiacrossfusion.cohorts.table import CohortTable
+from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.io.text import examples
 
 
 def match_bags(

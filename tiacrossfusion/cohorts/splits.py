@@ -12,15 +12,15 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
-from tiacrossfusion.io.arguments import at_least
-from tiacrossfusion.errors import TiacfError, UsageError, one_line
-from tiacrossfusion.io.atomic import write_text
-from tiacrossfusion.io.paths import is_file, is_folder, missing
-from tiacrossfusion.survival import quantile_bins
-from tiacrossfusion.io.csv_text import read_table_text
-from tiacrossfusion.cohorts.table import CohortTable, check_header
-from tiacrossfusion.io.text import examples
 from tiacrossfusion.cohorts.names import slide_stem
+from tiacrossfusion.cohorts.table import CohortTable, check_header
+from tiacrossfusion.errors import TiacfError, UsageError, one_line
+from tiacrossfusion.io.arguments import at_least
+from tiacrossfusion.io.atomic import write_text
+from tiacrossfusion.io.csv_text import read_table_text
+from tiacrossfusion.io.paths import is_file, is_folder, missing
+from tiacrossfusion.io.text import examples
+from tiacrossfusion.survival import quantile_bins
 
 PARTS: Final = ("train", "validation", "test")
 

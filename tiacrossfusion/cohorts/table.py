@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -19,9 +19,8 @@ from pandas.api.types import is_scalar
 from pydantic import BaseModel, ConfigDict, Field
 
 from tiacrossfusion.errors import TiacfError, UsageError, one_line
-from tiacrossfusion.slides.files import DEFAULT_FILE_TYPES
 from tiacrossfusion.io.csv_text import read_table_text
-from tiacrossfusion.io.text import printable
+from tiacrossfusion.io.text import examples, printable, shortened
 
 #: The command line's option for each field of `Columns`.
 COLUMN_OPTIONS = {
@@ -34,11 +33,6 @@ COLUMN_OPTIONS = {
     "patient_characters": "--patient-characters",
 }
 
-#: Endings that make a name a slide's file name. No other is cut off: TCGA names hold dots themselves.
-_SLIDE_SUFFIXES = (
-    *(pattern.strip().removeprefix("*") for pattern in DEFAULT_FILE_TYPES.split(",")),
-    *(".scn", ".bif", ".svslide", ".vms", ".vmu", ".dcm"),
-)
 _CSV_ENDINGS = (".csv", ".csv.zip", ".csv.gz")
 _PARQUET_ENDINGS = (".parquet", ".pq")
 
@@ -144,26 +138,6 @@ def read_table(
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     slides = frame[["slide", "patient"]].reset_index(drop=True)
     return CohortTable(patients, slides, time_unit.strip(), sha256, left_out, tuple(notes))
-
-
-def slide_stem(name: str) -> str:
-    """Name of a slide without an ending of slide files, if it has one."""
-    for suffix in _SLIDE_SUFFIXES:
-        if name.lower().endswith(suffix):
-            return name[: -len(suffix)]
-    return name
-
-
-def shortened(name: str, limit: int = 80) -> str:
-    """A name on one line and of a length for a message."""
-    name = " ".join(name.split())
-    return name if len(name) <= limit else f"{name[:limit]}..."
-
-
-def examples(names: Iterable[object], limit: int = 3) -> str:
-    """List the first few names for a message."""
-    shown = [shortened(str(name)) for name in names]
-    return ", ".join(shown[:limit]) + (", ..." if len(shown) > limit else "")
 
 
 def _read_columns(path: Path, columns: Columns) -> tuple[pd.DataFrame, list[str]]:

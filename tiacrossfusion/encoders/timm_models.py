@@ -10,11 +10,7 @@ from timm.data import resolve_model_data_config
 from torch import nn
 
 from tiacrossfusion.encoders.foundation import FOUNDATION_MODELS
-from tiacrossfusion.encoders.hub import (
-    fetching_from_hub,
-    fetching_from_url,
-    hub_offline,
-)
+from tiacrossfusion.encoders.hub import fetching_from_hub, fetching_from_url, hub_offline
 from tiacrossfusion.encoders.names import EncoderName
 from tiacrossfusion.encoders.network import PATCH_SIZE, Network
 from tiacrossfusion.encoders.spec import OptionValue

@@ -8,14 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.ticker import PercentFormatter
 
-from tiacrossfusion.evaluation.figures import (
-    COLOURS,
-    add_axes,
-    interval,
-    new_figure,
-    say,
-    spread,
-)
+from tiacrossfusion.evaluation.figures import COLOURS, add_axes, interval, new_figure, say, spread
 from tiacrossfusion.evaluation.scores import CalibrationTable, Evaluation
 from tiacrossfusion.outputs.figures import save_png
 

@@ -9,11 +9,7 @@ from typing import Any
 import numpy as np
 
 from tiacrossfusion.errors import TiacfError
-from tiacrossfusion.evaluation.bootstrap import (
-    bootstrap_counts,
-    estimate,
-    two_sided_p,
-)
+from tiacrossfusion.evaluation.bootstrap import bootstrap_counts, estimate, two_sided_p
 from tiacrossfusion.evaluation.predictions import FoldPredictions, check_folds
 from tiacrossfusion.evaluation.scores import Comparison
 from tiacrossfusion.survival import PairSums, harrell_pairs

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from tiacrossfusion.bags.bag import FeatureBag
-    from tiacrossfusion.models import ModelBundle
+    from tiacrossfusion.models.bundle import ModelBundle
 
 #: Shares of a scale's tokens that are deleted.
 SHARES = (0.05, 0.1, 0.2)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,9 +13,10 @@ from pydantic import ValidationError
 
 from tiacrossfusion.errors import TiacfError, UsageError, one_line
 from tiacrossfusion.evaluation.predictions import FoldPredictions, check_folds
+from tiacrossfusion.io.atomic import write_text
+from tiacrossfusion.io.csv_text import read_table_text
 from tiacrossfusion.io.paths import is_folder, is_there, missing
 from tiacrossfusion.survival import TimeBins
-from tiacrossfusion.io.csv_text import read_table_text
 
 #: One row a patient: what was predicted and what happened.
 TABLE = "out_of_fold.csv"
@@ -136,23 +135,6 @@ def read_predictions(path: Path) -> list[FoldPredictions]:
     for name in (file.name, TRAINING_TABLE):  # last: where it is plain what is wrong, that is said
         _check_digest(file.parent / name)
     return folds
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file in one step, so that it is never there in part; its folder is made if need be."""
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
-    except OSError as error:
-        raise TiacfError(
-            f"{path}: cannot be written ({error.strerror}); check the folder's rights and free space, "
-            "or give another"
-        ) from error
-    finally:
-        if part.exists():
-            part.unlink()
 
 
 def _digest(content: bytes) -> str:

@@ -7,14 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tiacrossfusion.evaluation.figures import (
-    COLOURS,
-    add_axes,
-    interval,
-    new_figure,
-    say,
-    spread,
-)
+from tiacrossfusion.evaluation.figures import COLOURS, add_axes, interval, new_figure, say, spread
 from tiacrossfusion.evaluation.predictions import FoldPredictions
 from tiacrossfusion.evaluation.scores import Evaluation
 from tiacrossfusion.outputs.figures import save_png

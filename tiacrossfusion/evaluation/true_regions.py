@@ -8,7 +8,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from tiacrossfusion.bags.bag import FeatureBag
-    from tiacrossfusion.simulation import SlideTruth
+    from tiacrossfusion.simulation.truth import SlideTruth
 
 
 def planted_tokens(bag: FeatureBag, truth: SlideTruth) -> dict[str, np.ndarray]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from tiacrossfusion.bags.bag import FeatureBag
-    from tiacrossfusion.models import ModelBundle
+    from tiacrossfusion.models.bundle import ModelBundle
 
 #: The modules that embed the tokens of a scale in CrossFusion and its kin; the others have one, "embed",
 #: for the scales that they read.

@@ -12,12 +12,13 @@ import numpy as np
 from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.explain.extent import tiles_of
 from tiacrossfusion.explain.scores import TileScores
-from tiacrossfusion.slides import read_patch
+from tiacrossfusion.slides.patches import read_patch
 from tiacrossfusion.slides.spec import SCALES
 
 if TYPE_CHECKING:
     from tiacrossfusion.bags.bag import FeatureBag
-    from tiacrossfusion.slides import SamplingSpec, Slide
+    from tiacrossfusion.slides.slide import Slide
+    from tiacrossfusion.slides.spec import SamplingSpec
 
 #: Patches with the highest scores of a scale, and as many with the lowest: what can be taken in at
 #: a glance, and what a report of many slides has room for.

@@ -10,7 +10,7 @@ from tiacrossfusion.slides.spec import SCALES
 
 if TYPE_CHECKING:
     from tiacrossfusion.bags.bag import FeatureBag
-    from tiacrossfusion.models import ModelBundle
+    from tiacrossfusion.models.bundle import ModelBundle
 
 
 def rolled_scores(bag: FeatureBag, bundle: ModelBundle) -> dict[str, np.ndarray] | None:

@@ -1,1 +1,1 @@
-"""TODO."""
+"""One slide, from pixels to a prediction."""

@@ -17,17 +17,17 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.bags.bag import FeatureBag
+from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.interop.h5_reading import read_h5
 from tiacrossfusion.interop.importing import ImportOptions, import_bag
 from tiacrossfusion.interop.own_h5 import is_own_h5, write_h5
 from tiacrossfusion.interop.pt_files import is_own_pt, read_pt, write_pt
 from tiacrossfusion.interop.sources import SCALE_FOLDERS, SlideFiles
-from tiacrossfusion.runs.jobs import failure
 from tiacrossfusion.io.atomic import OutputError, writing
-from tiacrossfusion.slides.spec import SCALES
 from tiacrossfusion.io.paths import stem_for
+from tiacrossfusion.runs.jobs import failure
+from tiacrossfusion.slides.spec import SCALES
 
 OutputFormat = Literal["bag", "h5", "pt"]
 

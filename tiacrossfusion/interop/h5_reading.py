@@ -23,8 +23,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from tiacrossfusion.errors import TiacfError, one_line
 from tiacrossfusion.bags.bag import OWN_FORMAT
+from tiacrossfusion.errors import TiacfError, one_line
 from tiacrossfusion.interop.h5_datasets import check_links, check_written
 from tiacrossfusion.interop.own_h5 import own_record
 from tiacrossfusion.interop.scale_file import FileFacts, ScaleFile, as_features

@@ -8,26 +8,17 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tiacrossfusion.encoders import EncoderSpec
-from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.bags.bag import FeatureBag, Provenance, ScaleFeatures
+from tiacrossfusion.encoders.spec import EncoderSpec
+from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.interop.one_slide import (
     check_counts,
     check_cover,
     check_inside,
     check_same_origin,
 )
-from tiacrossfusion.interop.positions import (
-    level0_corners,
-    nested_grid,
-    patch_bounds,
-    patch_sides,
-)
-from tiacrossfusion.interop.scale_file import (
-    CoordsUnit,
-    ScaleFile,
-    read_scale_file,
-)
+from tiacrossfusion.interop.positions import level0_corners, nested_grid, patch_bounds, patch_sides
+from tiacrossfusion.interop.scale_file import CoordsUnit, ScaleFile, read_scale_file
 from tiacrossfusion.interop.sources import SlideFiles
 from tiacrossfusion.slides.spec import SCALES, SamplingSpec
 

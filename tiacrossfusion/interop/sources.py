@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tiacrossfusion.errors import TiacfError, UsageError
-from tiacrossfusion.slides.spec import SCALES
 from tiacrossfusion.io.paths import is_folder, is_there, missing
+from tiacrossfusion.slides.spec import SCALES
 
 #: Names of the scales' folders, as the authors' release has them.
 SCALE_FOLDERS = {scale: f"x{scale.removesuffix('x')}" for scale in SCALES}

@@ -1,8 +1,12 @@
-"""Text of files and their names on a terminal or in a spreadsheet, where some characters are commands."""
+"""Text made safe for a terminal, a file or a message.
+
+Names of files may hold characters that a terminal or a spreadsheet obeys.
+"""
 
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Iterable
 
 #: Controls, halves of characters, and what turns the direction of writing so that a name reads as
 #: another (https://trojansource.codes).
@@ -27,3 +31,29 @@ def printable(text: str, *, keep: str = "") -> str:
         else character
         for character in text
     )
+
+
+def written(name: str) -> str:
+    r"""A name or message as it can be written into a file.
+
+    Bytes that are no UTF-8 text become `\udcff`. A carriage return becomes `\r`: Python's csv leaves it
+    bare in a cell, and those who read the table take it for the end of a row.
+    """
+    return name.encode(errors="backslashreplace").decode().replace("\r", r"\r")
+
+
+def is_written(name: str) -> bool:
+    """Tell whether a name can be written into a file as it is."""
+    return written(name) == name
+
+
+def examples(names: Iterable[object], limit: int = 3) -> str:
+    """List the first few names for a message."""
+    shown = [shortened(str(name)) for name in names]
+    return ", ".join(shown[:limit]) + (", ..." if len(shown) > limit else "")
+
+
+def shortened(name: str, limit: int = 80) -> str:
+    """A name on one line and of a length for a message."""
+    name = " ".join(name.split())
+    return name if len(name) <= limit else f"{name[:limit]}..."

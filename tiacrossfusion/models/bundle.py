@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import ValidationError
 
-from tiacrossfusion.io.arguments import usable_device
+from tiacrossfusion.bags.bag import EXTRACT_AGAIN, FeatureBag, check_same
 from tiacrossfusion.encoders.hub import offline_variable
 from tiacrossfusion.errors import TiacfError, UsageError, first_fault, one_line
-from tiacrossfusion.bags.bag import EXTRACT_AGAIN, FeatureBag, check_same
+from tiacrossfusion.io.arguments import usable_device
 from tiacrossfusion.io.paths import is_file, is_folder, is_there, missing
-from tiacrossfusion.survival import interpolation
 from tiacrossfusion.io.text import FORMULA_SIGNS, printable
 from tiacrossfusion.models.config import FORMAT_VERSION, BundleConfig
 from tiacrossfusion.models.network import build_network
+from tiacrossfusion.survival import interpolation
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -295,7 +295,7 @@ def make_ensemble(members: Sequence[nn.Module], config: BundleConfig) -> nn.Modu
     """Put networks together as the ensemble that a config with `members` describes."""
     import torch
 
-    from tiacrossfusion.networks import Ensemble
+    from tiacrossfusion.networks.ensemble import Ensemble
 
     edges = np.asarray(config.time_bins.edges[1:]) if config.time_bins is not None else np.empty(0)
     weights = np.stack([interpolation(bins, edges) for bins in config.members])

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator, model_validator
 
-from tiacrossfusion.encoders import EncoderSpec
+from tiacrossfusion.encoders.spec import EncoderSpec
 from tiacrossfusion.networks.names import NETWORK_NAMES
 from tiacrossfusion.slides.spec import SamplingSpec
 from tiacrossfusion.survival import TimeBins

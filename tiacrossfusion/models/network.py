@@ -30,8 +30,9 @@ def build_network(
     Raises:
         TiacfError: the sizes make no network.
     """
-    from tiacrossfusion.networks import TrainedNetwork, network_sizes
-    from tiacrossfusion.networks import build_network as build
+    from tiacrossfusion.networks.registry import build_network as build
+    from tiacrossfusion.networks.registry import network_sizes
+    from tiacrossfusion.networks.trained import TrainedNetwork
 
     rates = {"dropout": dropout, "attention_dropout": attention_dropout}
     taken = network_sizes(architecture.name)

@@ -6,14 +6,14 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from tiacrossfusion.encoders import EncoderSpec
+from tiacrossfusion.encoders.spec import EncoderSpec
 from tiacrossfusion.errors import TiacfError, UsageError, first_fault
-from tiacrossfusion.networks import load_official_checkpoint
-from tiacrossfusion.slides.spec import SamplingSpec
-from tiacrossfusion.survival import TimeBins, check_unit
 from tiacrossfusion.io.text import printable
 from tiacrossfusion.models.bundle import save_bundle
 from tiacrossfusion.models.config import Architecture, BundleConfig, ModelCard
+from tiacrossfusion.networks.official import load_official_checkpoint
+from tiacrossfusion.slides.spec import SamplingSpec
+from tiacrossfusion.survival import TimeBins, check_unit
 
 _NOTICE = "Imported research model, not validated here and not for clinical use."
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from tiacrossfusion.errors import TiacfError
-from tiacrossfusion.survival import TimeBins
 from tiacrossfusion.models.config import RiskGroup, RiskReference
+from tiacrossfusion.survival import TimeBins
 
 
 def risk_reference(

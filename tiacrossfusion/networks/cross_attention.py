@@ -5,10 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from tiacrossfusion.networks.attention import (
-    MultiHeadAttention,
-    attention_received,
-)
+from tiacrossfusion.networks.attention import MultiHeadAttention, attention_received
 from tiacrossfusion.networks.feed_forward import FeedForward
 
 

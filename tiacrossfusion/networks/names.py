@@ -1,6 +1,6 @@
 """The names of the models that can be trained, for a command line that imports no torch."""
 
-#: Keys of `tiacrossfusion.networks.NETWORKS`. "-20x" reads the 20x tokens alone.
+#: Keys of `tiacrossfusion.networks.registry.NETWORKS`. "-20x" reads the 20x tokens alone.
 NETWORK_NAMES: tuple[str, ...] = (
     "crossfusion",
     "crossfusion-no-conv",

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from tiacrossfusion.errors import TiacfError, UsageError, one_line
-from tiacrossfusion.networks.crossfusion import CrossFusion
 from tiacrossfusion.io.paths import is_file, is_there, missing
 from tiacrossfusion.io.tensor_files import load_tensors
 from tiacrossfusion.io.text import printable
+from tiacrossfusion.networks.crossfusion import CrossFusion
 
 # Released name -> our name, from the top of the network to its parts.
 _PROJECTIONS = {

@@ -8,15 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from tiacrossfusion.networks.attention import (
-    class_token_attention,
-    passed_attention,
-)
-from tiacrossfusion.networks.attention_trace import (
-    last_layer,
-    observe_attention,
-    without_wrapper,
-)
+from tiacrossfusion.networks.attention import class_token_attention, passed_attention
+from tiacrossfusion.networks.attention_trace import last_layer, observe_attention, without_wrapper
 from tiacrossfusion.networks.class_token_reader import ClassTokenReader
 from tiacrossfusion.networks.crossfusion import CrossFusion
 from tiacrossfusion.networks.ensemble import Ensemble

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Writers of results: GeoJSON, annotation stores, zarr, figures and the report."""

@@ -18,11 +18,11 @@ import numpy as np
 import shapely
 from tiatoolbox.annotation.storage import Annotation, SQLiteStore
 
-from tiacrossfusion.outputs.colours import signed_shares
 from tiacrossfusion.explain.extent import clip_to_slide, tiles_of
 from tiacrossfusion.explain.hotspots import Hotspot
-from tiacrossfusion.outputs.origin import origin
 from tiacrossfusion.explain.scores import TileScores
+from tiacrossfusion.outputs.colours import signed_shares
+from tiacrossfusion.outputs.origin import origin
 
 if TYPE_CHECKING:
     from tiacrossfusion.bags.bag import FeatureBag

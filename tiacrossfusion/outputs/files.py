@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tiacrossfusion.outputs.overlay import attention_figure
-from tiacrossfusion.outputs.survival_plot import survival_figure
-from tiacrossfusion.outputs.annotation_store import write_annotation_store
-from tiacrossfusion.outputs.geojson_files import write_geojson
-from tiacrossfusion.outputs.geojson_files import COMPRESSED, FILE_ENDINGS
 from tiacrossfusion.inference.prediction import Prediction
 from tiacrossfusion.inference.slide import SlideResult
+from tiacrossfusion.outputs.annotation_store import write_annotation_store
+from tiacrossfusion.outputs.geojson_files import COMPRESSED, FILE_ENDINGS, write_geojson
+from tiacrossfusion.outputs.overlay import attention_figure
+from tiacrossfusion.outputs.survival_plot import survival_figure
 from tiacrossfusion.slides.spec import SCALES
 
 if TYPE_CHECKING:
-    from tiacrossfusion.models import BundleConfig, ModelBundle
+    from tiacrossfusion.models.bundle import ModelBundle
+    from tiacrossfusion.models.config import BundleConfig
 
 _SURVIVAL, _ATTENTION = "_survival.png", "_attention.png"
 

@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, TextIO
 import geojson
 import numpy as np
 
-from tiacrossfusion.outputs.colours import HOTSPOT, percentile_colours
 from tiacrossfusion.explain.extent import clip_to_slide, tiles_of
 from tiacrossfusion.explain.hotspots import Hotspot
-from tiacrossfusion.outputs.origin import origin
 from tiacrossfusion.explain.scores import TileScores
+from tiacrossfusion.outputs.colours import HOTSPOT, percentile_colours
+from tiacrossfusion.outputs.origin import origin
 
 if TYPE_CHECKING:
     from tiacrossfusion.bags.bag import FeatureBag

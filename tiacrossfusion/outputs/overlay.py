@@ -13,6 +13,9 @@ from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
+from tiacrossfusion.explain.extent import slide_size, tiles_of
+from tiacrossfusion.explain.hotspots import Hotspot
+from tiacrossfusion.explain.scores import TileScores
 from tiacrossfusion.outputs.colours import (
     HOTSPOT,
     colour_table,
@@ -20,10 +23,7 @@ from tiacrossfusion.outputs.colours import (
     signed_colour_table,
     signed_colours,
 )
-from tiacrossfusion.explain.extent import slide_size, tiles_of
 from tiacrossfusion.outputs.figures import add_caption, save_png
-from tiacrossfusion.explain.hotspots import Hotspot
-from tiacrossfusion.explain.scores import TileScores
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Many slides in one resumable folder."""

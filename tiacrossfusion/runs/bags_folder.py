@@ -9,18 +9,11 @@ from typing import ClassVar
 
 from pydantic import BaseModel
 
-from tiacrossfusion.runs.records import (
-    RECORDS,
-    Count,
-    Record,
-    RecordFolder,
-    names_for,
-)
 from tiacrossfusion.io.atomic import OutputError
-from tiacrossfusion.io.paths import size_on_disk
-from tiacrossfusion.slides.spec import SCALES
-from tiacrossfusion.io.paths import is_folder, stem_for
+from tiacrossfusion.io.paths import is_folder, size_on_disk, stem_for
 from tiacrossfusion.io.text import written
+from tiacrossfusion.runs.records import RECORDS, Count, Record, RecordFolder, names_for
+from tiacrossfusion.slides.spec import SCALES
 
 TABLE = "extraction.csv"
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tiacrossfusion.runs.bags_folder import BagsFolder
 from tiacrossfusion.errors import TiacfError, UsageError
-from tiacrossfusion.runs.records import Record, is_alive
 from tiacrossfusion.io.paths import size_on_disk
+from tiacrossfusion.runs.bags_folder import BagsFolder
+from tiacrossfusion.runs.records import Record, is_alive
 from tiacrossfusion.slides.spec import SCALES
 
 

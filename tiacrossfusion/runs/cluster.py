@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Any
 
 from tiacrossfusion import __version__
 from tiacrossfusion.errors import TiacfError, UsageError, one_line
-from tiacrossfusion.runs.jobs import Job, ToolNames
 from tiacrossfusion.io.progress import Progress
+from tiacrossfusion.runs.jobs import Job, ToolNames
 from tiacrossfusion.runs.records import MAX_DEATHS, RecordFolder
 
 if TYPE_CHECKING:

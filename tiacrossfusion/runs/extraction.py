@@ -18,24 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tiacrossfusion.runs.bags_folder import (
-    COLUMNS,
-    BagsFolder,
-    source_of,
-    stem_of,
-)
-from tiacrossfusion.errors import TiacfError, UsageError
 from tiacrossfusion.bags.bag import FeatureBag, Provenance
-from tiacrossfusion.slides.files import slide_identity
-from tiacrossfusion.runs.jobs import (
-    Job,
-    SlideOptions,
-    ToolNames,
-    Tools,
-    carry_out,
-    failure,
-)
 from tiacrossfusion.bags.caveats import bag_caveats
+from tiacrossfusion.errors import TiacfError, UsageError
 from tiacrossfusion.inference.extraction import (
     bag_provenance,
     extract_bag,
@@ -44,23 +29,21 @@ from tiacrossfusion.inference.extraction import (
     tissue_grids,
 )
 from tiacrossfusion.inference.slide import load_readers
-from tiacrossfusion.io.progress import Progress
 from tiacrossfusion.io.atomic import OutputError
-from tiacrossfusion.runs.records import Record
-from tiacrossfusion.io.paths import size_on_disk
-from tiacrossfusion.slides import (
-    SCALES,
-    SamplingSpec,
-    Slide,
-    find_mask,
-    open_slide,
-)
-from tiacrossfusion.io.paths import is_there, stem_for
+from tiacrossfusion.io.paths import is_there, size_on_disk, stem_for
+from tiacrossfusion.io.progress import Progress
 from tiacrossfusion.io.text import written
+from tiacrossfusion.runs.bags_folder import COLUMNS, BagsFolder, source_of, stem_of
+from tiacrossfusion.runs.jobs import Job, SlideOptions, ToolNames, Tools, carry_out, failure
+from tiacrossfusion.runs.records import Record
+from tiacrossfusion.slides.files import slide_identity
+from tiacrossfusion.slides.slide import Slide, open_slide
+from tiacrossfusion.slides.spec import SCALES, SamplingSpec
+from tiacrossfusion.slides.tissue import find_mask
 
 if TYPE_CHECKING:
+    from tiacrossfusion.encoders.encoder import Encoder
     from tiacrossfusion.runs.cluster import Cluster
-    from tiacrossfusion.encoders import Encoder
 
 Mask = str | Path | np.ndarray
 Row = dict[str, Any]

@@ -9,18 +9,18 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from tiacrossfusion.io.arguments import at_least, positive
 from tiacrossfusion.errors import TiacfError, UsageError, one_line
-from tiacrossfusion.runs.signals import go_on_unless_interrupted
-from tiacrossfusion.io.progress import Progress
+from tiacrossfusion.io.arguments import at_least, positive
 from tiacrossfusion.io.atomic import OutputError
-from tiacrossfusion.runs.records import RecordFolder
+from tiacrossfusion.io.progress import Progress
 from tiacrossfusion.io.text import written
+from tiacrossfusion.runs.records import RecordFolder
+from tiacrossfusion.runs.signals import go_on_unless_interrupted
 
 if TYPE_CHECKING:
+    from tiacrossfusion.encoders.encoder import Encoder
+    from tiacrossfusion.models.bundle import ModelBundle
     from tiacrossfusion.runs.cluster import Cluster
-    from tiacrossfusion.encoders import Encoder
-    from tiacrossfusion.models import ModelBundle
 
 _log = logging.getLogger(__name__)
 
@@ -126,9 +126,10 @@ class ToolNames:
 
 @cache
 def _load(names: ToolNames) -> Tools:
+    from tiacrossfusion.encoders.loading import load_encoder
+    from tiacrossfusion.encoders.stored import load_encoder_of
     from tiacrossfusion.io.arguments import usable_device
-    from tiacrossfusion.encoders import load_encoder, load_encoder_of
-    from tiacrossfusion.models import load_bundle
+    from tiacrossfusion.models.bundle import load_bundle
 
     usable_device(names.device)
     bundle = None if names.model is None else load_bundle(names.model, names.device)

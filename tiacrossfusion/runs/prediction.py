@@ -15,18 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tiacrossfusion.errors import UsageError
-from tiacrossfusion.explain import why_no_maps
 from tiacrossfusion.bags.bag import FeatureBag
-from tiacrossfusion.slides.files import slide_identity
-from tiacrossfusion.runs.jobs import (
-    Job,
-    SlideOptions,
-    ToolNames,
-    Tools,
-    carry_out,
-    failure,
-)
+from tiacrossfusion.errors import UsageError
+from tiacrossfusion.explain.extent import why_no_maps
+from tiacrossfusion.inference.extraction import mask_identity
+from tiacrossfusion.inference.slide import SlideResult, load_readers, predict_slide, predict_stored
+from tiacrossfusion.io.atomic import OutputError
+from tiacrossfusion.io.paths import is_folder, is_there, stem_for
+from tiacrossfusion.io.progress import Progress
+from tiacrossfusion.io.text import written
 from tiacrossfusion.outputs.files import (
     ALL_SUFFIXES,
     output_suffixes,
@@ -34,28 +31,19 @@ from tiacrossfusion.outputs.files import (
     prediction_row,
     write_outputs,
 )
-from tiacrossfusion.inference.slide import (
-    SlideResult,
-    load_readers,
-    predict_slide,
-    predict_stored,
-)
-from tiacrossfusion.inference.extraction import mask_identity
-from tiacrossfusion.io.progress import Progress
-from tiacrossfusion.io.atomic import OutputError
+from tiacrossfusion.outputs.report.making import make_fragment
+from tiacrossfusion.runs.jobs import Job, SlideOptions, ToolNames, Tools, carry_out, failure
 from tiacrossfusion.runs.records import Record
-from tiacrossfusion.outputs.report import make_fragment
 from tiacrossfusion.runs.results_folder import ResultsFolder, row_of
-from tiacrossfusion.slides import find_mask
-from tiacrossfusion.io.paths import is_folder, is_there, stem_for
-from tiacrossfusion.io.text import written
+from tiacrossfusion.slides.files import slide_identity
+from tiacrossfusion.slides.tissue import find_mask
 
 if TYPE_CHECKING:
     from tiatoolbox.wsicore.wsireader import WSIReader
 
+    from tiacrossfusion.encoders.encoder import Encoder
+    from tiacrossfusion.models.bundle import ModelBundle
     from tiacrossfusion.runs.cluster import Cluster
-    from tiacrossfusion.encoders import Encoder
-    from tiacrossfusion.models import ModelBundle
 
 Mask = str | Path | np.ndarray
 

@@ -14,12 +14,11 @@ import json
 import os
 import shutil
 import socket
-import sqlite3
 import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -29,6 +28,7 @@ import psutil
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from tiacrossfusion.errors import TiacfError, first_fault
+from tiacrossfusion.io.atomic import OutputError, writing
 
 RECORDS = ".tiacf"
 
@@ -48,10 +48,6 @@ _STAGING = "staging-"
 
 #: A number of things in a record.
 Count = Annotated[int, Field(ge=0, lt=2**63)]
-
-
-class OutputError(TiacfError):
-    """The output folder cannot be written: no other slide would fare better, so the run ends."""
 
 
 @dataclass
@@ -441,46 +437,11 @@ def is_alive(process: str) -> bool | None:
         return False
 
 
-def size_on_disk(path: Path) -> int:
-    """Bytes of a file, or of all files of a store; 0 where there is none."""
-    if path.is_file():
-        with suppress(FileNotFoundError):  # another run may just have replaced it
-            return path.stat().st_size
-    size = 0
-    for folder, _, files in os.walk(path):
-        for file in files:
-            with suppress(FileNotFoundError):
-                size += (Path(folder) / file).lstat().st_size
-    return size
-
-
 def names_for(stem: str, source: str) -> Iterator[str]:
     """Names for a record whose stem another has: with more and more of a hash of its source."""
     digest = hashlib.sha256(source.encode()).hexdigest()
     for length in (8, 24):  # a slide may be called what another is called for its hash
         yield f"{stem}-{digest[:length]}"
-
-
-@contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Turn errors of the file system into one line on an output folder.
-
-    Raises:
-        OutputError: instead of them.
-    """
-    try:
-        yield
-    except (FileExistsError, IsADirectoryError) as error:
-        raise OutputError(
-            f"{error.filename2 or error.filename or folder}: cannot be written, something else has this "
-            f"name ({error.strerror}); move it away or give another --output-path"
-        ) from error
-    except (OSError, sqlite3.OperationalError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise OutputError(
-            f"{folder}: the output folder cannot be written ({reason}); "
-            "check its rights and free space, or give another --output-path"
-        ) from error
 
 
 def _process_name() -> str:

@@ -15,15 +15,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import BaseModel, Field, FiniteFloat, model_validator
 
 from tiacrossfusion.errors import TiacfError
-from tiacrossfusion.runs.records import RECORDS, Record, RecordFolder, names_for
 from tiacrossfusion.io.atomic import OutputError
-from tiacrossfusion.io.paths import size_on_disk
-from tiacrossfusion.io.paths import is_there
+from tiacrossfusion.io.paths import is_there, size_on_disk
 from tiacrossfusion.io.text import written
+from tiacrossfusion.runs.records import RECORDS, Record, RecordFolder, names_for
 
 if TYPE_CHECKING:
-    from tiacrossfusion.outputs.report import ReportSlide
-    from tiacrossfusion.models import BundleConfig
+    from tiacrossfusion.models.config import BundleConfig
+    from tiacrossfusion.outputs.report.fragment import ReportSlide
 
 TABLE = "predictions.csv"
 PATIENTS = "patients.csv"
@@ -229,7 +228,7 @@ class ResultsFolder(RecordFolder):
         Raises:
             OutputError: it cannot be written.
         """
-        from tiacrossfusion.outputs.report import ReportRun, write_report
+        from tiacrossfusion.outputs.report.writing import ReportRun, write_report
 
         run = ReportRun(config, title=f"Survival predictions: {written(self.path.absolute().name)}")
         with self.writing():
@@ -237,7 +236,7 @@ class ResultsFolder(RecordFolder):
 
     def _report_slides(self) -> Iterator[ReportSlide]:
         """Each slide's part of the report, as its record has it now."""
-        from tiacrossfusion.outputs.report import ReportSlide
+        from tiacrossfusion.outputs.report.fragment import ReportSlide
 
         for record in self.records():
             if record.status not in self.rows:

@@ -12,16 +12,12 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from tiacrossfusion import __version__
-from tiacrossfusion.encoders import EncoderSpec
-from tiacrossfusion.errors import UsageError
 from tiacrossfusion.bags.bag import FeatureBag, Provenance, ScaleFeatures
-from tiacrossfusion.slides.spec import CELLS_20X, SCALES, SamplingSpec
+from tiacrossfusion.encoders.spec import EncoderSpec
+from tiacrossfusion.errors import UsageError
 from tiacrossfusion.simulation.cohort_folder import CohortFolder
-from tiacrossfusion.simulation.planted import (
-    Scenario,
-    draw_planted_cohort,
-    slide_rng,
-)
+from tiacrossfusion.simulation.planted import Scenario, draw_planted_cohort, slide_rng
+from tiacrossfusion.slides.spec import CELLS_20X, SCALES, SamplingSpec
 
 #: Name of the encoder in the provenance of simulated bags; no encoder has it, for nothing was encoded.
 ENCODER_NAME = "simulated"

@@ -3,11 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from tiacrossfusion.simulation.follow_up import (
-    MEDIAN_MONTHS,
-    check_follow_up,
-    follow_up,
-)
+from tiacrossfusion.simulation.follow_up import MEDIAN_MONTHS, check_follow_up, follow_up
 from tiacrossfusion.simulation.parameters import draw_parameters, log_hazard
 
 

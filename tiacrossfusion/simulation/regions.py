@@ -6,12 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tiacrossfusion.errors import UsageError
-from tiacrossfusion.simulation.fields import (
-    Field,
-    Mask,
-    margin_of_share,
-    smooth_field,
-)
+from tiacrossfusion.simulation.fields import Field, Mask, margin_of_share, smooth_field
 from tiacrossfusion.simulation.parameters import TissueParameters, log_hazard
 from tiacrossfusion.simulation.truth import MICRONS_PER_MAP_PIXEL, SlideTruth
 

@@ -6,12 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from tiacrossfusion.simulation.aperio import (
-    BLOCK,
-    Pixels,
-    check_slide,
-    write_slide,
-)
+from tiacrossfusion.simulation.aperio import BLOCK, Pixels, check_slide, write_slide
 from tiacrossfusion.simulation.painting import Painter
 from tiacrossfusion.simulation.parameters import TissueParameters
 from tiacrossfusion.simulation.regions import Regions

@@ -22,11 +22,7 @@ from tiacrossfusion.errors import TiacfError, UsageError
 from tiacrossfusion.simulation.aperio import check_numbers
 from tiacrossfusion.simulation.cohort_folder import TRUTH, CohortFolder
 from tiacrossfusion.simulation.parameters import TissueParameters
-from tiacrossfusion.simulation.planted import (
-    Scenario,
-    draw_planted_cohort,
-    slide_rng,
-)
+from tiacrossfusion.simulation.planted import Scenario, draw_planted_cohort, slide_rng
 from tiacrossfusion.simulation.slide import render_slide
 
 # Glands are no part of the planted hazard: half of every tumour has lost them.

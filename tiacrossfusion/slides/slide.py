@@ -13,6 +13,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tiacrossfusion.errors import TiacfError, one_line
+from tiacrossfusion.io.paths import is_endless, is_there, missing
+from tiacrossfusion.io.text import is_written
+from tiacrossfusion.slides.files import is_dicom_folder
+from tiacrossfusion.slides.readers.tiff_structure import check_tiff
+from tiacrossfusion.slides.readers.tiff_tags import read_tiff_tags
 from tiacrossfusion.slides.slide_checks import (
     cannot_open,
     check_levels,
@@ -21,11 +26,6 @@ from tiacrossfusion.slides.slide_checks import (
     check_sizes,
     cut_off,
 )
-from tiacrossfusion.slides.readers.tiff_structure import check_tiff
-from tiacrossfusion.slides.readers.tiff_tags import read_tiff_tags
-from tiacrossfusion.slides.files import is_dicom_folder
-from tiacrossfusion.io.paths import is_endless, is_there, missing
-from tiacrossfusion.io.text import is_written
 
 if TYPE_CHECKING:
     from tiatoolbox.wsicore.wsireader import WSIReader

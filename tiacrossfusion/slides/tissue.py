@@ -9,10 +9,10 @@ import cv2
 import numpy as np
 
 from tiacrossfusion.errors import TiacfError, one_line
+from tiacrossfusion.io.paths import is_file, is_folder, is_there, missing
 from tiacrossfusion.slides.grid import cell_side_20x
 from tiacrossfusion.slides.overview import read_whole
 from tiacrossfusion.slides.spec import SamplingSpec
-from tiacrossfusion.io.paths import is_file, is_folder, is_there, missing
 
 if TYPE_CHECKING:
     from tiatoolbox.wsicore.wsireader import VirtualWSIReader

@@ -8,27 +8,11 @@ from tiacrossfusion.survival.calibration import (
     calibration_groups,
     observed_over_expected,
 )
-from tiacrossfusion.survival.concordance import (
-    PairSums,
-    harrell_c,
-    harrell_pairs,
-    uno_c,
-    uno_pairs,
-)
-from tiacrossfusion.survival.discrete import (
-    hazards_of,
-    interpolation,
-    risk_of,
-    survival_curve,
-)
+from tiacrossfusion.survival.concordance import PairSums, harrell_c, harrell_pairs, uno_c, uno_pairs
+from tiacrossfusion.survival.discrete import hazards_of, interpolation, risk_of, survival_curve
 from tiacrossfusion.survival.kaplan_meier import Censoring, kaplan_meier
 from tiacrossfusion.survival.proportional_hazards import breslow_increments
-from tiacrossfusion.survival.time_bins import (
-    TimeBins,
-    check_unit,
-    median_survival,
-    quantile_bins,
-)
+from tiacrossfusion.survival.time_bins import TimeBins, check_unit, median_survival, quantile_bins
 from tiacrossfusion.survival.time_dependent import (
     RocCurve,
     auc_pairs,

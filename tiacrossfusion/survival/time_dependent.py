@@ -10,12 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tiacrossfusion.survival.concordance import (
-    PairSums,
-    check_risks,
-    higher_risk,
-    pair_sum,
-)
+from tiacrossfusion.survival.concordance import PairSums, check_risks, higher_risk, pair_sum
 from tiacrossfusion.survival.discrete import interpolation
 from tiacrossfusion.survival.kaplan_meier import Censoring
 from tiacrossfusion.survival.time_bins import TimeBins

@@ -15,8 +15,8 @@ import numpy as np
 from tiatoolbox.models.engine.io_config import ModelIOConfigABC
 from tiatoolbox.wsicore.wsireader import WSIReader
 
-from tiacrossfusion.io.arguments import positive
 from tiacrossfusion.errors import UsageError
+from tiacrossfusion.io.arguments import positive
 
 
 def path_of(name: str, given: Any) -> Path:

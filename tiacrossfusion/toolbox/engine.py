@@ -13,24 +13,15 @@ from tiatoolbox.models.engine.engine_abc import EngineABC
 from tiatoolbox.models.engine.io_config import ModelIOConfigABC
 from tiatoolbox.wsicore.wsireader import WSIReader
 
-from tiacrossfusion.io.arguments import at_least, usable_device
-from tiacrossfusion.runs.prediction import (
-    RunOptions,
-    SlideOutcome,
-    predict_cohort,
-)
-from tiacrossfusion.encoders import Encoder, load_encoder_of
+from tiacrossfusion.encoders.encoder import Encoder
+from tiacrossfusion.encoders.stored import load_encoder_of
 from tiacrossfusion.errors import UsageError
+from tiacrossfusion.io.arguments import at_least, usable_device
 from tiacrossfusion.outputs.files import OUTPUT_TYPES
+from tiacrossfusion.runs.prediction import RunOptions, SlideOutcome, predict_cohort
 from tiacrossfusion.runs.results_folder import ResultsFolder
-from tiacrossfusion.slides import SCALES, SamplingSpec
-from tiacrossfusion.toolbox.arguments import (
-    check_sampling,
-    images_of,
-    masks_of,
-    path_of,
-    scale_of,
-)
+from tiacrossfusion.slides.spec import SCALES, SamplingSpec
+from tiacrossfusion.toolbox.arguments import check_sampling, images_of, masks_of, path_of, scale_of
 from tiacrossfusion.toolbox.model import CrossFusionModel
 
 _SETTINGS = ("batch_size", "num_workers", "device", "verbose")

@@ -9,8 +9,8 @@ import torch
 from tiatoolbox.models.models_abc import ModelABC
 from torch import nn
 
-from tiacrossfusion.networks import SurvivalOutput
-from tiacrossfusion.models import ModelBundle, load_bundle
+from tiacrossfusion.models.bundle import ModelBundle, load_bundle
+from tiacrossfusion.networks.output import SurvivalOutput
 
 
 class CrossFusionModel(ModelABC):

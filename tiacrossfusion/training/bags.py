@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from tiacrossfusion.errors import TiacfError, UsageError
 from tiacrossfusion.bags.bag import FeatureBag, check_same
+from tiacrossfusion.errors import TiacfError, UsageError
 from tiacrossfusion.slides.spec import SCALES
 
 #: Bags are kept in memory while they are together smaller than this, in bytes.

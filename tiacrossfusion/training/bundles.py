@@ -7,27 +7,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tiacrossfusion.evaluation import Evaluation, FoldPredictions, evaluate
-from tiacrossfusion.evaluation.scores import Estimate
 from tiacrossfusion.bags.bag import check_same
+from tiacrossfusion.cohorts.splits import Fold
+from tiacrossfusion.cohorts.table import CohortTable
+from tiacrossfusion.evaluation.measuring import evaluate
+from tiacrossfusion.evaluation.predictions import FoldPredictions
+from tiacrossfusion.evaluation.scores import Estimate, Evaluation
+from tiacrossfusion.models.bundle import load_bundle, make_ensemble, save_bundle
+from tiacrossfusion.models.config import BundleConfig, ModelCard
+from tiacrossfusion.models.reference import risk_reference
 from tiacrossfusion.survival import quantile_bins, risk_of, survival_curve
 from tiacrossfusion.training.bags import CohortBags
 from tiacrossfusion.training.fold import FittedFold
-from tiacrossfusion.training.patients import (
-    follow_up,
-    patients_of,
-    predict_patients,
-)
-from tiacrossfusion.cohorts.splits import Fold
-from tiacrossfusion.cohorts.table import CohortTable
-from tiacrossfusion.models import (
-    BundleConfig,
-    ModelCard,
-    load_bundle,
-    make_ensemble,
-    risk_reference,
-    save_bundle,
-)
+from tiacrossfusion.training.patients import follow_up, patients_of, predict_patients
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,12 +10,12 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from tiacrossfusion.errors import TiacfError, UsageError, first_fault, one_line
-from tiacrossfusion.networks.names import MODEL_NAMES
-from tiacrossfusion.io.paths import is_endless
-from tiacrossfusion.survival import check_unit
-from tiacrossfusion.io.text import printable
 from tiacrossfusion.cohorts.table import Columns
+from tiacrossfusion.errors import TiacfError, UsageError, first_fault, one_line
+from tiacrossfusion.io.paths import is_endless
+from tiacrossfusion.io.text import printable
+from tiacrossfusion.networks.names import MODEL_NAMES
+from tiacrossfusion.survival import check_unit
 
 #: Bytes of a file of settings; all of them take two thousand.
 _LARGEST = 2**20

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import lightning
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from tiacrossfusion.io.arguments import at_least
 from tiacrossfusion.errors import UsageError, one_line
+from tiacrossfusion.io.arguments import at_least
 
 
 @dataclass(frozen=True)

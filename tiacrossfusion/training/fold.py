@@ -17,19 +17,16 @@ from lightning.pytorch.loggers import CSVLogger
 
 from tiacrossfusion.errors import TiacfError, lacks_memory, one_line
 from tiacrossfusion.io.atomic import write_text
-from tiacrossfusion.networks import network_sizes
+from tiacrossfusion.models.config import Architecture
+from tiacrossfusion.models.network import build_network
+from tiacrossfusion.networks.registry import network_sizes
 from tiacrossfusion.survival import TimeBins, breslow_increments, quantile_bins
 from tiacrossfusion.training.bags import CohortBags
 from tiacrossfusion.training.checkpoints import WholeCheckpoints, read_checkpoint
 from tiacrossfusion.training.config import TrainingConfig
 from tiacrossfusion.training.devices import Devices, quiet
 from tiacrossfusion.training.module import SurvivalTraining
-from tiacrossfusion.training.patients import (
-    Patient,
-    follow_up,
-    predict_log_hazards,
-)
-from tiacrossfusion.models import Architecture, build_network
+from tiacrossfusion.training.patients import Patient, follow_up, predict_log_hazards
 
 LAST, BEST, METRICS = "last.ckpt", "best.ckpt", "metrics.csv"
 _LOGS = "logs"

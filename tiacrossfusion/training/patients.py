@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tiacrossfusion.training.bags import CohortBags, Tokens
 from tiacrossfusion.cohorts.table import CohortTable
+from tiacrossfusion.training.bags import CohortBags, Tokens
 
 #: Slides of equal token counts that go through a network together, at most.
 TOGETHER = 16

@@ -24,31 +24,8 @@ import numpy as np
 import pandas as pd
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
-from tiacrossfusion.errors import TiacfError, UsageError, one_line
-from tiacrossfusion.evaluation import (
-    Evaluation,
-    FoldPredictions,
-    compare,
-    evaluate,
-    read_predictions,
-    write_predictions,
-    write_report,
-)
-from tiacrossfusion.evaluation.evaluation_files import read_evaluation
-from tiacrossfusion.evaluation.prediction_files import TABLE as PREDICTIONS
-from tiacrossfusion.io.atomic import write_text
-from tiacrossfusion.evaluation.report import STAGING
 from tiacrossfusion.bags.bag import FeatureBag
-from tiacrossfusion.networks.names import COX_COVARIATES
-from tiacrossfusion.io.atomic import writing
 from tiacrossfusion.bags.files import find_bags
-from tiacrossfusion.io.paths import is_there
-from tiacrossfusion.survival import quantile_bins, risk_of, survival_curve
-from tiacrossfusion.io.text import printable
-from tiacrossfusion.training.bags import CohortBags
-from tiacrossfusion.training.config import ProtocolSettings, TrainingConfig
-from tiacrossfusion.training.covariates import CoxCovariates
-from tiacrossfusion.training.lock import alone_in
 from tiacrossfusion.cohorts.matching import match_bags
 from tiacrossfusion.cohorts.splits import (
     Fold,
@@ -62,7 +39,25 @@ from tiacrossfusion.cohorts.splits import (
     write_folds,
 )
 from tiacrossfusion.cohorts.table import CohortTable, read_table
-from tiacrossfusion.models import load_bundle
+from tiacrossfusion.errors import TiacfError, UsageError, one_line
+from tiacrossfusion.evaluation.comparison import compare
+from tiacrossfusion.evaluation.evaluation_files import read_evaluation
+from tiacrossfusion.evaluation.measuring import evaluate
+from tiacrossfusion.evaluation.prediction_files import TABLE as PREDICTIONS
+from tiacrossfusion.evaluation.prediction_files import read_predictions, write_predictions
+from tiacrossfusion.evaluation.predictions import FoldPredictions
+from tiacrossfusion.evaluation.report import STAGING, write_report
+from tiacrossfusion.evaluation.scores import Evaluation
+from tiacrossfusion.io.atomic import write_text, writing
+from tiacrossfusion.io.paths import is_there
+from tiacrossfusion.io.text import printable
+from tiacrossfusion.models.bundle import load_bundle
+from tiacrossfusion.networks.names import COX_COVARIATES
+from tiacrossfusion.survival import quantile_bins, risk_of, survival_curve
+from tiacrossfusion.training.bags import CohortBags
+from tiacrossfusion.training.config import ProtocolSettings, TrainingConfig
+from tiacrossfusion.training.covariates import CoxCovariates
+from tiacrossfusion.training.lock import alone_in
 
 RUN, SPLITS, MODELS = "run.json", "splits.csv", "models.csv"
 BUNDLE, ENSEMBLE = "bundle", "ensemble"

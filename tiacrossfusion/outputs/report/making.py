@@ -17,11 +17,12 @@ from tiacrossfusion.outputs.report.maps import Frame, map_view, scale_bar
 from tiacrossfusion.outputs.report.pictures import photograph
 
 if TYPE_CHECKING:
-    from tiacrossfusion.explain.gallery import Gallery, GalleryPatch
     from tiacrossfusion.bags.bag import FeatureBag
+    from tiacrossfusion.explain.gallery import Gallery, GalleryPatch
     from tiacrossfusion.inference.prediction import Prediction
     from tiacrossfusion.inference.slide import SlideResult
-    from tiacrossfusion.models import BundleConfig, ModelBundle
+    from tiacrossfusion.models.bundle import ModelBundle
+    from tiacrossfusion.models.config import BundleConfig
 
 #: Side of a patch of the gallery, in pixels, and its quality: nuclei are to be seen.
 _SIDE, _QUALITY = 160, 60

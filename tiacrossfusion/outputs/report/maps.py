@@ -8,25 +8,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tiacrossfusion.outputs.colours import (
-    colour_table,
-    signed_colour_table,
-    signed_shares,
-)
 from tiacrossfusion.explain.extent import tiles_of
-from tiacrossfusion.outputs.report.fragment import (
-    MAP_SIDE,
-    Bar,
-    Layer,
-    MapView,
-    Outline,
-)
+from tiacrossfusion.outputs.colours import colour_table, signed_colour_table, signed_shares
+from tiacrossfusion.outputs.report.fragment import MAP_SIDE, Bar, Layer, MapView, Outline
 from tiacrossfusion.outputs.report.pictures import photograph, tiles_picture
 from tiacrossfusion.slides.spec import SCALES
 
 if TYPE_CHECKING:
-    from tiacrossfusion.explain import Hotspot, TileScores
     from tiacrossfusion.bags.bag import FeatureBag
+    from tiacrossfusion.explain.hotspots import Hotspot
+    from tiacrossfusion.explain.scores import TileScores
 
 #: Longer side of the picture of a slide, in pixels, and its quality.
 _SIDE, _QUALITY = 700, 50

@@ -17,11 +17,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 import tiacrossfusion
+from tiacrossfusion.models.config import BundleConfig
 from tiacrossfusion.outputs.report.curve import contribution_bars, draw_survival
 from tiacrossfusion.outputs.report.fragment import ReportSlide
 from tiacrossfusion.outputs.report.maps import percentile_scale, signed_scale
 from tiacrossfusion.outputs.report.pictures import colour_bar
-from tiacrossfusion.models import BundleConfig
 
 #: Characters of pictures in one page. Browsers open more, but slowly, and nobody can send it; a page of
 #: 100 slides has less than half of it.

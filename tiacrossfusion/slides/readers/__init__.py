@@ -1,1 +1,1 @@
-"""TODO."""
+"""How pixels are read: by TIAToolbox's reader, or TIFF tiles decoded directly."""

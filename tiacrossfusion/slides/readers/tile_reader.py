@@ -14,22 +14,13 @@ import numpy as np
 
 from tiacrossfusion.errors import one_line
 from tiacrossfusion.slides.grid import PatchGrid
+from tiacrossfusion.slides.readers.choice import ReaderRoad, ReadPatch, Road, UnreadableError
 from tiacrossfusion.slides.readers.jpeg_stream import DamagedTileError
-from tiacrossfusion.slides.readers.choice import (
-    ReaderRoad,
-    ReadPatch,
-    Road,
-    UnreadableError,
-)
 from tiacrossfusion.slides.readers.scale_source import scale_source
+from tiacrossfusion.slides.readers.tiff_tiles import TiledPage, UnknownLayoutError, tiled_page
+from tiacrossfusion.slides.readers.tile_cache import Span, TileCache, count_uses
 from tiacrossfusion.slides.slide import Slide
 from tiacrossfusion.slides.spec import SCALES, SamplingSpec
-from tiacrossfusion.slides.readers.tiff_tiles import (
-    TiledPage,
-    UnknownLayoutError,
-    tiled_page,
-)
-from tiacrossfusion.slides.readers.tile_cache import Span, TileCache, count_uses
 
 if TYPE_CHECKING:
     from tiatoolbox.wsicore.wsireader import WSIReader

@@ -1,0 +1,36 @@
+"""Find the feature bags that a path stands for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tiacrossfusion.errors import TiacfError, UsageError
+from tiacrossfusion.io.paths import is_there, missing
+
+
+def find_bags(source: Path, remedy: str = "make them with tiacf extract") -> list[Path]:
+    """List the bags that a path stands for, by name.
+
+    Args:
+        source: a bag, or a folder of bags.
+        remedy: what to do where there is none.
+
+    Raises:
+        TiacfError: the path does not exist, or holds no bag.
+    """
+    try:
+        if not is_there(source):
+            raise UsageError(f"{source}: {missing(source)}; check --bags")
+        if source.suffix == ".zarr":
+            return [source]
+        if not source.is_dir():
+            raise UsageError(
+                f"{source}: a file is no bag; give a folder of bags (*.zarr) or one bag"
+            )
+        # A name with a dot first is that of a bag that is being written.
+        found = [store for store in sorted(source.glob("*.zarr")) if store.name[0] != "."]
+    except OSError as error:
+        raise TiacfError(f"{source}: cannot be read ({error.strerror}); check --bags") from error
+    if not found:
+        raise UsageError(f"{source}: holds no bag (*.zarr); {remedy}")
+    return found

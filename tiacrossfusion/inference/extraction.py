@@ -1,0 +1,199 @@
+"""Extract one bag of features from one slide."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import deque
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tiacrossfusion.bags.bag import FeatureBag, Provenance, ScaleFeatures
+from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.io.progress import Progress
+from tiacrossfusion.slides.batches import PatchBatch, read_batches
+from tiacrossfusion.slides.families import whole_families
+from tiacrossfusion.slides.files import slide_identity
+from tiacrossfusion.slides.grid import PatchGrid, cell_side_20x, nested_grids
+from tiacrossfusion.slides.readers.choice import choose_road
+from tiacrossfusion.slides.slide import Slide
+from tiacrossfusion.slides.spec import SCALES, SamplingSpec
+from tiacrossfusion.slides.tissue import tissue_mask, user_mask
+
+if TYPE_CHECKING:
+    from tiacrossfusion.encoders.encoder import Encoder
+    from tiacrossfusion.encoders.spec import EncoderSpec
+
+
+_log = logging.getLogger(__name__)
+
+_VERSIONED = ("tiacrossfusion", "tiatoolbox", "torch", "timm", "openslide-python", "numpy")
+
+
+def extract_bag(
+    slide: Slide,
+    spec: SamplingSpec,
+    encoder: Encoder,
+    *,
+    mask: str | Path | np.ndarray | None = None,
+    batch_size: int = 32,
+    num_workers: int = 2,
+    progress: Progress | None = None,
+) -> FeatureBag:
+    """Turn a slide into a bag of features.
+
+    Args:
+        slide: an open slide.
+        spec: how patches are laid and kept.
+        encoder: turns patches into features.
+        mask: the user's tissue mask; None finds the tissue.
+        batch_size: patches in a batch; the result does not depend on it.
+        num_workers: reading threads; the result does not depend on it.
+        progress: bars to move.
+
+    Returns:
+        The bag. Patches that cannot be read because the file is damaged there are left out, with those
+        in them and those that are left without any; the provenance counts them, the log names them.
+
+    Raises:
+        TiacfError: the slide is not brightfield, has no tissue or is damaged all over, or the mask is
+            unfit.
+    """
+    progress = progress or Progress(1, show=False)
+    label = slide.path or slide.name
+    progress.stage(slide.name, "tissue")
+    grids = tissue_grids(slide, spec, mask)
+    if len(grids["20x"]) == 0:
+        raise TiacfError(f"{label}: {no_tissue(spec, mask)}")
+    features = {
+        scale: np.zeros((len(grid), encoder.spec.width), np.float16)
+        for scale, grid in grids.items()
+    }
+    readable = {scale: np.ones(len(grid), bool) for scale, grid in grids.items()}
+    colours: list[np.ndarray] = []
+    progress.stage(slide.name, "patches", sum(len(grid) for grid in grids.values()))
+    with choose_road(slide, spec) as road:
+        on_the_way: deque[PatchBatch] = deque()
+
+        def images() -> Iterator[np.ndarray]:
+            for batch in read_batches(
+                slide, grids, spec, road, batch_size=batch_size, num_workers=num_workers
+            ):
+                on_the_way.append(batch)
+                colours.append(_colour_of(batch.images))
+                yield batch.images
+
+        for encoded in encoder.encode_stream(images()):
+            batch = on_the_way.popleft()
+            for number, scale in enumerate(SCALES):
+                of_scale = batch.scales == number
+                features[scale][batch.indices[of_scale]] = encoded[of_scale]
+            for patch in batch.unreadable:
+                readable[patch.scale][patch.index] = False
+                _log.warning(
+                    "%s: %s patch at %s: %s", label, patch.scale, patch.bounds, patch.reason
+                )
+            progress.step(len(batch.images) + len(batch.unreadable))
+        road_name = road.name
+    kept = whole_families(grids, readable)
+    if not kept["20x"].any():
+        raise TiacfError(
+            f"{label}: no patch can be read, the file is damaged all over; copy it again"
+        )
+    scales = {
+        scale: ScaleFeatures(
+            features[scale][kept[scale]], grid.bounds[kept[scale]], grid.grid[kept[scale]]
+        )
+        for scale, grid in grids.items()
+    }
+    dropped = {scale: int((~keep).sum()) for scale, keep in kept.items() if not keep.all()}
+    made_by = {
+        "road": road_name,
+        "precision": encoder.precision,
+        "dropped": dropped,
+        "colour": round(float(np.concatenate(colours).mean()), 2),
+    }
+    provenance = bag_provenance(slide, spec, encoder.spec, mask).model_copy(update=made_by)
+    return FeatureBag(scales, provenance)
+
+
+def tissue_grids(
+    slide: Slide, spec: SamplingSpec, mask: str | Path | np.ndarray | None
+) -> dict[str, PatchGrid]:
+    """Lay the grids over the tissue of a slide, which the user's mask marks or is found.
+
+    Raises:
+        TiacfError: the slide is not brightfield or smaller than a patch, or the mask is unfit.
+    """
+    side = cell_side_20x(slide, spec)
+    if slide.dimensions[0] < side[0] or slide.dimensions[1] < side[1]:
+        width, height = slide.dimensions
+        raise TiacfError(
+            f"{slide.path or slide.name}: {width} x {height} pixels are less than one 20x patch, which "
+            f"takes {side[0]:.0f} x {side[1]:.0f} of them; give the whole slide, and its scale if that "
+            "is wrong"
+        )
+    tissue = user_mask(slide, mask, spec) if mask is not None else tissue_mask(slide, spec)
+    return nested_grids(slide, tissue, spec)
+
+
+def no_tissue(spec: SamplingSpec, mask: str | Path | np.ndarray | None) -> str:
+    """Say that the tissue of a slide makes no patch, and what to do."""
+    share = f"no 20x patch is more than {spec.min_mask_ratio:.0%} tissue"
+    if mask is None:
+        return f"no tissue found ({share}); if there is some, mark it with --masks"
+    return f"no tissue by its mask ({share}); mark more of it, or leave --masks out"
+
+
+def _colour_of(images: np.ndarray) -> np.ndarray:
+    """How far red, green and blue lie apart in each of some images (B, h, w, 3), in grey levels (B,)."""
+    some = images[:, ::8, ::8].astype(np.int16)
+    return (some.max(axis=-1) - some.min(axis=-1)).mean(axis=(1, 2))
+
+
+def bag_provenance(
+    slide: Slide, spec: SamplingSpec, encoder: EncoderSpec, mask: str | Path | np.ndarray | None
+) -> Provenance:
+    """Describe the bag that `extract_bag` makes of a slide.
+
+    Args:
+        slide: an open slide.
+        spec: how patches are laid and kept.
+        encoder: what turns patches into features.
+        mask: the user's tissue mask; None where the tissue is found.
+
+    Raises:
+        TiacfError: the mask cannot be read.
+    """
+    size, mtime = slide_identity(slide.path) if slide.path is not None else (0, 0)
+    return Provenance(
+        slide=slide.name,
+        slide_size=size,
+        slide_mtime_ns=mtime,
+        dimensions=slide.dimensions,
+        mpp=slide.mpp,
+        power=slide.power,
+        offset=slide.offset,
+        mask=spec.mask_method if mask is None else mask_identity(mask),
+        sampling=spec,
+        encoder=encoder,
+        versions={name: version(name) for name in _VERSIONED},
+    )
+
+
+def mask_identity(mask: str | Path | np.ndarray) -> str:
+    """Hash of a mask's content, so that a changed mask is noticed.
+
+    Raises:
+        TiacfError: the file cannot be read.
+    """
+    if isinstance(mask, np.ndarray):
+        return hashlib.sha256(str(mask.shape).encode() + mask.tobytes()).hexdigest()[:16]
+    try:
+        return hashlib.sha256(Path(mask).read_bytes()).hexdigest()[:16]
+    except OSError as error:
+        raise TiacfError(f"{mask}: the mask cannot be read ({error}); check --masks") from error

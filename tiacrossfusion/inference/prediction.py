@@ -1,0 +1,150 @@
+"""Predict survival from one bag of features."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tiacrossfusion.bags.bag import FeatureBag
+from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.survival import median_survival, risk_of, survival_curve
+
+if TYPE_CHECKING:
+    from tiacrossfusion.explain.attribution import Attribution
+    from tiacrossfusion.models.bundle import ModelBundle
+    from tiacrossfusion.models.config import BundleConfig
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of one slide or one patient. No value here is a medical finding.
+
+    Attributes:
+        risk: minus the sum of S over the bins; higher is worse, comparable within one model only.
+        hazards: (K,) probability of the event in each bin, given survival up to it.
+        survival: (K,) S at the end of each bin.
+        percentile: of the risk among the training patients, 0 to 100; None when unknown.
+        risk_group: name of the side of the training cut-off; None when unknown.
+        median: median survival in the unit of the time bins; None when not reached or unknown.
+        median_reached: whether S falls to one half by the last edge; None when times are unknown.
+        unknown: why percentile, group or times are None; empty when all are known.
+        attention: attention that each token receives: "5x" (N5,), "10x" (N10,), "20x" (N20,) and
+            "fused" (N10,), float64, of those that the network has; empty for a patient.
+        rolled: attention followed back to the tokens of each scale, see `explain.rolled_scores`; None
+            where the network has no layers to follow, or it was not asked for.
+        attribution: what raises and what lowers the risk; None where it was not asked for.
+        member_risks: (M,) risk that each member of an ensemble gives; None for a single network, and
+            for a patient, since only the mean hazards of the slides are known.
+    """
+
+    risk: float
+    hazards: np.ndarray
+    survival: np.ndarray
+    percentile: float | None
+    risk_group: str | None
+    median: float | None
+    median_reached: bool | None
+    unknown: str
+    attention: dict[str, np.ndarray]
+    rolled: dict[str, np.ndarray] | None = None
+    attribution: Attribution | None = None
+    member_risks: np.ndarray | None = None
+
+    @property
+    def risk_sd(self) -> float | None:
+        """Standard deviation (n - 1) of the members' risks; None without two members at least."""
+        if self.member_risks is None or len(self.member_risks) < 2:
+            return None
+        return float(np.std(self.member_risks, ddof=1))
+
+
+def predict_bag(bag: FeatureBag, bundle: ModelBundle) -> Prediction:
+    """Predict from a bag of features; `attention` holds the scores that the network has, 20x at least.
+
+    Args:
+        bag: the features of one slide, made with the bundle's encoder and sampling.
+        bundle: the model.
+
+    Raises:
+        TiacfError: the bag was made with another encoder or sampling or is empty, or the network's
+            output is not finite.
+    """
+    import torch
+
+    with torch.inference_mode():
+        output = bundle.network(*bundle.tokens(bag).values(), attention=True)
+    hazards = output.hazards[0].cpu().double().numpy()
+    if not np.isfinite(hazards).all():
+        raise TiacfError(
+            f"{bag.provenance.slide}: the model's risk is not finite; check the model's weights"
+        )
+    scores = output.attention
+    attention = {
+        name: score[0].cpu().double().numpy()
+        for name, score in (
+            ("5x", scores.x5),
+            ("10x", scores.x10),
+            ("20x", scores.x20),
+            ("fused", scores.fused),
+        )
+        if score is not None
+    }
+    members = output.member_risk
+    return read_off(
+        hazards,
+        bundle.config,
+        attention=attention,
+        member_risks=None if members is None else members[0].cpu().double().numpy(),
+    )
+
+
+def read_off(
+    hazards: np.ndarray,
+    config: BundleConfig,
+    *,
+    attention: Mapping[str, np.ndarray] | None = None,
+    member_risks: np.ndarray | None = None,
+) -> Prediction:
+    """Read curve, risk, group and median off hazards, those of a slide or of a patient.
+
+    Args:
+        hazards: (K,) float64.
+        config: of the model that gave them.
+        attention: of the tokens, where there are any.
+        member_risks: (M,) of an ensemble.
+    """
+    survival = survival_curve(hazards)
+    risk = float(risk_of(survival))
+    bins, reference = config.time_bins, config.risk_reference
+    median = None if bins is None else median_survival(survival, bins)
+    missing = [
+        text
+        for known, text in (
+            (bins, "no time bins, so no times"),
+            (reference, "no training risks, so no percentile and no group"),
+        )
+        if known is None
+    ]
+    return Prediction(
+        risk=risk,
+        hazards=hazards,
+        survival=survival,
+        percentile=None if reference is None else reference.percentile(risk),
+        risk_group=None if reference is None else reference.group(risk).name,
+        median=median,
+        median_reached=None if bins is None else median is not None,
+        unknown=f"the bundle has {' and '.join(missing)}" if missing else "",
+        attention=dict(attention or {}),
+        member_risks=member_risks,
+    )
+
+
+def risk_caveat(prediction: Prediction, config: BundleConfig) -> str:
+    """Say that a risk lies outside those of the training patients; empty when it does not."""
+    reference = config.risk_reference
+    if reference is None or reference.covers(prediction.risk):
+        return ""
+    return "the risk lies outside those of the training patients"
