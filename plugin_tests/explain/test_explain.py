@@ -31,7 +31,7 @@ from tiacrossfusion.outputs.overlay import _paint, attention_figure
 from tiacrossfusion.outputs.survival_plot import survival_figure
 from tiacrossfusion.slides.spec import CELLS_20X, SCALES, SamplingSpec
 
-CHECKER = Path(__file__).resolve().parents[2] / "shared" / "tools" / "check_geojson.py"
+CHECKER = Path(__file__).resolve().parents[3] / "shared" / "tools" / "check_geojson.py"
 ORIGIN = {
     "model": "made-up model",
     "note": "demonstration, not for clinical use",

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from commands import FAILED, USAGE, assert_refused
+from command_line import FAILED, USAGE, assert_refused
 
 from tiacrossfusion.bags.bag import FeatureBag, ScaleFeatures
 from tiacrossfusion.cli import main

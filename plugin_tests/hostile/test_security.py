@@ -23,7 +23,7 @@ import pytest
 import torch
 import zarr
 from click.testing import Result
-from commands import assert_failed, tiacf
+from command_line import assert_failed, tiacf
 
 import tiacrossfusion
 from tiacrossfusion.bags.bag import FeatureBag

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from tiacrossfusion.cli import main
 
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
 def run_example(name: str, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:

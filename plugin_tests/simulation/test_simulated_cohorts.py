@@ -13,7 +13,7 @@ import openslide
 import pandas as pd
 import pytest
 from click.testing import CliRunner
-from commands import assert_usage
+from command_line import assert_usage
 
 from tiacrossfusion.bags.bag import FeatureBag, check_same
 from tiacrossfusion.cli import main

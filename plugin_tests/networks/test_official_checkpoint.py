@@ -15,7 +15,7 @@ from tiacrossfusion.networks.official import load_official_checkpoint, released_
 if "TIACF_TEST_DATA" in os.environ:
     SHARED = Path(os.environ["TIACF_TEST_DATA"]).parent
 else:
-    SHARED = Path(__file__).parents[2] / "shared"
+    SHARED = Path(__file__).parents[3] / "shared"
 GOLDEN = SHARED / "golden"
 KEYS = SHARED / "facts" / "crossfusion_checkpoint_keys.tsv"
 

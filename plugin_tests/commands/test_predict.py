@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from commands import assert_failed, assert_usage
+from command_line import assert_failed, assert_usage
 
 from tiacrossfusion.cli import main
 

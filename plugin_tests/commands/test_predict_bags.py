@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from commands import assert_failed, assert_usage
+from command_line import assert_failed, assert_usage
 
 from tiacrossfusion.bags.bag import FeatureBag
 from tiacrossfusion.cli import main

@@ -8,7 +8,7 @@ import click
 import pytest
 import torch
 from click.testing import CliRunner
-from commands import USAGE, assert_usage
+from command_line import USAGE, assert_usage
 
 from tiacrossfusion.cli import main
 from tiacrossfusion.simulation.bags import simulate_bags

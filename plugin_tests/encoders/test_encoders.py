@@ -29,7 +29,7 @@ from tiacrossfusion.encoders.stored import describe_encoder
 from tiacrossfusion.errors import TiacfError
 
 DATA = Path(
-    os.environ.get("TIACF_TEST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")
+    os.environ.get("TIACF_TEST_DATA", Path(__file__).resolve().parents[3] / "shared" / "data")
 )
 MOBILENET = DATA / "weights" / "mobilenet_v2_imagenet.pt"
 needs_mobilenet = pytest.mark.skipif(

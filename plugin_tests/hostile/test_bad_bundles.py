@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 from click.testing import Result
-from commands import assert_failed, assert_usage, tiacf
+from command_line import assert_failed, assert_usage, tiacf
 from safetensors.torch import load_file, save_file
 
 from tiacrossfusion.bags.bag import FeatureBag

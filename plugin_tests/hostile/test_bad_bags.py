@@ -20,7 +20,7 @@ import pytest
 import zarr
 import zarr.codecs
 from click.testing import Result
-from commands import assert_failed, assert_refused, tiacf
+from command_line import assert_failed, assert_refused, tiacf
 
 from tiacrossfusion.bags.bag import FeatureBag, ScaleFeatures
 from tiacrossfusion.errors import TiacfError

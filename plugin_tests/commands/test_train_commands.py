@@ -7,7 +7,7 @@ import shutil
 
 import pandas as pd
 import pytest
-from commands import assert_failed, assert_usage, tiacf
+from command_line import assert_failed, assert_usage, tiacf
 from safetensors.torch import load_file, save_file
 
 from tiacrossfusion.simulation.bags import simulate_bags

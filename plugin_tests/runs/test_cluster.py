@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from commands import FAILED, USAGE, assert_refused, assert_usage
+from command_line import FAILED, USAGE, assert_refused, assert_usage
 from moments import at, kill
 
 from tiacrossfusion.cli import main

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from commands import assert_failed, assert_usage
+from command_line import assert_failed, assert_usage
 
 from tiacrossfusion.bags.bag import FeatureBag, Provenance, ScaleFeatures
 from tiacrossfusion.bags.caveats import bag_caveats

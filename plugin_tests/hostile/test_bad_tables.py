@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import Result
-from commands import assert_failed, assert_refused, tiacf
+from command_line import assert_failed, assert_refused, tiacf
 
 from tiacrossfusion.bags.bag import FeatureBag
 from tiacrossfusion.cohorts.patients import read_patients

@@ -138,7 +138,7 @@ def test_ctrl_c_keeps_what_is_finished_and_the_run_goes_on_later(slides, tmp_pat
         [sys.executable, "-c", WRITING, *arguments],
         capture_output=True,
         text=True,
-        cwd=Path(__file__).parent,
+        cwd=Path(__file__).parents[1],
         start_new_session=True,
         preexec_fn=heed_signals,
     )

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 import tifffile
 from click.testing import CliRunner
-from commands import assert_failed
+from command_line import assert_failed
 
 from tiacrossfusion import SurvivalPredictor
 from tiacrossfusion.bags.bag import FeatureBag

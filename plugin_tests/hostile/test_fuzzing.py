@@ -21,7 +21,7 @@ from tiacrossfusion.slides.readers.tiff_structure import check_tiff
 from tiacrossfusion.slides.readers.tiff_tiles import tiled_page
 from tiacrossfusion.slides.slide import open_slide
 
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 #: Cases of each target.
 CASES = {
     "SlidePatches": 50,

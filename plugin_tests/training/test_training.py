@@ -28,7 +28,7 @@ from tiacrossfusion.networks.registry import build_network
 from tiacrossfusion.runs.records import process_here
 from tiacrossfusion.simulation.bags import simulate_bags
 from tiacrossfusion.survival import quantile_bins, survival_curve
-from tiacrossfusion.training import mark
+from tiacrossfusion.training import lock
 from tiacrossfusion.training.bags import CohortBags
 from tiacrossfusion.training.config import FittingSettings, make_config, read_settings
 from tiacrossfusion.training.lock import MARK, alone_in
@@ -333,7 +333,7 @@ class TestTwoRunsInOneFolder:
         assert (tmp_path / MARK).exists() == alive
 
     def test_a_mark_that_is_removed_while_it_is_taken_is_made_again(self, tmp_path, monkeypatch):
-        lock, locked = mark._lock, []
+        lock, locked = lock._lock, []
 
         def late(file, folder):
             lock(file, folder)
@@ -341,7 +341,7 @@ class TestTwoRunsInOneFolder:
             if len(locked) == 1:
                 (tmp_path / MARK).unlink()
 
-        monkeypatch.setattr(mark, "_lock", late)
+        monkeypatch.setattr(lock, "_lock", late)
         with alone_in(tmp_path):
             assert (tmp_path / MARK).read_text() == process_here()
         assert len(locked) == 2

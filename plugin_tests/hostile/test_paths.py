@@ -11,7 +11,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
-from commands import assert_usage, tiacf
+from command_line import assert_usage, tiacf
 
 from tiacrossfusion.cohorts.patients import read_patients
 from tiacrossfusion.errors import TiacfError

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
-from commands import assert_failed, assert_usage, tiacf
+from command_line import assert_failed, assert_usage, tiacf
 
 from tiacrossfusion.cli import main
 
