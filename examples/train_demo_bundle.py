@@ -5,7 +5,8 @@ It simulates a cohort of slides whose prognosis is planted in the tissue (archit
 training patients, stops on the validation patients, and touches the test patients once, for the figures
 that go into the model card beside those of the true hazard.
 
-    python examples/train_demo_bundle.py --work-dir work --bundle tiacrossfusion/models/bundles/crossfusion-demo
+    python examples/train_demo_bundle.py --work-dir work \\
+        --bundle tiacrossfusion/models/bundles/crossfusion-demo
 
 About half an hour on two cores; run it again to go on where it stopped.
 """

@@ -333,10 +333,10 @@ class TestTwoRunsInOneFolder:
         assert (tmp_path / MARK).exists() == alive
 
     def test_a_mark_that_is_removed_while_it_is_taken_is_made_again(self, tmp_path, monkeypatch):
-        lock, locked = lock._lock, []
+        take, locked = lock._lock, []
 
         def late(file, folder):
-            lock(file, folder)
+            take(file, folder)
             locked.append(file)
             if len(locked) == 1:
                 (tmp_path / MARK).unlink()
