@@ -1,11 +1,11 @@
-"""Train the bundle `crossfusion-demo` that ships in the package, from nothing but this script.
+r"""Train the bundle `crossfusion-demo` that ships in the package, from nothing but this script.
 
 It simulates a cohort of slides whose prognosis is planted in the tissue (architecture at 5x, glands at
 10x, nuclei at 20x), turns them into bags with the shipped encoder, trains a small CrossFusion on the
 training patients, stops on the validation patients, and touches the test patients once, for the figures
 that go into the model card beside those of the true hazard.
 
-    python examples/train_demo_bundle.py --work-dir work \\
+    python examples/train_demo_bundle.py --work-dir work \
         --bundle tiacrossfusion/models/bundles/crossfusion-demo
 
 About half an hour on two cores; run it again to go on where it stopped.

@@ -1,0 +1,74 @@
+"""The tokens of a slide, as every network takes them: features, grid positions and covariates by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from tiacrossfusion.slides.spec import SCALES
+
+#: What `forward` of a network may ask for, beside `attention`.
+INPUT_NAMES = ("x5", "x10", "x20", "grid5", "grid10", "grid20", "covariates")
+
+
+@dataclass(frozen=True, eq=False)
+class SlideTokens:
+    """What is known of B slides with equal token counts. Nothing is padded and nothing is dropped.
+
+    Attributes:
+        features (Mapping[str, Tensor]):
+            Per scale, "5x", "10x" and "20x", (B, N, E) features of its N tokens.
+        grid (Mapping[str, Tensor]):
+            Per scale (B, N, 2) int64, column and row of each token on the grid of its scale. The
+            parent of a token lies at (column // 2, row // 2) of the next coarser grid. Empty where
+            the grids do not nest or the positions are not known.
+        covariates (Tensor | None):
+            (B, C) clinical covariates; None where there are none.
+    """
+
+    features: Mapping[str, Tensor]
+    grid: Mapping[str, Tensor] = field(default_factory=dict)
+    covariates: Tensor | None = None
+
+    def __len__(self) -> int:
+        """Return the number of slides, B."""
+        return len(next(iter(self.features.values())))
+
+    def counts(self) -> tuple[int, ...]:
+        """Return the number of tokens of each scale, from coarse to fine; 0 for an absent scale."""
+        return tuple(
+            self.features[scale].shape[1] if scale in self.features else 0 for scale in SCALES
+        )
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> SlideTokens:
+        """Return the tokens on a device, features and covariates in a dtype if one is given."""
+        return SlideTokens(
+            {scale: x.to(device, dtype) for scale, x in self.features.items()},
+            {scale: grid.to(device) for scale, grid in self.grid.items()},
+            None if self.covariates is None else self.covariates.to(device, dtype),
+        )
+
+    def with_features(self, features: Mapping[str, Tensor]) -> SlideTokens:
+        """Return the same tokens with other features at some scales."""
+        return SlideTokens({**self.features, **features}, self.grid, self.covariates)
+
+    def inputs(self) -> dict[str, Tensor]:
+        """Return all that is there under the names that `forward` of a network uses."""
+        named = {f"x{scale[:-1]}": x for scale, x in self.features.items()}
+        named |= {f"grid{scale[:-1]}": grid for scale, grid in self.grid.items()}
+        return named if self.covariates is None else named | {"covariates": self.covariates}
+
+    @classmethod
+    def stack(cls, slides: Sequence[SlideTokens]) -> SlideTokens:
+        """Stack slides of equal token counts along the batch."""
+        first = slides[0]
+        return cls(
+            {s: torch.cat([slide.features[s] for slide in slides]) for s in first.features},
+            {s: torch.cat([slide.grid[s] for slide in slides]) for s in first.grid},
+            None
+            if first.covariates is None
+            else torch.cat([slide.covariates for slide in slides if slide.covariates is not None]),
+        )

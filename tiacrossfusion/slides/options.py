@@ -1,0 +1,58 @@
+"""How slides are read: one set of options instead of the same parameters at every function."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from tiacrossfusion.io.arguments import at_least, one_scale
+
+#: A tissue mask: an image or GeoJSON file, a folder with one file a slide, or an array (H, W).
+Mask = str | Path | np.ndarray
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The scale of level 0, where a slide does not state it or states it wrongly.
+
+    Attributes:
+        mpp: microns per pixel; None takes what the file says.
+        power: objective power; None takes what the file says.
+
+    Raises:
+        UsageError: a value is not above 0, or the two contradict each other.
+    """
+
+    mpp: float | None = None
+    power: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        one_scale(self.mpp, self.power)
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How the pixels of a slide are read.
+
+    Attributes:
+        scale: of level 0, over what the file says.
+        mask: tissue mask; None finds the tissue.
+        batch_size: patches in a batch; results do not depend on it.
+        num_workers: reading threads; results do not depend on it.
+
+    Raises:
+        UsageError: a count is out of range.
+    """
+
+    scale: Scale = field(default_factory=Scale)
+    mask: Mask | None = None
+    batch_size: int = 32
+    num_workers: int = 2
+
+    def __post_init__(self) -> None:
+        """Check the counts."""
+        at_least("batch_size", self.batch_size, 1)
+        at_least("num_workers", self.num_workers, 0)
