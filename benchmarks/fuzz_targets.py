@@ -139,15 +139,15 @@ class SlidePatches(Target):
         """Read all patches of all scales."""
         from tiacrossfusion.slides.batches import read_batches
         from tiacrossfusion.slides.grid import nested_grids
-        from tiacrossfusion.slides.readers.choice import choose_road
+        from tiacrossfusion.slides.readers.choice import choose_reader
         from tiacrossfusion.slides.slide import open_slide
         from tiacrossfusion.slides.spec import SamplingSpec
 
         spec = SamplingSpec(patch_size=_PATCH)
         with open_slide(path, mpp=scale_of(path)) as slide:
             grids = nested_grids(slide, None, spec)
-            with choose_road(slide, spec) as road:
-                for batch in read_batches(slide, grids, spec, road, batch_size=16, num_workers=2):
+            with choose_reader(slide, spec) as reader:
+                for batch in read_batches(slide, grids, spec, reader, batch_size=16, num_workers=2):
                     assert batch.images.shape[1:] == (_PATCH, _PATCH, 3)  # noqa: S101
 
 

@@ -24,7 +24,9 @@ from torch.utils.data import DataLoader
 
 from tiacrossfusion.slides.batches import read_batches
 from tiacrossfusion.slides.grid import PatchGrid, nested_grids
-from tiacrossfusion.slides.readers.choice import ReaderRoad, Road, choose_road
+from tiacrossfusion.slides.readers.base import PatchReader
+from tiacrossfusion.slides.readers.choice import choose_reader
+from tiacrossfusion.slides.readers.toolbox_reader import ToolboxReader
 from tiacrossfusion.slides.slide import Slide, open_slide
 from tiacrossfusion.slides.spec import SCALES, SamplingSpec
 from tiacrossfusion.slides.tissue import tissue_mask
@@ -63,13 +65,15 @@ class Peer:
         )
 
 
-def ours(slide: Slide, grids: dict[str, PatchGrid], road: Road, scales: tuple[str, ...]) -> int:
+def ours(
+    slide: Slide, grids: dict[str, PatchGrid], reader: PatchReader, scales: tuple[str, ...]
+) -> int:
     """Read the patches of some scales; return how many there were."""
     none = np.empty((0, 4), np.int64), np.empty((0, 2), np.int32)
     chosen = {
         scale: grid if scale in scales else PatchGrid(scale, *none) for scale, grid in grids.items()
     }
-    batches = read_batches(slide, chosen, SPEC, road, batch_size=BATCH, num_workers=WORKERS)
+    batches = read_batches(slide, chosen, SPEC, reader, batch_size=BATCH, num_workers=WORKERS)
     return sum(len(batch.images) for batch in batches)
 
 
@@ -102,35 +106,35 @@ def main(slides: tuple[Path, ...], runs: int, single_scales: bool) -> None:
         with open_slide(path) as slide:
             grids = nested_grids(slide, tissue_mask(slide, SPEC), SPEC)
             peer = Peer(slide, grids)
-            with choose_road(slide, SPEC) as road:
+            with choose_reader(slide, SPEC) as reader:
                 rows: list[tuple[str, ...]] = [SCALES]
                 if single_scales:
                     rows += [(scale,) for scale in SCALES]
                 for scales in rows:
-                    print(row(slide, grids, peer, road, scales, runs), flush=True)
+                    print(row(slide, grids, peer, reader, scales, runs), flush=True)
 
 
 def row(
     slide: Slide,
     grids: dict[str, PatchGrid],
     peer: Peer,
-    road: Road,
+    reader: PatchReader,
     scales: tuple[str, ...],
     runs: int,
 ) -> str:
     """Measure the three ways on some scales of a slide; return a row of the table."""
-    reader = ReaderRoad(slide, SPEC, "for comparison")
-    decoded = getattr(road, "tiles_decoded", 0)
-    patches = ours(slide, grids, road, scales)
-    decoded = getattr(road, "tiles_decoded", 0) - decoded
-    ours(slide, grids, reader, scales)
+    toolbox = ToolboxReader(slide, SPEC, "for comparison")
+    decoded = getattr(reader, "tiles_decoded", 0)
+    patches = ours(slide, grids, reader, scales)
+    decoded = getattr(reader, "tiles_decoded", 0) - decoded
+    ours(slide, grids, toolbox, scales)
     peer.read(scales)
     rates = np.array(
         [
             [
                 rate(lambda: peer.read(scales)),
-                rate(lambda: ours(slide, grids, road, scales)),
                 rate(lambda: ours(slide, grids, reader, scales)),
+                rate(lambda: ours(slide, grids, toolbox, scales)),
             ]
             for _ in range(runs)
         ]
@@ -138,7 +142,7 @@ def row(
     theirs, tiles, by_reader = np.median(rates, axis=0)
     ratios = sorted(rates[:, 1] / rates[:, 0])
     return (
-        f"| {slide.name} | {', '.join(scales)} | {patches} | {decoded or road.name} | {theirs:.0f} | "
+        f"| {slide.name} | {', '.join(scales)} | {patches} | {decoded or reader.name} | {theirs:.0f} | "
         f"{tiles:.0f} | {by_reader:.0f} | "
         f"{statistics.median(ratios):.1f} ({ratios[0]:.1f} to {ratios[-1]:.1f}) |"
     )

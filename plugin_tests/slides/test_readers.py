@@ -22,8 +22,10 @@ from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.slides.batches import read_batches
 from tiacrossfusion.slides.grid import PatchGrid, nested_grids
 from tiacrossfusion.slides.readers.area_average import AreaAverage
-from tiacrossfusion.slides.readers.choice import ReaderRoad, Road, choose_road
+from tiacrossfusion.slides.readers.base import PatchReader
+from tiacrossfusion.slides.readers.choice import choose_reader
 from tiacrossfusion.slides.readers.tile_cache import TileCache, count_uses
+from tiacrossfusion.slides.readers.toolbox_reader import ToolboxReader
 from tiacrossfusion.slides.slide import Slide, open_slide
 from tiacrossfusion.slides.spec import SCALES, SamplingSpec
 from tiacrossfusion.slides.tissue import tissue_mask
@@ -167,13 +169,17 @@ Patches = dict[tuple[str, int], np.ndarray]
 
 
 def read_all(
-    slide: Slide, grids: dict[str, PatchGrid], spec: SamplingSpec, road: Road, **options: int
+    slide: Slide,
+    grids: dict[str, PatchGrid],
+    spec: SamplingSpec,
+    reader: PatchReader,
+    **options: int,
 ) -> tuple[Patches, dict[tuple[str, int], str]]:
     """All patches by scale and index, in order, and the reasons of those that are unreadable."""
     options = {"batch_size": 16, "num_workers": 2} | options
     patches: Patches = {}
     unreadable: dict[tuple[str, int], str] = {}
-    for batch in read_batches(slide, grids, spec, road, **options):
+    for batch in read_batches(slide, grids, spec, reader, **options):
         for scale, index, image in zip(batch.scales, batch.indices, batch.images, strict=True):
             patches[SCALES[scale], int(index)] = image
         unreadable |= {(patch.scale, patch.index): patch.reason for patch in batch.unreadable}
@@ -181,18 +187,18 @@ def read_all(
     return patches, unreadable
 
 
-def assert_roads_agree(slide: Slide, spec: SamplingSpec, grids: dict[str, PatchGrid]) -> int:
+def assert_readers_agree(slide: Slide, spec: SamplingSpec, grids: dict[str, PatchGrid]) -> int:
     """Every patch differs by a grey level at most; returns how many tiles were decoded."""
-    with choose_road(slide, spec) as road:
-        assert road.name == "tiles"
-        by_tiles, unreadable = read_all(slide, grids, spec, road)
+    with choose_reader(slide, spec) as reader:
+        assert reader.name == "tiles"
+        by_tiles, unreadable = read_all(slide, grids, spec, reader)
         assert not unreadable
-        by_reader, _ = read_all(slide, grids, spec, ReaderRoad(slide, spec, "to compare"))
+        by_reader, _ = read_all(slide, grids, spec, ToolboxReader(slide, spec, "to compare"))
         assert list(by_tiles) == list(by_reader)
         for key, patch in by_reader.items():
             difference = np.abs(patch.astype(int) - by_tiles[key]).mean()
             assert difference <= 1, f"{key}: {difference}"
-        return road.tiles_decoded
+        return reader.tiles_decoded
 
 
 @pytest.mark.parametrize(
@@ -206,26 +212,26 @@ def assert_roads_agree(slide: Slide, spec: SamplingSpec, grids: dict[str, PatchG
         ("tcga-cr-7395-01a-01-ts1.svs", {"mpp": 0.2519}),
     ],
 )
-def test_the_roads_agree_on_real_slides(real_slides, name, scale):
+def test_the_readers_agree_on_real_slides(real_slides, name, scale):
     with open_slide(real_slides / name, **scale) as slide:
         grids = nested_grids(slide, tissue_mask(slide, SPEC), SPEC)
         few = {}
         for number, grid in grids.items():
             some = np.unique(np.linspace(0, len(grid) - 1, 12).astype(int))
             few[number] = PatchGrid(number, grid.bounds[some], grid.grid[some])
-        assert_roads_agree(slide, SPEC, few)
+        assert_readers_agree(slide, SPEC, few)
 
 
 @pytest.mark.parametrize("suffix", [".svs", ".tif"])  # OpenSlide's reader, TIAToolbox's TIFF reader
 @pytest.mark.parametrize("coding", CODINGS)
-def test_the_roads_agree_on_every_coding(tmp_path, coding, suffix):
+def test_the_readers_agree_on_every_coding(tmp_path, coding, suffix):
     path = write_slide(tmp_path / f"slide{suffix}", CODINGS[coding])
     if suffix == ".tif" and CODINGS[coding].compression == 33003:
         with pytest.raises(TiacfError, match="takes for RGB"):  # the reader does not convert it
             open_slide(path)
         return
     with open_slide(path) as slide:
-        assert_roads_agree(slide, SMALL, nested_grids(slide, None, SMALL))
+        assert_readers_agree(slide, SMALL, nested_grids(slide, None, SMALL))
 
 
 @settings(
@@ -241,7 +247,7 @@ def test_the_roads_agree_on_every_coding(tmp_path, coding, suffix):
     bigtiff=st.booleans(),
     units=st.sampled_from(["mpp", "power"]),
 )
-def test_the_roads_agree_on_any_layout(
+def test_the_readers_agree_on_any_layout(
     tmp_path, coding, suffix, size, tile, factors, mpp, bigtiff, units
 ):
     path = write_slide(
@@ -255,7 +261,7 @@ def test_the_roads_agree_on_any_layout(
     )
     spec = SamplingSpec(patch_size=64, units=units)
     with open_slide(path) as slide:
-        assert_roads_agree(slide, spec, nested_grids(slide, None, spec))
+        assert_readers_agree(slide, spec, nested_grids(slide, None, spec))
 
 
 def test_other_layouts_go_through_the_reader(tmp_path, real_slides):
@@ -278,10 +284,10 @@ def test_other_layouts_go_through_the_reader(tmp_path, real_slides):
         (VirtualWSIReader(array, mpp=(0.5, 0.5)), "VirtualWSIReader"),
         (WSIReader.open(plain, post_proc=np.negative), "post-processes"),
     ):
-        with open_slide(source) as slide, choose_road(slide, SMALL) as road:
-            assert re.search(f"^WSIReader: .*{reason}", road.name)
+        with open_slide(source) as slide, choose_reader(slide, SMALL) as reader:
+            assert re.search(f"^WSIReader: .*{reason}", reader.name)
             first = {"20x": PatchGrid("20x", np.array([[0, 0, 128, 128]]), np.array([[0, 0]]))}
-            assert road.reading(first)("20x", 0).shape == (64, 64, 3)
+            assert reader.reading(first)("20x", 0).shape == (64, 64, 3)
 
 
 def test_rows_of_tiles_that_do_not_fit_in_memory_are_not_kept(tmp_path, monkeypatch):
@@ -292,8 +298,8 @@ def test_rows_of_tiles_that_do_not_fit_in_memory_are_not_kept(tmp_path, monkeypa
         (two_rows - 1, "WSIReader: two rows of tiles take 3 MiB"),
     ):
         monkeypatch.setattr("tiacrossfusion.slides.readers.tile_reader.MOST_WAITING", limit)
-        with open_slide(path) as slide, choose_road(slide, SMALL) as road:
-            assert road.name == name
+        with open_slide(path) as slide, choose_reader(slide, SMALL) as reader:
+            assert reader.name == name
 
 
 def test_each_tile_is_decoded_once(tmp_path):
@@ -314,18 +320,18 @@ def test_each_tile_is_decoded_once(tmp_path):
                         (row, column) for column in range(x0 // 128, min(-(-x1 // 128), 16))
                     }
         for workers in (0, 1, 4):
-            with choose_road(slide, SMALL) as road:
-                read_all(slide, some, SMALL, road, num_workers=workers)
-                assert road.tiles_decoded == len(touched)
-                read_all(slide, grids, SMALL, road, num_workers=workers)
-                assert road.tiles_decoded == len(touched) + 12 * 16
+            with choose_reader(slide, SMALL) as reader:
+                read_all(slide, some, SMALL, reader, num_workers=workers)
+                assert reader.tiles_decoded == len(touched)
+                read_all(slide, grids, SMALL, reader, num_workers=workers)
+                assert reader.tiles_decoded == len(touched) + 12 * 16
 
 
-def test_the_way_does_not_depend_on_batches_workers_and_road(tmp_path):
+def test_the_way_does_not_depend_on_batches_workers_and_reader(tmp_path):
     path = write_slide(tmp_path / "slide.svs", CODINGS["JPEG 2000 RGB"], size=(1300, 1100))
-    with open_slide(path) as slide, choose_road(slide, SMALL) as road:
+    with open_slide(path) as slide, choose_reader(slide, SMALL) as reader:
         grids = nested_grids(slide, None, SMALL)
-        expected, _ = read_all(slide, grids, SMALL, road, batch_size=1, num_workers=0)
+        expected, _ = read_all(slide, grids, SMALL, reader, batch_size=1, num_workers=0)
         cells = [
             (row, column, number)
             for scale, index in expected
@@ -336,12 +342,14 @@ def test_the_way_does_not_depend_on_batches_workers_and_road(tmp_path):
         assert expected.keys() == {(s, i) for s in SCALES for i in range(len(grids[s]))}
         for batch_size, workers in ((7, 1), (32, 3), (10_000, 2)):
             batches = list(
-                read_batches(slide, grids, SMALL, road, batch_size=batch_size, num_workers=workers)
+                read_batches(
+                    slide, grids, SMALL, reader, batch_size=batch_size, num_workers=workers
+                )
             )
             assert all(len(batch.images) == batch_size for batch in batches[:-1])
             found = np.concatenate([batch.images for batch in batches])
             np.testing.assert_array_equal(found, list(expected.values()))
-        by_reader, _ = read_all(slide, grids, SMALL, ReaderRoad(slide, SMALL, ""), num_workers=3)
+        by_reader, _ = read_all(slide, grids, SMALL, ToolboxReader(slide, SMALL, ""), num_workers=3)
         assert list(by_reader) == list(expected)
 
 
@@ -388,17 +396,17 @@ def test_damaged_tiles_cost_the_patches_that_touch_them(tmp_path, harm, reader_n
     }[harm]
     content[offset + start : offset + start + len(harmful)] = harmful
     path.write_bytes(content)
-    with open_slide(path) as slide, choose_road(slide, SMALL) as road:
-        assert road.name == "tiles"
+    with open_slide(path) as slide, choose_reader(slide, SMALL) as reader:
+        assert reader.name == "tiles"
         grids = nested_grids(slide, None, SMALL)
         expected = touching(
             slide, grids, (column * 128, row * 128, column * 128 + 128, row * 128 + 128)
         )
         for workers in (0, 3):
-            patches, unreadable = read_all(slide, grids, SMALL, road, num_workers=workers)
+            patches, unreadable = read_all(slide, grids, SMALL, reader, num_workers=workers)
             assert set(unreadable) == expected
             assert all(unreadable.values())
-        reference = ReaderRoad(slide, SMALL, "to compare")
+        reference = ToolboxReader(slide, SMALL, "to compare")
         by_reader, unreadable = read_all(slide, grids, SMALL, reference, num_workers=3)
         if suffix == ".svs" and reader_notices:  # the TIFF reader paints over what is damaged
             assert set(unreadable) == expected
@@ -410,12 +418,12 @@ def test_a_file_that_ends_early_loses_what_is_beyond(tmp_path):
     path = write_slide(
         tmp_path / "slide.tif", CODINGS["JPEG 4:2:0"], size=(1500, 1300), factors=(1,), bigtiff=True
     )
-    with open_slide(path) as slide, choose_road(slide, SMALL) as road:
+    with open_slide(path) as slide, choose_reader(slide, SMALL) as reader:
         grids = nested_grids(slide, None, SMALL)
-        whole, _ = read_all(slide, grids, SMALL, road)
+        whole, _ = read_all(slide, grids, SMALL, reader)
         with path.open("r+b") as file:
             file.truncate(int(path.stat().st_size * 0.7))
-        patches, unreadable = read_all(slide, grids, SMALL, road)
+        patches, unreadable = read_all(slide, grids, SMALL, reader)
         assert 0 < len(unreadable) < len(whole)
         assert all("the file ends" in reason for reason in unreadable.values())
         for key, patch in patches.items():
@@ -425,30 +433,30 @@ def test_a_file_that_ends_early_loses_what_is_beyond(tmp_path):
 def test_a_slide_without_a_readable_beginning_is_given_up(tmp_path, monkeypatch):
     path = write_slide(tmp_path / "slide.tif", CODINGS["uncompressed"], factors=(1,), bigtiff=True)
     monkeypatch.setattr("tiacrossfusion.slides.batches.GIVE_UP_AFTER", 50)
-    with open_slide(path) as slide, choose_road(slide, SMALL) as road:
+    with open_slide(path) as slide, choose_reader(slide, SMALL) as reader:
         grids = nested_grids(slide, None, SMALL)
         with path.open("r+b") as file:
             file.truncate(3000)
         with pytest.raises(TiacfError, match=r"slide\.tif: the first 50 patches cannot be decoded"):
-            read_all(slide, grids, SMALL, road)
+            read_all(slide, grids, SMALL, reader)
 
 
 def test_one_may_stop_early_and_errors_come_through(tmp_path):
     path = write_slide(tmp_path / "slide.svs", CODINGS["JPEG 4:2:0"], size=(1500, 1300))
     before = threading.active_count()
-    with open_slide(path) as slide, choose_road(slide, SMALL) as road:
+    with open_slide(path) as slide, choose_reader(slide, SMALL) as reader:
         grids = nested_grids(slide, None, SMALL)
-        stream = read_batches(slide, grids, SMALL, road, batch_size=4, num_workers=3)
+        stream = read_batches(slide, grids, SMALL, reader, batch_size=4, num_workers=3)
         assert len(next(stream).images) == 4
         stream.close()
         assert threading.active_count() == before
 
-        class BrokenRoad(ReaderRoad):
+        class BrokenReader(ToolboxReader):
             def read(self, bounds, scale):
                 raise KeyError("a defect")
 
         with pytest.raises(KeyError, match="a defect"):
-            read_all(slide, grids, SMALL, BrokenRoad(slide, SMALL, ""))
+            read_all(slide, grids, SMALL, BrokenReader(slide, SMALL, ""))
         assert threading.active_count() == before
 
 

@@ -18,7 +18,7 @@ from tiacrossfusion.slides.files import find_slides
 from tiacrossfusion.slides.grid import nested_grids
 from tiacrossfusion.slides.overview import read_whole
 from tiacrossfusion.slides.patches import read_patch
-from tiacrossfusion.slides.readers.choice import choose_road
+from tiacrossfusion.slides.readers.choice import choose_reader
 from tiacrossfusion.slides.slide import Slide, open_slide
 from tiacrossfusion.slides.spec import CELLS_20X, SCALES, SamplingSpec
 from tiacrossfusion.slides.tissue import MIN_CONTRAST, find_mask, tissue_mask, user_mask
@@ -224,12 +224,12 @@ def test_patches_show_their_bounds_at_their_scale(real_slides):
 
 def test_batches_do_not_depend_on_size_or_workers(simulated):
     slide, grids = sampled(simulated / "low.svs")
-    with choose_road(slide, SPEC) as road:
+    with choose_reader(slide, SPEC) as reader:
 
         def patches(batch_size, num_workers):
             batches = list(
                 read_batches(
-                    slide, grids, SPEC, road, batch_size=batch_size, num_workers=num_workers
+                    slide, grids, SPEC, reader, batch_size=batch_size, num_workers=num_workers
                 )
             )
             assert all(len(batch.images) == batch_size for batch in batches[:-1])
@@ -401,8 +401,8 @@ def test_truncated_slides_are_refused(simulated, tmp_path, share):
 
     def read_all():
         slide, grids = sampled(path)
-        with choose_road(slide, SPEC) as road:
-            return list(read_batches(slide, grids, SPEC, road, batch_size=8, num_workers=2))
+        with choose_reader(slide, SPEC) as reader:
+            return list(read_batches(slide, grids, SPEC, reader, batch_size=8, num_workers=2))
 
     with pytest.raises(TiacfError, match=r"truncated\.svs"):
         read_all()

@@ -59,7 +59,7 @@ class Provenance(BaseModel):
             how other slides would be sampled for a model that is trained on them.
         encoder: what made the features.
         versions: versions of the packages that made the bag.
-        road: how pixels were read, "tiles" (decoded from the TIFF) or "WSIReader" with the reason.
+        reader: how pixels were read, "tiles" (decoded from the TIFF) or "WSIReader" with the reason.
         precision: of the encoder's arithmetic, "float32", "bfloat16" or "float16".
         dropped: number of patches per scale left out because the slide is damaged there.
         colour: how far red, green and blue lie apart, on average over the patches, in grey levels.
@@ -79,7 +79,7 @@ class Provenance(BaseModel):
     sampling: SamplingSpec
     encoder: EncoderSpec
     versions: dict[str, str]
-    road: str | None = None
+    reader: str | None = None
     precision: Literal["float32", "bfloat16", "float16"] | None = None
     dropped: dict[str, int] = Field(default_factory=dict)
     colour: float | None = Field(None, ge=0, le=255)

@@ -19,7 +19,7 @@ from tiacrossfusion.slides.batches import PatchBatch, read_batches
 from tiacrossfusion.slides.families import whole_families
 from tiacrossfusion.slides.files import slide_identity
 from tiacrossfusion.slides.grid import PatchGrid, cell_side_20x, nested_grids
-from tiacrossfusion.slides.readers.choice import choose_road
+from tiacrossfusion.slides.readers.choice import choose_reader
 from tiacrossfusion.slides.slide import Slide
 from tiacrossfusion.slides.spec import SCALES, SamplingSpec
 from tiacrossfusion.slides.tissue import tissue_mask, user_mask
@@ -76,12 +76,12 @@ def extract_bag(
     readable = {scale: np.ones(len(grid), bool) for scale, grid in grids.items()}
     colours: list[np.ndarray] = []
     progress.stage(slide.name, "patches", sum(len(grid) for grid in grids.values()))
-    with choose_road(slide, spec) as road:
+    with choose_reader(slide, spec) as reader:
         on_the_way: deque[PatchBatch] = deque()
 
         def images() -> Iterator[np.ndarray]:
             for batch in read_batches(
-                slide, grids, spec, road, batch_size=batch_size, num_workers=num_workers
+                slide, grids, spec, reader, batch_size=batch_size, num_workers=num_workers
             ):
                 on_the_way.append(batch)
                 colours.append(_colour_of(batch.images))
@@ -98,7 +98,7 @@ def extract_bag(
                     "%s: %s patch at %s: %s", label, patch.scale, patch.bounds, patch.reason
                 )
             progress.step(len(batch.images) + len(batch.unreadable))
-        road_name = road.name
+        reader_name = reader.name
     kept = whole_families(grids, readable)
     if not kept["20x"].any():
         raise TiacfError(
@@ -112,7 +112,7 @@ def extract_bag(
     }
     dropped = {scale: int((~keep).sum()) for scale, keep in kept.items() if not keep.all()}
     made_by = {
-        "road": road_name,
+        "reader": reader_name,
         "precision": encoder.precision,
         "dropped": dropped,
         "colour": round(float(np.concatenate(colours).mean()), 2),

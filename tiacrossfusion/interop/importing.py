@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from tiacrossfusion.bags.bag import FeatureBag, Provenance, ScaleFeatures
 from tiacrossfusion.encoders.spec import EncoderSpec
 from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.interop.h5_reading import read_h5
 from tiacrossfusion.interop.one_slide import (
     check_counts,
     check_cover,
@@ -18,7 +20,8 @@ from tiacrossfusion.interop.one_slide import (
     check_same_origin,
 )
 from tiacrossfusion.interop.positions import level0_corners, nested_grid, patch_bounds, patch_sides
-from tiacrossfusion.interop.scale_file import CoordsUnit, ScaleFile, read_scale_file
+from tiacrossfusion.interop.pt_files import read_pt
+from tiacrossfusion.interop.scale_file import CoordsUnit, ScaleFile
 from tiacrossfusion.interop.sources import SlideFiles
 from tiacrossfusion.slides.spec import SCALES, SamplingSpec
 
@@ -65,7 +68,7 @@ def import_bag(slide: SlideFiles, options: ImportOptions) -> tuple[FeatureBag, l
         raise TiacfError(
             f"{slide.name}: no file at {' and '.join(absent)} beside {there}; a bag needs all scales"
         )
-    files = {scale: read_scale_file(slide.files[scale]) for scale in SCALES}
+    files = {scale: _read(slide.files[scale]) for scale in SCALES}
     check_same_origin(files, slide.name)
     own = {scale: file.own for scale, file in files.items() if file.own is not None}
     if own and len(own) < len(SCALES):
@@ -74,6 +77,11 @@ def import_bag(slide: SlideFiles, options: ImportOptions) -> tuple[FeatureBag, l
             "give three files of one kind"
         )
     return _own_bag(files, options) if own else _foreign_bag(slide.name, files, options)
+
+
+def _read(path: Path) -> ScaleFile:
+    """Read a feature file by its suffix."""
+    return read_pt(path) if path.suffix == ".pt" else read_h5(path)
 
 
 def _own_bag(files: dict[str, ScaleFile], options: ImportOptions) -> tuple[FeatureBag, list[str]]:

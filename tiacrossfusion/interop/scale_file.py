@@ -90,21 +90,6 @@ class ScaleFile:
         return len(self.features)
 
 
-def read_scale_file(path: Path) -> ScaleFile:
-    """Read a feature file by its ending.
-
-    Raises:
-        TiacfError: it cannot be read, or holds something else.
-    """
-    if path.suffix == ".pt":
-        from tiacrossfusion.interop.pt_files import read_pt
-
-        return read_pt(path)
-    from tiacrossfusion.interop.h5_reading import read_h5
-
-    return read_h5(path)
-
-
 def as_features(
     shape: tuple[int, ...], rows: Callable[[int, int], np.ndarray], label: str
 ) -> np.ndarray:

@@ -25,7 +25,7 @@ COLUMNS = (
     "status",
     "message",
     "seconds",
-    "road",
+    "reader",
     "bytes",
     "path",
 )

@@ -379,7 +379,7 @@ class ExtractionJob(Job[ExtractionOutcome]):
             "status": "ok",
             "message": message,
             "seconds": round(time.perf_counter() - started, 2) if made else before,
-            "road": bag.provenance.road or "",
+            "reader": bag.provenance.reader or "",
             "bytes": size,
         }
         if made:

@@ -12,7 +12,7 @@ import numpy as np
 
 from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.slides.grid import PatchGrid
-from tiacrossfusion.slides.readers.choice import ReadPatch, Road, UnreadableError
+from tiacrossfusion.slides.readers.base import PatchReader, ReadPatch, UnreadableError
 from tiacrossfusion.slides.slide import Slide
 from tiacrossfusion.slides.spec import CELLS_20X, SCALES, SamplingSpec
 
@@ -62,7 +62,7 @@ def read_batches(
     slide: Slide,
     grids: dict[str, PatchGrid],
     spec: SamplingSpec,
-    road: Road,
+    reader: PatchReader,
     *,
     batch_size: int,
     num_workers: int,
@@ -71,7 +71,7 @@ def read_batches(
 
     The way over the slide goes from 5x cell to 5x cell, row by row; in each comes the 5x patch, then the
     10x and the 20x patches in it. So a tile of the file that all three need is met once. The order does
-    not depend on batch size, workers and road.
+    not depend on batch size, workers and reader.
 
     Threads serve here, not processes: the decoders release the interpreter's lock. At most
     `num_workers + 2` cells and a batch wait in memory.
@@ -80,7 +80,7 @@ def read_batches(
         slide: an open slide.
         grids: the cells to read, per scale.
         spec: the sampling of the model.
-        road: from `choose_road`.
+        reader: from `choose_reader`.
         batch_size: patches in a batch; the last one may be smaller, and is empty only where no patch
             of the slide can be read.
         num_workers: reading threads; 0 reads in the calling thread.
@@ -88,7 +88,7 @@ def read_batches(
     Raises:
         TiacfError: the first thousand patches are all unreadable.
     """
-    read = road.reading(grids)
+    read = reader.reading(grids)
 
     def read_cell(cell: np.ndarray) -> list[_Patch]:
         return [(int(scale), int(index), _read(read, scale, index)) for scale, index in cell]

@@ -1,4 +1,4 @@
-"""The road of tiles: each tile of a tiled TIFF is decoded once, whatever number of patches it feeds.
+"""Each tile of a tiled TIFF is decoded once, whatever number of patches it feeds.
 
 Source level, size of the region and resampling of each scale are asked of the slide's own reader, so that
 the patches are those that its `read_rect` gives.
@@ -14,11 +14,12 @@ import numpy as np
 
 from tiacrossfusion.errors import one_line
 from tiacrossfusion.slides.grid import PatchGrid
-from tiacrossfusion.slides.readers.choice import ReaderRoad, ReadPatch, Road, UnreadableError
+from tiacrossfusion.slides.readers.base import PatchReader, ReadPatch, UnreadableError
 from tiacrossfusion.slides.readers.jpeg_stream import DamagedTileError
 from tiacrossfusion.slides.readers.scale_source import scale_source
 from tiacrossfusion.slides.readers.tiff_tiles import TiledPage, UnknownLayoutError, tiled_page
 from tiacrossfusion.slides.readers.tile_cache import Span, TileCache, count_uses
+from tiacrossfusion.slides.readers.toolbox_reader import ToolboxReader
 from tiacrossfusion.slides.slide import Slide
 from tiacrossfusion.slides.spec import SCALES, SamplingSpec
 
@@ -32,11 +33,11 @@ _PLAIN_VENDORS = ("aperio", "generic-tiff")
 #: Bytes that two rows of tiles may take: tiles wait in memory for the next row of 5x cells.
 MOST_WAITING = 400 * 2**20
 
-#: Grey levels, on average over a patch, by which the two roads may differ.
+#: Grey levels, on average over a patch, by which the two readers may differ.
 TOLERANCE = 1.0
 
 
-class TileRoad(Road):
+class TileReader(PatchReader):
     """Patches from tiles that are decoded here.
 
     Args:
@@ -73,7 +74,7 @@ class TileRoad(Road):
         self.tiles_decoded = 0
 
     def reading(self, grids: dict[str, PatchGrid]) -> ReadPatch:
-        """See `Road.reading`."""
+        """See `PatchReader.reading`."""
         return _Reading(self, grids).read
 
     def close(self) -> None:
@@ -102,7 +103,7 @@ class TileRoad(Road):
         self.tiles_decoded = 0
         along = np.array([[0.25], [0.5], [0.75]]) * slide.dimensions
         bounds = np.tile(along.astype(np.int64), 2)  # the reader looks at the corner only
-        reference = ReaderRoad(slide, spec, "for comparison")
+        reference = ToolboxReader(slide, spec, "for comparison")
         for scale in {source.level: scale for scale, source in self.sources.items()}.values():
             read = self.reading({scale: PatchGrid(scale, bounds, np.zeros((3, 2), np.int32))})
             same, failed = 0, ""
@@ -128,19 +129,19 @@ class TileRoad(Road):
 class _Reading:
     """The patches of some grids, from tiles that are kept as long as a patch waits for them."""
 
-    def __init__(self, road: TileRoad, grids: dict[str, PatchGrid]) -> None:
+    def __init__(self, reader: TileReader, grids: dict[str, PatchGrid]) -> None:
         """Find out which tiles each patch touches."""
-        self._road = road
+        self._reader = reader
         self._corners, self._shifts, self._spans = {}, {}, {}
         uses: dict[int, np.ndarray] = {}
         for scale, grid in grids.items():
-            source = road.sources[scale]
-            page = road.page(source.level)
+            source = reader.sources[scale]
+            page = reader.page(source.level)
             corners, shifts = source.corners(grid.bounds)
             spans = _spans(corners, source.region_size, page)
             self._corners[scale], self._shifts[scale], self._spans[scale] = corners, shifts, spans
             uses[source.level] = uses.get(source.level, 0) + count_uses(spans, page.grid)
-        self._tiles = TileCache(road.decode, uses)
+        self._tiles = TileCache(reader.decode, uses)
 
     def read(self, scale: str, index: int) -> np.ndarray:
         """Read a patch, (patch_size, patch_size, 3) uint8 RGB; each may be read once.
@@ -148,7 +149,7 @@ class _Reading:
         Raises:
             UnreadableError: it touches a damaged tile.
         """
-        source, corner = self._road.sources[scale], self._corners[scale][index]
+        source, corner = self._reader.sources[scale], self._corners[scale][index]
         top, left, bottom, right = (int(edge) for edge in self._spans[scale][index])
         span = (top, left, bottom, right)
         try:
@@ -163,7 +164,7 @@ class _Reading:
         self, level: int, corner: np.ndarray, size: tuple[int, int], span: Span
     ) -> np.ndarray:
         """Lay the tiles of a span side by side: (h, w, 3) uint8 from `corner` on, white beyond."""
-        page = self._road.page(level)
+        page = self._reader.page(level)
         x0, y0 = int(corner[0]), int(corner[1])
         region = np.empty((size[1], size[0], 3), np.uint8)
         # What an edge tile holds beyond the level's edge is not part of the picture.

@@ -1,0 +1,61 @@
+"""What reads the patches of a slide."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tiacrossfusion.slides.grid import PatchGrid
+
+if TYPE_CHECKING:
+    from typing import Self
+
+#: Reads the patch at an index of a scale's grid: (patch_size, patch_size, 3) uint8 RGB.
+ReadPatch = Callable[[str, int], np.ndarray]
+
+
+class UnreadableError(Exception):
+    """A patch that touches a damaged part of the file; the text says what is wrong with it."""
+
+
+class PatchReader(ABC):
+    """Reads patches of one slide. Leave its `with` block before the slide is closed.
+
+    Attributes:
+        name: "tiles", or "WSIReader: " and why not tiles.
+    """
+
+    name: str
+
+    @abstractmethod
+    def reading(self, grids: dict[str, PatchGrid]) -> ReadPatch:
+        """Prepare to read each patch of some grids once, in any order, from several threads.
+
+        Args:
+            grids: the cells to read, per scale.
+
+        Returns:
+            A function of scale and index that reads a patch; what lies beyond the slide is white. It
+            raises `UnreadableError` where the file is damaged.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the files that the reader has opened."""
+
+    def __enter__(self) -> Self:
+        """Return self."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the files."""
+        self.close()

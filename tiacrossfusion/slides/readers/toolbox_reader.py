@@ -1,0 +1,91 @@
+"""Patches through the WSIReader that TIAToolbox opened."""
+
+from __future__ import annotations
+
+import threading
+from copy import copy
+from dataclasses import replace
+
+import numpy as np
+
+from tiacrossfusion.errors import TiacfError, one_line
+from tiacrossfusion.slides.grid import PatchGrid
+from tiacrossfusion.slides.patches import read_patch
+from tiacrossfusion.slides.readers.base import PatchReader, ReadPatch, UnreadableError
+from tiacrossfusion.slides.slide import Slide
+from tiacrossfusion.slides.spec import SamplingSpec
+
+
+class ToolboxReader(PatchReader):
+    """Patches through the slide's own reader.
+
+    After one decode error an OpenSlide handle fails on every later read, whatever is read. So a patch
+    that fails is tried again on a handle of its own before it is given up: the error may have been
+    that of another thread's patch.
+
+    Args:
+        slide: an open slide.
+        spec: the sampling of the model.
+        why: why its tiles are not decoded directly.
+    """
+
+    def __init__(self, slide: Slide, spec: SamplingSpec, why: str) -> None:
+        """Begin with the handle that the slide has."""
+        self.name = f"WSIReader: {why}"
+        self._original, self._slide, self._spec = slide, slide, spec
+        self._reopening = threading.Lock()
+
+    def reading(self, grids: dict[str, PatchGrid]) -> ReadPatch:
+        """See `PatchReader.reading`."""
+
+        def read(scale: str, index: int) -> np.ndarray:
+            return self.read(grids[scale].bounds[index], scale)
+
+        return read
+
+    def read(self, bounds: np.ndarray, scale: str) -> np.ndarray:
+        """Read the patch at some level-0 bounds (4,).
+
+        Raises:
+            UnreadableError: it cannot be decoded.
+        """
+        slide = self._slide
+        try:
+            return read_patch(slide, bounds, scale, self._spec)
+        except TiacfError as error:
+            if not hasattr(slide.reader, "openslide_wsi"):
+                raise UnreadableError(_reason(error)) from error
+        with self._reopening:
+            fresh = _reopened(slide)
+            try:
+                patch = read_patch(fresh, bounds, scale, self._spec)
+            except TiacfError as error:
+                fresh = _reopened(slide)
+                raise UnreadableError(_reason(error)) from error
+            finally:
+                if self._slide is slide:  # no other thread has replaced the failed handle
+                    self._slide = fresh
+                    # The overview is read later, and the slide closes this handle at its end.
+                    self._original.reader.openslide_wsi = fresh.reader.openslide_wsi
+        return patch
+
+    def close(self) -> None:
+        """Do nothing: the slide closes its reader."""
+
+
+def _reopened(slide: Slide) -> Slide:
+    """Return the slide with a copy of its reader that has an OpenSlide handle of its own.
+
+    The failed handle is closed when the last thread that reads from it lets go of it.
+    """
+    from openslide import OpenSlide
+
+    reader = copy(slide.reader)
+    with slide.reading("the file"):
+        reader.openslide_wsi = OpenSlide(str(reader.input_path))
+    return replace(slide, reader=reader)
+
+
+def _reason(error: TiacfError) -> str:
+    """What the reader itself said."""
+    return one_line(error.__cause__ or error)
