@@ -26,6 +26,22 @@ class UsageError(TiacfError):
     """
 
 
+class ArgumentTypeError(UsageError, TypeError):
+    """An argument has the wrong type. TIAToolbox raises `TypeError` here."""
+
+
+class ArgumentValueError(UsageError, ValueError):
+    """An argument has a value that cannot be used. TIAToolbox raises `ValueError` here."""
+
+
+class MissingFileError(UsageError, FileNotFoundError):
+    """A file or folder that was given does not exist. TIAToolbox raises `FileNotFoundError` here."""
+
+
+class ExistingFileError(UsageError, FileExistsError):
+    """A file exists where a folder is to be made. TIAToolbox raises `FileExistsError` here."""
+
+
 def one_line(error: BaseException, limit: int = 200) -> str:
     """Name and text of a library's error in one line of at most about `limit` characters."""
     text = printable(" ".join(str(error).split()))

@@ -147,7 +147,7 @@ def test_the_scale_can_be_given(predictor, real_slides):
         ({"patch_input_shape": (224, 224)}, "own sampling"),
         ({"wsireader_kwargs": {"level": 1}}, "level"),
         ({"wsireader_kwargs": {"mpp": -1}}, "mpp -1"),
-        ({"auto_get_mask": False}, "auto_get_mask"),
+        ({"auto_get_mask": "no"}, "auto_get_mask: must be True or False"),
         ({"images": ["a\0.svs"]}, "images: 'a.x00.svs' is no path"),
         ({"images": [""]}, "images: '' is no path"),
         ({"masks": 5}, "masks: int is no list"),

@@ -19,6 +19,7 @@ from tiacrossfusion.slides.batches import PatchBatch, read_batches
 from tiacrossfusion.slides.families import whole_families
 from tiacrossfusion.slides.files import slide_identity
 from tiacrossfusion.slides.grid import PatchGrid, cell_side_20x, nested_grids
+from tiacrossfusion.slides.options import Mask, WholeSlide
 from tiacrossfusion.slides.readers.choice import choose_reader
 from tiacrossfusion.slides.slide import Slide
 from tiacrossfusion.slides.spec import SCALES, SamplingSpec
@@ -39,7 +40,7 @@ def extract_bag(
     spec: SamplingSpec,
     encoder: Encoder,
     *,
-    mask: str | Path | np.ndarray | None = None,
+    mask: Mask | None = None,
     batch_size: int = 32,
     num_workers: int = 2,
     progress: Progress | None = None,
@@ -121,9 +122,7 @@ def extract_bag(
     return FeatureBag(scales, provenance)
 
 
-def tissue_grids(
-    slide: Slide, spec: SamplingSpec, mask: str | Path | np.ndarray | None
-) -> dict[str, PatchGrid]:
+def tissue_grids(slide: Slide, spec: SamplingSpec, mask: Mask | None) -> dict[str, PatchGrid]:
     """Lay the grids over the tissue of a slide, which the user's mask marks or is found.
 
     Raises:
@@ -141,7 +140,7 @@ def tissue_grids(
     return nested_grids(slide, tissue, spec)
 
 
-def no_tissue(spec: SamplingSpec, mask: str | Path | np.ndarray | None) -> str:
+def no_tissue(spec: SamplingSpec, mask: Mask | None) -> str:
     """Say that the tissue of a slide makes no patch, and what to do."""
     share = f"no 20x patch is more than {spec.min_mask_ratio:.0%} tissue"
     if mask is None:
@@ -156,7 +155,7 @@ def _colour_of(images: np.ndarray) -> np.ndarray:
 
 
 def bag_provenance(
-    slide: Slide, spec: SamplingSpec, encoder: EncoderSpec, mask: str | Path | np.ndarray | None
+    slide: Slide, spec: SamplingSpec, encoder: EncoderSpec, mask: Mask | None
 ) -> Provenance:
     """Describe the bag that `extract_bag` makes of a slide.
 
@@ -185,12 +184,14 @@ def bag_provenance(
     )
 
 
-def mask_identity(mask: str | Path | np.ndarray) -> str:
+def mask_identity(mask: Mask) -> str:
     """Hash of a mask's content, so that a changed mask is noticed.
 
     Raises:
         TiacfError: the file cannot be read.
     """
+    if isinstance(mask, WholeSlide):
+        return "whole slide"
     if isinstance(mask, np.ndarray):
         return hashlib.sha256(str(mask.shape).encode() + mask.tobytes()).hexdigest()[:16]
     try:

@@ -20,6 +20,7 @@ from tiacrossfusion.explain.scores import tile_scores
 from tiacrossfusion.inference.extraction import extract_bag
 from tiacrossfusion.inference.prediction import Prediction, predict_bag, risk_caveat
 from tiacrossfusion.io.progress import Progress
+from tiacrossfusion.slides.options import Mask
 from tiacrossfusion.slides.overview import read_overview
 from tiacrossfusion.slides.slide import open_slide
 
@@ -81,7 +82,7 @@ def predict_slide(
     bundle: ModelBundle,
     encoder: Encoder,
     *,
-    mask: str | Path | np.ndarray | None = None,
+    mask: Mask | None = None,
     mpp: float | None = None,
     power: float | None = None,
     batch_size: int = 32,

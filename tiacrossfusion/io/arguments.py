@@ -5,7 +5,7 @@ from __future__ import annotations
 from numbers import Integral, Real
 from typing import Any
 
-from tiacrossfusion.errors import UsageError
+from tiacrossfusion.errors import ArgumentTypeError, ArgumentValueError
 
 
 def at_least(option: str, value: int, smallest: int, largest: int = 1_000_000) -> None:
@@ -16,9 +16,9 @@ def at_least(option: str, value: int, smallest: int, largest: int = 1_000_000) -
     """
     _be_a(Integral, "whole number", option, value)
     if value < smallest:
-        raise UsageError(f"{option} {value}: must be {smallest} or more")
+        raise ArgumentValueError(f"{option} {value}: must be {smallest} or more")
     if value > largest:
-        raise UsageError(f"{option} {value}: must be {largest} or less")
+        raise ArgumentValueError(f"{option} {value}: must be {largest} or less")
 
 
 def usable_seed(option: str, value: int) -> None:
@@ -40,7 +40,7 @@ def positive(option: str, value: float | None) -> None:
         return
     _be_a(Real, "number", option, value)
     if not 0 < value < float("inf"):
-        raise UsageError(f"{option} {float(value):g}: must be a number above 0")
+        raise ArgumentValueError(f"{option} {float(value):g}: must be a number above 0")
 
 
 def one_scale(mpp: float | None, power: float | None) -> None:
@@ -50,11 +50,11 @@ def one_scale(mpp: float | None, power: float | None) -> None:
         UsageError: a number is not above 0, or the two contradict each other: 10 divided by mpp is about
             the power.
     """
-    positive("--mpp", mpp)
-    positive("--power", power)
+    positive("mpp", mpp)
+    positive("power", power)
     if mpp and power and not 5 <= mpp * power <= 20:
-        raise UsageError(
-            f"--mpp {mpp:g} and --power {power:g} contradict each other, {mpp:g} microns per pixel are "
+        raise ArgumentValueError(
+            f"mpp {mpp:g} and power {power:g} contradict each other, {mpp:g} microns per pixel are "
             f"about {10 / mpp:.3g}x; leave one of them out"
         )
 
@@ -68,15 +68,17 @@ def usable_device(device: str) -> None:
     import torch
 
     if not isinstance(device, str | torch.device):
-        raise UsageError(f"device: must be a name such as cpu or cuda, not {type(device).__name__}")
+        raise ArgumentTypeError(
+            f"device: must be a name such as cpu or cuda, not {type(device).__name__}"
+        )
     try:
         torch.zeros(1, device=device).cpu()
     except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         reason = str(error).strip().splitlines()[0].split(". ")[0]
-        raise UsageError(f"device {device}: {reason}; use the device cpu") from error
+        raise ArgumentValueError(f"device {device}: {reason}; use the device cpu") from error
 
 
 def _be_a(kind: type, words: str, option: str, value: Any) -> None:
     """Refuse what is no number, as True and False are none."""
     if not isinstance(value, kind) or isinstance(value, bool):
-        raise UsageError(f"{option}: must be a {words}, not {type(value).__name__}")
+        raise ArgumentTypeError(f"{option}: must be a {words}, not {type(value).__name__}")

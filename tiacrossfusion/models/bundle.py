@@ -20,7 +20,14 @@ from pydantic import ValidationError
 
 from tiacrossfusion.bags.bag import EXTRACT_AGAIN, FeatureBag, check_same
 from tiacrossfusion.encoders.hub import offline_variable
-from tiacrossfusion.errors import TiacfError, UsageError, first_fault, one_line
+from tiacrossfusion.errors import (
+    ArgumentValueError,
+    MissingFileError,
+    TiacfError,
+    UsageError,
+    first_fault,
+    one_line,
+)
 from tiacrossfusion.io.arguments import usable_device
 from tiacrossfusion.io.paths import is_file, is_folder, is_there, missing
 from tiacrossfusion.io.text import FORMULA_SIGNS, printable
@@ -96,14 +103,17 @@ class ModelBundle:
         }
 
     def with_weights(self, path: Path) -> ModelBundle:
-        """Return the same model with the weights of another `.safetensors` file.
+        """Return the same model with the weights of another file.
+
+        Args:
+            path: `.safetensors`, or a state dict that `torch.save` wrote; no code in it is run.
 
         Raises:
-            UsageError: there is no such file.
+            MissingFileError: the file does not exist.
             TiacfError: it cannot be read or does not fit the architecture.
         """
         if not is_there(path):
-            raise UsageError(f"{path}: {missing(path)}; check the path of the weights")
+            raise MissingFileError(f"{path}: {missing(path)}; check the path of the weights")
         network = _load_network(self.config, path)
         digest = hashlib.sha256(self.fingerprint.encode() + path.read_bytes()).hexdigest()
         return ModelBundle(self.config, network.eval(), digest)
@@ -209,21 +219,21 @@ def _find(model: str) -> Path:
     if model and is_folder(path):  # of no name, Path makes the folder that we are in
         return path
     if is_file(path):
-        raise UsageError(
+        raise ArgumentValueError(
             f"{model}: a file is no model bundle; give the folder that holds {CONFIG}, or make "
             "one from a checkpoint with: tiacf import-checkpoint"
         )
     try:
         path.stat()
     except PermissionError as error:
-        raise UsageError(f"{model}: {missing(path)}; ask for the right to") from error
+        raise ArgumentValueError(f"{model}: {missing(path)}; ask for the right to") from error
     except (OSError, ValueError):  # not there, or no path
         pass
     if _HUB_ID.match(model) and not model.startswith("."):
         return _download(model)
     near = difflib.get_close_matches(model, shipped, n=1, cutoff=0.4)
     hint = f'did you mean "{near[0]}"? ' if near else ""
-    raise UsageError(
+    raise ArgumentValueError(
         f"{model}: unknown model; {hint}"
         "`tiacf models` lists the names, a bundle folder or a hub id (owner/name) serve too"
     )
@@ -302,6 +312,39 @@ def make_ensemble(members: Sequence[nn.Module], config: BundleConfig) -> nn.Modu
     return Ensemble(members, torch.from_numpy(weights).float())
 
 
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read the weights of a network without running code from the file.
+
+    Args:
+        path: `.safetensors`, or a state dict that `torch.save` wrote. The prefixes that `DataParallel` and
+            `CrossFusionModel` give to names are removed.
+
+    Raises:
+        TiacfError: the file cannot be read, or holds something other than a state dict.
+    """
+    from safetensors.torch import load_file
+    from torch import Tensor
+
+    from tiacrossfusion.io.tensor_files import load_tensors
+
+    if is_there(path) and not path.is_file():
+        raise TiacfError(f"{path}: is no file; get the bundle again")
+    try:
+        content = load_file(path) if path.suffix == ".safetensors" else load_tensors(path)
+    except Exception as error:  # safetensors, torch and the file system raise many kinds
+        raise TiacfError(
+            f"{path}: the weights cannot be read ({one_line(error)}); get the bundle again"
+        ) from error
+    if not isinstance(content, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items()
+    ):
+        raise TiacfError(f"{path}: is no state dict; save it with torch.save(model.state_dict())")
+    for prefix in ("module.", "network."):
+        if all(name.startswith(prefix) for name in content):
+            content = {name.removeprefix(prefix): tensor for name, tensor in content.items()}
+    return content
+
+
 def _load_network(config: BundleConfig, path: Path) -> nn.Module:
     """Make the network of a config with the weights of a file.
 
@@ -309,16 +352,8 @@ def _load_network(config: BundleConfig, path: Path) -> nn.Module:
         TiacfError: the file cannot be read or does not fit.
     """
     import torch
-    from safetensors.torch import load_file
 
-    if is_there(path) and not path.is_file():
-        raise TiacfError(f"{path}: is no file; get the bundle again")
-    try:
-        weights = load_file(path)
-    except Exception as error:  # safetensors and the file system raise their own
-        raise TiacfError(
-            f"{path}: the weights cannot be read ({one_line(error)}); get the bundle again"
-        ) from error
+    weights = read_weights(path)
     odd = next((name for name, tensor in weights.items() if not tensor.is_floating_point()), None)
     if odd is not None:
         raise TiacfError(

@@ -36,6 +36,7 @@ from tiacrossfusion.runs.jobs import Job, SlideOptions, ToolNames, Tools, carry_
 from tiacrossfusion.runs.records import Record
 from tiacrossfusion.runs.results_folder import ResultsFolder, row_of
 from tiacrossfusion.slides.files import slide_identity
+from tiacrossfusion.slides.options import Mask
 from tiacrossfusion.slides.tissue import find_mask
 
 if TYPE_CHECKING:
@@ -44,8 +45,6 @@ if TYPE_CHECKING:
     from tiacrossfusion.encoders.encoder import Encoder
     from tiacrossfusion.models.bundle import ModelBundle
     from tiacrossfusion.runs.cluster import Cluster
-
-Mask = str | Path | np.ndarray
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,13 @@ import numpy as np
 
 from tiacrossfusion.io.arguments import at_least, one_scale
 
-#: A tissue mask: an image or GeoJSON file, a folder with one file a slide, or an array (H, W).
-Mask = str | Path | np.ndarray
+
+class WholeSlide:
+    """A mask that covers the whole slide, glass included."""
+
+
+#: A tissue mask: an image or GeoJSON file, a folder with one file a slide, an array (H, W), or all of it.
+Mask = str | Path | np.ndarray | WholeSlide
 
 
 @dataclass(frozen=True)

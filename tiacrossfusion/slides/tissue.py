@@ -11,6 +11,7 @@ import numpy as np
 from tiacrossfusion.errors import TiacfError, one_line
 from tiacrossfusion.io.paths import is_file, is_folder, is_there, missing
 from tiacrossfusion.slides.grid import cell_side_20x
+from tiacrossfusion.slides.options import Mask, WholeSlide
 from tiacrossfusion.slides.overview import read_whole
 from tiacrossfusion.slides.spec import SamplingSpec
 
@@ -69,14 +70,14 @@ def tissue_mask(slide: Slide, spec: SamplingSpec) -> VirtualWSIReader:
     return VirtualWSIReader(tissue, info=slide.reader.info, mode="bool")
 
 
-def user_mask(slide: Slide, mask: str | Path | np.ndarray, spec: SamplingSpec) -> VirtualWSIReader:
+def user_mask(slide: Slide, mask: Mask, spec: SamplingSpec) -> VirtualWSIReader:
     """Read a mask given by the user.
 
     Args:
         slide: the slide that the mask belongs to.
         mask: an array (H, W), an image file (non-zero is tissue; PNG, JPEG, TIFF, BMP, .npy) that
             shows the whole slide at any resolution, or a GeoJSON file exported from QuPath, whose
-            areas are tissue.
+            areas are tissue; `WholeSlide` takes everything.
         spec: names the resolution that GeoJSON areas are drawn at.
 
     Returns:
@@ -88,6 +89,10 @@ def user_mask(slide: Slide, mask: str | Path | np.ndarray, spec: SamplingSpec) -
     """
     from tiatoolbox.wsicore.wsireader import VirtualWSIReader
 
+    if isinstance(mask, WholeSlide):
+        return VirtualWSIReader(
+            np.ones(_size_at(slide, spec.mask_mpp), bool), info=slide.reader.info, mode="bool"
+        )
     if isinstance(mask, np.ndarray):
         label, image = "mask array", np.asarray(mask)
     else:
@@ -182,6 +187,12 @@ def _read_image(path: Path) -> np.ndarray:
     return image > 127 if path.suffix.lower() in (".jpg", ".jpeg") else image
 
 
+def _size_at(slide: Slide, mpp: float) -> tuple[int, int]:
+    """Return height and width of a slide at a resolution, at least one pixel."""
+    width, height = slide.dimensions
+    return max(1, round(height * slide.mpp[1] / mpp)), max(1, round(width * slide.mpp[0] / mpp))
+
+
 def _draw_geojson(slide: Slide, path: Path, spec: SamplingSpec) -> np.ndarray:
     """Draw the areas of a GeoJSON file from QuPath at the mask's resolution, (H, W) bool."""
     import geojson
@@ -198,13 +209,7 @@ def _draw_geojson(slide: Slide, path: Path, spec: SamplingSpec) -> np.ndarray:
             "use File > Export objects as GeoJSON"
         ) from error
     width, height = slide.dimensions
-    image = np.zeros(
-        (
-            max(1, round(height * slide.mpp[1] / spec.mask_mpp)),
-            max(1, round(width * slide.mpp[0] / spec.mask_mpp)),
-        ),
-        np.uint8,
-    )
+    image = np.zeros(_size_at(slide, spec.mask_mpp), np.uint8)
     # QuPath counts from the corner of the scanned area, the slide's readers from the whole image's.
     offset = np.array(slide.offset)
     scale = np.array([image.shape[1] / width, image.shape[0] / height])

@@ -1,7 +1,7 @@
-"""What is given to the engine, checked before anything is begun.
+"""Check the arguments of the engine before anything is computed.
 
-Where TIAToolbox's own engines raise what the first library at fault does, this one raises `UsageError`,
-with the argument and what is wanted.
+An error is both a `UsageError` and what TIAToolbox's own engines raise: `TypeError`, `ValueError`,
+`FileNotFoundError` or `FileExistsError`.
 """
 
 from __future__ import annotations
@@ -13,80 +13,148 @@ from typing import Any
 
 import numpy as np
 from tiatoolbox.models.engine.io_config import ModelIOConfigABC
-from tiatoolbox.wsicore.wsireader import WSIReader
+from tiatoolbox.wsicore.wsireader import VirtualWSIReader, WSIReader
 
-from tiacrossfusion.errors import UsageError
-from tiacrossfusion.io.arguments import positive
+from tiacrossfusion.errors import (
+    ArgumentTypeError,
+    ArgumentValueError,
+    ExistingFileError,
+    MissingFileError,
+    one_line,
+)
+from tiacrossfusion.io.arguments import one_scale, positive
+from tiacrossfusion.io.paths import is_file, missing
+from tiacrossfusion.slides.options import Mask, WholeSlide
+
+#: Run parameters of TIAToolbox's engines that do nothing here: the values that are accepted, the first of
+#: them the toolbox's default, and why no other value is possible.
+_FIXED: dict[str, tuple[tuple[Any, ...], str]] = {
+    "cache_mode": ((False, None), "the features of one slide fit into memory"),
+    "class_dict": ((None, {}), "a survival model has time bins and no classes"),
+    "labels": ((None, []), "prediction uses no outcomes; compare with them by `tiacf evaluate`"),
+    "memory_threshold": ((80, None), "the features of one slide fit into memory"),
+    "output_file": ((None,), "files are named after the slides; choose their folder with save_dir"),
+    "return_labels": ((False, None), "prediction uses no outcomes"),
+    "return_probabilities": ((False, True, None), "hazards and survival are always returned"),
+    "scale_factor": ((None, [1, 1]), "coordinates are pixels of level 0"),
+}
 
 
 def path_of(name: str, given: Any) -> Path:
     """Return a path.
 
     Raises:
-        UsageError: it is none, or empty, which would stand for the folder that we are in.
+        ArgumentTypeError: the value is no path.
+        ArgumentValueError: it is empty, which would mean the current folder, or has a null byte.
     """
     try:
         text = os.fspath(given)
     except TypeError:
         text = None
     if not isinstance(text, str):
-        raise UsageError(f"{name}: must be a path, not {type(given).__name__}")
+        raise ArgumentTypeError(f"{name}: must be a path, not {type(given).__name__}")
     if not text or "\0" in text:
-        raise UsageError(f"{name}: {text!r} is no path; give the name of a file or folder")
+        raise ArgumentValueError(f"{name}: {text!r} is no path; give the name of a file or folder")
     return Path(text)
 
 
-def images_of(given: Any) -> list[Path | WSIReader]:
-    """Return the images: paths and readers.
+def folder_of(name: str, given: Any) -> Path:
+    """Return the path of an output folder, which need not exist.
 
     Raises:
-        UsageError: it is no list, an empty one, or holds something else.
+        ExistingFileError: it is a file.
     """
-    if not isinstance(given, list | tuple) or len(given) == 0:
-        raise UsageError("images: give a list of at least one slide, such as ['slide.svs']")
+    path = path_of(name, given)
+    if is_file(path):
+        raise ExistingFileError(f"{path}: is a file; give a folder as {name}")
+    return path
+
+
+def images_of(given: Any) -> list[Path | WSIReader]:
+    """Return the images, as paths and readers.
+
+    Raises:
+        ArgumentTypeError: the value is no list, or holds something else.
+        ArgumentValueError: the list is empty.
+    """
+    if not isinstance(given, list | tuple):
+        raise ArgumentTypeError(
+            "images: give a list of at least one slide, such as ['slide.svs'], not "
+            f"{type(given).__name__}"
+        )
+    if not given:
+        raise ArgumentValueError("images: give a list of at least one slide, such as ['slide.svs']")
     for image in given:
         if not isinstance(image, str | os.PathLike | WSIReader):
-            raise UsageError(
+            raise ArgumentTypeError(
                 f"images: {type(image).__name__} is neither a path nor a WSIReader; an array "
                 "goes in as VirtualWSIReader(array, mpp=...)"
             )
     return [image if isinstance(image, WSIReader) else path_of("images", image) for image in given]
 
 
-def masks_of(given: Any, images: int) -> list[Path | np.ndarray | None] | None:
-    """Return the masks, one for each image, or None where there are none.
+def masks_of(given: Any, images: int, *, auto_get_mask: bool) -> list[Mask | None]:
+    """Return one mask for each image.
+
+    Args:
+        given: paths, arrays (H, W), `VirtualWSIReader`s or None, one for each image; or None.
+        images: number of images.
+        auto_get_mask: find the tissue of images without a mask; False takes the whole image.
+
+    Returns:
+        Paths and arrays. None where the tissue is to be found.
 
     Raises:
-        UsageError: they are too many or too few, or one is neither a path nor an array.
+        ArgumentTypeError: the value is no list, or a mask is of another type.
+        ArgumentValueError: there are too many or too few.
     """
+    if not isinstance(auto_get_mask, bool | np.bool_):
+        raise ArgumentTypeError(
+            f"auto_get_mask: must be True or False, not {type(auto_get_mask).__name__}"
+        )
+    missing_mask = None if auto_get_mask else WholeSlide()
     if given is None:
-        return None
+        return [missing_mask] * images
     if isinstance(given, str) or not isinstance(given, Iterable):
-        raise UsageError(
+        raise ArgumentTypeError(
             f"masks: {type(given).__name__} is no list; give a list, one for each image"
         )
     masks = list(given)
     if len(masks) != images:
-        raise UsageError(f"masks: {len(masks)} masks for {images} images; give one for each")
-    for mask in masks:
-        if mask is not None and not isinstance(mask, str | os.PathLike | np.ndarray):
-            raise UsageError(f"masks: {type(mask).__name__} is neither a path nor an array")
-    return [path_of("masks", m) if isinstance(m, str | os.PathLike) else m for m in masks]
+        raise ArgumentValueError(
+            f"masks: {len(masks)} masks for {images} images; give one for each"
+        )
+    return [missing_mask if mask is None else _mask_of(mask) for mask in masks]
+
+
+def _mask_of(mask: Any) -> Mask:
+    """Return one mask as a path or an array."""
+    if isinstance(mask, VirtualWSIReader):
+        return np.asarray(mask.img)
+    if isinstance(mask, np.ndarray):
+        return mask
+    if not isinstance(mask, str | os.PathLike):
+        raise ArgumentTypeError(f"masks: {type(mask).__name__} is neither a path nor an array")
+    return path_of("masks", mask)
 
 
 def scale_of(given: Any) -> tuple[float | None, float | None]:
     """Return mpp and power of `wsireader_kwargs`, where they are given.
 
     Raises:
-        UsageError: it is no dictionary, holds something else, or a value is no number above 0.
+        ArgumentTypeError: the value is no dictionary, or a number is of another type.
+        ArgumentValueError: another name is given, a number is not above 0, or mpp and power contradict
+            each other.
     """
     if given is None:
         return None, None
     if not isinstance(given, Mapping):
-        raise UsageError('wsireader_kwargs: must be a dictionary such as {"mpp": 0.25}')
+        raise ArgumentTypeError('wsireader_kwargs: must be a dictionary such as {"mpp": 0.25}')
     for name in given:
         if name not in ("mpp", "power"):
-            raise UsageError(f'wsireader_kwargs: "{name}" is not used; give "mpp" or "power"')
+            raise ArgumentValueError(
+                f'wsireader_kwargs: "{name}" is not used; give "mpp" or "power"'
+            )
     scale: dict[str, float | None] = {}
     for name, value in given.items():
         value = _plain(value)
@@ -95,36 +163,73 @@ def scale_of(given: Any) -> tuple[float | None, float | None]:
         for each in values:
             positive(f"wsireader_kwargs: {name}", each)
         if len(values) not in (1, 2) or values[0] != values[-1]:
-            raise UsageError(
+            raise ArgumentValueError(
                 f"wsireader_kwargs: mpp {', '.join(map(str, values))}: must be one number, or the same "
                 "in x and y"
             )
         scale[name] = None if values[0] is None else float(values[0])
+    one_scale(scale.get("mpp"), scale.get("power"))
     return scale.get("mpp"), scale.get("power")
 
 
 def check_sampling(own: ModelIOConfigABC, **given: Any) -> None:
-    """Refuse another sampling than the model's own.
+    """Refuse any sampling but the model's own.
 
     Args:
         own: the model's.
-        given: `input_resolutions`, `patch_input_shape` and `ioconfig`; None is not given. Lists, tuples
-            and arrays of the same numbers are the same.
+        given: `input_resolutions`, `patch_input_shape`, `stride_shape` and `ioconfig`; None is not given.
+            Lists, tuples and arrays of the same numbers are equal.
 
     Raises:
-        UsageError: it is another.
+        ArgumentValueError: it differs.
     """
     for name, value in given.items():
         wanted = own if name == "ioconfig" else getattr(own, name)
         if value is not None and _plain(value) != _plain(wanted):
-            raise UsageError(
+            raise ArgumentValueError(
                 f"{name}: a survival model is valid for its own sampling only ({wanted}); "
                 "leave it out, or take a model trained with that sampling"
             )
 
 
+def check_fixed(given: Mapping[str, Any]) -> None:
+    """Refuse run parameters of TIAToolbox's engines at values that cannot be.
+
+    Raises:
+        ArgumentTypeError: there is no such parameter.
+        ArgumentValueError: the value is not among those accepted.
+    """
+    for name, value in given.items():
+        if name not in _FIXED:
+            raise ArgumentTypeError(f"{name}: SurvivalPredictor.run has no such option")
+        accepted, reason = _FIXED[name]
+        if _plain(value) not in accepted:
+            raise ArgumentValueError(f"{name}: {reason}; leave it out, or give {accepted[0]!r}")
+
+
+def load_ioconfig(path: str | os.PathLike) -> ModelIOConfigABC:
+    """Read an IO configuration from a YAML file, as TIAToolbox's commands take it.
+
+    Raises:
+        MissingFileError: the file does not exist.
+        ArgumentValueError: it is no such configuration.
+    """
+    import yaml
+
+    file = path_of("yaml_config_path", path)
+    if not is_file(file):
+        raise MissingFileError(f"{file}: {missing(file)}; check --yaml-config-path")
+    try:
+        return ModelIOConfigABC(**yaml.safe_load(file.read_text(encoding="utf-8")))
+    except (yaml.YAMLError, OSError, TypeError, KeyError, IndexError, ValueError) as error:
+        raise ArgumentValueError(
+            f"{file}: is no IO configuration of TIAToolbox ({one_line(error)}); it needs "
+            "input_resolutions, patch_input_shape and stride_shape"
+        ) from error
+
+
 def _plain(value: Any) -> Any:
-    """Write sequences as lists, which compare as a whole where arrays do element by element."""
+    """Return sequences as lists, which compare as a whole where arrays compare each element."""
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
     if isinstance(value, ModelIOConfigABC):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,35 @@ from tiatoolbox.wsicore.wsireader import WSIReader
 
 from tiacrossfusion.encoders.encoder import Encoder
 from tiacrossfusion.encoders.stored import load_encoder_of
-from tiacrossfusion.errors import UsageError
+from tiacrossfusion.errors import ArgumentTypeError, ArgumentValueError, UsageError
 from tiacrossfusion.io.arguments import at_least, usable_device
 from tiacrossfusion.outputs.files import OUTPUT_TYPES
 from tiacrossfusion.runs.prediction import RunOptions, SlideOutcome, predict_cohort
 from tiacrossfusion.runs.results_folder import ResultsFolder
 from tiacrossfusion.slides.spec import SCALES, SamplingSpec
-from tiacrossfusion.toolbox.arguments import check_sampling, images_of, masks_of, path_of, scale_of
+from tiacrossfusion.toolbox.arguments import (
+    check_fixed,
+    check_sampling,
+    folder_of,
+    images_of,
+    masks_of,
+    path_of,
+    scale_of,
+)
 from tiacrossfusion.toolbox.model import CrossFusionModel
 
 _SETTINGS = ("batch_size", "num_workers", "device", "verbose")
+
+#: Steps of TIAToolbox's engines that run a network on batches of patches.
+_PATCH_STEPS = (
+    "get_dataloader",
+    "infer_patches",
+    "infer_wsi",
+    "post_process_patches",
+    "post_process_wsi",
+    "save_predictions",
+    "save_predictions_as_zarr",
+)
 
 
 def sampling_ioconfig(spec: SamplingSpec) -> ModelIOConfigABC:
@@ -98,7 +117,7 @@ class SurvivalPredictor(EngineABC):
     ) -> tuple[CrossFusionModel, ModelIOConfigABC]:
         """Load the bundle in place of a model of TIAToolbox's own zoo."""
         if not isinstance(model, str | CrossFusionModel):
-            raise UsageError(
+            raise ArgumentTypeError(
                 f"model: must be a name, a folder, a hub id or a CrossFusionModel, not "
                 f"{type(model).__name__}"
             )
@@ -141,9 +160,11 @@ class SurvivalPredictor(EngineABC):
                 slides and nothing else.
             output_type: "dict", "zarr", "annotationstore" or "qupath". "dict" with a `save_dir` is
                 saved as "zarr", as TIAToolbox's engines do.
-            **kwargs: `wsireader_kwargs` ({"mpp": ...} or {"power": ...} for slides that do not state
-                their scale), and `batch_size`, `num_workers`, `device`, `verbose` for this and later
-                runs.
+            **kwargs: `auto_get_mask` (True; False predicts from all of an image without a mask, glass
+                included), `wsireader_kwargs` ({"mpp": ...} or {"power": ...} for slides that do not
+                state their scale), and `batch_size`, `num_workers`, `device`, `verbose` for this and
+                later runs. The other run parameters of TIAToolbox's engines are accepted at their
+                defaults.
 
         Returns:
             For each image (its path, or a name for a reader without one) its main output file, or for
@@ -153,31 +174,33 @@ class SurvivalPredictor(EngineABC):
 
         Raises:
             TiacfError: the encoder cannot be loaded, or the folder cannot be written.
-            UsageError: an argument is wrong, or no image is given; nothing was begun.
+            UsageError: an argument is wrong, or no image is given, before anything is computed. It is a
+                `TypeError`, `ValueError` or `FileExistsError` too, as TIAToolbox's engines raise them.
         """
         mpp, power = scale_of(kwargs.pop("wsireader_kwargs", None))
         check_sampling(
             self.ioconfig,
             input_resolutions=input_resolutions,
             patch_input_shape=patch_input_shape,
+            stride_shape=kwargs.pop("stride_shape", None),
             ioconfig=ioconfig,
         )
         if patch_mode:
-            raise UsageError(
+            raise ArgumentValueError(
                 "patch_mode=True: survival is predicted from whole slides; use patch_mode=False"
             )
         slides = images_of(images)
-        their_masks = masks_of(masks, len(slides))
+        their_masks = masks_of(masks, len(slides), auto_get_mask=kwargs.pop("auto_get_mask", True))
         output_type = str(output_type).lower()
         if output_type not in ("dict", *OUTPUT_TYPES):
-            raise UsageError(
+            raise ArgumentTypeError(
                 f"output_type={output_type}: must be 'dict', 'zarr', 'annotationstore' or 'qupath'"
             )
-        folder = None if save_dir is None else path_of("save_dir", save_dir)
+        folder = None if save_dir is None else folder_of("save_dir", save_dir)
         if output_type == "dict" and folder is not None:
             output_type = "zarr"
         if output_type != "dict" and folder is None:
-            raise UsageError(f"output_type={output_type}: give a save_dir to write to")
+            raise ArgumentValueError(f"output_type={output_type}: give a save_dir to write to")
         self._settle(kwargs)
         self.outcomes = predict_cohort(
             slides,
@@ -206,10 +229,8 @@ class SurvivalPredictor(EngineABC):
 
     def _settle(self, given: dict[str, Any]) -> None:
         """Take settings over into the engine, all of them or none."""
-        for name in given:
-            if name not in _SETTINGS:
-                raise UsageError(f"{name}: SurvivalPredictor.run has no such option")
-        settings = {name: getattr(self, name) for name in _SETTINGS} | given
+        check_fixed({name: value for name, value in given.items() if name not in _SETTINGS})
+        settings = {name: given.get(name, getattr(self, name)) for name in _SETTINGS}
         _check_settings(settings["batch_size"], settings["num_workers"], settings["device"])
         self.model.to(settings["device"])
         for name, value in settings.items():
@@ -223,6 +244,24 @@ class SurvivalPredictor(EngineABC):
             )
             self._encoder_device = self.device
         return self._encoder
+
+
+def _refuse(name: str) -> Callable[..., None]:
+    """Make a method of the engine that cannot work."""
+
+    def refused(self: SurvivalPredictor, *args: Any, **kwargs: Any) -> None:  # noqa: ARG001
+        raise UsageError(
+            f"SurvivalPredictor.{name}: survival is predicted from all patches of a slide at once, not "
+            "from batches of patches; call run()"
+        )
+
+    refused.__name__ = name
+    refused.__doc__ = "Raise UsageError: survival is predicted from all patches of a slide at once."
+    return refused
+
+
+for _step in _PATCH_STEPS:
+    setattr(SurvivalPredictor, _step, _refuse(_step))
 
 
 def _check_settings(batch_size: int, num_workers: int, device: str) -> None:

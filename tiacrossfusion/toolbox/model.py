@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from tiatoolbox.models.models_abc import ModelABC
 from torch import nn
 
+from tiacrossfusion.errors import ArgumentValueError
 from tiacrossfusion.models.bundle import ModelBundle, load_bundle
 from tiacrossfusion.networks.output import SurvivalOutput
 
 
 class CrossFusionModel(ModelABC):
-    """A CrossFusion network with its bundle, in TIAToolbox's shape of a model.
+    """A survival network with its bundle, as a TIAToolbox model.
 
     Args:
         bundle: a loaded bundle, or what `load_bundle` takes: a name, a folder or a hub id.
@@ -34,6 +36,20 @@ class CrossFusionModel(ModelABC):
         super().__init__()
         self.bundle = bundle if isinstance(bundle, ModelBundle) else load_bundle(bundle)
         self.network = self.bundle.network
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute.
+
+        Raises:
+            ArgumentValueError: it is `preproc_func` or `postproc_func`, which would have no effect.
+        """
+        if name in ("preproc_func", "postproc_func") and value is not None:
+            raise ArgumentValueError(
+                f"{name}: a survival model is valid for its encoder's own patches and its own output; "
+                "change patches before they are encoded, in an encoder of your own, and predictions after "
+                "run()"
+            )
+        super().__setattr__(name, value)
 
     def forward(self, x5: torch.Tensor, x10: torch.Tensor, x20: torch.Tensor) -> SurvivalOutput:
         """Predict from the tokens of the three scales.

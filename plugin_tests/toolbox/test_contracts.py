@@ -1,0 +1,181 @@
+"""What TIAToolbox's own engine tests ask of an engine, and what this one refuses in one line."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from tiatoolbox.models.engine.engine_abc import EngineABCRunParams
+from tiatoolbox.wsicore.wsireader import VirtualWSIReader, WSIReader
+
+from tiacrossfusion import CrossFusionModel, SurvivalPredictor, UsageError
+
+#: Values that the toolbox's engines have where a user gives none.
+DEFAULTS = {
+    "auto_get_mask": True,
+    "batch_size": 8,
+    "class_dict": None,
+    "device": "cpu",
+    "labels": None,
+    "memory_threshold": 80,
+    "num_workers": 0,
+    "output_file": None,
+    "return_labels": False,
+    "scale_factor": None,
+    "stride_shape": None,
+    "wsireader_kwargs": None,
+    "verbose": False,
+    "return_probabilities": False,
+    "cache_mode": False,
+}
+
+
+@pytest.fixture(scope="module")
+def predictor() -> SurvivalPredictor:
+    return SurvivalPredictor(model="crossfusion-demo", device="cpu")
+
+
+def test_all_run_parameters_are_accepted_at_the_toolboxs_defaults(predictor, simulated):
+    assert set(EngineABCRunParams.__annotations__) <= set(DEFAULTS)
+    image = simulated / "low.svs"
+    with_defaults = SurvivalPredictor().run(images=[image], **DEFAULTS)[image]
+    assert with_defaults["risk"] == predictor.run(images=[image])[image]["risk"]
+    for others in (
+        {"stride_shape": np.array([256, 256]), "scale_factor": (1.0, 1.0)},
+        {"class_dict": {}, "labels": [], "return_probabilities": True, "memory_threshold": None},
+    ):
+        assert list(predictor.run(images=[image], **others)) == [image]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"class_dict": {0: "tumour"}}, ValueError, "class_dict: .* no classes"),
+        ({"labels": [1]}, ValueError, "labels: .* leave it out"),
+        ({"memory_threshold": 50}, ValueError, "memory_threshold: .* give 80"),
+        ({"output_file": "out.zarr"}, ValueError, "output_file: .* save_dir"),
+        ({"return_labels": True}, ValueError, "return_labels"),
+        ({"return_probabilities": "x"}, ValueError, "return_probabilities"),
+        ({"scale_factor": (2.0, 2.0)}, ValueError, "scale_factor: .* level 0"),
+        ({"stride_shape": (128, 128)}, ValueError, "stride_shape: .* own sampling"),
+        ({"cache_mode": True}, ValueError, "cache_mode"),
+        ({"no_such_option": 1}, TypeError, "no_such_option: .* no such option"),
+        ({"images": np.zeros((1, 256, 256, 3))}, TypeError, "a list"),
+        ({"images": []}, ValueError, "at least one"),
+        ({"images": [5]}, TypeError, "neither a path nor a WSIReader"),
+        ({"masks": []}, ValueError, "0 masks for 1 images"),
+        ({"masks": [5]}, TypeError, "neither a path nor an array"),
+        ({"output_type": "csv", "save_dir": "x"}, TypeError, "output_type=csv"),
+        ({"output_type": "zarr"}, ValueError, "save_dir"),
+        ({"patch_mode": True}, ValueError, "patch_mode=False"),
+        ({"patch_input_shape": (224, 224)}, ValueError, "own sampling"),
+        ({"input_resolutions": [{"units": "mpp", "resolution": 1}]}, ValueError, "own sampling"),
+        ({"batch_size": "8"}, TypeError, "batch_size"),
+        ({"num_workers": -1}, ValueError, "num_workers"),
+        ({"device": None}, TypeError, "device"),
+        ({"device": "cuda:99"}, ValueError, "device cuda:99"),
+        ({"wsireader_kwargs": {"mpp": 0}}, ValueError, "mpp 0"),
+        ({"wsireader_kwargs": {"mpp": 0.25, "power": 5}}, ValueError, "contradict"),
+    ],
+)
+def test_other_values_are_refused_with_the_toolboxs_kind_of_error(
+    predictor, simulated, tmp_path, monkeypatch, options, error, message
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error, match=message) as caught:
+        predictor.run(**({"images": [simulated / "low.svs"]} | options))
+    assert isinstance(caught.value, UsageError)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_errors_of_files_are_those_of_the_file_system(predictor, simulated, tmp_path):
+    (tmp_path / "taken").write_text("mine")
+    with pytest.raises(FileExistsError, match="is a file; give a folder as save_dir"):
+        predictor.run(images=[simulated / "low.svs"], save_dir=tmp_path / "taken")
+    assert (tmp_path / "taken").read_text() == "mine"
+    with pytest.raises(FileNotFoundError, match="check the path of the weights") as caught:
+        SurvivalPredictor(weights=tmp_path / "absent.pth")
+    assert isinstance(caught.value, UsageError)
+    with pytest.raises(ValueError, match="unknown model"):
+        SurvivalPredictor(model="no-such-model")
+    with pytest.raises(TypeError, match="model: must be"):
+        SurvivalPredictor(model=5)
+
+
+@pytest.mark.parametrize("of_the_model", [False, True], ids=["network", "model"])
+def test_weights_may_be_a_state_dict_that_torch_saved(demo_bundle, tmp_path, of_the_model):
+    model = CrossFusionModel(demo_bundle)
+    state = (model if of_the_model else demo_bundle.network).state_dict()
+    torch.save({name: tensor / 2 for name, tensor in state.items()}, tmp_path / "half.pth")
+    other = SurvivalPredictor(weights=tmp_path / "half.pth").model.bundle
+    assert other.fingerprint != demo_bundle.fingerprint
+    assert (other.network.head.weight * 2 == demo_bundle.network.head.weight).all()
+
+
+def test_weights_that_could_run_code_or_are_none_are_refused(demo_bundle, tmp_path):
+    torch.save(demo_bundle.network, tmp_path / "whole.pth")
+    with pytest.raises(UsageError.__base__, match="the weights cannot be read") as caught:
+        SurvivalPredictor(weights=tmp_path / "whole.pth")
+    assert "\n" not in str(caught.value)
+    torch.save([1, 2], tmp_path / "list.pth")
+    with pytest.raises(UsageError.__base__, match="is no state dict"):
+        SurvivalPredictor(weights=tmp_path / "list.pth")
+
+
+def test_pre_and_postprocessing_cannot_be_replaced_unnoticed(demo_bundle):
+    model = CrossFusionModel(demo_bundle)
+    for name in ("preproc_func", "postproc_func"):
+        for function in (lambda image: image, torch.nn.Identity(), 5):
+            with pytest.raises(ValueError, match=f"{name}: a survival model") as caught:
+                setattr(model, name, function)
+            assert isinstance(caught.value, UsageError)
+        setattr(model, name, None)
+        assert getattr(model, name)(5) == 5
+
+
+def test_without_automatic_masks_the_whole_slide_is_predicted(predictor, simulated, tmp_path):
+    image = simulated / "low.svs"
+    run = {"save_dir": tmp_path, "output_type": "qupath"}
+    predictor.run(images=[image], auto_get_mask=False, **run)
+    whole = predictor.outcomes[0].row
+    width, height = WSIReader.open(image).info.slide_dimensions
+    assert whole["patches_20x"] == -(-width // 256) * -(-height // 256)
+    predictor.run(images=[image], auto_get_mask=False, **run)
+    assert predictor.outcomes[0].status == "skipped"
+    predictor.run(images=[image], **run)
+    assert "another mask" in predictor.outcomes[0].message
+    mask = np.zeros((150, 180), bool)
+    mask[:80] = True
+    predictor.run(images=[image], masks=[mask], auto_get_mask=False)
+    assert predictor.outcomes[0].row["patches_20x"] < whole["patches_20x"]
+
+
+def test_a_reader_serves_as_mask_as_its_array_does(predictor, simulated):
+    image = simulated / "low.svs"
+    mask = np.zeros((150, 180), bool)
+    mask[:80] = True
+    by_array = predictor.run(images=[image], masks=[mask])[image]
+    by_reader = predictor.run(images=[image], masks=[VirtualWSIReader(mask, mode="bool")])[image]
+    assert (by_array["bounds"]["20x"] == by_reader["bounds"]["20x"]).all()
+    assert by_array["risk"] == by_reader["risk"]
+    by_stack = predictor.run(images=[image], masks=mask[None])[image]
+    assert by_stack["risk"] == by_array["risk"]
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        "get_dataloader",
+        "infer_patches",
+        "infer_wsi",
+        "post_process_patches",
+        "post_process_wsi",
+        "save_predictions",
+        "save_predictions_as_zarr",
+    ],
+)
+def test_inherited_steps_that_cannot_work_say_so(predictor, method):
+    with pytest.raises(UsageError, match=rf"{method}: .*; call run\(\)") as caught:
+        getattr(predictor, method)(images=[])
+    assert "\n" not in str(caught.value)
