@@ -179,7 +179,7 @@ def test_covariates_matter_only_when_asked_for(tmp_path):
         ("slide;patient;time;event\na;a;1;1\n", "not separated by commas"),
         ("slide,patient,time,time,event\na,a,1,1,1\n", "1 columns stand twice, such as time"),
         ("slide,patient,time,event\na,a,1,1,9\n", "more fields than the header"),
-        ("slide,patient,time,event\na,a,1,1\nb,b,1,1,9\n", "cannot be read as a table"),
+        ("slide,patient,time,event\na,a,1,1\nb,b,1,1,9\n", "more fields than the header"),
         (GOOD + "d.svs,d,3,2,50,I\n", "1 of 5 values of 'event' are neither 0 nor 1, such as 2"),
         (GOOD + "d.svs,d,3,dead,50,I\n", "such as dead (d.svs)"),
         (GOOD + "c.svs,c,5,1,65,II\n", "1 of 5 rows repeat a slide, such as c.svs"),
@@ -224,10 +224,10 @@ def test_files_that_are_no_table(tmp_path):
     with pytest.raises(TiacfError, match="not UTF-8"):
         read_table(tmp_path / "latin.csv", Columns(), "months")
     (tmp_path / "broken.csv.zip").write_bytes(b"PK\x03\x04 nothing")
-    with pytest.raises(TiacfError, match="cannot be read as a table"):
+    with pytest.raises(TiacfError, match="cannot be read as CSV"):
         read_table(tmp_path / "broken.csv.zip", Columns(), "months")
     (tmp_path / "folder.csv").mkdir()
-    with pytest.raises(TiacfError, match="cannot be read as a table"):
+    with pytest.raises(TiacfError, match="cannot be read as CSV"):
         read_table(tmp_path / "folder.csv", Columns(), "months")
     with pytest.raises(TiacfError, match="time unit is empty"):
         read_table(tmp_path / "latin.csv", Columns(), " ")

@@ -12,18 +12,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tiacrossfusion.cohorts.splits import (
+from tiacrossfusion.cohorts.folds import (
     PARTS,
     Fold,
     check_folds,
-    given_folds,
     holdout_fold,
     nested_folds,
-    official_folds,
     read_folds,
-    read_splits,
     write_folds,
 )
+from tiacrossfusion.cohorts.splits import given_folds, official_folds, read_splits
 from tiacrossfusion.cohorts.table import CohortTable, Columns, read_table
 from tiacrossfusion.errors import TiacfError
 

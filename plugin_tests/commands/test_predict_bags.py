@@ -761,9 +761,9 @@ def test_slides_are_averaged_as_bags_are(simulated, tmp_path):
         ("slide,patient\n{0},one\n{0},one\n", ["1 slides stand in several rows", "{0}"]),
         ("slide,patient\n{0},one\n{0},two\n", ["1 slides are of several patients", "{0}"]),
         ("slide,patient\n{0},one\n,two\n{1},\n", ["2 of 3 rows lack", "data row 2, 3"]),
-        ("slide,patient\n{0},one,two\n", ["1 of 1 rows have more fields"]),
+        ("slide,patient\n{0},one,two\n", ["rows have more fields than the header"]),
         ("slide,patient\nelse,one\n", ["names none of the 6 slides", "{0}", "else"]),
-        ("slide,patient\n\udcff,one\n", ["cannot be read as a table", "UTF-8"]),
+        ("slide,patient\n\udcff,one\n", ["cannot be read as CSV", "UTF-8"]),
         (None, ["no such file", "--patients"]),
     ],
 )

@@ -21,7 +21,7 @@ from tiacrossfusion.evaluation.comparison import compare
 from tiacrossfusion.evaluation.measuring import evaluate
 from tiacrossfusion.evaluation.prediction_files import read_predictions, write_predictions
 from tiacrossfusion.evaluation.predictions import FoldPredictions
-from tiacrossfusion.evaluation.report import write_report
+from tiacrossfusion.evaluation.report import write_evaluation
 from tiacrossfusion.evaluation.roc_figure import pooled_roc
 from tiacrossfusion.evaluation.scores import Evaluation
 from tiacrossfusion.survival import (
@@ -147,12 +147,12 @@ def test_damaged_or_missing_files_are_refused_in_one_line(tmp_path):
     file, training = tmp_path / "out_of_fold.csv", tmp_path / "training_follow_up.csv"
     whole = file.read_bytes()
     for content, message in (
-        (b"", "cannot be read as CSV"),
-        (b"\xff\xfe\x00garbage\x00", "cannot be read as CSV|lacks the columns"),
-        (whole[: whole.index(b"\n") + 1], "has no rows"),
+        (b"", "is empty"),
+        (b"\xff\xfe\x00garbage\x00", "cannot be read as CSV"),
+        (whole[: whole.index(b"\n") + 1], "has a header and no rows"),
         (whole[: len(whole) - 90], "are not numbers|several time axes"),
-        (b"slide,risk\na,1\n", "lacks the columns patient, fold, time, event"),
-        (whole.replace(b"survival_2", b"other_2"), "lacks the columns survival_2|bin_edge"),
+        (b"slide,risk\na,1\n", "has no column patient, fold, time, event"),
+        (whole.replace(b"survival_2", b"other_2"), "has no column survival_2"),
     ):
         file.write_bytes(content)
         with pytest.raises(TiacfError, match=message) as caught:
@@ -435,7 +435,7 @@ def learning_curve(epochs: int) -> pd.DataFrame:
 def test_the_report_has_figures_and_pictures(tmp_path, evaluation):
     curves = {fold: learning_curve(5 + fold) for fold in range(3)}
     curves[1].loc[2, "val_c"] = np.nan
-    files = write_report(
+    files = write_evaluation(
         tmp_path / "out", FOLDS, evaluation, title="a $ model", learning_curves=curves, note="n"
     )
     pictures = ["calibration", "kaplan_meier", "learning_curves", "roc_over_time"]
@@ -449,7 +449,7 @@ def test_the_report_has_figures_and_pictures(tmp_path, evaluation):
         assert min(picture.shape[:2]) >= 500
         assert 0.02 < (picture[..., :3].min(axis=2) < 0.9).mean() < 0.5  # neither blank nor full
     before = {file: file.read_bytes() for file in files}
-    write_report(
+    write_evaluation(
         tmp_path / "out", FOLDS, evaluation, title="a $ model", learning_curves=curves, note="n"
     )
     assert before == {file: file.read_bytes() for file in files}
@@ -469,27 +469,30 @@ def test_a_report_is_drawn_where_little_is_defined(tmp_path):
         training_times=np.array([3.0]),
         training_events=np.array([0]),
     )
-    files = write_report(tmp_path, [few], evaluate([few], draws=100), title="two patients")
+    files = write_evaluation(tmp_path, [few], evaluate([few], draws=100), title="two patients")
     assert len(files) == 4
 
 
 def test_a_report_that_cannot_be_made_leaves_nothing(tmp_path, evaluation):
     lacking = {0: learning_curve(3).drop(columns="val_c")}
     with pytest.raises(TiacfError, match="learning curve of fold 0: lacks val_c"):
-        write_report(tmp_path, FOLDS, evaluation, title="t", learning_curves=lacking)
+        write_evaluation(tmp_path, FOLDS, evaluation, title="t", learning_curves=lacking)
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "file").write_text("")
     with pytest.raises(TiacfError, match="the report cannot be written"):
-        write_report(tmp_path / "file", FOLDS, evaluation, title="t")
+        write_evaluation(tmp_path / "file", FOLDS, evaluation, title="t")
 
 
 def test_evaluation_imports_neither_torch_nor_the_toolbox(tmp_path: Path):
     write_predictions(tmp_path, FOLDS)
     code = (
-        "import sys; from pathlib import Path; import tiacrossfusion.evaluation as e;"
+        "import sys; from pathlib import Path; import tiacrossfusion.evaluation;"
         "light = {'pandas', 'matplotlib', 'lifelines', 'torch'} & set(sys.modules);"
-        f"folds = e.read_predictions(Path({str(tmp_path)!r}));"
-        f"e.write_report(Path({str(tmp_path)!r}), folds, e.evaluate(folds, draws=100), title='t');"
+        "from tiacrossfusion.evaluation.measuring import evaluate;"
+        "from tiacrossfusion.evaluation.prediction_files import read_predictions;"
+        "from tiacrossfusion.evaluation.report import write_evaluation;"
+        f"folds = read_predictions(Path({str(tmp_path)!r}));"
+        f"write_evaluation(Path({str(tmp_path)!r}), folds, evaluate(folds, draws=100), title='t');"
         "print(sorted(light), [m for m in ('torch', 'tiatoolbox', 'torchsurv') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -145,7 +145,7 @@ def test_a_table_at_fault_is_one_line_and_nothing_is_begun(cohort, tmp_path, fau
 PACKED: dict[str, tuple[str, Callable[[Path, bytes], object], str]] = {
     "no gzip": ("t.csv.gz", lambda p, c: p.write_bytes(c), "Not a gzipped file"),
     "cut gzip": ("t.csv.gz", lambda p, c: p.write_bytes(gzip.compress(c)[:-40]), "ended before"),
-    "changed gzip": ("t.csv.gz", lambda p, c: p.write_bytes(flipped(c)), "cannot be read as a"),
+    "changed gzip": ("t.csv.gz", lambda p, c: p.write_bytes(flipped(c)), "cannot be read as CSV"),
     "no zip": ("t.csv.zip", lambda p, c: p.write_bytes(c), "not a zip file"),
     "two in a zip": ("t.csv.zip", unzipped(2), "2 files in the archive"),
     "none in a zip": ("t.csv.zip", unzipped(0), "0 files in the archive"),
@@ -184,7 +184,7 @@ def test_covariates_that_no_sum_can_hold(cohort, tmp_path):
 
 
 def test_an_archive_that_unpacks_without_end_is_not_unpacked(tmp_path, monkeypatch):
-    monkeypatch.setattr("tiacrossfusion.io.csv_text._LARGEST", 2**20)
+    monkeypatch.setattr("tiacrossfusion.io.csv_table._LARGEST", 2**20)
     (tmp_path / "t.csv.gz").write_bytes(gzip.compress(b"x" * 2**21))
     with pytest.raises(TiacfError, match="larger than"):
         read_table(tmp_path / "t.csv.gz", Columns(), "months")
@@ -217,7 +217,7 @@ def test_names_of_patients_stay_as_they_are(cohort, tmp_path, kind):
 PATIENT_TABLES: dict[str, tuple[bytes, str]] = {
     "NUL": (b"slide,patient\na,P\0\n", "NUL bytes.*save it as CSV in UTF-8"),
     "UTF-16": ("slide,patient\na,P\n".encode("utf-16"), "save it as CSV in UTF-8"),
-    "an open quote": (b'slide,patient\n"a,P\nb,Q\n', "unexpected end of data.*save it as CSV"),
+    "an open quote": (b'slide,patient\n"a,P\nb,Q\n', "EOF inside string.*save it as CSV"),
     "a column twice": (b"slide,slide,patient\na,b,P\n", "1 columns stand twice, such as slide"),
     "a long field": (b"slide,patient\n" + b"x" * 200_000 + b",P\n", "field larger than"),
 }
@@ -256,7 +256,7 @@ SPLITS: dict[str, tuple[dict[str, bytes], list[str]]] = {
         ["1 columns stand twice, such as train"],
     ),
     "a date for a number": ({"splits_20240115.csv": GOOD_SPLIT}, ["999 at most", "splits_0.csv"]),
-    "other columns": ({"splits_0.csv": b"fit,judge\na,b\n"}, ["has no column train or val"]),
+    "other columns": ({"splits_0.csv": b"fit,judge\na,b\n"}, ["has no column train, val"]),
     "no CSV": ({"splits_0.csv": b"\xff\xfe\0\1"}, ["cannot be read as CSV", "save it as CSV"]),
     "NUL": ({"splits_0.csv": GOOD_SPLIT.replace(b"1,", b"\0,", 1)}, ["NUL bytes"]),
     "empty": ({"splits_0.csv": b""}, ["is empty", "train, val"]),
@@ -285,7 +285,7 @@ def test_split_files_at_fault(cohort, tmp_path, fault):
 def test_a_split_file_that_is_a_folder(cohort, tmp_path):
     (tmp_path / "splits_0.csv").mkdir()
     done = train(cohort, tmp_path / "run", "--splits", tmp_path)
-    assert_failed(done, "splits_0.csv: cannot be read (Is a directory)")
+    assert_failed(done, "splits_0.csv: cannot be read as CSV (Is a directory)")
 
 
 # Settings -----------------------------------------------------------------------------------------
@@ -385,7 +385,7 @@ TABLE, TRAINING, DIGESTS = "out_of_fold.csv", "training_follow_up.csv", "out_of_
 PREDICTIONS: dict[str, tuple[str, Callable[[bytes], bytes | None], list[str], int]] = {
     "table cut at a row's end": (TABLE, rows_less, ["was cut or changed"], 1),
     "table cut": (TABLE, lambda c: c[:-30], [TABLE], 1),
-    "table empty": (TABLE, lambda c: b"", ["cannot be read as CSV"], 1),
+    "table empty": (TABLE, lambda c: b"", ["is empty"], 1),
     "a risk that is none": (TABLE, with_risk(b"nan"), ["1 cells of risk are not numbers"], 1),
     "another risk": (TABLE, with_risk(b"0.123"), ["was cut or changed"], 1),
     "a NUL": (TABLE, lambda c: c.replace(b"SIM-0001", b"SIM\0", 1), ["NUL bytes"], 1),

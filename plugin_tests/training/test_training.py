@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from tiacrossfusion.bags.bag import FeatureBag
-from tiacrossfusion.cohorts.splits import read_folds
+from tiacrossfusion.cohorts.folds import read_folds
 from tiacrossfusion.errors import TiacfError, UsageError
 from tiacrossfusion.evaluation.evaluation_files import EVALUATION
 from tiacrossfusion.evaluation.prediction_files import DIGESTS, TABLE, read_predictions
@@ -33,7 +33,7 @@ from tiacrossfusion.training.bags import CohortBags
 from tiacrossfusion.training.config import FittingSettings, make_config, read_settings
 from tiacrossfusion.training.lock import MARK, alone_in
 from tiacrossfusion.training.module import SurvivalTraining
-from tiacrossfusion.training.patients import follow_up, patients_of, predict_patients
+from tiacrossfusion.training.patients import patient_hazards, patients_of, times_and_events
 from tiacrossfusion.training.run import TrainingRun, read_cohort
 
 SMALL = {
@@ -84,7 +84,7 @@ def module_of(cohort_folder, loss, network=None, **fitting):
     cohort = read_cohort(cohort_folder / "cohort.csv", cohort_folder / "bags", config)
     bags = CohortBags(cohort.sources, show_progress=False)
     patients = patients_of(cohort.table, cohort.table.patients.index)
-    bins = quantile_bins(*follow_up(patients), 3, "months")
+    bins = quantile_bins(*times_and_events(patients), 3, "months")
     network = network or build_network("mean-pool", encoder_width=6, embed_dim=8, num_bins=3)
     fitting = FittingSettings(loss=loss, **fitting)
     return SurvivalTraining(network, bags, patients, patients, bins, fitting, 0), patients, bags
@@ -261,7 +261,7 @@ class TestResume:
 HOLD = """
 import sys, time
 from pathlib import Path
-from tiacrossfusion.training.mark import alone_in
+from tiacrossfusion.training.lock import alone_in
 with alone_in(Path(sys.argv[1])):
     print("here", flush=True)
     time.sleep(600)
@@ -436,11 +436,11 @@ class TestBags:
     def test_cohort_larger_than_the_cache_is_read_again(self, cohort_folder, monkeypatch):
         module, patients, bags = module_of(cohort_folder, "nll")
         network = module.network.eval()
-        expected = predict_patients(network, bags, patients)
+        expected = patient_hazards(network, bags, patients)
         monkeypatch.setattr("tiacrossfusion.training.bags._CACHE_LIMIT", 1000)
         module, patients, bags = module_of(cohort_folder, "nll", network)
         assert not bags._cache
-        assert np.array_equal(predict_patients(network, bags, patients), expected)
+        assert np.array_equal(patient_hazards(network, bags, patients), expected)
 
     def test_bags_of_different_encoders_are_refused(self, cohort_folder):
         stores = sorted((cohort_folder / "bags").glob("*.zarr"))[:2]

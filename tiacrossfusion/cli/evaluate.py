@@ -106,7 +106,7 @@ def evaluate(
     from tiacrossfusion.evaluation.evaluation_files import read_evaluation
     from tiacrossfusion.evaluation.measuring import evaluate as judge
     from tiacrossfusion.evaluation.prediction_files import read_predictions
-    from tiacrossfusion.evaluation.report import write_report
+    from tiacrossfusion.evaluation.report import write_evaluation
     from tiacrossfusion.io.atomic import write_text
 
     folds = read_predictions(source)
@@ -117,7 +117,7 @@ def evaluate(
     # Before anything is written: the two may not go together.
     comparison = None if other is None else compare(folds, other, draws=draws, seed=seed)
     title = printable(model_folder.absolute().name)
-    write_report(folder, folds, evaluation, title=title, note="Research use only.")
+    write_evaluation(folder, folds, evaluation, title=title, note="Research use only.")
     say_figures(title, evaluation)
     if comparison is not None:
         write_text(folder / "comparison.json", comparison.model_dump_json(indent=1) + "\n")

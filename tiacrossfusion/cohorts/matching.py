@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from tiacrossfusion.cohorts.names import slide_stem
+from tiacrossfusion.cohorts.names import SlideNames
 from tiacrossfusion.cohorts.table import CohortTable
 from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.io.text import examples
@@ -17,9 +17,8 @@ def match_bags(
 ) -> tuple[CohortTable, dict[str, Path]]:
     """Find the bag of each slide of a table by its name.
 
-    `<name>.zarr` is the bag of the slide `<name>`. Where none is named exactly so, an ending of slide
-    files is left out on one side: of the slide `a.svs` it is `a.zarr`, of a slide `a` it is
-    `a.svs.zarr`. Bags of other slides are counted in the table's notes.
+    `<name>.zarr` is the bag of the slide `<name>`; names are compared as `SlideNames` says. Bags of
+    other slides are counted in the table's notes.
 
     Args:
         table: the cohort.
@@ -33,17 +32,11 @@ def match_bags(
     Raises:
         TiacfError: slides without a bag, a slide with several, or a bag of several slides.
     """
-    exact: dict[str, list[Path]] = {}
-    bare: dict[str, list[Path]] = {}
-    for store in stores:
-        name = Path(store).name.removesuffix(".zarr")
-        exact.setdefault(name, []).append(Path(store))
-        bare.setdefault(slide_stem(name), []).append(Path(store))
+    names = SlideNames((Path(store).name, Path(store)) for store in stores)
     found: dict[str, Path] = {}
     missing: list[str] = []
     for slide in table.slides["slide"]:
-        stem = slide_stem(slide)
-        bags = exact.get(slide) or (exact if stem != slide else bare).get(stem) or []
+        bags = names.find(slide)
         if len(bags) > 1:
             raise TiacfError(
                 f"slide {slide} has {len(bags)} bags: {examples([str(bag) for bag in bags])}; "
@@ -55,7 +48,7 @@ def match_bags(
             missing.append(slide)
     if missing and (not drop_missing or not found):
         raise TiacfError(
-            f"{len(missing)} of {len(table.slides)} slides have no bag among {len(exact)}, such as "
+            f"{len(missing)} of {len(table.slides)} slides have no bag among {len(names)}, such as "
             f"{examples(missing)}; extract them with tiacf extract, or leave them out with "
             "--drop-unusable"
         )
@@ -67,11 +60,11 @@ def match_bags(
                 "name the bags like the slides' full file names"
             )
         owners[bag] = slide
-    return _without(table, missing, len(exact) - len(found)), found
+    return _without(table, missing, len(names) - len(found)), found
 
 
 def _without(table: CohortTable, missing: list[str], spare: int) -> CohortTable:
-    """Leave slides out of a table, and patients who have none left; tell of bags that nobody asks for."""
+    """Leave slides out of a table, and patients who have none left; note how many bags are not used."""
     notes = table.notes
     if spare:
         notes = (*notes, f"{spare} bags belong to no slide of the table and are not used")

@@ -1,6 +1,9 @@
-"""Names of slides in tables and folders."""
+"""Names of slides in tables and folders, and which of them mean the same slide."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Generic, TypeVar
 
 from tiacrossfusion.slides.files import DEFAULT_FILE_TYPES
 
@@ -10,6 +13,8 @@ _SLIDE_SUFFIXES = (
     *(".scn", ".bif", ".svslide", ".vms", ".vmu", ".dcm"),
 )
 
+Item = TypeVar("Item")
+
 
 def slide_stem(name: str) -> str:
     """Name of a slide without an ending of slide files, if it has one."""
@@ -17,3 +22,34 @@ def slide_stem(name: str) -> str:
         if name.lower().endswith(suffix):
             return name[: -len(suffix)]
     return name
+
+
+class SlideNames(Generic[Item]):
+    """What belongs to a slide, found by the slide's name.
+
+    Names are compared as they are, `.zarr` of a bag apart. Where that finds nothing, they are compared
+    without the ending of slide files on one of the two sides: `a.svs` is `a`, and `a` is `a.svs`, but
+    `a.ndpi` is not `a.svs`.
+
+    Args:
+        items: pairs of a name and what belongs to it.
+    """
+
+    def __init__(self, items: Iterable[tuple[str, Item]]) -> None:
+        """Sort by name."""
+        self._exact: dict[str, list[Item]] = {}
+        self._bare: dict[str, list[Item]] = {}
+        for name, item in items:
+            name = name.removesuffix(".zarr")
+            self._exact.setdefault(name, []).append(item)
+            self._bare.setdefault(slide_stem(name), []).append(item)
+
+    def __len__(self) -> int:
+        """Return the number of different names."""
+        return len(self._exact)
+
+    def find(self, name: str) -> list[Item]:
+        """Return everything that may belong to a name: nothing, one item, or several."""
+        name = name.removesuffix(".zarr")
+        stem = slide_stem(name)
+        return self._exact.get(name) or (self._exact if stem != name else self._bare).get(stem, [])

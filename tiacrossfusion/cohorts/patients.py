@@ -1,22 +1,19 @@
-"""TODO."""
+"""Which slide is of which patient, for predictions of patients."""
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from tiacrossfusion.cohorts.names import slide_stem
-from tiacrossfusion.errors import TiacfError, UsageError, one_line
-from tiacrossfusion.io.csv_text import read_table_text
+from tiacrossfusion.cohorts.names import SlideNames
+from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.io.csv_table import read_csv, refuse_missing
 from tiacrossfusion.io.text import examples
 
-if TYPE_CHECKING:
-    pass
+#: Characters of a name; names of files have 255 at most.
+_LONGEST = 10_000
 
 
 @dataclass(frozen=True)
@@ -34,9 +31,7 @@ class PatientTable:
     def find(self, sources: Sequence[str | Path]) -> list[str | None]:
         """Find the slides of a run, or their bags, in the table.
 
-        Names are compared as they are, `.zarr` of a bag apart, and where that finds nothing without
-        the ending of slide files on one of the two sides: `a.svs` is the table's `a`, the bag of `a`
-        its `a.svs`, but `a.ndpi` is not `a.svs`.
+        Names are compared as `SlideNames` says.
 
         Args:
             sources: paths of slides or bags, or names.
@@ -47,21 +42,11 @@ class PatientTable:
         Raises:
             TiacfError: two are one slide of the table, one may be several, or none is in the table.
         """
-        exact = {name.removesuffix(".zarr"): name for name in self.owners}
-        bare: dict[str, list[str]] = {}
-        for name, slide in exact.items():
-            bare.setdefault(slide_stem(name), []).append(slide)
+        names = SlideNames((slide, slide) for slide in self.owners)
         found: list[str | None] = []
         owners: dict[str, str | Path] = {}
         for source in sources:
-            name = Path(source).name.removesuffix(".zarr")
-            stem = slide_stem(name)
-            if name in exact:
-                slides = [exact[name]]
-            elif stem != name:
-                slides = [exact[stem]] if stem in exact else []
-            else:
-                slides = bare.get(name, [])
+            slides = names.find(Path(source).name)
             if len(slides) > 1:
                 raise TiacfError(
                     f"{source}: may be {' or '.join(slides)} of {self.path}; name it like the slide's "
@@ -119,50 +104,18 @@ def read_patients(
             slide stands twice.
     """
     path = Path(path)
-    try:
-        # strict: a quote that is never closed would swallow the rows after it
-        reader = csv.DictReader(io.StringIO(read_table_text(path), newline=""), strict=True)
-        header = list(reader.fieldnames or [])
-        rows = list(reader)
-    except FileNotFoundError as error:
-        raise UsageError(f"{path}: no such file; check --patients") from error
-    except OSError as error:
-        raise TiacfError(
-            f"{path}: cannot be read as a table ({error.strerror or one_line(error)}); check --patients"
-        ) from error
-    except (ValueError, csv.Error) as error:
-        raise TiacfError(
-            f"{path}: cannot be read as a table ({one_line(error)}); save it as CSV in UTF-8"
-        ) from error
-    if not header:
-        raise TiacfError(f"{path}: is empty; a table has a header and a row a slide")
-    if len(header) == 1 and any(sign in header[0] for sign in ";\t|"):
-        raise TiacfError(f"{path}: is not separated by commas; save it as CSV with commas")
-    twice = sorted({name for name in header if header.count(name) > 1})
-    if twice:
-        raise TiacfError(
-            f"{path}: {len(twice)} columns stand twice, such as {examples(twice)}; keep one of each"
-        )
-    for option, column in (("--slide-column", slide_column), ("--patient-column", patient_column)):
-        if column not in header:
-            raise UsageError(
-                f"{path}: has no column {column!r} ({option}); it has {', '.join(header)}"
-            )
-    if not rows:
-        raise TiacfError(f"{path}: has a header and no rows; a table has a row a slide")
-    longer = [str(number) for number, row in enumerate(rows, start=1) if None in row]
-    if longer:
-        raise TiacfError(
-            f"{path}: {len(longer)} of {len(rows)} rows have more fields than the header, such as data "
-            f"row {examples(longer)}; put quotes around values with commas"
-        )
-    pairs = [
-        ((row[slide_column] or "").strip(), (row[patient_column] or "").strip()) for row in rows
-    ]
+    frame = read_csv(path, check="check --patients", dtype=str, keep_default_na=False)
+    refuse_missing(
+        path, frame, {slide_column: "--slide-column", patient_column: "--patient-column"}
+    )
+    columns = [frame[name].fillna("").str.strip() for name in (slide_column, patient_column)]
+    pairs = list(zip(*columns, strict=True))
+    if any(len(name) > _LONGEST for pair in pairs for name in pair):
+        raise TiacfError(f"{path}: a field larger than {_LONGEST} characters is no name; mend it")
     nameless = [str(number) for number, pair in enumerate(pairs, start=1) if not all(pair)]
     if nameless:
         raise TiacfError(
-            f"{path}: {len(nameless)} of {len(rows)} rows lack a slide or a patient, such as data row "
+            f"{path}: {len(nameless)} of {len(pairs)} rows lack a slide or a patient, such as data row "
             f"{examples(nameless)}; fill them in"
         )
     owners = dict(pairs)
@@ -172,9 +125,8 @@ def read_patients(
             f"{path}: {len(shared)} slides are of several patients, such as {examples(shared)}; "
             "a slide has one patient"
         )
-    repeated = [
-        slide for slide, rows_of in Counter(slide for slide, _ in pairs).items() if rows_of > 1
-    ]
+    rows = Counter(slide for slide, _ in pairs)
+    repeated = [slide for slide, count in rows.items() if count > 1]
     if repeated:
         raise TiacfError(
             f"{path}: {len(repeated)} slides stand in several rows, such as {examples(repeated)}; "

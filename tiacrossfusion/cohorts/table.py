@@ -7,10 +7,8 @@ and what to do. Only rows without usable follow-up or covariates may be left out
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +17,9 @@ from pandas.api.types import is_scalar
 from pydantic import BaseModel, ConfigDict, Field
 
 from tiacrossfusion.errors import TiacfError, UsageError, one_line
-from tiacrossfusion.io.csv_text import read_table_text
-from tiacrossfusion.io.text import examples, printable, shortened
+from tiacrossfusion.io.csv_table import read_csv, refuse_missing
+from tiacrossfusion.io.paths import missing
+from tiacrossfusion.io.text import examples, printable
 
 #: The command line's option for each field of `Columns`.
 COLUMN_OPTIONS = {
@@ -184,58 +183,25 @@ def _read_file(path: Path, text_columns: Sequence[str]) -> pd.DataFrame:
     if not name.endswith(_CSV_ENDINGS + _PARQUET_ENDINGS):
         endings = ", ".join(_CSV_ENDINGS + _PARQUET_ENDINGS)
         raise TiacfError(f"{path}: not a table that can be read; give one of {endings}")
+    if not name.endswith(_PARQUET_ENDINGS):
+        types = dict.fromkeys(text_columns, str)
+        return read_csv(path, check="check the path of the table", dtype=types, low_memory=False)
     try:
-        if name.endswith(_PARQUET_ENDINGS):
-            raw = pd.read_parquet(path)
-            if raw.index.name is not None:
-                raw = raw.reset_index()
-        else:
-            text = read_table_text(path)
-            check_header(path, text)
-            types = dict.fromkeys(text_columns, str)
-            raw = pd.read_csv(io.StringIO(text), dtype=types, low_memory=False)
+        raw = pd.read_parquet(path)
     except FileNotFoundError as error:
-        raise UsageError(f"{path}: no such file; check the path of the table") from error
+        raise UsageError(f"{path}: {missing(path)}; check the path of the table") from error
     except ImportError as error:
         raise TiacfError(
             f"{path}: reading Parquet needs pyarrow; pip install pyarrow, or save the table as CSV"
         ) from error
-    except pd.errors.EmptyDataError as error:
-        raise TiacfError(f"{path}: is empty; a table has a header and a row a slide") from error
-    except UnicodeDecodeError as error:
-        raise TiacfError(f"{path}: is not UTF-8 text; save it as CSV in UTF-8") from error
-    except OSError as error:
-        reason = error.strerror or one_line(error)
-        raise TiacfError(
-            f"{path}: cannot be read as a table ({reason}); check that it is a whole file and its rights"
-        ) from error
-    except ValueError as error:
-        kind = "Parquet" if name.endswith(_PARQUET_ENDINGS) else "CSV in UTF-8"
-        raise TiacfError(
-            f"{path}: cannot be read as a table ({one_line(error)}); save it as {kind}"
-        ) from error
-    if not isinstance(raw.index, pd.RangeIndex):
-        raise TiacfError(f"{path}: the rows have more fields than the header; mend the header")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or one_line(error)
+        raise TiacfError(f"{path}: cannot be read ({reason}); save it as Parquet") from error
+    if raw.index.name is not None:
+        raw = raw.reset_index()
     if raw.empty:
-        raise TiacfError(f"{path}: has a header and no rows; a table has a row a slide")
+        raise TiacfError(f"{path}: has columns and no rows; a table has a row a slide")
     return raw
-
-
-def check_header(path: Path, text: str) -> None:
-    """Check the header of a CSV file, of which pandas would rename columns.
-
-    Raises:
-        TiacfError: it names a column twice, or is separated by other signs than commas.
-    """
-    header = pd.read_csv(io.StringIO(text), header=None, nrows=1, dtype=str).iloc[0]
-    names = header.dropna()
-    if len(header) == 1 and any(sign in str(name) for name in names for sign in ";\t|"):
-        raise TiacfError(f"{path}: is not separated by commas; save it as CSV with commas")
-    twice = names[names.duplicated()].unique().tolist()
-    if twice:
-        raise TiacfError(
-            f"{path}: {len(twice)} columns stand twice, such as {examples(twice)}; keep one of each"
-        )
 
 
 def _distinct(columns: Columns) -> None:
@@ -257,27 +223,17 @@ def _distinct(columns: Columns) -> None:
 
 def _present(path: Path, raw: pd.DataFrame, columns: Columns) -> None:
     """Refuse a table without the columns asked for, naming those that look like them."""
-    wanted = {"patient": columns.patient, "time": columns.time}
-    wanted |= (
-        {"event": columns.event}
-        if columns.censorship is None
-        else {"censorship": columns.censorship}
-    )
-    missing = {role: name for role, name in wanted.items() if name not in raw}
-    hints = [
-        f"{name!r} ({COLUMN_OPTIONS[role]}{_nearest(name, raw)})" for role, name in missing.items()
-    ]
-    hints += [
-        f"{name!r} ({COLUMN_OPTIONS['covariates']}{_nearest(name, raw)})"
-        for name in columns.covariates
-        if name not in raw
-    ]
-    if not hints:
-        return
-    line = f"{path}: has no column {', '.join(hints)}; the table has {_column_list(raw)}"
-    if "event" in missing and "censorship" in raw:
-        line += f"; its censorship is read with {COLUMN_OPTIONS['censorship']} censorship"
-    raise UsageError(line)
+    outcome = "event" if columns.censorship is None else "censorship"
+    wanted = {
+        getattr(columns, role): COLUMN_OPTIONS[role] for role in ("patient", "time", outcome)
+    } | dict.fromkeys(columns.covariates, COLUMN_OPTIONS["covariates"])
+    try:
+        refuse_missing(path, raw, wanted)
+    except UsageError as error:
+        if columns.censorship is None and columns.event not in raw and "censorship" in raw:
+            hint = f"its censorship is read with {COLUMN_OPTIONS['censorship']} censorship"
+            raise UsageError(f"{error}; {hint}") from None
+        raise
 
 
 def _plain_values(path: Path, raw: pd.DataFrame, columns: Columns) -> None:
@@ -288,18 +244,6 @@ def _plain_values(path: Path, raw: pd.DataFrame, columns: Columns) -> None:
             raise TiacfError(
                 f"{path}: the column {name!r} holds lists or the like; a cell has one value"
             )
-
-
-def _nearest(name: str, raw: pd.DataFrame) -> str:
-    lowered = {str(column).lower(): str(column) for column in raw.columns}
-    close = get_close_matches(name.lower(), list(lowered), n=3, cutoff=0.6)
-    return f": is it {' or '.join(lowered[match] for match in close)}?" if close else ""
-
-
-def _column_list(raw: pd.DataFrame, limit: int = 12) -> str:
-    names = [shortened(str(name)) for name in raw.columns if not str(name).startswith("Unnamed:")]
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
 
 
 def _no_slide_twice(path: Path, frame: pd.DataFrame, columns: Columns) -> None:
@@ -333,7 +277,7 @@ def _events(path: Path, slides: pd.Series, raw: pd.DataFrame, columns: Columns) 
 
 
 def _unusable_follow_up(path: Path, frame: pd.DataFrame, columns: Columns) -> dict[str, np.ndarray]:
-    """Mark the rows without usable follow-up, by reason; turns the times into numbers."""
+    """Rows without usable follow-up, by reason; turns the times into numbers."""
     given = frame["time"]
     times = _numbers(given)
     frame["time"] = times
@@ -352,7 +296,7 @@ def _unusable_follow_up(path: Path, frame: pd.DataFrame, columns: Columns) -> di
 
 
 def _unusable_covariate(path: Path, frame: pd.DataFrame, name: str) -> dict[str, np.ndarray]:
-    """Mark the rows without the covariate; refuses a column of numbers with some text in it."""
+    """Rows without the covariate; refuses a column of numbers with some text in it."""
     values = frame[name]
     numbers = _numbers(values)
     text = (values.notna() & numbers.isna()).to_numpy()

@@ -10,7 +10,7 @@ import numpy as np
 
 from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.evaluation.bootstrap import bootstrap_counts, estimate, two_sided_p
-from tiacrossfusion.evaluation.predictions import FoldPredictions, check_folds
+from tiacrossfusion.evaluation.predictions import FoldPredictions, check_predictions
 from tiacrossfusion.evaluation.scores import Comparison
 from tiacrossfusion.survival import PairSums, harrell_pairs
 
@@ -36,8 +36,8 @@ def compare(
     Raises:
         TiacfError: patients, folds, follow-up or time units differ; the message says how.
     """
-    check_folds(first)
-    check_folds(second)
+    check_predictions(first)
+    check_predictions(second)
     first = sorted(first, key=lambda fold: fold.fold)
     second = _aligned(first, second)
     counts = bootstrap_counts([len(fold.patients) for fold in first], draws, seed)

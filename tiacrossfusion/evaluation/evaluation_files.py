@@ -13,7 +13,7 @@ EVALUATION = "evaluation.json"
 
 
 def read_evaluation(folder: Path) -> Evaluation:
-    """Read the `evaluation.json` that `write_report` wrote into a folder.
+    """Read the `evaluation.json` that `write_evaluation` wrote into a folder.
 
     Raises:
         UsageError: it is not there.

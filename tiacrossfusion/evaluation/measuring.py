@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tiacrossfusion.evaluation.bootstrap import bootstrap_counts, estimate
-from tiacrossfusion.evaluation.predictions import FoldPredictions, check_folds
+from tiacrossfusion.evaluation.predictions import FoldPredictions, check_predictions
 from tiacrossfusion.evaluation.scores import (
     CalibrationRow,
     CalibrationTable,
@@ -112,7 +112,7 @@ def evaluate(
     Raises:
         TiacfError: the folds do not go together, or there are too few draws.
     """
-    check_folds(folds)
+    check_predictions(folds)
     horizon = min(fold.censoring.supported(_SMALLEST_G) for fold in folds)
     edges = np.mean([fold.bins.edges[1:-1] for fold in folds], axis=0)
     times = edges[edges <= horizon]

@@ -12,10 +12,10 @@ import pandas as pd
 from pydantic import ValidationError
 
 from tiacrossfusion.errors import TiacfError, UsageError, one_line
-from tiacrossfusion.evaluation.predictions import FoldPredictions, check_folds
+from tiacrossfusion.evaluation.predictions import FoldPredictions, check_predictions
 from tiacrossfusion.io.atomic import write_text
-from tiacrossfusion.io.csv_text import read_table_text
-from tiacrossfusion.io.paths import is_folder, is_there, missing
+from tiacrossfusion.io.csv_table import read_csv
+from tiacrossfusion.io.paths import is_folder
 from tiacrossfusion.survival import TimeBins
 
 #: One row a patient: what was predicted and what happened.
@@ -38,12 +38,12 @@ def write_predictions(folder: Path, folds: Sequence[FoldPredictions]) -> None:
     Args:
         folder: made when it does not exist; gets `TABLE`, for people, and `TRAINING_TABLE` and
             `DIGESTS` beside it.
-        folds: of one model, see `check_folds`.
+        folds: of one model, see `check_predictions`.
 
     Raises:
         TiacfError: the folds do not go together, or the folder cannot be written.
     """
-    check_folds(folds)
+    check_predictions(folds)
     rows, training = [], []
     for fold in folds:
         table = {
@@ -89,10 +89,10 @@ def read_predictions(path: Path) -> list[FoldPredictions]:
     path = Path(path)
     file = path / TABLE if is_folder(path) else path
     table = _read(file, _FIRST)
-    follow_up = _read(file.parent / TRAINING_TABLE, _TRAINING_COLUMNS)
+    training_table = _read(file.parent / TRAINING_TABLE, _TRAINING_COLUMNS)
     curve, edges = _bin_columns(file, table)
     numbers = _numbers(file, table, ["fold", "time", "event", "risk", *curve, *edges])
-    training = _numbers(file.parent / TRAINING_TABLE, follow_up, list(_TRAINING_COLUMNS))
+    training = _numbers(file.parent / TRAINING_TABLE, training_table, list(_TRAINING_COLUMNS))
     groups = ~table["risk_group"].isin(["low", "high"])
     if groups.any():
         raise TiacfError(
@@ -131,7 +131,7 @@ def read_predictions(path: Path) -> list[FoldPredictions]:
             raise TiacfError(f"{file}: fold {fold:g}: {reason}; {_REMEDY}") from error
         except TiacfError as error:
             raise TiacfError(f"{file}: {error}; {_REMEDY}") from error
-    check_folds(folds)
+    check_predictions(folds)
     for name in (file.name, TRAINING_TABLE):  # last: where it is plain what is wrong, that is said
         _check_digest(file.parent / name)
     return folds
@@ -165,22 +165,14 @@ def _csv(table: pd.DataFrame) -> str:
 
 def _read(file: Path, columns: Sequence[str]) -> pd.DataFrame:
     """A CSV with every cell as text, so that a patient named 007 or NA keeps the name."""
-    if not is_there(file):
-        raise UsageError(
-            f"{file}: {missing(file)}; give the folder of a model that training wrote, such as "
-            "trained/crossfusion"
-        )
-    try:
-        text = read_table_text(file)
-        table = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, index_col=False)
-    except (OSError, ValueError) as error:  # pandas' parser and decoding errors are ValueErrors
-        raise TiacfError(f"{file}: cannot be read as CSV ({one_line(error)}); {_REMEDY}") from error
-    lacking = [name for name in columns if name not in table.columns]
-    if lacking:
-        raise TiacfError(f"{file}: lacks the columns {', '.join(lacking)}; {_REMEDY}")
-    if table.empty:
-        raise TiacfError(f"{file}: has no rows; {_REMEDY}")
-    return table
+    return read_csv(
+        file,
+        columns=columns,
+        check="give the folder of a model that training wrote, such as trained/crossfusion",
+        remedy=_REMEDY,
+        dtype=str,
+        keep_default_na=False,
+    )
 
 
 def _bin_columns(file: Path, table: pd.DataFrame) -> tuple[list[str], list[str]]:
@@ -190,7 +182,7 @@ def _bin_columns(file: Path, table: pd.DataFrame) -> tuple[list[str], list[str]]
     edges = [f"bin_edge_{k}" for k in range(1, count + 1)]
     lacking = [name for name in (*curve, *edges, "time_unit") if name not in table.columns]
     if lacking:
-        raise TiacfError(f"{file}: lacks the columns {', '.join(lacking)}; {_REMEDY}")
+        raise TiacfError(f"{file}: has no column {', '.join(lacking)}; {_REMEDY}")
     return curve, edges
 
 

@@ -92,7 +92,7 @@ class FoldPredictions:
         return Censoring(self.training_times, self.training_events)
 
 
-def check_folds(folds: Sequence[FoldPredictions]) -> None:
+def check_predictions(folds: Sequence[FoldPredictions]) -> None:
     """Refuse folds that cannot be reported together.
 
     Raises:

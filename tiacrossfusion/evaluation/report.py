@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 STAGING = ".report-"
 
 
-def write_report(
+def write_evaluation(
     folder: Path,
     folds: Sequence[FoldPredictions],
     evaluation: Evaluation,

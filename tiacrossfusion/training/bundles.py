@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tiacrossfusion.bags.bag import check_same
-from tiacrossfusion.cohorts.splits import Fold
+from tiacrossfusion.cohorts.folds import Fold
 from tiacrossfusion.cohorts.table import CohortTable
 from tiacrossfusion.evaluation.measuring import evaluate
 from tiacrossfusion.evaluation.predictions import FoldPredictions
@@ -19,7 +19,7 @@ from tiacrossfusion.models.reference import risk_reference
 from tiacrossfusion.survival import quantile_bins, risk_of, survival_curve
 from tiacrossfusion.training.bags import CohortBags
 from tiacrossfusion.training.fold import FittedFold
-from tiacrossfusion.training.patients import follow_up, patients_of, predict_patients
+from tiacrossfusion.training.patients import patient_hazards, patients_of, times_and_events
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,7 +53,7 @@ def save_fold_bundle(
             patient are read against them.
         predictions: of the test patients, for the model card.
     """
-    times, events = follow_up(patients_of(table, fold.train))
+    times, events = times_and_events(patients_of(table, fold.train))
     optimistic = "optimistic, these patients chose the model: " if fold.optimistic else ""
     figure = evaluate([predictions]).pooled.harrell_c
     config = BundleConfig(
@@ -111,7 +111,7 @@ def save_ensemble(
         check_same(first.encoder, bundle.config.encoder, "encoder", str(member))
         check_same(first.sampling, bundle.config.sampling, "sampling", str(member))
     patients = patients_of(table, sorted(table.patients.index))
-    times, events = follow_up(patients)
+    times, events = times_and_events(patients)
     bins = quantile_bins(times, events, first.architecture.num_bins, table.time_unit)
     config = BundleConfig(
         name=f"{model}-ensemble",
@@ -133,7 +133,7 @@ def save_ensemble(
         ),
     )
     network = make_ensemble([bundle.network for bundle in bundles], config).eval()
-    risks = risk_of(survival_curve(predict_patients(network, bags, patients)))
+    risks = risk_of(survival_curve(patient_hazards(network, bags, patients)))
     reference = risk_reference(risks, times, events, bins)
     save_bundle(folder, config.model_copy(update={"risk_reference": reference}), network)
 

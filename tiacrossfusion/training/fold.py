@@ -26,7 +26,7 @@ from tiacrossfusion.training.checkpoints import WholeCheckpoints, read_checkpoin
 from tiacrossfusion.training.config import TrainingConfig
 from tiacrossfusion.training.devices import Devices, quiet
 from tiacrossfusion.training.module import SurvivalTraining
-from tiacrossfusion.training.patients import Patient, follow_up, predict_log_hazards
+from tiacrossfusion.training.patients import Patient, predict_log_hazards, times_and_events
 
 LAST, BEST, METRICS = "last.ckpt", "best.ckpt", "metrics.csv"
 _LOGS = "logs"
@@ -93,7 +93,7 @@ def fit_fold(
             written.
     """
     devices = devices or Devices()
-    times, events = follow_up(training)
+    times, events = times_and_events(training)
     bins = quantile_bins(times, events, config.network.num_bins, config.time_unit)
     architecture = _architecture(model, config, bags.encoder.width)
     lightning.seed_everything(seed, verbose=False)

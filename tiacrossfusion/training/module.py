@@ -25,12 +25,12 @@ from tiacrossfusion.training.patients import (
     Patient,
     average_log_hazards,
     average_over_slides,
-    follow_up,
     groups_of_equal_shape,
     in_order,
     passes,
     patient_outputs,
     stack,
+    times_and_events,
 )
 
 
@@ -155,7 +155,7 @@ class SurvivalTraining(lightning.LightningModule):
         loss = float(self._loss(outputs, batch))
         values = outputs.double().cpu().numpy()
         risks = values[:, 0] if self.settings.loss == "cox" else risk_of(survival_curve(values))
-        times, events = follow_up(batch)
+        times, events = times_and_events(batch)
         c_index = harrell_c(times, events, risks)
         steps = np.array(self._losses)  # (steps, 2)
         train_loss = np.average(steps[:, 0], weights=steps[:, 1])
@@ -235,7 +235,7 @@ class SurvivalTraining(lightning.LightningModule):
         return average_over_slides(outputs, patients)
 
     def _loss(self, outputs: Tensor, patients: list[Patient]) -> Tensor:
-        times, events = follow_up(patients)
+        times, events = times_and_events(patients)
         observed = torch.as_tensor(events, device=outputs.device)
         if self.settings.loss == "cox":
             return cox_loss(outputs[:, 0], torch.as_tensor(times, device=outputs.device), observed)

@@ -46,7 +46,7 @@ def patients_of(table: CohortTable, names: Iterable[str]) -> list[Patient]:
     ]
 
 
-def follow_up(patients: Sequence[Patient]) -> tuple[np.ndarray, np.ndarray]:
+def times_and_events(patients: Sequence[Patient]) -> tuple[np.ndarray, np.ndarray]:
     """Return times (N,) float and events (N,) int of patients."""
     return (
         np.array([patient.time for patient in patients], float),
@@ -158,7 +158,7 @@ def patient_outputs(
 
 
 @torch.inference_mode()
-def predict_patients(
+def patient_hazards(
     network: nn.Module, bags: CohortBags, patients: Sequence[Patient]
 ) -> np.ndarray:
     """Predict patients: hazards of each slide, averaged over the slides of a patient.

@@ -26,18 +26,16 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from tiacrossfusion.bags.bag import FeatureBag
 from tiacrossfusion.bags.files import find_bags
-from tiacrossfusion.cohorts.matching import match_bags
-from tiacrossfusion.cohorts.splits import (
+from tiacrossfusion.cohorts.folds import (
     Fold,
     check_folds,
-    given_folds,
     holdout_fold,
     nested_folds,
-    official_folds,
     read_folds,
-    read_splits,
     write_folds,
 )
+from tiacrossfusion.cohorts.matching import match_bags
+from tiacrossfusion.cohorts.splits import given_folds, official_folds, read_splits
 from tiacrossfusion.cohorts.table import CohortTable, read_table
 from tiacrossfusion.errors import TiacfError, UsageError, one_line
 from tiacrossfusion.evaluation.comparison import compare
@@ -46,7 +44,7 @@ from tiacrossfusion.evaluation.measuring import evaluate
 from tiacrossfusion.evaluation.prediction_files import TABLE as PREDICTIONS
 from tiacrossfusion.evaluation.prediction_files import read_predictions, write_predictions
 from tiacrossfusion.evaluation.predictions import FoldPredictions
-from tiacrossfusion.evaluation.report import STAGING, write_report
+from tiacrossfusion.evaluation.report import STAGING, write_evaluation
 from tiacrossfusion.evaluation.scores import Evaluation
 from tiacrossfusion.io.atomic import write_text, writing
 from tiacrossfusion.io.paths import is_there
@@ -221,7 +219,7 @@ class TrainingRun:
         evaluation = evaluate(folds, seed=self.config.seed, optimistic=self.optimistic)
         write_predictions(place, folds)
         curves = None if model == COX_COVARIATES else self._learning_curves(model)
-        write_report(
+        write_evaluation(
             place,
             folds,
             evaluation,
@@ -260,7 +258,7 @@ class TrainingRun:
     def _fit_network(self, model: str, fold: Fold, place: Path) -> None:
         from tiacrossfusion.training.bundles import save_fold_bundle
         from tiacrossfusion.training.fold import fit_fold, wait_for_others
-        from tiacrossfusion.training.patients import patients_of, predict_patients
+        from tiacrossfusion.training.patients import patient_hazards, patients_of
 
         training, validation, test = (
             patients_of(self.cohort.table, names)
@@ -278,8 +276,8 @@ class TrainingRun:
             show_progress=self._show,
         )
         if self.leader:
-            on_train = survival_curve(predict_patients(fitted.network, self.bags(), training))
-            on_test = survival_curve(predict_patients(fitted.network, self.bags(), test))
+            on_train = survival_curve(patient_hazards(fitted.network, self.bags(), training))
+            on_test = survival_curve(patient_hazards(fitted.network, self.bags(), test))
             predictions = self._predictions(
                 fold, risk_of(on_test), on_test, risk_of(on_train), fitted.bins
             )
