@@ -43,13 +43,13 @@ def module_of(encoder: str) -> nn.Module:
 def with_tiacf(slide: Path, out: Path, encoder: str) -> None:
     """Extract a bag with this package."""
     from tiacrossfusion.encoders.encoder import Encoder
-    from tiacrossfusion.encoders.network import Network
+    from tiacrossfusion.encoders.network import EncoderNetwork
     from tiacrossfusion.inference.extraction import extract_bag
     from tiacrossfusion.slides.slide import open_slide
 
     module = module_of(encoder)
     width = module(torch.zeros(1, 3, 256, 256)).shape[1]
-    network = Network(encoder, module, width, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    network = EncoderNetwork(module, width, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), name=encoder)
     with open_slide(slide) as opened:
         bag = extract_bag(
             opened,

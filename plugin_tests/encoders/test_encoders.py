@@ -113,7 +113,7 @@ def test_importing_the_room_stays_light():
 
 def test_the_shipped_encoder_needs_neither_timm_nor_toolbox():
     code = (
-        "import sys; from tiacrossfusion.encoders import load_encoder;"
+        "import sys; from tiacrossfusion.encoders.loading import load_encoder;"
         "load_encoder('stain-texture');"
         "print([m for m in ('timm', 'tiatoolbox') if m in sys.modules])"
     )

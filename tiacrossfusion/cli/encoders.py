@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import click
 
+from tiacrossfusion.cli.plugins import cli_plugin
+
 
 @click.command()
-def encoders() -> None:
+@cli_plugin
+def encoders(plugins: tuple[str, ...]) -> None:  # noqa: ARG001 - loaded by the option
     """List the encoders and say which work offline."""
     from tiacrossfusion.encoders.available import available_encoders
 

@@ -9,6 +9,7 @@ from tiatoolbox.cli.common import cli_device, cli_output_path
 
 from tiacrossfusion.bags.files import find_bags
 from tiacrossfusion.cli.checks import given, output_folder, refuse_given
+from tiacrossfusion.cli.plugins import cli_plugin
 from tiacrossfusion.cli.train import say_figures
 from tiacrossfusion.errors import UsageError
 from tiacrossfusion.io.arguments import at_least, usable_seed
@@ -58,6 +59,7 @@ _OF_FAITHFULNESS = ("bags", "model", "truth", "slides", "device")
 @cli_output_path(usage_help="Folder for figures and pictures.")
 @click.option("--draws", default=1000, show_default=True, help="Bootstrap draws.")
 @click.option("--seed", default=0, show_default=True, help="Of everything random.")
+@cli_plugin
 @click.pass_context
 def evaluate(
     context: click.Context,
@@ -71,6 +73,7 @@ def evaluate(
     output_path: str,
     draws: int,
     seed: int,
+    plugins: tuple[str, ...],  # noqa: ARG001 - loaded by the option
     *,
     faithfulness: bool,
 ) -> None:

@@ -24,6 +24,7 @@ from tiatoolbox.cli.common import (
 from tiacrossfusion.cli.checks import check_masks, given, output_folder
 from tiacrossfusion.cli.cluster import cli_cluster, cli_precision, seen_from_workers
 from tiacrossfusion.cli.log_file import LOG_FILE, log_to
+from tiacrossfusion.cli.plugins import cli_plugin
 from tiacrossfusion.cli.sizes import bytes_text, seconds_text
 from tiacrossfusion.errors import UsageError
 from tiacrossfusion.io.arguments import at_least, one_scale
@@ -77,6 +78,7 @@ _SCALES = ("5x", "10x", "20x")
     is_flag=True,
     help="Say what would be done, with patches and bytes, and write nothing.",
 )
+@cli_plugin
 @click.option("--verbose", is_flag=True, help="Show the libraries' log lines on the console.")
 def extract(
     img_input: str,
@@ -93,6 +95,7 @@ def extract(
     precision: str,
     shard: str | None,
     cluster: str | None,
+    plugins: tuple[str, ...],
     *,
     overwrite: bool,
     retry_failed: bool,
@@ -133,6 +136,7 @@ def extract(
         weights=seen_from_workers(encoder_weights, cluster),
         device=device,
         precision=precision,
+        plugins=plugins,
     )
     options = ExtractionOptions(
         mpp=mpp,

@@ -24,6 +24,7 @@ from tiacrossfusion.bags.files import find_bags
 from tiacrossfusion.cli.checks import check_masks, given, output_folder, refuse_given
 from tiacrossfusion.cli.cluster import cli_cluster, cli_precision, seen_from_workers
 from tiacrossfusion.cli.log_file import LOG_FILE, log_to
+from tiacrossfusion.cli.plugins import cli_plugin
 from tiacrossfusion.errors import UsageError
 from tiacrossfusion.io.arguments import at_least, one_scale
 from tiacrossfusion.io.paths import is_folder
@@ -108,6 +109,7 @@ _FOR_PATIENTS = ("slide_column", "patient_column")
 )
 @click.option("--overwrite", is_flag=True, help="Make finished results again.")
 @cli_cluster
+@cli_plugin
 @click.option("--verbose", is_flag=True, help="Show the libraries' log lines on the console.")
 @click.pass_context
 def predict(
@@ -130,6 +132,7 @@ def predict(
     output_type: str,
     precision: str,
     cluster: str | None,
+    plugins: tuple[str, ...],
     *,
     attribution: bool,
     gzip: bool,
@@ -210,6 +213,7 @@ def predict(
                 device=device,
                 precision=precision,
                 with_encoder=bags is None,
+                plugins=plugins,
             ),
         )
     with connection as connected:

@@ -10,6 +10,7 @@ import click
 from tiatoolbox.cli.common import cli_output_path
 
 from tiacrossfusion.cli.checks import given, output_folder
+from tiacrossfusion.cli.plugins import cli_plugin
 from tiacrossfusion.errors import UsageError
 from tiacrossfusion.networks.names import MODEL_NAMES
 
@@ -92,6 +93,7 @@ _SETTINGS = {
 @click.option("--accelerator", default="auto", show_default=True, help="Lightning's: cpu, gpu ...")
 @click.option("--devices", default="1", show_default=True, help="Lightning's: a number or auto.")
 @click.option("--strategy", default="auto", show_default=True, help="Lightning's, such as ddp.")
+@cli_plugin
 def train(
     bags: Path | None,
     table: Path | None,
@@ -102,6 +104,7 @@ def train(
     accelerator: str,
     devices: str,
     strategy: str,
+    plugins: tuple[str, ...],  # noqa: ARG001 - loaded by the option
     *,
     drop_unusable: bool,
     **options: Any,

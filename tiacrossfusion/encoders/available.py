@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from tiacrossfusion.encoders.foundation import FOUNDATION_MODELS
-from tiacrossfusion.encoders.names import SHIPPED, TORCHVISION_BACKBONES
+from tiacrossfusion.encoders.names import TORCHVISION_BACKBONES
+from tiacrossfusion.encoders.registry import ENCODERS, SHIPPED
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +30,17 @@ class AvailableEncoder:
 
 
 def available_encoders() -> list[AvailableEncoder]:
-    """List the encoders: the shipped one, the toolbox's, and how to name timm's."""
+    """List the encoders: the registered ones, the toolbox's, and how to name timm's."""
     from tiacrossfusion.encoders.stain_texture import FEATURE_NAMES
 
     listed = [
         AvailableEncoder(
             SHIPPED, len(FEATURE_NAMES), offline=True, note="ships with the package, not learned"
+        ),
+        *(
+            AvailableEncoder(name, None, offline=False, note=f"of {package}")
+            for name in ENCODERS.names()
+            if (package := ENCODERS.package(name)) is not None
         ),
         AvailableEncoder(
             "timm:<model>",

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
-from tiacrossfusion.encoders.network import Network
+from tiacrossfusion.encoders.network import EncoderNetwork
 from tiacrossfusion.encoders.spec import EncoderSpec, Triple
 from tiacrossfusion.encoders.weights import state_dict_sha256
 from tiacrossfusion.errors import TiacfError, UsageError
@@ -37,7 +37,7 @@ class Encoder:
 
     def __init__(
         self,
-        network: Network,
+        network: EncoderNetwork,
         *,
         mean: Triple | None = None,
         std: Triple | None = None,

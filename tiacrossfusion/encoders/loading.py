@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tiacrossfusion.encoders.names import EncoderName, resolve_name
+from tiacrossfusion.encoders.registry import load_registered
 from tiacrossfusion.encoders.spec import OptionValue, Triple
 from tiacrossfusion.errors import UsageError
 
 if TYPE_CHECKING:
     from tiacrossfusion.encoders.encoder import Encoder
+    from tiacrossfusion.encoders.network import EncoderNetwork
 
 
 def load_encoder(
@@ -27,8 +29,9 @@ def load_encoder(
 
     Args:
         name (str):
-            `stain-texture`, `timm:<model>`, `timm:hf-hub:<org>/<model>` or
-            `tiatoolbox:<backbone>`; without a prefix when only one of them has it.
+            `stain-texture` or another registered name, `timm:<model>`,
+            `timm:hf-hub:<org>/<model>` or `tiatoolbox:<backbone>`; without a prefix when only one
+            of them has it.
         weights (str or Path or None):
             Local weights file, with which no network access happens; None for the default
             pretrained weights. A network never runs on random weights.
@@ -58,25 +61,30 @@ def load_encoder(
     checked_std = _triple("std", std)
     checked_options = dict(options or {})
     check_arguments(resolved, checked_mean, checked_std, checked_options)
-    if resolved.family == "shipped":
-        return _shipped(resolved, weights, checked_mean, checked_std, device, precision)
 
     from tiacrossfusion.encoders.encoder import Encoder
 
-    file = None if weights is None else Path(weights)
-    if resolved.family in ("timm", "hub"):
+    network = _network(resolved, None if weights is None else Path(weights), checked_options)
+    # Those of a stored EncoderSpec are its own and pass.
+    own = checked_mean in (None, network.mean) and checked_std in (None, network.std)
+    if not network.takes_weights and not (weights is None and own):
+        raise UsageError(f"encoder {resolved}: is fixed, it takes no weights, mean or std")
+    return Encoder(network, mean=checked_mean, std=checked_std, device=device, precision=precision)
+
+
+def _network(
+    name: EncoderName, weights: Path | None, options: dict[str, OptionValue]
+) -> "EncoderNetwork":
+    if name.family == "registered":
+        return load_registered(name.model, weights)
+    if name.family in ("timm", "hub"):
         from tiacrossfusion.encoders.timm_models import load_timm
 
-        network = load_timm(resolved, file, checked_options)
-    else:
-        from tiacrossfusion.encoders import toolbox_models
+        return load_timm(name, weights, options)
+    from tiacrossfusion.encoders.toolbox_models import load_foundation, load_torchvision
 
-        load = {
-            "torchvision": toolbox_models.load_torchvision,
-            "foundation": toolbox_models.load_foundation,
-        }[resolved.family]
-        network = load(str(resolved), resolved.model, file)
-    return Encoder(network, mean=checked_mean, std=checked_std, device=device, precision=precision)
+    load = load_foundation if name.family == "foundation" else load_torchvision
+    return load(str(name), name.model, weights)
 
 
 def check_arguments(
@@ -101,33 +109,6 @@ def check_arguments(
     if options and name.family not in ("timm", "hub"):
         msg = f"encoder {name}: options are for timm: names, it takes none"
         raise UsageError(msg)
-
-
-def _shipped(
-    name: EncoderName,
-    weights: str | Path | None,
-    mean: Triple | None,
-    std: Triple | None,
-    device: str,
-    precision: str,
-) -> "Encoder":
-    from tiacrossfusion.encoders.encoder import Encoder
-    from tiacrossfusion.encoders.network import Network
-    from tiacrossfusion.encoders.stain_texture import FEATURE_NAMES, StainTexture
-
-    network = Network(
-        name=str(name),
-        module=StainTexture(),
-        width=len(FEATURE_NAMES),
-        mean=(0.0, 0.0, 0.0),
-        std=(1.0, 1.0, 1.0),
-        micro_batch=16,
-    )
-    # Those of a stored EncoderSpec are its own and pass.
-    if weights is not None or mean not in (None, network.mean) or std not in (None, network.std):
-        msg = f"encoder {name}: is fixed, it takes no weights, mean or std"
-        raise UsageError(msg)
-    return Encoder(network, device=device, precision=precision)
 
 
 def _triple(label: str, values: Sequence[float] | None) -> Triple | None:

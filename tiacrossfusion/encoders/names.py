@@ -4,10 +4,8 @@ import difflib
 from typing import Literal, NamedTuple
 
 from tiacrossfusion.encoders.foundation import FOUNDATION_MODELS
+from tiacrossfusion.encoders.registry import ENCODERS
 from tiacrossfusion.errors import UsageError
-
-#: The encoder that ships with the package.
-SHIPPED = "stain-texture"
 
 #: Keys of TIAToolbox's `torch_cnn_backbone_dict`. They are written down here because importing the
 #: dictionary takes 15 s; a test compares the two.
@@ -35,7 +33,7 @@ TORCHVISION_BACKBONES = (
 #: How timm marks models of the Hugging Face hub.
 _HUB_SCHEMES = ("hf-hub", "hf_hub")
 
-Family = Literal["shipped", "timm", "hub", "torchvision", "foundation"]
+Family = Literal["registered", "timm", "hub", "torchvision", "foundation"]
 
 
 class EncoderName(NamedTuple):
@@ -54,7 +52,7 @@ class EncoderName(NamedTuple):
     def __str__(self) -> str:
         """Canonical form, which `resolve_name` takes back."""
         match self.family:
-            case "shipped":
+            case "registered":
                 return self.model
             case "timm":
                 return f"timm:{self.model}"
@@ -84,15 +82,15 @@ def _unknown(name: str, candidates: list[str]) -> UsageError:
 def resolve_name(name: str) -> EncoderName:
     """Find out what `name` means.
 
-    A name without a prefix is taken when exactly one family has it. timm is imported only to look
-    up its own or an unprefixed name, and TIAToolbox never.
+    A registered name comes first; another one without a prefix is taken when exactly one family has
+    it. timm is imported only to look up its own or an unprefixed name, and TIAToolbox never.
 
     Raises:
         TiacfError:
             When no family has the name, or more than one has.
     """
-    if name == SHIPPED:
-        return EncoderName("shipped", name)
+    if ":" not in name and name in ENCODERS:
+        return EncoderName("registered", name)
     prefix, _, model = name.rpartition(":") if name.count(":") < 2 else name.partition(":")
     if prefix in _HUB_SCHEMES:
         prefix, model = "timm", name  # only timm has these
@@ -107,7 +105,9 @@ def resolve_name(name: str) -> EncoderName:
         if colon and scheme in _HUB_SCHEMES and repository.count("/") == 1:
             return EncoderName("hub", repository)
     elif prefix:
-        raise _unknown(name, [SHIPPED, *(f"tiatoolbox:{key}" for key in _toolbox_names())])
+        raise _unknown(
+            name, [*ENCODERS.names(), *(f"tiatoolbox:{key}" for key in _toolbox_names())]
+        )
 
     import timm
 
@@ -124,7 +124,7 @@ def resolve_name(name: str) -> EncoderName:
         return EncoderName(toolbox, model)
     candidates = [f"timm:{key}" for key in (*timm.list_models(), *timm.list_pretrained())]
     if not prefix:
-        candidates += [SHIPPED, *(f"tiatoolbox:{key}" for key in _toolbox_names())]
+        candidates += [*ENCODERS.names(), *(f"tiatoolbox:{key}" for key in _toolbox_names())]
     raise _unknown(name, candidates)
 
 

@@ -1,46 +1,46 @@
-"""What the families hand over: a module that turns normalised images into features."""
+"""What every encoder is made from: a module that turns normalised images into features."""
+
+from __future__ import annotations
 
 from dataclasses import dataclass, field
-
-from torch import nn
+from typing import TYPE_CHECKING
 
 from tiacrossfusion.encoders.spec import EncoderSpec, OptionValue, Triple
+
+if TYPE_CHECKING:
+    from torch import nn
 
 #: Side in pixels of the patches of this package.
 PATCH_SIZE = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Network:
-    """A loaded network.
+class EncoderNetwork:
+    """A network with its weights, and how images are prepared for it.
 
     Attributes:
-        name (str):
-            Canonical name.
-        module (nn.Module):
-            From `(B, 3, S, S)` float32 to `(B, width)`.
-        width (int):
-            Features a patch.
-        mean (tuple[float, float, float]):
-            Its own normalisation of RGB in 0..1.
-        std (tuple[float, float, float]):
-            Its own normalisation of RGB in 0..1.
-        fixed_size (int or None):
-            Side that every image is resized to, or None when any side will do.
-        micro_batch (int):
-            Images that one core computes at once on the CPU.
-        options (dict):
-            Extra arguments it was built with.
+        module: from (B, 3, S, S) float32 to (B, width).
+        width: number of features of a patch.
+        mean: subtracted from RGB in 0..1.
+        std: what is left is divided by it.
+        fixed_size: side in pixels that every image is resized to; None when any side will do.
+        micro_batch: images that one core computes at once on the CPU.
+        takes_weights: False where weights, mean and standard deviation cannot be replaced.
+        options: extra arguments that the module was built with.
+        name: canonical name; a registered encoder has the name that it is registered under.
+        package: what has to be installed or loaded for the encoder; None for a built-in one.
     """
 
-    name: str
     module: nn.Module
     width: int
     mean: Triple
     std: Triple
     fixed_size: int | None = None
     micro_batch: int = 8
+    takes_weights: bool = True
     options: dict[str, OptionValue] = field(default_factory=dict)
+    name: str = ""
+    package: str | None = None
 
     def spec(
         self,
@@ -58,4 +58,5 @@ class Network:
             std=std or self.std,
             input_size=self.fixed_size or PATCH_SIZE,
             options=self.options,
+            package=self.package,
         )

@@ -15,8 +15,8 @@ class EncoderSpec(BaseModel):
 
     Attributes:
         name (str):
-            Canonical name, `stain-texture`, `timm:...` or `tiatoolbox:...`; `load_encoder` takes
-            it back.
+            Canonical name: a registered one such as `stain-texture`, `timm:...` or
+            `tiatoolbox:...`; `load_encoder` takes it back.
         width (int):
             Number of features of a patch (E).
         weights_sha256 (str or None):
@@ -30,6 +30,8 @@ class EncoderSpec(BaseModel):
             Side in pixels of what the model gets for a patch of 256 pixels; None when unknown.
         options (dict):
             Extra keyword arguments of `timm.create_model`.
+        package (str or None):
+            Installed package or Python file that registers the encoder; None for a built-in one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -41,3 +43,4 @@ class EncoderSpec(BaseModel):
     std: tuple[_Positive, _Positive, _Positive] | None = None
     input_size: PositiveInt | None = None
     options: dict[str, OptionValue] = Field(default_factory=dict)
+    package: Annotated[str, Field(pattern=r"^[\w.-]{1,200}$")] | None = None

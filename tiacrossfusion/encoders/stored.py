@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from tiacrossfusion.encoders.foundation import FOUNDATION_MODELS, INPUT_SIZE
 from tiacrossfusion.encoders.loading import check_arguments, load_encoder
 from tiacrossfusion.encoders.names import resolve_name
+from tiacrossfusion.encoders.registry import ENCODERS
 from tiacrossfusion.encoders.spec import EncoderSpec, OptionValue, Triple
 from tiacrossfusion.errors import TiacfError, UsageError
 
@@ -39,6 +40,8 @@ def load_encoder_of(
         TiacfError:
             When it cannot be loaded, or turns out to be another one than the model's.
     """
+    if spec.package is not None and spec.name not in ENCODERS:
+        raise ENCODERS.absent(spec.name, spec.package)
     try:
         encoder = load_encoder(
             spec.name,
@@ -93,7 +96,7 @@ def describe_encoder(
     """
     resolved = resolve_name(name)
     check_arguments(resolved, mean, std, options)
-    if weights is not None or resolved.family == "shipped":
+    if weights is not None or resolved.family == "registered":
         return load_encoder(name, weights=weights, mean=mean, std=std, options=options).spec
     if resolved.family in ("timm", "hub"):
         from tiacrossfusion.encoders.timm_models import describe_timm

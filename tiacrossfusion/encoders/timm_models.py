@@ -12,7 +12,7 @@ from torch import nn
 from tiacrossfusion.encoders.foundation import FOUNDATION_MODELS
 from tiacrossfusion.encoders.hub import fetching_from_hub, fetching_from_url, hub_offline
 from tiacrossfusion.encoders.names import EncoderName
-from tiacrossfusion.encoders.network import PATCH_SIZE, Network
+from tiacrossfusion.encoders.network import PATCH_SIZE, EncoderNetwork
 from tiacrossfusion.encoders.spec import OptionValue
 from tiacrossfusion.encoders.weights import load_strictly, read_state_dict
 from tiacrossfusion.errors import TiacfError, UsageError, one_line
@@ -38,7 +38,9 @@ _LARGEST_OPTION = 4096
 _MOST_PARAMETERS = 10_000_000_000
 
 
-def load_timm(name: EncoderName, weights: Path | None, options: dict[str, OptionValue]) -> Network:
+def load_timm(
+    name: EncoderName, weights: Path | None, options: dict[str, OptionValue]
+) -> EncoderNetwork:
     """Build a timm model and load its weights.
 
     Args:
@@ -50,7 +52,7 @@ def load_timm(name: EncoderName, weights: Path | None, options: dict[str, Option
             Extra arguments of `timm.create_model`.
 
     Returns:
-        Network:
+        EncoderNetwork:
             Named with timm's full tag when the weights are timm's own.
 
     Raises:
@@ -71,7 +73,7 @@ def load_timm(name: EncoderName, weights: Path | None, options: dict[str, Option
     return _network(name, model, options)
 
 
-def describe_timm(name: EncoderName, options: dict[str, OptionValue]) -> Network:
+def describe_timm(name: EncoderName, options: dict[str, OptionValue]) -> EncoderNetwork:
     """Build a timm model on random weights, to tell its width and preprocessing only."""
     model = _untrained(name, options)
     name = _tagged(name, model)
@@ -88,13 +90,13 @@ def _tagged(name: EncoderName, model: Any) -> EncoderName:
     return EncoderName("timm", ".".join(part for part in parts if part))
 
 
-def _network(name: EncoderName, model: Any, options: dict[str, OptionValue]) -> Network:
+def _network(name: EncoderName, model: Any, options: dict[str, OptionValue]) -> EncoderNetwork:
     config = resolve_model_data_config(model)
     fixed_size = None
     if model.pretrained_cfg.get("fixed_input_size", False):
         size = options.get("img_size", config["input_size"][-1])
         fixed_size = int(size)
-    return Network(
+    return EncoderNetwork(
         name=str(name),
         module=model,
         width=_width(model, fixed_size or PATCH_SIZE, str(name)),

@@ -15,7 +15,7 @@ from tiacrossfusion.encoders.foundation import (
     FoundationModel,
 )
 from tiacrossfusion.encoders.hub import fetching_from_hub, fetching_from_url
-from tiacrossfusion.encoders.network import Network
+from tiacrossfusion.encoders.network import EncoderNetwork
 from tiacrossfusion.encoders.weights import load_strictly, read_state_dict
 
 #: torchvision's weights of these two expect inputs scaled to -1..1. Its models convert ImageNet's
@@ -26,7 +26,7 @@ _INCEPTION_STYLE = ("inception_v3", "googlenet")
 _OLD_DENSENET_KEY = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
 
 
-def load_torchvision(name: str, model: str, weights: Path | None) -> Network:
+def load_torchvision(name: str, model: str, weights: Path | None) -> EncoderNetwork:
     """One of the toolbox's torchvision backbones, with ImageNet weights or a local file's.
 
     Args:
@@ -72,18 +72,18 @@ def load_torchvision(name: str, model: str, weights: Path | None) -> Network:
     return _torchvision_network(name, model, backbone)
 
 
-def describe_torchvision(name: str, model: str) -> Network:
+def describe_torchvision(name: str, model: str) -> EncoderNetwork:
     """A backbone on random weights, to tell its width and preprocessing only."""
     from tiatoolbox.models.architecture.vanilla import CNNBackbone
 
     return _torchvision_network(name, model, CNNBackbone(model))
 
 
-def _torchvision_network(name: str, model: str, backbone: nn.Module) -> Network:
+def _torchvision_network(name: str, model: str, backbone: nn.Module) -> EncoderNetwork:
     inception = model in _INCEPTION_STYLE
     with torch.inference_mode():
         width = backbone.eval()(torch.zeros(1, 3, 96, 96)).shape[1]
-    return Network(
+    return EncoderNetwork(
         name=name,
         module=backbone,
         width=width,
@@ -121,7 +121,7 @@ def build_foundation(model: FoundationModel) -> nn.Module:
         )
 
 
-def load_foundation(name: str, model: str, weights: Path | None) -> Network:
+def load_foundation(name: str, model: str, weights: Path | None) -> EncoderNetwork:
     """One of the toolbox's foundation models, from the hub or a local file.
 
     Args:
@@ -151,7 +151,7 @@ def load_foundation(name: str, model: str, weights: Path | None) -> Network:
     load_strictly(network, state, source=source)
     if description.pooling == "class+mean":
         network = _TokenPooling(network, network.num_prefix_tokens)
-    return Network(
+    return EncoderNetwork(
         name=name,
         module=network,
         width=description.width,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
 from tiacrossfusion.errors import TiacfError, UsageError, one_line
@@ -90,16 +92,36 @@ class Registry(Generic[T]):
         return UsageError(f"{name}: unknown {self.kind}; {hint}known are {', '.join(names)}")
 
     def package(self, name: str) -> str | None:
-        """Return what has to be installed or imported for an entry; None for a built-in one.
+        """Return what has to be installed or loaded for an entry; None for a built-in one.
 
-        That is the distribution of an entry point, and the module of a registered entry.
+        That is the distribution of an entry point; of another entry the top package that registered it,
+        or the name of the Python file.
         """
         if name in self._builtin:
             return None
-        if name in self._registered:
-            return cast(Any, self._registered[name]).__module__.partition(".")[0]
         found = self._entry_points().get(name)
-        return None if found is None or found.dist is None else found.dist.name
+        if found is not None and found.dist is not None:
+            return found.dist.name
+        if name not in self._registered:
+            return None
+        top = cast(Any, self._registered[name]).__module__.partition(".")[0]
+        module = sys.modules.get(top)
+        file = getattr(module, "__file__", None)
+        return Path(file).name if file and not hasattr(module, "__path__") else top
+
+    def absent(self, name: str, package: str) -> TiacfError:
+        """Return the error for an entry that a file asks for and that is not registered here.
+
+        Args:
+            name: of the entry.
+            package: what registers it, as `package` returned it where the file was written.
+        """
+        remedy = f"give --plugin with the path of {package}"
+        if not package.endswith(".py"):
+            remedy = f"install {package}, or give --plugin with the name of its module"
+        return TiacfError(
+            f"{self.kind} {name}: comes from {package}, which is not loaded; {remedy}"
+        )
 
     def _entry_points(self) -> dict[str, EntryPoint]:
         return {point.name: point for point in entry_points(group=self.group)}

@@ -106,6 +106,7 @@ class ToolNames:
         device: torch device.
         precision: of the encoder's arithmetic; "auto" fits the device.
         with_encoder: False where there are bags already.
+        plugins: modules or Python files that register the user's own encoders and networks.
     """
 
     encoder: str | None = None
@@ -114,6 +115,7 @@ class ToolNames:
     device: str = "cpu"
     precision: str = "auto"
     with_encoder: bool = True
+    plugins: tuple[str, ...] = ()
 
     def load(self) -> Tools:
         """Load them, or return what this process has loaded before.
@@ -129,8 +131,10 @@ def _load(names: ToolNames) -> Tools:
     from tiacrossfusion.encoders.loading import load_encoder
     from tiacrossfusion.encoders.stored import load_encoder_of
     from tiacrossfusion.io.arguments import usable_device
+    from tiacrossfusion.io.plugins import load_plugins
     from tiacrossfusion.models.bundle import load_bundle
 
+    load_plugins(names.plugins)
     usable_device(names.device)
     bundle = None if names.model is None else load_bundle(names.model, names.device)
     encoder = None
