@@ -1,4 +1,4 @@
-"""Where `tiacf` and `python -m tiacrossfusion` begin: before the imports, which Ctrl-C may meet too."""
+"""Entry point of `tiacf` and `python -m tiacrossfusion`; it handles Ctrl-C during the imports too."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The exceptions that users are meant to read."""
+"""Exceptions with messages for users."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ if TYPE_CHECKING:
 
 
 class TiacfError(Exception):
-    """A problem with the input that the user can mend.
+    """A problem with the input that the user can correct.
 
-    Its message is one line: it names the thing (file, option, field) and the remedy. The command line
-    prints it without a traceback and exits with 1; any other exception is a defect of this package.
+    Its message is one line: it names the file, option or field, and the remedy. The command line prints it
+    without a traceback and exits with 1; any other exception is a defect of this package.
     """
 
 
 class UsageError(TiacfError):
-    """What was asked for cannot be: an option or an argument is missing, wrong, or names nothing.
+    """The request is invalid: a missing or wrong option or argument.
 
-    It is raised before any work is begun; the command line exits with 2. What lies in a file that is
-    there, and what happens during the work, is a plain `TiacfError`.
+    It is raised before anything is computed; the command line exits with 2. A problem with the content of a
+    file, or during the computation, is a plain `TiacfError`.
     """
 
 
@@ -43,7 +43,7 @@ class ExistingFileError(UsageError, FileExistsError):
 
 
 def one_line(error: BaseException, limit: int = 200) -> str:
-    """Name and text of a library's error in one line of at most about `limit` characters."""
+    """Return name and text of an exception in one line of at most about `limit` characters."""
     text = printable(" ".join(str(error).split()))
     if len(text) > limit:
         text = text[:limit].rsplit(" ", 1)[0] + " ..."
@@ -51,16 +51,16 @@ def one_line(error: BaseException, limit: int = 200) -> str:
 
 
 def lacks_memory(error: BaseException) -> bool:
-    """Whether memory has run out, of the machine or of its GPU, whose errors have no kind in common."""
+    """Return whether the exception means out of memory (host or GPU)."""
     text = str(error).lower()
     return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError)  # torch's, which has its own kind for the GPU alone
+        isinstance(error, RuntimeError)  # torch has a type of its own for the GPU only
         and ("out of memory" in text or "can't allocate memory" in text)
     )
 
 
 def first_fault(error: ValidationError) -> tuple[str, str]:
-    """Field and reason of the first value that does not fit, as they can be shown on one line."""
+    """Return field and reason of the first invalid value, for a message of one line."""
     first = error.errors()[0]
     field = printable(".".join(str(part)[:80] for part in first["loc"]))
     return field or "the whole", printable(first["msg"].removeprefix("Value error, ")[:400])

@@ -1,4 +1,4 @@
-"""The command `tiacf`: one file a verb, no logic of its own.
+"""The command `tiacf`: click commands, one a file, without logic.
 
 Exit codes: 0 all done, 1 something failed (one line says what), 2 wrong or missing options (nothing was
 begun), 130 interrupted (143 by SIGTERM, 129 by SIGHUP).

@@ -1,4 +1,4 @@
-"""Checks of what is given on the command line."""
+"""Checks of command-line options."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def given(option: str, value: str | None) -> Path:
     """Return a required path.
 
     Raises:
-        UsageError: it is not given, or empty.
+        UsageError: it is missing or empty.
     """
     if not value:
         raise UsageError(f"{option} is missing; see --help")
@@ -25,12 +25,12 @@ def given(option: str, value: str | None) -> Path:
 
 
 def refuse_given(context: click.Context, names: Collection[str], reason: str) -> None:
-    """Refuse options that would not be looked at.
+    """Refuse options that would be ignored.
 
     Args:
         context: of the command.
         names: of its parameters.
-        reason: why, and what to do; the option's name comes before it.
+        reason: why, and the remedy; the message is the option's name and this.
 
     Raises:
         UsageError: one of them is given.
@@ -42,10 +42,10 @@ def refuse_given(context: click.Context, names: Collection[str], reason: str) ->
 
 
 def check_masks(masks: str | None, slides: list[Path]) -> None:
-    """Refuse masks that are not there, and one mask for many slides.
+    """Refuse a missing path of masks, and one mask for several slides.
 
     Raises:
-        UsageError: they are.
+        UsageError: the path is one of these.
     """
     if masks is None:
         return
@@ -59,10 +59,10 @@ def check_masks(masks: str | None, slides: list[Path]) -> None:
 
 
 def output_folder(path: Path) -> Path:
-    """Refuse an output path that is a file, a link to nothing, or a folder that may not be entered.
+    """Refuse an output path that is a file, a broken link, or a folder without read permission.
 
     Raises:
-        UsageError: it is, or it cannot be reached.
+        UsageError: the path is one of these, or cannot be reached.
     """
     try:
         is_other = path.exists() and not path.is_dir()

@@ -1,4 +1,4 @@
-"""`tiacf demo`: the whole way on simulated slides, offline."""
+"""`tiacf demo`: simulate two slides and predict them, offline."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tiatoolbox.cli.common import cli_device, cli_output_path
 from tiacrossfusion.cli.checks import given, output_folder
 from tiacrossfusion.cli.log_file import log_to
 
-#: Slides of the demonstration: name and shares of adverse architecture, glands and nuclei.
+#: Slides of the demonstration: name, and how adverse architecture, glands and nuclei are (0 to 1).
 _SLIDES = {"simulated-low-risk": (0.1, 0.1, 0.1), "simulated-high-risk": (0.9, 0.9, 0.9)}
 _SIZE, _MPP = (6144, 6144), 0.5
 

@@ -1,4 +1,4 @@
-"""`tiacf import-checkpoint`: a checkpoint of the authors' release becomes a model bundle."""
+"""`tiacf import-checkpoint`: convert a checkpoint of the authors' release into a model bundle."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from tiacrossfusion.io.paths import is_there, missing
 )
 @click.option("--name", help="Name of the model; the checkpoint's file name if not given.")
 @cli_output_path(usage_help="Folder of the bundle; the name of the model if not given.")
-@click.option("--overwrite", is_flag=True, help="Replace a bundle that is there.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing bundle.")
 def import_checkpoint(
     checkpoint: str,
     encoder: str,
@@ -59,8 +59,8 @@ def import_checkpoint(
 ) -> None:
     """Turn a released checkpoint into a model.
 
-    What a checkpoint does not hold and you do not give is recorded as unknown: without bin edges there
-    are no times, and percentile and risk group stay empty since the training risks are not known.
+    Without bin edges predictions have no times. Percentile and risk group stay empty, since the risks of
+    the training patients are not known.
     """
     at_least("--num-heads", num_heads, 1)
     if not is_there(Path(checkpoint)):
@@ -109,7 +109,7 @@ def _three(option: str, text: str | None) -> tuple[float, float, float] | None:
 
 
 def _option(text: str) -> tuple[str, str | int | float | bool]:
-    """Read KEY=VALUE; a value that is a number, true or false is taken as such."""
+    """Read KEY=VALUE; numbers, true and false are converted."""
     key, equals, value = text.partition("=")
     if not (key and equals):
         raise UsageError(f"--encoder-option {text}: give KEY=VALUE, such as pad_type=same")

@@ -1,4 +1,4 @@
-"""Where log lines go: a file in the output folder, and the console when asked."""
+"""Log to a file in the output folder, and to the console with --verbose."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ LOG_FILE = "tiacf.log"
 def log_to(folder: Path, *, verbose: bool) -> Iterator[None]:
     """Send the log lines of this program and of its libraries to a file in `folder`.
 
-    Lines that a full disk has no room for are left out, which is said once: they cost no result.
+    A full disk costs log lines and no results: this is reported once.
 
     Args:
-        folder: an existing folder; the file in it is added to.
-        verbose: show the lines on standard error too.
+        folder: an existing folder; the file is appended to.
+        verbose: write the lines to standard error too.
 
     Raises:
         TiacfError: the file cannot be written.
@@ -32,7 +32,9 @@ def log_to(folder: Path, *, verbose: bool) -> Iterator[None]:
     path = folder / LOG_FILE
     try:
         handlers: list[logging.Handler] = [
-            _LogFile(path, encoding="utf-8", errors="backslashreplace")  # names may be no text
+            _LogFile(
+                path, encoding="utf-8", errors="backslashreplace"
+            )  # file names may be undecodable
         ]
     except OSError as error:
         raise TiacfError(f"{path}: cannot be written ({error.strerror}); move it away") from error
@@ -55,17 +57,17 @@ def log_to(folder: Path, *, verbose: bool) -> Iterator[None]:
 
 
 class _LogFile(logging.FileHandler):
-    """A file that log lines go to as long as it can be written."""
+    """A log file that may become unwritable."""
 
-    _said = False
+    _reported = False
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
-        """Say once that lines are missing, where logging prints a traceback for each."""
+        """Report once that lines are missing; logging would print a traceback for each."""
         error = sys.exc_info()[1]
         if not isinstance(error, OSError):
             super().handleError(record)
-        elif not self._said:
-            self._said = True
+        elif not self._reported:
+            self._reported = True
             click.echo(
                 f"note: {self.baseFilename}: cannot be written ({error.strerror}), log lines are "
                 "missing; make room on its disk",
@@ -73,6 +75,6 @@ class _LogFile(logging.FileHandler):
             )
 
     def close(self) -> None:
-        """Close the file, whether or not the last lines can be written."""
+        """Close the file, even if the last lines cannot be written."""
         with suppress(OSError):
             super().close()

@@ -1,4 +1,4 @@
-"""The group of commands, and what happens to their errors."""
+"""The group of commands, and how it reports their errors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tiacrossfusion.runs.signals import LINE, end, interrupted
 USAGE = 2
 INTERRUPTED = 130
 
-#: What the console, or the file that it is sent to, answers when it cannot be written.
+#: Errors of a console, or of the file that it is redirected to, that cannot be written.
 _CONSOLE = {
     errno.ENOSPC,
     errno.EFBIG,
@@ -43,17 +43,19 @@ _CONSOLE = {
 
 
 class TiacfGroup(click.Group):
-    """A group whose commands end with one line, not a traceback, when the input is at fault."""
+    """A group whose commands report wrong input in one line, without a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command.
 
         Raises:
-            click.ClickException: the input is at fault; click prints one line and exits with 1, or
-                with 2 when the options are.
+            click.ClickException: the input is wrong; click prints one line and exits with 1, or with 2
+                when an option is wrong.
         """
         for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, TextIOWrapper):  # names may be no text, or not in its letters
+            if isinstance(
+                stream, TextIOWrapper
+            ):  # file names may be undecodable, or not printable here
                 stream.reconfigure(errors="backslashreplace")
         try:
             _check_current_folder()
@@ -61,7 +63,7 @@ class TiacfGroup(click.Group):
         except (TiacfError, KeyboardInterrupt) as error:
             if interrupted():
                 end()
-            if isinstance(error, KeyboardInterrupt):  # in a program that answers signals itself
+            if isinstance(error, KeyboardInterrupt):  # in a program that handles signals itself
                 click.echo(LINE, err=True)
                 sys.exit(INTERRUPTED)
             complaint = click.ClickException(printable(str(error)))
@@ -71,11 +73,11 @@ class TiacfGroup(click.Group):
         except OSError as error:
             if error.errno not in _CONSOLE or error.filename is not None or sys.stdout is None:
                 raise
-            # The files that are written are dealt with where they are; what is left is the console.
+            # Errors of output files have been handled where they are written: this is the console.
             with (
                 suppress(OSError),
                 Path(os.devnull).open("w") as nowhere,
-            ):  # what is still to be flushed
+            ):  # for what is still buffered
                 os.dup2(nowhere.fileno(), sys.stdout.fileno())
             raise click.ClickException(
                 f"the output that goes to the console cannot be written ({error.strerror}); what is "
@@ -84,7 +86,7 @@ class TiacfGroup(click.Group):
 
 
 def _check_current_folder() -> None:
-    """Refuse to work from nowhere: libraries look for the current folder, and one ends the process."""
+    """Stop early if the current directory was deleted: libraries look it up, and one ends the process."""
     try:
         Path.cwd()
     except FileNotFoundError as error:
@@ -94,7 +96,7 @@ def _check_current_folder() -> None:
 
 
 def _and_flush(result: Any) -> Any:
-    """See to it that what was said has been written."""
+    """Flush standard output, so that its errors are raised here."""
     if sys.stdout is not None:
         sys.stdout.flush()
     return result

@@ -1,4 +1,4 @@
-"""`tiacf models`: the models that work without a download."""
+"""`tiacf models`: list the models that work without a download."""
 
 from __future__ import annotations
 
@@ -16,4 +16,4 @@ def models() -> None:
         for text in (config.card.description, config.card.performance, config.card.notice):
             if text:
                 click.echo(f"    {text}")
-    click.echo("A bundle folder or a hub id (owner/name) serves as a model too.")
+    click.echo("--model also takes a bundle folder or a hub id (owner/name).")
