@@ -179,6 +179,7 @@ def encoders(folder: Path, device: str, cells: int, batch_size: int, num_workers
 
     from tiacrossfusion.encoders.loading import load_encoder
     from tiacrossfusion.inference.extraction import extract_bag
+    from tiacrossfusion.slides.options import ReadOptions
     from tiacrossfusion.slides.slide import open_slide
     from tiacrossfusion.slides.spec import SamplingSpec
 
@@ -211,9 +212,8 @@ def encoders(folder: Path, device: str, cells: int, batch_size: int, num_workers
         alone = rounds * batch_size / (time.perf_counter() - started)
         busy = Busy(encoder)
         with open_slide(slide) as opened:
-            bag = extract_bag(
-                opened, SamplingSpec(), encoder, batch_size=batch_size, num_workers=num_workers
-            )
+            read = ReadOptions(batch_size=batch_size, num_workers=num_workers)
+            bag = extract_bag(opened, SamplingSpec(), encoder, read)
         spent, idle = busy.waiting()
         patches = sum(bag.counts().values())
         print(

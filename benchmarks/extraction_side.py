@@ -45,6 +45,7 @@ def with_tiacf(slide: Path, out: Path, encoder: str) -> None:
     from tiacrossfusion.encoders.encoder import Encoder
     from tiacrossfusion.encoders.network import EncoderNetwork
     from tiacrossfusion.inference.extraction import extract_bag
+    from tiacrossfusion.slides.options import ReadOptions
     from tiacrossfusion.slides.slide import open_slide
 
     module = module_of(encoder)
@@ -55,8 +56,7 @@ def with_tiacf(slide: Path, out: Path, encoder: str) -> None:
             opened,
             SamplingSpec(),
             Encoder(network),
-            batch_size=BATCH_SIZE,
-            num_workers=NUM_WORKERS,
+            ReadOptions(batch_size=BATCH_SIZE, num_workers=NUM_WORKERS),
         )
     bag.save(out)
 

@@ -34,6 +34,7 @@ from tiacrossfusion.networks.crossfusion import CrossFusion
 from tiacrossfusion.simulation.cohort import draw_cohort
 from tiacrossfusion.simulation.parameters import TissueParameters
 from tiacrossfusion.simulation.slide import render_slide
+from tiacrossfusion.slides.options import ReadOptions
 from tiacrossfusion.slides.slide import open_slide
 from tiacrossfusion.slides.spec import SamplingSpec
 from tiacrossfusion.survival import quantile_bins
@@ -55,7 +56,9 @@ def make_bag(row: dict, work_dir: str, size: int, seed: int) -> None:
     slide = Path(work_dir) / f"{row['slide']}.svs"
     parameters = TissueParameters(row["architecture"], row["glands"], row["nuclei"])
     render_slide(slide, parameters, size=(size, size), mpp=SLIDE_MPP, seed=seed)
-    bag = extract_bag(open_slide(slide), SamplingSpec(), load_encoder(ENCODER), num_workers=1)
+    bag = extract_bag(
+        open_slide(slide), SamplingSpec(), load_encoder(ENCODER), ReadOptions(num_workers=1)
+    )
     bag.save(store)
     slide.unlink()
 

@@ -212,13 +212,17 @@ def test_names_leave_room_for_each_others_files(simulated, tmp_path):
 
 
 def test_one_name_goes_to_one_slide_when_runs_overlap(tmp_path):
+    from tiacrossfusion.runs.record import Record, names_for
     from tiacrossfusion.runs.results_folder import ResultsFolder
 
+    def claim(folder: ResultsFolder, source: str) -> Record:
+        return folder.claim(source, ("s", *names_for("s", source)))
+
     folders = [ResultsFolder(tmp_path), ResultsFolder(tmp_path)]
-    names = [f.claim(f"/{n}/s.svs", "s", [".geojson"]).name for n, f in enumerate(folders)]
+    names = [claim(f, f"/{n}/s.svs").name for n, f in enumerate(folders)]
     assert names[0] == "s"
     assert names[1].startswith("s-")
-    assert folders[0].claim("/1/s.svs", "s", [".geojson"]).name == names[1]
+    assert claim(folders[0], "/1/s.svs").name == names[1]
 
 
 def test_symlinked_slides_have_masks_of_their_own_name(simulated, tmp_path):

@@ -33,9 +33,11 @@ from tiacrossfusion.models.config import (
     RiskReference,
 )
 from tiacrossfusion.models.network import build_network
-from tiacrossfusion.runs import prediction as cohort_module
+from tiacrossfusion.models.source import LoadedModel
+from tiacrossfusion.runs import prediction_task
 from tiacrossfusion.runs.patients import predict_patients
-from tiacrossfusion.runs.prediction import RunOptions, predict_bags
+from tiacrossfusion.runs.prediction import predict_bags
+from tiacrossfusion.runs.prediction_task import PredictionOptions
 from tiacrossfusion.runs.results_folder import ResultsFolder
 from tiacrossfusion.simulation.bags import simulate_bags
 from tiacrossfusion.slides.spec import SamplingSpec
@@ -358,21 +360,21 @@ def test_records_without_sizes_count_as_before(bags, single, resumed):
 def test_what_another_run_finished_meanwhile_is_not_replaced_unasked(
     bags, names, single, tmp_path, monkeypatch, theirs, overwrite, status
 ):
-    stores, bundle = [bags / f"{names[0]}.zarr"], load_bundle(single)
+    stores, model = [bags / f"{names[0]}.zarr"], LoadedModel(bundle=load_bundle(single))
     files = [tmp_path / f"{names[0]}.geojson", tmp_path / ".tiacf/report" / f"{names[0]}.json"]
-    predict_stored, written = cohort_module.predict_stored, []
+    predict_stored, written = prediction_task.predict_stored, []
 
     def overtaken(*arguments, **options):
         monkeypatch.undo()
-        other = RunOptions(attribution=theirs)
-        predict_bags(stores, bundle, ResultsFolder(tmp_path), other, show_progress=False)
+        other = PredictionOptions(attribution=theirs)
+        predict_bags(stores, model, ResultsFolder(tmp_path), other, show_progress=False)
         written.extend(path.read_bytes() for path in files)
         return predict_stored(*arguments, **options)
 
-    monkeypatch.setattr(cohort_module, "predict_stored", overtaken)
-    options = RunOptions(attribution=True, overwrite=overwrite)
+    monkeypatch.setattr(prediction_task, "predict_stored", overtaken)
+    options = PredictionOptions(attribution=True, overwrite=overwrite)
     folder = ResultsFolder(tmp_path)
-    (outcome,) = predict_bags(stores, bundle, folder, options, show_progress=False)
+    (outcome,) = predict_bags(stores, model, folder, options, show_progress=False)
     assert outcome.status == status
     for path, before in zip(files, written, strict=True):
         assert (path.read_bytes() == before) == (status != "ok")
@@ -384,16 +386,16 @@ def test_what_another_run_finished_meanwhile_is_not_replaced_unasked(
 def test_a_failure_does_not_hide_what_another_run_finished(
     bags, names, single, tmp_path, monkeypatch
 ):
-    stores, bundle = [bags / f"{names[0]}.zarr"], load_bundle(single)
+    stores, model = [bags / f"{names[0]}.zarr"], LoadedModel(bundle=load_bundle(single))
 
     def overtaken(*_, **__):
         monkeypatch.undo()
-        predict_bags(stores, bundle, ResultsFolder(tmp_path), show_progress=False)
+        predict_bags(stores, model, ResultsFolder(tmp_path), show_progress=False)
         raise TiacfError("out of memory")
 
-    monkeypatch.setattr(cohort_module, "predict_stored", overtaken)
+    monkeypatch.setattr(prediction_task, "predict_stored", overtaken)
     folder = ResultsFolder(tmp_path)
-    (outcome,) = predict_bags(stores, bundle, folder, show_progress=False)
+    (outcome,) = predict_bags(stores, model, folder, show_progress=False)
     assert outcome.status == "failed"
     (row,) = table(tmp_path / "predictions.csv")
     assert (row["status"], row["message"]) == ("ok", "the last attempt failed: out of memory")
@@ -576,7 +578,9 @@ def test_an_ensemble_gives_its_spread(bags, names, members, ensemble, single, tm
     assert float(row["risk"]) == pytest.approx(np.mean(risks), abs=1e-5)
     assert f"SD over the ensemble {spread:.3f}" in result.output
     of_ensemble, of_single = (
-        predict_bags([store], load_bundle(model), None, show_progress=False)[0].prediction
+        predict_bags([store], LoadedModel(bundle=load_bundle(model)), None, show_progress=False)[
+            0
+        ].value
         for model in (ensemble, single)
     )
     np.testing.assert_allclose(of_ensemble["member_risks"], risks, atol=1e-5)
@@ -635,7 +639,7 @@ def test_the_mean_is_of_full_precision_also_when_resumed(bags, names, single, co
     whose = read_patients(cohort / "cohort.csv")
     stores = [bags / f"{name}.zarr" for name in names]
     for folder, status in ((None, "ok"), (ResultsFolder(resumed), "skipped")):
-        outcomes = predict_bags(stores, bundle, folder, show_progress=False)
+        outcomes = predict_bags(stores, LoadedModel(bundle=bundle), folder, show_progress=False)
         assert {outcome.status for outcome in outcomes} == {status}
         for patient in predict_patients(whose, outcomes, bundle.config):
             hazards = [
@@ -703,7 +707,10 @@ def test_a_result_of_another_model_is_not_averaged(bags, names, single, ensemble
     assert row["slides_predicted"] == "1"
     assert f"{names[0]} (failed)" in row["message"]
     outcomes = predict_bags(
-        [bags / f"{names[1]}.zarr"], load_bundle(ensemble), None, show_progress=False
+        [bags / f"{names[1]}.zarr"],
+        LoadedModel(bundle=load_bundle(ensemble)),
+        None,
+        show_progress=False,
     )
     (alone,) = predict_patients(read_patients(whose), outcomes, config)
     assert float(row["risk"]) == pytest.approx(alone.prediction.risk, abs=1e-8)

@@ -24,7 +24,9 @@ from command_line import assert_failed, assert_refused, tiacf
 
 from tiacrossfusion.bags.bag import FeatureBag, ScaleFeatures
 from tiacrossfusion.errors import TiacfError
-from tiacrossfusion.runs.prediction import RunOptions, predict_bags
+from tiacrossfusion.models.source import LoadedModel
+from tiacrossfusion.runs.prediction import predict_bags
+from tiacrossfusion.runs.prediction_task import PredictionOptions
 from tiacrossfusion.simulation.bags import simulate_bags
 from tiacrossfusion.simulation.parameters import TissueParameters
 from tiacrossfusion.simulation.truth import SlideTruth
@@ -410,9 +412,9 @@ def test_from_python_each_has_its_outcome(stores, demo_bundle):
     names = ["good", "nan", "another encoder", "a broken link"]
     outcomes = predict_bags(
         [stores / f"{name}.zarr" for name in names],
-        demo_bundle,
+        LoadedModel(bundle=demo_bundle),
         None,
-        RunOptions(attribution=False),
+        PredictionOptions(attribution=False),
         show_progress=False,
     )
     assert [outcome.status for outcome in outcomes] == ["ok", "failed", "failed", "failed"]

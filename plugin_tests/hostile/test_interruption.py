@@ -158,21 +158,21 @@ def test_ctrl_c_keeps_what_is_finished_and_the_run_goes_on_later(slides, tmp_pat
 
 
 def test_what_follows_from_ctrl_c_is_not_taken_for_a_bad_slide(slides, tmp_path, monkeypatch):
-    from tiacrossfusion.runs import extraction
-    from tiacrossfusion.runs.jobs import ToolNames
+    from tiacrossfusion.models.source import ModelSource
+    from tiacrossfusion.runs import extraction, extraction_task
 
     def fail(*_, **__):
         monkeypatch.setattr(interruption, "_received", [signal.SIGINT])
         raise ImportError("initialization failed")
 
-    monkeypatch.setattr(extraction, "extract_bag", fail)
+    monkeypatch.setattr(extraction_task, "extract_bag", fail)
     with pytest.raises(KeyboardInterrupt):
         extraction.extract_slides(
-            [slides / "0.svs"], tmp_path, ToolNames("stain-texture"), show_progress=False
+            [slides / "0.svs"], tmp_path, ModelSource("stain-texture"), show_progress=False
         )
     monkeypatch.undo()
     (outcome,) = extraction.extract_slides(
-        [slides / "0.svs"], tmp_path, ToolNames("stain-texture"), show_progress=False
+        [slides / "0.svs"], tmp_path, ModelSource("stain-texture"), show_progress=False
     )
     assert outcome.status == "ok"
 

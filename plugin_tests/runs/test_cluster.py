@@ -16,7 +16,9 @@ from command_line import FAILED, USAGE, assert_refused, assert_usage
 from moments import at, kill
 
 from tiacrossfusion.cli import main
-from tiacrossfusion.runs.records import MAX_DEATHS, Record, process_here
+from tiacrossfusion.runs.processes import process_here
+from tiacrossfusion.runs.record import Record
+from tiacrossfusion.runs.records import MAX_DEATHS
 
 distributed = pytest.importorskip("distributed")
 
@@ -204,42 +206,53 @@ def test_other_options_do_not_go_with_a_cluster(slides, tmp_path):
 
 def test_workers_see_the_output_folder_or_say_so(cluster, tmp_path):
     from tiacrossfusion.errors import TiacfError
+    from tiacrossfusion.models.source import ModelSource
     from tiacrossfusion.runs.cluster import Cluster
-    from tiacrossfusion.runs.jobs import ToolNames
 
     with (
-        Cluster(cluster.scheduler_address, ToolNames("stain-texture")) as connected,
+        Cluster(cluster.scheduler_address, ModelSource("stain-texture")) as connected,
         pytest.raises(TiacfError, match=r"worker tcp://.*does not see the output folder"),
     ):
-        connected._check_tools(tmp_path / "elsewhere" / "mark")
+        connected._check_models(tmp_path / "elsewhere" / "lock")
 
 
 def test_workers_with_other_weights_are_refused(cluster, tmp_path):
     from tiacrossfusion.errors import TiacfError
+    from tiacrossfusion.models.source import ModelSource
     from tiacrossfusion.runs.cluster import Cluster
-    from tiacrossfusion.runs.jobs import ToolNames
 
-    (tmp_path / "mark").touch()
+    (tmp_path / "lock").touch()
     weights = str(tmp_path / "absent.pth")
     with (
-        Cluster(cluster.scheduler_address, ToolNames("timm:resnet18", weights=weights)) as found,
+        Cluster(cluster.scheduler_address, ModelSource("timm:resnet18", weights=weights)) as found,
         pytest.raises(TiacfError, match=r"worker tcp://.*absent\.pth"),
     ):
-        found._check_tools(tmp_path / "mark")
+        found._check_models(tmp_path / "lock")
 
 
-def test_arrays_and_paths_of_a_job_survive_pickling(tmp_path):
+def test_arrays_and_paths_of_a_task_survive_pickling(tmp_path):
     import pickle
 
+    from tiacrossfusion.models.source import ModelSource
     from tiacrossfusion.runs.bags_folder import BagsFolder
-    from tiacrossfusion.runs.extraction import ExtractionJob, ExtractionOptions
-    from tiacrossfusion.runs.jobs import ToolNames
+    from tiacrossfusion.runs.extraction_task import ExtractionTask
+    from tiacrossfusion.runs.runner import Resume
+    from tiacrossfusion.slides.options import ReadOptions
+    from tiacrossfusion.slides.spec import SamplingSpec
 
     folder = BagsFolder(tmp_path)
-    job = ExtractionJob(
-        Path("a.svs"), np.eye(2), True, folder, ToolNames("stain-texture"), ExtractionOptions(), "r"
+    task = ExtractionTask(
+        Path("a.svs"),
+        lone=True,
+        folder=folder,
+        model=ModelSource("stain-texture"),
+        sampling=SamplingSpec(),
+        read=ReadOptions(mask=np.eye(2)),
+        resume=Resume(),
+        run_name="r",
     )
-    back = pickle.loads(pickle.dumps(job))
+    back = pickle.loads(pickle.dumps(task))
     assert back.folder.path == folder.path
-    assert (back.mask == job.mask).all()
-    assert (back.slide, back.options, back.tools) == (job.slide, job.options, job.tools)
+    assert (back.read.mask == task.read.mask).all()
+    assert (back.slide, back.resume, back.model) == (task.slide, task.resume, task.model)
+    assert (back.sampling, back.run_name) == (task.sampling, task.run_name)

@@ -22,9 +22,11 @@ from tiacrossfusion.bags.bag import FeatureBag
 from tiacrossfusion.cli import main
 from tiacrossfusion.encoders.spec import EncoderSpec
 from tiacrossfusion.io.atomic import OutputError
-from tiacrossfusion.runs.bags_folder import BagsFolder
+from tiacrossfusion.runs.bags_folder import BagsFolder, record_names, source_of
 from tiacrossfusion.runs.extraction import ExtractionOptions, extract_slides, plan_extraction
-from tiacrossfusion.runs.records import Record, process_here
+from tiacrossfusion.runs.processes import process_here
+from tiacrossfusion.runs.record import Record
+from tiacrossfusion.slides.options import ReadOptions, Scale
 
 
 def extract(source: Path, bags: Path, *options: str) -> Result:
@@ -100,8 +102,13 @@ def slides(drawn, tmp_path) -> list[Path]:
 
 def run(slides: list[Path], bags: Path, encoder: MeanColour | None = None, **options):
     where = {name: options.pop(name) for name in ("masks", "shard") if name in options}
-    how = ExtractionOptions(num_workers=0, **options)
+    read = ReadOptions(Scale(options.pop("mpp", None)), num_workers=0)
+    how = ExtractionOptions(read, **options)
     return extract_slides(slides, bags, encoder or MeanColour(), how, show_progress=False, **where)
+
+
+def claim(folder: BagsFolder, slide: Path) -> Record:
+    return folder.claim(source_of(slide), record_names(slide))
 
 
 def test_every_slide_gets_its_bag_and_its_row(slides, tmp_path, demo_bundle):
@@ -130,7 +137,7 @@ def test_features_are_those_of_the_patches(slides, tmp_path):
     import openslide
 
     (_, low) = run(slides, tmp_path / "bags")
-    patches = FeatureBag.load(low.bag).scales["20x"]
+    patches = FeatureBag.load(low.output).scales["20x"]
     with openslide.OpenSlide(slides[1]) as slide:  # at 0.5 mpp a 20x patch is read as it is
         for features, (x0, y0, x1, y1) in zip(
             patches.features[:20], patches.bounds[:20].tolist(), strict=True
@@ -149,7 +156,7 @@ def test_finished_bags_are_skipped_until_overwritten(slides, tmp_path):
     rows, images = table(bags), encoder.images
     again = run(slides, bags, encoder)
     assert [outcome.status for outcome in again] == ["skipped", "skipped"]
-    assert [outcome.bag for outcome in again] == [outcome.bag for outcome in first]
+    assert [outcome.output for outcome in again] == [outcome.output for outcome in first]
     assert encoder.images == images
     assert table(bags) == rows, "with the seconds that it took then"
     (outcome,) = run(slides[1:], bags, encoder, overwrite=True)
@@ -182,12 +189,12 @@ def give_a_mask(slides: list[Path], tmp_path: Path) -> dict:
 )
 def test_what_changed_is_extracted_again(slides, tmp_path, change, what, n_changed):
     bags = tmp_path / "bags"
-    before = [FeatureBag.load(outcome.bag) for outcome in run(slides, bags)]
+    before = [FeatureBag.load(outcome.output) for outcome in run(slides, bags)]
     outcomes = run(slides, bags, **change(slides, tmp_path))
     assert [outcome.status for outcome in outcomes].count("ok") == n_changed
     assert outcomes[1].status == "ok"
     assert f"made again, since {what} changed" in outcomes[1].message
-    assert FeatureBag.load(outcomes[1].bag).provenance != before[1].provenance
+    assert FeatureBag.load(outcomes[1].output).provenance != before[1].provenance
     assert table(bags)["second.svs"]["message"] == outcomes[1].message
 
 
@@ -231,15 +238,15 @@ def test_slides_of_one_stem_get_their_full_names(slides, tmp_path):
     (tmp_path / "in").mkdir()
     one = Path(shutil.copy(slides[0], tmp_path / "in" / "a.svs"))
     two = Path(shutil.copy(slides[1], tmp_path / "in" / "a.tif"))
-    names = [outcome.bag.name for outcome in run([one, two], tmp_path / "together")]
+    names = [outcome.output.name for outcome in run([one, two], tmp_path / "together")]
     assert names == ["a.svs.zarr", "a.tif.zarr"]
     (first,) = run([one], tmp_path / "apart")
     (second,) = run([two], tmp_path / "apart")
-    assert [first.bag.name, second.bag.name] == ["a.zarr", "a.tif.zarr"]
+    assert [first.output.name, second.output.name] == ["a.zarr", "a.tif.zarr"]
     outcomes = run([one, two], tmp_path / "apart")
-    assert [outcome.bag for outcome in outcomes] == [first.bag, second.bag]
+    assert [outcome.output for outcome in outcomes] == [first.output, second.output]
     assert [outcome.status for outcome in outcomes] == ["skipped", "skipped"]
-    assert FeatureBag.load(first.bag).provenance.slide == "a.svs"
+    assert FeatureBag.load(first.output).provenance.slide == "a.svs"
 
 
 def test_a_namesake_from_elsewhere_does_not_replace_a_bag(slides, tmp_path):
@@ -249,12 +256,12 @@ def test_a_namesake_from_elsewhere_does_not_replace_a_bag(slides, tmp_path):
         shutil.copy(slide, folder / "slide.svs")
     bags = tmp_path / "bags"
     (first,) = run([folders[0] / "slide.svs"], bags)
-    features = FeatureBag.load(first.bag).scales["20x"].features
+    features = FeatureBag.load(first.output).scales["20x"].features
     for overwrite in (False, True):
         (second,) = run([folders[1] / "slide.svs"], bags, overwrite=overwrite)
         assert second.status == "failed"
         assert "was not extracted from" in second.message
-    assert (FeatureBag.load(first.bag).scales["20x"].features == features).all()
+    assert (FeatureBag.load(first.output).scales["20x"].features == features).all()
 
 
 def test_moved_slides_keep_their_bags(slides, tmp_path):
@@ -303,9 +310,9 @@ def test_other_peoples_files_are_left_alone(slides, tmp_path):
 
 
 def test_an_interrupted_run_keeps_what_is_finished(slides, tmp_path, monkeypatch):
-    from tiacrossfusion.runs import extraction
+    from tiacrossfusion.runs import extraction_task
 
-    bags, whole = tmp_path / "bags", extraction.extract_bag
+    bags, whole = tmp_path / "bags", extraction_task.extract_bag
 
     def interrupt(slide, *arguments, **options):
         if slide.name == "second.svs":
@@ -313,7 +320,7 @@ def test_an_interrupted_run_keeps_what_is_finished(slides, tmp_path, monkeypatch
         return whole(slide, *arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(extraction, "extract_bag", interrupt)
+        patch.setattr(extraction_task, "extract_bag", interrupt)
         assert extract(slides[0].parent, bags).exit_code == 130
     assert visible(bags) == ["extraction.csv", "first.zarr", "tiacf.log"]
     result = extract(slides[0].parent, bags)
@@ -417,7 +424,7 @@ def test_a_dry_run_says_what_a_run_does_and_writes_nothing(slides, blank, tmp_pa
     assert "2 would fail; nothing was written" in result.output
     assert not bags.exists()
     for outcome in run(slides, bags):
-        plan = plans[outcome.slide.name]
+        plan = plans[outcome.source.name]
         assert plan.patches == {s: outcome.row[f"patches_{s}"] for s in ("5x", "10x", "20x")}
     before = {path: path.stat().st_mtime_ns for path in [bags, *bags.rglob("*")]}
     assert [p.status for p in plan_extraction(slides, bags, MeanColour())] == ["skip", "skip"]
@@ -427,11 +434,11 @@ def test_a_dry_run_says_what_a_run_does_and_writes_nothing(slides, blank, tmp_pa
 
 
 def test_the_estimate_of_a_bag_is_about_its_size(simulated, tmp_path):
-    from tiacrossfusion.runs.jobs import ToolNames
+    from tiacrossfusion.models.source import ModelSource
 
-    tools = ToolNames("stain-texture")
-    (plan,) = plan_extraction([simulated / "high.svs"], tmp_path / "bags", tools)
-    (outcome,) = extract_slides([simulated / "high.svs"], tmp_path / "bags", tools)
+    source = ModelSource("stain-texture")
+    (plan,) = plan_extraction([simulated / "high.svs"], tmp_path / "bags", source)
+    (outcome,) = extract_slides([simulated / "high.svs"], tmp_path / "bags", source)
     arrays = outcome.row["bytes"] - 8000  # what a store takes beside its arrays
     assert arrays < plan.size < 2 * arrays + 10000
 
@@ -508,7 +515,7 @@ def test_status_of_a_folder_that_may_only_be_read(slides, tmp_path):
 @pytest.fixture
 def dead_process() -> str:
     """Name of a process of this machine that has ended."""
-    code = "from tiacrossfusion.runs.records import process_here; print(process_here())"
+    code = "from tiacrossfusion.runs.processes import process_here; print(process_here())"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return ended.stdout.strip()
 
@@ -547,10 +554,10 @@ def test_records_are_read_once(tmp_path, monkeypatch):
 
 def test_one_name_goes_to_one_slide_when_runs_overlap(tmp_path):
     folders = [BagsFolder(tmp_path), BagsFolder(tmp_path)]
-    names = [f.claim(Path(f"/{n}/s.svs")).name for n, f in enumerate(folders)]
+    names = [claim(f, Path(f"/{n}/s.svs")).name for n, f in enumerate(folders)]
     assert names[0] == "s"
     assert names[1].startswith("s.svs-")
-    assert folders[0].claim(Path("/1/s.svs")).name == names[1]
+    assert claim(folders[0], Path("/1/s.svs")).name == names[1]
 
 
 def test_a_damaged_record_is_named(slides, tmp_path):
@@ -620,5 +627,5 @@ def test_slides_that_take_each_other_s_names_get_one_each(tmp_path):
     short = hashlib.sha256(str(slide).encode()).hexdigest()[:8]
     folder = BagsFolder(tmp_path / "bags")
     slides = (tmp_path / "one" / f"s.svs-{short}.svs", tmp_path / "one" / "s.svs", slide)
-    assert len({folder.claim(each).name for each in slides}) == 3
-    assert folder.claim(slide).source == str(slide)
+    assert len({claim(folder, each).name for each in slides}) == 3
+    assert claim(folder, slide).source == str(slide)

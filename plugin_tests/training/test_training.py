@@ -25,7 +25,7 @@ from tiacrossfusion.inference.prediction import predict_bag
 from tiacrossfusion.models.bundle import load_bundle
 from tiacrossfusion.networks.names import MODEL_NAMES
 from tiacrossfusion.networks.registry import build_network
-from tiacrossfusion.runs.records import process_here
+from tiacrossfusion.runs.processes import process_here
 from tiacrossfusion.simulation.bags import simulate_bags
 from tiacrossfusion.survival import quantile_bins, survival_curve
 from tiacrossfusion.training import lock

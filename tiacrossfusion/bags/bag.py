@@ -7,8 +7,6 @@ and JSON only; nothing in them is executed.
 from __future__ import annotations
 
 import json
-import shutil
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tiacrossfusion.bags.store import open_store, read_array, write_array
 from tiacrossfusion.encoders.spec import EncoderSpec
 from tiacrossfusion.errors import TiacfError, first_fault, one_line
-from tiacrossfusion.io.atomic import replace_folder
+from tiacrossfusion.io.atomic import replacing
 from tiacrossfusion.io.paths import missing
 from tiacrossfusion.slides.spec import SCALES, SamplingSpec
 
@@ -160,8 +158,7 @@ class FeatureBag:
         import zarr
 
         path = Path(path)
-        part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
-        try:
+        with replacing(path) as part:
             group = zarr.create_group(part, zarr_format=3)
             group.attrs["tiacrossfusion"] = {
                 "store_version": STORE_VERSION,
@@ -171,9 +168,6 @@ class FeatureBag:
                 for field, array in vars(scale).items():
                     if array is not None:
                         write_array(group, f"{name}/{field}", array)
-            replace_folder(part, path)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
 
     @classmethod
     def load(cls, path: Path) -> FeatureBag:

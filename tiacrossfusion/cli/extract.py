@@ -34,7 +34,8 @@ from tiacrossfusion.slides.files import DEFAULT_FILE_TYPES, find_slides
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from tiacrossfusion.runs.extraction import ExtractionOutcome, ExtractionPlan
+    from tiacrossfusion.runs.extraction_task import ExtractionPlan
+    from tiacrossfusion.runs.runner import Outcome
 
 _SCALES = ("5x", "10x", "20x")
 
@@ -121,6 +122,7 @@ def extract(
 
     # Imported here: torch and the slide readers take seconds, and a wrong option should not.
     from tiacrossfusion.io.atomic import writing
+    from tiacrossfusion.models.source import ModelSource
     from tiacrossfusion.runs.cluster import Cluster
     from tiacrossfusion.runs.extraction import (
         ExtractionOptions,
@@ -128,10 +130,10 @@ def extract(
         extract_slides,
         plan_extraction,
     )
-    from tiacrossfusion.runs.jobs import ToolNames
+    from tiacrossfusion.slides.options import ReadOptions, Scale
 
     check_shard(part)
-    tools = ToolNames(
+    source = ModelSource(
         encoder=encoder_name,
         weights=seen_from_workers(encoder_weights, cluster),
         device=device,
@@ -139,32 +141,32 @@ def extract(
         plugins=plugins,
     )
     options = ExtractionOptions(
-        mpp=mpp,
-        power=power,
-        batch_size=batch_size,
-        num_workers=num_workers,
+        ReadOptions(
+            Scale(mpp, power),
+            seen_from_workers(masks, cluster),
+            batch_size=batch_size,
+            num_workers=num_workers,
+        ),
         overwrite=overwrite,
         retry_failed=retry_failed,
     )
-    which: dict[str, Any] = {
-        "masks": None if masks is None else [seen_from_workers(masks, cluster)] * len(slides),
-        "shard": part,
-    }
     if dry_run:
-        _say_plans(plan_extraction(slides, folder, tools, options, **which))
+        _say_plans(plan_extraction(slides, folder, source, options, shard=part))
         return
     if cluster is None:
-        tools.load()  # what is wrong with it should not wait for the first slide
+        source.load()  # a wrong name should not wait for the first slide
         connection: Any = nullcontext()
     else:
-        connection = Cluster(cluster, tools)
+        connection = Cluster(cluster, source)
         folder = folder.absolute()
     started = time.monotonic()
     with connection as connected:
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
         with log_to(folder, verbose=verbose):
-            outcomes = extract_slides(slides, folder, tools, options, cluster=connected, **which)
+            outcomes = extract_slides(
+                slides, folder, source, options, shard=part, executor=connected
+            )
     _say_outcomes(outcomes, folder, time.monotonic() - started)
 
 
@@ -212,8 +214,8 @@ def _say_plans(plans: Iterable[ExtractionPlan]) -> None:
     )
 
 
-def _say_outcomes(outcomes: list[ExtractionOutcome], folder: Path, seconds: float) -> None:
-    """Say what became of the slides; exits with 1 when some failed."""
+def _say_outcomes(outcomes: list[Outcome], folder: Path, seconds: float) -> None:
+    """Print the outcomes of the slides; exits with 1 when some failed."""
     from tiacrossfusion.runs.bags_folder import TABLE
 
     failed = sum(outcome.status == "failed" for outcome in outcomes)

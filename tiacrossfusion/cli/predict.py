@@ -166,21 +166,23 @@ def predict(
 
     # Imported here: torch and the slide readers take seconds, and a wrong option should not.
     from tiacrossfusion.cohorts.patients import read_patients
-    from tiacrossfusion.encoders.stored import load_encoder_of
-    from tiacrossfusion.models.bundle import load_bundle
+    from tiacrossfusion.models.source import ModelSource
     from tiacrossfusion.runs.cluster import Cluster
-    from tiacrossfusion.runs.jobs import ToolNames
     from tiacrossfusion.runs.patients import predict_patients
-    from tiacrossfusion.runs.prediction import RunOptions, predict_bags, predict_cohort
+    from tiacrossfusion.runs.prediction import predict_bags, predict_slides
+    from tiacrossfusion.runs.prediction_task import PredictionOptions
     from tiacrossfusion.runs.results_folder import PATIENTS, REPORT, TABLE, ResultsFolder
+    from tiacrossfusion.slides.options import ReadOptions, Scale
 
-    options = RunOptions(
-        mpp=mpp,
-        power=power,
+    options = PredictionOptions(
+        ReadOptions(
+            Scale(mpp, power),
+            seen_from_workers(masks, cluster),
+            batch_size=batch_size,
+            num_workers=num_workers,
+        ),
         output_type=output_type.lower(),
         overwrite=overwrite,
-        batch_size=batch_size,
-        num_workers=num_workers,
         attribution=attribution,
         gzip=gzip,
     )
@@ -189,52 +191,29 @@ def predict(
         table = read_patients(patients, slide_column=slide_column, patient_column=patient_column)
         for note in table.notes(sources):
             click.echo(printable(f"note: {note}"))
+    source = ModelSource(
+        model=seen_from_workers(model, cluster) if is_folder(Path(model)) else model,
+        weights=seen_from_workers(encoder_weights, cluster),
+        device=device,
+        precision=precision,
+        with_encoder=bags is None,
+        plugins=plugins,
+    )
     connection: Any = nullcontext()
-    encoder = None
     if cluster is None:
-        bundle = load_bundle(model, device)
-        if bags is None:
-            encoder = load_encoder_of(
-                bundle.config.encoder,
-                weights=encoder_weights,
-                device=device,
-                precision=precision,
-            )
+        config = source.load().config()
     else:
-        # Of the model only what the tables need is loaded here; the device is the workers'.
-        bundle = load_bundle(model)
+        config = source.config()  # the device is the workers'
         folder_path = folder_path.absolute()
-        sources = [source.absolute() for source in sources]
-        connection = Cluster(
-            cluster,
-            ToolNames(
-                model=seen_from_workers(model, cluster) if is_folder(Path(model)) else model,
-                weights=seen_from_workers(encoder_weights, cluster),
-                device=device,
-                precision=precision,
-                with_encoder=bags is None,
-                plugins=plugins,
-            ),
-        )
+        sources = [each.absolute() for each in sources]
+        connection = Cluster(cluster, source)
     with connection as connected:
         folder = ResultsFolder(folder_path)
         if table is not None:
             folder.check_patients_free()
         with log_to(folder_path, verbose=verbose):
-            if bags is not None:
-                outcomes = predict_bags(sources, bundle, folder, options, cluster=connected)
-            else:
-                outcomes = predict_cohort(
-                    sources,
-                    bundle,
-                    encoder,
-                    folder,
-                    options,
-                    masks=None
-                    if masks is None
-                    else [seen_from_workers(masks, cluster)] * len(sources),
-                    cluster=connected,
-                )
+            run = predict_slides if bags is None else predict_bags
+            outcomes = run(sources, source, folder, options, executor=connected)
     failed = sum(outcome.status == "failed" for outcome in outcomes)
     skipped = sum(outcome.status == "skipped" for outcome in outcomes)
     before = f" ({skipped} finished before)" if skipped else ""
@@ -245,10 +224,10 @@ def predict(
     )
     lost = 0
     if table is not None:
-        of_patients = predict_patients(table, outcomes, bundle.config)
+        of_patients = predict_patients(table, outcomes, config)
         folder.write_patients([outcome.row for outcome in of_patients])
         lost = _say_patients(of_patients, folder_path / PATIENTS)
-    click.echo(bundle.config.card.notice)
+    click.echo(config.card.notice)
     if failed:
         click.echo(f"{failed} failed; details in {folder_path / LOG_FILE}", err=True)
     if lost:

@@ -19,7 +19,7 @@ from tiacrossfusion.slides.batches import PatchBatch, read_batches
 from tiacrossfusion.slides.families import whole_families
 from tiacrossfusion.slides.files import slide_identity
 from tiacrossfusion.slides.grid import PatchGrid, cell_side_20x, nested_grids
-from tiacrossfusion.slides.options import Mask, WholeSlide
+from tiacrossfusion.slides.options import Mask, ReadOptions, WholeSlide
 from tiacrossfusion.slides.readers.choice import choose_reader
 from tiacrossfusion.slides.slide import Slide
 from tiacrossfusion.slides.spec import SCALES, SamplingSpec
@@ -39,10 +39,8 @@ def extract_bag(
     slide: Slide,
     spec: SamplingSpec,
     encoder: Encoder,
+    read: ReadOptions | None = None,
     *,
-    mask: Mask | None = None,
-    batch_size: int = 32,
-    num_workers: int = 2,
     progress: Progress | None = None,
 ) -> FeatureBag:
     """Turn a slide into a bag of features.
@@ -51,9 +49,8 @@ def extract_bag(
         slide: an open slide.
         spec: how patches are laid and kept.
         encoder: turns patches into features.
-        mask: the user's tissue mask; None finds the tissue.
-        batch_size: patches in a batch; the result does not depend on it.
-        num_workers: reading threads; the result does not depend on it.
+        read: mask, batch size and number of workers, None for the defaults; the scale is settled when
+            the slide is opened.
         progress: bars to move.
 
     Returns:
@@ -64,8 +61,8 @@ def extract_bag(
         TiacfError: the slide is not brightfield, has no tissue or is damaged all over, or the mask is
             unfit.
     """
-    progress = progress or Progress(1, show=False)
-    label = slide.path or slide.name
+    read, progress = read or ReadOptions(), progress or Progress(1, show=False)
+    label, mask = slide.path or slide.name, read.mask
     progress.stage(slide.name, "tissue")
     grids = tissue_grids(slide, spec, mask)
     if len(grids["20x"]) == 0:
@@ -82,7 +79,7 @@ def extract_bag(
 
         def images() -> Iterator[np.ndarray]:
             for batch in read_batches(
-                slide, grids, spec, reader, batch_size=batch_size, num_workers=num_workers
+                slide, grids, spec, reader, batch_size=read.batch_size, num_workers=read.num_workers
             ):
                 on_the_way.append(batch)
                 colours.append(_colour_of(batch.images))

@@ -20,7 +20,7 @@ from tiacrossfusion.explain.scores import tile_scores
 from tiacrossfusion.inference.extraction import extract_bag
 from tiacrossfusion.inference.prediction import Prediction, predict_bag, risk_caveat
 from tiacrossfusion.io.progress import Progress
-from tiacrossfusion.slides.options import Mask
+from tiacrossfusion.slides.options import ReadOptions
 from tiacrossfusion.slides.overview import read_overview
 from tiacrossfusion.slides.slide import open_slide
 
@@ -81,12 +81,8 @@ def predict_slide(
     image: str | Path | WSIReader,
     bundle: ModelBundle,
     encoder: Encoder,
+    read: ReadOptions | None = None,
     *,
-    mask: Mask | None = None,
-    mpp: float | None = None,
-    power: float | None = None,
-    batch_size: int = 32,
-    num_workers: int = 2,
     attribution: bool = True,
     progress: Progress | None = None,
 ) -> SlideResult:
@@ -95,17 +91,9 @@ def predict_slide(
     Raises:
         TiacfError: the slide, its mask or its scale is at fault.
     """
-    progress = progress or Progress(1, show=False)
-    with open_slide(image, mpp=mpp, power=power) as slide:
-        bag = extract_bag(
-            slide,
-            bundle.config.sampling,
-            encoder,
-            mask=mask,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            progress=progress,
-        )
+    read, progress = read or ReadOptions(), progress or Progress(1, show=False)
+    with open_slide(image, mpp=read.scale.mpp, power=read.scale.power) as slide:
+        bag = extract_bag(slide, bundle.config.sampling, encoder, read, progress=progress)
         progress.stage(slide.name, "predict")
         result = predict_stored(bag, bundle, attribution=attribution, caveat=slide.caveat)
         progress.stage(slide.name, "pictures")

@@ -26,7 +26,7 @@ from tiacrossfusion.interop.pt_files import is_own_pt, read_pt, write_pt
 from tiacrossfusion.interop.sources import SCALE_FOLDERS, SlideFiles
 from tiacrossfusion.io.atomic import OutputError, writing
 from tiacrossfusion.io.paths import stem_for
-from tiacrossfusion.runs.jobs import failure
+from tiacrossfusion.runs.runner import failure
 from tiacrossfusion.slides.spec import SCALES
 
 OutputFormat = Literal["bag", "h5", "pt"]

@@ -1,7 +1,8 @@
-"""Files and folders written in one step: they are whole or not there."""
+"""Files and folders written in one step: they are whole or not there. The one place that does so."""
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sqlite3
@@ -13,21 +14,76 @@ from pathlib import Path
 from tiacrossfusion.errors import TiacfError
 
 
-def replace_folder(part: Path, path: Path) -> None:
-    """Move a finished folder into place, over an older one if there is one.
+class OutputError(TiacfError):
+    """The output folder cannot be written: no other slide would fare better, so the run ends."""
+
+
+@contextmanager
+def replacing(path: Path, part: Path | None = None) -> Iterator[Path]:
+    """Give a path to write a file or folder to, which takes the place of `path` in the end.
+
+    Args:
+        path: where it goes; an older file or folder is replaced.
+        part: the path to write to, on the same disk; None for a hidden one beside `path`.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    part = part or path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        yield part
+        move(part, path)
+    finally:
+        remove(part)
+
+
+def move(source: Path, target: Path) -> None:
+    """Move a file or folder over an older one, also where another process does so just now.
 
     Folders cannot be swapped in one step everywhere: the old one is moved aside first, so that at any
     moment either the old or the new one is whole.
+
+    Raises:
+        OSError: it cannot be moved.
     """
-    old = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.old")
-    if path.exists():
-        os.replace(path, old)
-    os.replace(part, path)
-    shutil.rmtree(old, ignore_errors=True)
+    old = source.with_name(f"{source.name}.{uuid.uuid4().hex[:8]}.old")
+    while True:
+        if target.is_dir():
+            os.replace(target, old)
+        try:
+            os.replace(source, target)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            remove(old)
+        else:
+            break
+    remove(old)
 
 
-class OutputError(TiacfError):
-    """The output folder cannot be written: no other slide would fare better, so the run ends."""
+def remove(path: Path) -> None:
+    """Remove a file or folder, if there is one; a folder as far as that is possible."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in one step; its folder is made if need be.
+
+    Raises:
+        TiacfError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as part:
+            part.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise TiacfError(
+            f"{path}: cannot be written ({error.strerror}); check the folder's rights and free space, "
+            "or give another"
+        ) from error
 
 
 @contextmanager
@@ -50,20 +106,3 @@ def writing(folder: Path) -> Iterator[None]:
             f"{folder}: the output folder cannot be written ({reason}); "
             "check its rights and free space, or give another --output-path"
         ) from error
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file in one step, so that it is never there in part; its folder is made if need be."""
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
-    except OSError as error:
-        raise TiacfError(
-            f"{path}: cannot be written ({error.strerror}); check the folder's rights and free space, "
-            "or give another"
-        ) from error
-    finally:
-        if part.exists():
-            part.unlink()

@@ -5,14 +5,15 @@ from __future__ import annotations
 import csv
 import io
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import BaseModel
 
 from tiacrossfusion.io.atomic import OutputError
-from tiacrossfusion.io.paths import is_folder, size_on_disk, stem_for
+from tiacrossfusion.io.paths import is_folder, stem_for
 from tiacrossfusion.io.text import written
-from tiacrossfusion.runs.records import RECORDS, Count, Record, RecordFolder, names_for
+from tiacrossfusion.runs.record import Count, Record, names_for
+from tiacrossfusion.runs.records import RECORDS, RecordFolder
 from tiacrossfusion.slides.spec import SCALES
 
 TABLE = "extraction.csv"
@@ -88,30 +89,13 @@ class BagsFolder(RecordFolder):
             text, COLUMNS, restval="", extrasaction="ignore", lineterminator="\n"
         )
         table.writeheader()
-        table.writerows(sorted((record.row for record in records), key=lambda row: row["path"]))
+        table.writerows(
+            sorted((record.table_row() for record in records), key=lambda row: row["path"])
+        )
         return text.getvalue()
 
-    def claim(self, slide: Path) -> Record:
-        """Find the record of a slide, or make one.
-
-        Raises:
-            OutputError: it cannot be written.
-        """
-        while True:
-            if (record := self.find(source_of(slide))) is not None:
-                return record
-            record = self.new_record(slide)
-            if self.add(record):
-                return record
-
-    def new_record(self, slide: Path) -> Record:
-        """A record with a free name, not yet written."""
-        source = source_of(slide)
-        names = (stem_of(slide), *names_for(stem_for(slide.name), source))
-        return Record(next(name for name in names if self.named(name) is None), source)
-
     def place(self, record: Record, slide: Path, *, lone: bool) -> Path:
-        """Where the bag of a slide is or goes.
+        """Return where the bag of a slide is or goes.
 
         A bag is named by the stem of its slide, unless another slide has that name.
 
@@ -132,27 +116,31 @@ class BagsFolder(RecordFolder):
             return self.path / name
         return self.path / f"{stem_for(slide.name)}.zarr"
 
-    def finished(self, record: Record, key: dict[str, str]) -> bool:
-        """Whether a slide's bag was made with a key and is as it was then."""
-        return (
-            record.status == "ok"
-            and record.key == key
-            and bool(record.files)
-            and size_on_disk(self.path / record.files[0]) == record.row.get("bytes")
-        )
+    def fail(self, record: Record, key: dict[str, str], row: dict[str, Any]) -> None:
+        """Record that a slide failed, and that an earlier bag of it is still there."""
+        bag = next(iter(record.files), None)
+        if bag is not None and (self.path / bag).exists():
+            note = "the bag of an earlier extraction is still there"
+            row = row | {"bag": bag, "message": f"{row['message']}; {note}"}
+        super().fail(record, key, row)
 
-    def take_over(self, record: Record) -> None:
-        """Forget other records of a bag that is now known to be of this slide, moved."""
+    def take_over(self, bag: str, record: Record) -> None:
+        """Remove other records of a bag that is now known to be of this slide, moved."""
         for other in self.records():
-            if other.name != record.name and set(other.files) & set(record.files):
+            if other.name != record.name and bag in other.files:
                 self.remove(other)
 
 
 def source_of(slide: Path) -> str:
-    """What identifies a slide."""
+    """Return what identifies a slide."""
     return written(str(slide.absolute()))
 
 
 def stem_of(slide: Path) -> str:
-    """What the bag of a slide is named by."""
+    """Return the stem that the files of a slide are named by."""
     return stem_for(slide.name if is_folder(slide) else slide.stem)
+
+
+def record_names(slide: Path) -> tuple[str, ...]:
+    """Return names for the record of a slide, the first one that is free is taken."""
+    return stem_of(slide), *names_for(stem_for(slide.name), source_of(slide))

@@ -8,7 +8,8 @@ from pathlib import Path
 from tiacrossfusion.errors import TiacfError, UsageError
 from tiacrossfusion.io.paths import size_on_disk
 from tiacrossfusion.runs.bags_folder import BagsFolder
-from tiacrossfusion.runs.records import Record, is_alive
+from tiacrossfusion.runs.processes import is_alive
+from tiacrossfusion.runs.record import Record
 from tiacrossfusion.slides.spec import SCALES
 
 

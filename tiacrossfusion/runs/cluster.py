@@ -1,8 +1,8 @@
-"""Slides as tasks on an existing Dask cluster.
+"""Tasks on an existing Dask cluster.
 
-As many slides are out at once as there are workers, so that a worker that dies takes one slide with it.
-Dask gives the slide of a dead worker to another one; `RecordFolder.making` counts on disk how many died
-of it. Workers write into the output folder themselves, on a file system that all share.
+As many slides are submitted at once as there are workers, so that a worker that dies affects one slide.
+Dask gives the slide of a dead worker to another one; `RecordFolder.making` counts on disk how many
+workers died on it. Workers write into the output folder themselves, on a shared file system.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from logging.handlers import QueueHandler
@@ -27,13 +27,14 @@ from typing import TYPE_CHECKING, Any
 from tiacrossfusion import __version__
 from tiacrossfusion.errors import TiacfError, UsageError, one_line
 from tiacrossfusion.io.progress import Progress
-from tiacrossfusion.runs.jobs import Job, ToolNames
+from tiacrossfusion.models.source import ModelSource
 from tiacrossfusion.runs.records import MAX_DEATHS, RecordFolder
+from tiacrossfusion.runs.runner import Outcome, Task
 
 if TYPE_CHECKING:
     from distributed import Client, Future
 
-#: Seconds to wait for the scheduler, for a first worker, for workers to load their tools, and for a
+#: Seconds to wait for the scheduler, for a first worker, for workers to load their models, and for a
 #: worker to come back when all are gone.
 _CONNECT, _FIRST_WORKER, _LOAD, _RETURN = 30.0, 30.0, 600.0, 600.0
 
@@ -45,16 +46,16 @@ class Cluster:
 
     Args:
         address: of the scheduler, such as "tcp://host:8786", or its scheduler file.
-        tools: what each worker loads, once.
+        source: names what each worker loads, once.
 
     Raises:
         TiacfError: distributed is not installed, the scheduler does not answer, there are no workers, or
             their software is not this one's.
     """
 
-    def __init__(self, address: str, tools: ToolNames) -> None:
+    def __init__(self, address: str, source: ModelSource) -> None:
         """Connect."""
-        self.address, self.tools = address, tools
+        self.address, self.source = address, source
         self._client = _connect(address)
         try:
             self._check_versions()
@@ -72,28 +73,33 @@ class Cluster:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Disconnect; the cluster goes on."""
+        """Disconnect; the cluster keeps running."""
         self._client.close(timeout=5)
 
-    def run(self, jobs: Iterable[Job[Any]], folder: RecordFolder) -> Generator[tuple[int, Any]]:
-        """Do jobs on the workers.
+    def run(
+        self, tasks: Iterable[Task], folder: RecordFolder | None
+    ) -> Generator[tuple[int, Outcome]]:
+        """Run tasks on the workers.
 
         Args:
-            jobs: made as they are needed.
+            tasks: made as they are needed.
             folder: where they write.
 
         Yields:
             Index and outcome of each as it is done. When this is closed early, slides that wait are
-            taken back and those being worked on are left off.
+            cancelled and those being worked on are stopped.
 
         Raises:
+            UsageError: there is no folder.
             TiacfError: a worker cannot work, or the cluster is gone.
         """
-        waiting = deque([(index, job, 0) for index, job in enumerate(jobs)])
-        running: dict[Future, tuple[int, Job[Any], int]] = {}
+        if folder is None:
+            raise UsageError("a cluster needs an output folder; results cannot be kept in memory")
+        waiting = deque([(index, task, 0) for index, task in enumerate(tasks)])
+        running: dict[Future, tuple[int, Task, int]] = {}
         seen = time.monotonic()
-        with folder.run_mark() as mark:
-            self._check_tools(mark)
+        with folder.run_lock() as lock:
+            self._check_models(lock)
             try:
                 while waiting or running:
                     workers = len(self._workers())
@@ -104,47 +110,48 @@ class Cluster:
                             "minutes; start some and run the same command to go on"
                         )
                     while waiting and len(running) < workers:
-                        index, job, killed = waiting.popleft()
-                        running[self._submit(_work, job, mark)] = (index, job, killed)
+                        index, task, killed = waiting.popleft()
+                        running[self._submit(_work, task, lock)] = (index, task, killed)
                     self._wait(list(running))
                     for future in [future for future in running if future.done()]:
-                        index, job, killed = running.pop(future)
-                        outcome = self._outcome(future, job, killed)
+                        index, task, killed = running.pop(future)
+                        outcome = self._outcome(future, task, killed)
                         future.release()  # or it is done again when this worker dies later
                         if outcome is None:
-                            waiting.appendleft((index, job, killed + 1))
+                            waiting.appendleft((index, task, killed + 1))
                         else:
                             yield index, outcome
             finally:
                 with suppress(Exception):  # the scheduler may be gone
                     self._client.cancel(list(running), force=True)
 
-    def _outcome(self, future: Future, job: Job[Any], killed: int) -> Any:
-        """What became of a slide; None when its workers died and it is to be tried again."""
+    def _outcome(self, future: Future, task: Task, killed: int) -> Outcome | None:
+        """Return the outcome of a slide; None when its workers died and it is to be tried again."""
         from distributed import KilledWorker
 
         try:
+            outcome: Outcome
             outcome, lines = future.result()
         except KilledWorker as error:  # the scheduler's own limit, whatever it is set to
             _log.warning("%s", error)
             if killed + 1 < MAX_DEATHS:
                 return None
-            return job.lost("its worker processes died again and again, see the workers' logs")
+            return task.lost("its worker processes died again and again, see the workers' logs")
         except TiacfError:
             raise
         except CancelledError as error:
             raise TiacfError(
                 f"cluster {self.address}: was restarted or is gone; run the same command to go on"
             ) from error
-        except Exception as error:  # the outcome or the job could not be sent
+        except Exception as error:  # the outcome or the task could not be sent
             _log.error("a worker failed", exc_info=error)
-            return job.lost(f"its worker failed ({one_line(error)}); see the log")
+            return task.lost(f"its worker failed ({one_line(error)}); see the log")
         for line in lines:
             logging.getLogger(line.name).handle(line)
         return outcome
 
     def _check_versions(self) -> None:
-        """Refuse workers with other software, which a few bytes of JSON tell."""
+        """Refuse workers with other versions of Python or of this package."""
         try:
             with suppress(TimeoutError):
                 self._client.wait_for_workers(1, timeout=_FIRST_WORKER)
@@ -174,10 +181,10 @@ class Cluster:
                         "environment"
                     )
 
-    def _check_tools(self, mark: Path) -> None:
-        """Have each worker see the output folder and load its tools; they must agree."""
+    def _check_models(self, lock: Path) -> None:
+        """Have each worker see the output folder and load its models; they must agree."""
         probes = {
-            self._submit(_prepare, self.tools, mark, worker=worker): worker
+            self._submit(_prepare, self.source, lock, worker=worker): worker
             for worker in self._workers()
         }
         loaded: dict[str, str] = {}
@@ -194,7 +201,7 @@ class Cluster:
                         reason = str(error) if isinstance(error, TiacfError) else one_line(error)
                         raise TiacfError(f"worker {worker}: {reason}") from error
                 elif probes[future] not in alive:
-                    _log.warning("worker %s died while it loaded its tools", probes.pop(future))
+                    _log.warning("worker %s died while it loaded its models", probes.pop(future))
         if not loaded:
             raise TiacfError(
                 f"cluster {self.address}: no worker was ready within {_LOAD / 60:.0f} minutes; look "
@@ -202,8 +209,8 @@ class Cluster:
             )
         if len(set(loaded.values())) > 1:
             raise TiacfError(
-                f"cluster {self.address}: workers loaded different weights of {self.tools.encoder or ''}"
-                f"{self.tools.model or ''}; give them the same files"
+                f"cluster {self.address}: workers loaded different weights of {self.source.encoder or ''}"
+                f"{self.source.model or ''}; give them the same files"
             )
 
     def _workers(self) -> set[str]:
@@ -228,7 +235,9 @@ class Cluster:
         with self._client.as_current(), suppress(TimeoutError, CancelledError):
             wait(futures, timeout=2, return_when="FIRST_COMPLETED")
 
-    def _submit(self, function: Any, *arguments: Any, worker: str | None = None) -> Future:
+    def _submit(
+        self, function: Callable[..., Any], *arguments: Any, worker: str | None = None
+    ) -> Future:
         # As bytes: the scheduler, which unpickles tasks, need not import what the workers do.
         payload = pickle.dumps((function, *arguments))
         return self._client.submit(
@@ -286,15 +295,15 @@ _ONE_AT_A_TIME = threading.Lock()
 
 
 class _RunEndedError(BaseException):
-    """The run that this slide belongs to has ended; no fault of the slide's."""
+    """The run that this slide belongs to has ended; no error of the slide."""
 
 
-class _MarkedProgress(Progress):
-    """No bars, and an end to the work when the run's mark has gone."""
+class _LockProgress(Progress):
+    """No bars; stops the work when the lock of the run is gone."""
 
-    def __init__(self, mark: Path) -> None:
+    def __init__(self, lock: Path) -> None:
         super().__init__(1, show=False)
-        self._mark, self._looked = mark, 0.0
+        self._lock, self._looked = lock, 0.0
 
     def stage(self, *_: object) -> None:
         self._look()
@@ -305,31 +314,31 @@ class _MarkedProgress(Progress):
 
     def _look(self) -> None:
         self._looked = time.monotonic()
-        if not self._mark.exists():
+        if not self._lock.exists():
             raise _RunEndedError
 
 
-def _prepare(tools: ToolNames, mark: Path) -> str:
-    """See the output folder and load the tools; returns what they are."""
-    if not mark.exists():
+def _prepare(source: ModelSource, lock: Path) -> str:
+    """Look at the output folder and load the models; returns their identity."""
+    if not lock.exists():
         raise TiacfError(
-            f"does not see the output folder {mark.parent} (on {socket.gethostname()}); workers need "
+            f"does not see the output folder {lock.parent} (on {socket.gethostname()}); workers need "
             "it under the same path, on a shared file system"
         )
     with _ONE_AT_A_TIME:
-        return tools.load().identity
+        return source.load().identity
 
 
-def _work(job: Job[Any], mark: Path) -> tuple[Any, list[logging.LogRecord]]:
-    """Do a job; returns its outcome and what was logged."""
+def _work(task: Task, lock: Path) -> tuple[Outcome, list[logging.LogRecord]]:
+    """Run a task; returns its outcome and what was logged."""
     with _ONE_AT_A_TIME, _logged() as lines:
-        outcome = job.run(_MarkedProgress(mark))
+        outcome = task.run(_LockProgress(lock))
     return outcome, lines
 
 
 @contextmanager
 def _logged() -> Iterator[list[logging.LogRecord]]:
-    """Gather what this package logs, made fit for pickling."""
+    """Collect what this package logs, in a form that can be pickled."""
     queue: SimpleQueue[logging.LogRecord] = SimpleQueue()
     lines: list[logging.LogRecord] = []
     logger, handler = logging.getLogger("tiacrossfusion"), QueueHandler(queue)

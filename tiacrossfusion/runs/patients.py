@@ -14,7 +14,7 @@ from tiacrossfusion.outputs.files import prediction_row
 
 if TYPE_CHECKING:
     from tiacrossfusion.models.config import BundleConfig
-    from tiacrossfusion.runs.prediction import SlideOutcome
+    from tiacrossfusion.runs.runner import Outcome
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class PatientOutcome:
 
 
 def predict_patients(
-    table: PatientTable, outcomes: Sequence[SlideOutcome], config: BundleConfig
+    table: PatientTable, outcomes: Sequence[Outcome], config: BundleConfig
 ) -> list[PatientOutcome]:
     """Predict patients from their slides: the mean of the slides' hazards, as in training.
 
@@ -67,7 +67,7 @@ def predict_patients(
 
 
 def _predict(
-    patient: str, slides: list[str], outcomes: dict[str, SlideOutcome], config: BundleConfig
+    patient: str, slides: list[str], outcomes: dict[str, Outcome], config: BundleConfig
 ) -> PatientOutcome:
     hazards, predicted, lacking = [], [], []
     for slide in slides:

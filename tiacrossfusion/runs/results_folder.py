@@ -1,24 +1,25 @@
-"""The output folder of predictions: names of files, what is finished, and the tables.
+"""The output folder of predictions, its tables and its report.
 
-A slide is finished when its record says so and its files are there and whole. Only files named in a
-record are ever replaced.
+Only files that a record names are ever replaced.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, Field, FiniteFloat, model_validator
 
 from tiacrossfusion.errors import TiacfError
-from tiacrossfusion.io.atomic import OutputError
-from tiacrossfusion.io.paths import is_there, size_on_disk
+from tiacrossfusion.io.atomic import OutputError, move
+from tiacrossfusion.io.paths import is_there
 from tiacrossfusion.io.text import written
-from tiacrossfusion.runs.records import RECORDS, Record, RecordFolder, names_for
+from tiacrossfusion.outputs.files import ALL_SUFFIXES
+from tiacrossfusion.runs.record import Record
+from tiacrossfusion.runs.records import RECORDS, RecordFolder
 
 if TYPE_CHECKING:
     from tiacrossfusion.models.config import BundleConfig
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 TABLE = "predictions.csv"
 PATIENTS = "patients.csv"
 REPORT = "report.html"
+
+#: Name of the slide's part of the report in its staging folder.
+FRAGMENT = ".report.json"
 
 #: Columns of slides before and after those of the time bins.
 _FIRST = (
@@ -116,89 +120,47 @@ class ResultsFolder(RecordFolder):
 
     def table_text(self, records: list[Record]) -> str:
         """Write the table, a row a slide."""
-        return _table([row_of(record) for record in records], _FIRST, _LAST)
+        return _table([record.table_row() for record in records], _FIRST, _LAST)
 
-    def claim(self, source: str, stem: str, suffixes: Sequence[str]) -> Record:
-        """Find the record of a slide, or make one with a free name.
+    def is_free(self, name: str) -> bool:
+        """Return whether no other slide has a name, or might write a file of that name."""
+        ends = [suffix.casefold() for suffix in ("", *ALL_SUFFIXES)]
+        return all(
+            self.named(f"{name.casefold()}{mine}".removesuffix(other)) is None
+            for mine in ends
+            for other in ends
+        )
 
-        Args:
-            source: identifies the slide.
-            stem: the name it would like; when another slide has it, or might write a file of that
-                name, a short hash of the source is added.
-            suffixes: all that file names may add to a name.
-        """
-        ends = [suffix.casefold() for suffix in ("", *suffixes)]
-
-        def is_free(name: str) -> bool:
-            return all(
-                self.named(f"{name.casefold()}{mine}".removesuffix(other)) is None
-                for mine in ends
-                for other in ends
-            )
-
-        while True:
-            if (record := self.find(source)) is not None:
-                return record
-            record = Record(next(filter(is_free, (stem, *names_for(stem, source)))), source)
-            if self.add(record):
-                return record
-
-    def check_free(self, record: Record, suffixes: Sequence[str]) -> None:
+    def check_free(self, record: Record, files: Sequence[str]) -> None:
         """Refuse to write over files that are not this program's.
 
         Raises:
             TiacfError: a file in the way was not written by this program for this slide.
         """
-        for file in (f"{record.name}{suffix}" for suffix in suffixes):
+        for file in files:
             if file not in record.files and (self.path / file).exists():
                 raise TiacfError(
                     f"{self.path / file}: exists and was not written by tiacf for this slide; "
                     "move it away or give another --output-path"
                 )
 
-    def finished(self, record: Record, key: dict[str, str], suffixes: Sequence[str]) -> bool:
-        """Tell whether a slide is done with the same key and its files are there and whole.
-
-        Raises:
-            TiacfError: it is done with another key: replacing it needs the user's word.
-        """
-        if record.status != "ok":
-            return False
-        differs = [name for name in key if record.key.get(name) != key[name]]
-        if differs:
-            raise TiacfError(
-                f"{record.source}: {self.path} holds its result made with another "
-                f"{' and '.join(differs)}; give --overwrite to replace it, or another --output-path"
-            )
-        files = [self.path / f"{record.name}{suffix}" for suffix in suffixes]
-        there = all(file.exists() for file in (*files, self.fragment(record)))
-        return there and not self.cut_files(record, suffixes)
-
-    def cut_files(self, record: Record, suffixes: Sequence[str]) -> list[str]:
-        """Names of a slide's files that are there and smaller than they were written.
-
-        Whatever cuts or empties a file makes it smaller. Larger ones are left as they are: users add to
-        them, and viewers write into annotation stores.
-        """
-        names = [f"{record.name}{suffix}" for suffix in suffixes]
-        return [
-            name
-            for name in names
-            if (self.path / name).exists()
-            and size_on_disk(self.path / name) < record.sizes.get(name, 0)
-        ]
+    def finished(self, record: Record, key: Mapping[str, str], files: Sequence[str]) -> bool:
+        """Return whether a result is whole, and its part of the report and its hazards are known."""
+        known = bool(record.row.get("hazards")) and self.fragment(record).exists()
+        return known and super().finished(record, key, files)
 
     def publish(self, record: Record, staging: Path) -> None:
-        """Move a slide's finished files from staging into place and record them and their sizes."""
-        sizes = {path.name: size_on_disk(path) for path in staging.iterdir()}
-        record.sizes = record.sizes | sizes
+        """Move the slide's part of the report and its files into place and record them."""
+        with self.writing():
+            move(staging / FRAGMENT, self.fragment(record))
         super().publish(record, staging)
 
-    def remark(self, record: Record, remark: str) -> None:
-        """Record what the last run has to say of a result that stays as it is; "" for nothing."""
-        if record.remark != remark:
-            record.remark = remark
-            self.write(record)
+    def fail(self, record: Record, key: dict[str, str], row: dict[str, Any]) -> None:
+        """Record that a slide failed; an earlier result, or that of another run, is kept and noted."""
+        if record.status == "ok":
+            self.remark(record, f"the last attempt failed: {row['message']}")
+        else:
+            super().fail(record, key, row)
 
     def fragment(self, record: Record) -> Path:
         """Where a slide's part of the report is kept."""
@@ -241,7 +203,7 @@ class ResultsFolder(RecordFolder):
         for record in self.records():
             if record.status not in self.rows:
                 continue
-            row = row_of(record)
+            row = record.table_row()
             now = {"message": row["message"], "source": row.get("path", "")}
             if record.status == "failed":
                 yield ReportSlide(name=row["slide"], status="failed", **now)
@@ -274,12 +236,6 @@ class ResultsFolder(RecordFolder):
         self.check_patients_free()
         with self.writing():
             self.replace_text(self.path / PATIENTS, _table(rows, _PATIENT_FIRST, _PATIENT_LAST))
-
-
-def row_of(record: Record) -> dict[str, Any]:
-    """The row of a slide that is done or failed, whose message tells the record's remark too."""
-    message = "; ".join(filter(None, [record.remark, record.row["message"]]))
-    return record.row | {"message": message}
 
 
 def _table(rows: Sequence[dict[str, Any]], first: Sequence[str], last: Sequence[str]) -> str:

@@ -17,9 +17,13 @@ from tiacrossfusion.encoders.encoder import Encoder
 from tiacrossfusion.encoders.stored import load_encoder_of
 from tiacrossfusion.errors import ArgumentTypeError, ArgumentValueError, UsageError
 from tiacrossfusion.io.arguments import at_least, usable_device
+from tiacrossfusion.models.source import LoadedModel
 from tiacrossfusion.outputs.files import OUTPUT_TYPES
-from tiacrossfusion.runs.prediction import RunOptions, SlideOutcome, predict_cohort
+from tiacrossfusion.runs.prediction import predict_slides
+from tiacrossfusion.runs.prediction_task import PredictionOptions
 from tiacrossfusion.runs.results_folder import ResultsFolder
+from tiacrossfusion.runs.runner import Outcome
+from tiacrossfusion.slides.options import ReadOptions, Scale
 from tiacrossfusion.slides.spec import SCALES, SamplingSpec
 from tiacrossfusion.toolbox.arguments import (
     check_fixed,
@@ -107,7 +111,7 @@ class SurvivalPredictor(EngineABC):
             device=device,
             verbose=verbose,
         )
-        self.outcomes: list[SlideOutcome] = []
+        self.outcomes: list[Outcome] = []
         self._encoder: Encoder | None = None
         self._encoder_device = device
 
@@ -202,18 +206,16 @@ class SurvivalPredictor(EngineABC):
         if output_type != "dict" and folder is None:
             raise ArgumentValueError(f"output_type={output_type}: give a save_dir to write to")
         self._settle(kwargs)
-        self.outcomes = predict_cohort(
+        self.outcomes = predict_slides(
             slides,
-            self.model.bundle,
-            self._load_encoder(),
+            LoadedModel(self._load_encoder(), self.model.bundle),
             None if folder is None else ResultsFolder(folder),
-            RunOptions(
+            PredictionOptions(
+                ReadOptions(
+                    Scale(mpp, power), batch_size=self.batch_size, num_workers=self.num_workers
+                ),
                 output_type=output_type,
                 overwrite=overwrite,
-                batch_size=self.batch_size,
-                num_workers=self.num_workers,
-                mpp=mpp,
-                power=power,
             ),
             masks=their_masks,
             show_progress=self.verbose,
@@ -224,7 +226,7 @@ class SurvivalPredictor(EngineABC):
         return {
             outcome.source: result
             for outcome in self.outcomes
-            if (result := outcome.output or outcome.prediction) is not None
+            if (result := outcome.output or outcome.value) is not None
         }
 
     def _settle(self, given: dict[str, Any]) -> None:

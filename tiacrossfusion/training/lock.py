@@ -11,7 +11,7 @@ from pathlib import Path
 from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.io.atomic import writing
 from tiacrossfusion.io.text import printable
-from tiacrossfusion.runs.records import is_alive, process_here
+from tiacrossfusion.runs.processes import is_alive, process_here
 
 MARK = ".tiacf-training"
 

@@ -1,0 +1,238 @@
+"""The extraction of one slide: its bag, made or found in place."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tiacrossfusion.bags.bag import FeatureBag, Provenance
+from tiacrossfusion.bags.caveats import bag_caveats
+from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.inference.extraction import bag_provenance, extract_bag, no_tissue, tissue_grids
+from tiacrossfusion.inference.slide import load_readers
+from tiacrossfusion.io.paths import size_on_disk
+from tiacrossfusion.io.progress import Progress
+from tiacrossfusion.io.text import written
+from tiacrossfusion.models.source import LoadedModel, ModelSource
+from tiacrossfusion.runs.bags_folder import COLUMNS, BagsFolder, record_names, source_of
+from tiacrossfusion.runs.record import Record
+from tiacrossfusion.runs.runner import Made, RecordedTask, Resume, failure
+from tiacrossfusion.runs.slide_key import file_key, mask_key, scale_key, with_own_mask
+from tiacrossfusion.slides.options import ReadOptions
+from tiacrossfusion.slides.slide import open_slide
+from tiacrossfusion.slides.spec import SCALES, SamplingSpec
+
+if TYPE_CHECKING:
+    from tiacrossfusion.encoders.encoder import Encoder
+
+#: Bytes of a patch in a bag beside its features: bounds and place on the grid, compressed.
+_PLACE_BYTES = 6
+
+#: Fields of the provenance that decide a bag, by part of the cache key.
+_DECIDING = {
+    "slide file": ("slide", "slide_size", "slide_mtime_ns", "dimensions", "offset"),
+    "scale": ("mpp", "power"),
+    "mask": ("mask",),
+    "sampling": ("sampling",),
+    "encoder": ("encoder",),
+}
+
+
+@dataclass(frozen=True)
+class ExtractionPlan:
+    """What a run would do with one slide.
+
+    Attributes:
+        slide: path of the slide as given.
+        status: "extract", "skip" (finished before) or "fail".
+        message: why it would be made again or fail, or what the user should know of it; may be empty.
+        patches: number of patches per scale; empty where it would fail.
+        size: bytes on disk that its bag takes, or about those that it will take.
+    """
+
+    slide: Path
+    status: str
+    message: str
+    patches: dict[str, int] = field(default_factory=dict)
+    size: int = 0
+
+
+class ExtractionTask(RecordedTask):
+    """One slide to one bag.
+
+    Args:
+        slide: its path.
+        lone: no other slide of the run has its stem, be it as stem or as name.
+        folder: where the bag goes.
+        model: the encoder.
+        sampling: how patches are laid and kept.
+        read: how the slide is read; its mask may be a folder to look in.
+        resume: how an earlier bag is treated.
+        run_name: names the run.
+    """
+
+    folder: BagsFolder
+
+    def __init__(
+        self,
+        slide: Path,
+        *,
+        lone: bool,
+        folder: BagsFolder,
+        model: LoadedModel | ModelSource,
+        sampling: SamplingSpec,
+        read: ReadOptions,
+        resume: Resume,
+        run_name: str,
+    ) -> None:
+        """Keep the arguments."""
+        self.given, self.source, self.label = slide, source_of(slide), str(slide)
+        self.slide, self.lone, self.folder, self.model = slide, lone, folder, model
+        self.sampling, self.read, self.resume, self.run_name = sampling, read, resume, run_name
+        self._bag: str | None = None
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder, which a process loads once."""
+        return self.model.load().need_encoder()
+
+    def prepare(self) -> None:
+        """Load the encoder."""
+        self.encoder  # noqa: B018
+
+    def names(self) -> tuple[str, ...]:
+        """Return names for the record."""
+        return record_names(self.slide)
+
+    def files(self, record: Record) -> tuple[str, ...]:
+        """Return the name of the bag, which stays the same when other records are added."""
+        self._bag = self._bag or self.folder.place(record, self.slide, lone=self.lone).name
+        return (self._bag,)
+
+    def key(self, progress: Progress) -> dict[str, str]:  # noqa: ARG002
+        """Return the cache key."""
+        self.read = with_own_mask(self.read, self.slide)
+        return {
+            "slide file": file_key(self.slide),
+            "scale": scale_key(self.read),
+            "mask": mask_key(self.read),
+            "sampling": self.sampling.model_dump_json(),
+            "encoder": self.encoder.spec.model_dump_json(),
+        }
+
+    def make(self, record: Record, staging: Path, progress: Progress) -> Made:
+        """Extract the bag, unless the one that is in place would be made the same again."""
+        load_readers()
+        started = time.perf_counter()
+        path = self.folder.path / self.files(record)[0]
+        unrecorded = path.exists() and path.name not in record.files
+        progress.stage(self.slide.name, "open")
+        with open_slide(self.slide, mpp=self.read.scale.mpp, power=self.read.scale.power) as opened:
+            wanted = bag_provenance(opened, self.sampling, self.encoder.spec, self.read.mask)
+            in_place, why = self._compare(wanted, record, path)
+            bag = in_place
+            if bag is None:
+                bag = extract_bag(opened, self.sampling, self.encoder, self.read, progress=progress)
+                # Another process may have finished it meanwhile.
+                in_place, _ = self._compare(wanted, record, path)
+                bag = in_place or bag
+            if in_place is None:
+                progress.stage(self.slide.name, "write")
+                with self.folder.writing():
+                    bag.save(staging / path.name)
+        if unrecorded:
+            self.folder.take_over(path.name, record)
+        seconds: Any = round(time.perf_counter() - started, 2)
+        if in_place is not None:
+            seconds = record.row.get("seconds", "") if path.name in record.files else ""
+        row = self._row() | {
+            **{f"patches_{scale}": count for scale, count in bag.counts().items()},
+            **{f"dropped_{scale}": bag.provenance.dropped.get(scale, 0) for scale in SCALES},
+            "bag": path.name,
+            "status": "ok",
+            "message": "; ".join(filter(None, [opened.caveat, *bag_caveats(bag), why])),
+            "seconds": seconds,
+            "reader": bag.provenance.reader or "",
+            "bytes": size_on_disk(staging / path.name if in_place is None else path),
+        }
+        return Made(row, in_place=in_place is not None)
+
+    def failed_row(self, message: str) -> dict[str, Any]:
+        """Return the row of a slide that failed."""
+        return self._row() | {"status": "failed", "message": message}
+
+    def plan(self, progress: Progress) -> ExtractionPlan:
+        """Return what `run` would do."""
+        self.prepare()
+        record = self.folder.find(self.source) or self.folder.new_record(self.source, self.names())
+        path = self.folder.path / self.files(record)[0]
+        try:
+            earlier = self.earlier(record, self.key(progress))
+            if earlier is not None and earlier.status == "failed":
+                return ExtractionPlan(self.slide, "fail", earlier.message)
+            if earlier is not None:
+                patches = {scale: earlier.row[f"patches_{scale}"] for scale in SCALES}
+                size = earlier.row["bytes"]
+                return ExtractionPlan(self.slide, "skip", earlier.message, patches, size)
+            load_readers()
+            progress.stage(self.slide.name, "open")
+            scale = self.read.scale
+            with open_slide(self.slide, mpp=scale.mpp, power=scale.power) as opened:
+                wanted = bag_provenance(opened, self.sampling, self.encoder.spec, self.read.mask)
+                in_place, why = self._compare(wanted, record, path)
+                if in_place is not None:
+                    size = size_on_disk(path)
+                    return ExtractionPlan(self.slide, "skip", why, in_place.counts(), size)
+                progress.stage(self.slide.name, "tissue")
+                grids = tissue_grids(opened, self.sampling, self.read.mask)
+            patches = {name: len(grid) for name, grid in grids.items()}
+            if not patches["20x"]:
+                reason = no_tissue(self.sampling, self.read.mask)
+                return ExtractionPlan(self.slide, "fail", f"{self.slide}: {reason}")
+            size = sum(patches.values()) * (2 * self.encoder.spec.width + _PLACE_BYTES)
+            return ExtractionPlan(self.slide, "extract", why, patches, size)
+        except Exception as error:  # as in a run
+            return ExtractionPlan(self.slide, "fail", failure(error, self.label))
+
+    def _compare(
+        self, wanted: Provenance, record: Record, path: Path
+    ) -> tuple[FeatureBag | None, str]:
+        """Return the bag that is in place if it is the wanted one, and else why it is made again.
+
+        Raises:
+            TiacfError: something is in place that may not be replaced.
+        """
+        bag = _stored(path)
+        changed = (
+            []
+            if bag is None
+            else [
+                part
+                for part, fields in _DECIDING.items()
+                if any(getattr(bag.provenance, name) != getattr(wanted, name) for name in fields)
+            ]
+        )
+        if bag is not None and not changed:
+            return (None if self.resume.overwrite else bag), ""
+        if path.exists() and path.name not in record.files:
+            raise TiacfError(
+                f"{path}: exists and was not extracted from {self.slide}; move it away or give "
+                "another --output-path"
+            )
+        return None, f"made again, since {' and '.join(changed)} changed" if changed else ""
+
+    def _row(self) -> dict[str, Any]:
+        row: dict[str, Any] = dict.fromkeys(COLUMNS, "")
+        return row | {"slide": written(self.slide.name), "path": self.source}
+
+
+def _stored(path: Path) -> FeatureBag | None:
+    """Return the bag at a path; None when there is no bag, or it cannot be read."""
+    if not path.exists():
+        return None
+    try:
+        return FeatureBag.load(path)
+    except TiacfError:
+        return None

@@ -1,0 +1,307 @@
+"""The prediction of one slide or bag."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from abc import abstractmethod
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tiacrossfusion.bags.bag import FeatureBag
+from tiacrossfusion.explain.extent import why_no_maps
+from tiacrossfusion.inference.slide import SlideResult, load_readers, predict_slide, predict_stored
+from tiacrossfusion.io.paths import is_folder, stem_for
+from tiacrossfusion.io.progress import Progress
+from tiacrossfusion.io.text import written
+from tiacrossfusion.models.source import LoadedModel, ModelSource
+from tiacrossfusion.outputs.files import (
+    output_suffixes,
+    prediction_dict,
+    prediction_row,
+    write_outputs,
+)
+from tiacrossfusion.outputs.report.making import make_fragment
+from tiacrossfusion.runs.record import Record, names_for
+from tiacrossfusion.runs.results_folder import FRAGMENT, ResultsFolder
+from tiacrossfusion.runs.runner import Made, Outcome, RecordedTask, Resume
+from tiacrossfusion.runs.slide_key import file_key, mask_key, scale_key, with_own_mask
+from tiacrossfusion.slides.options import ReadOptions
+
+if TYPE_CHECKING:
+    from tiatoolbox.wsicore.wsireader import WSIReader
+
+    from tiacrossfusion.models.bundle import ModelBundle
+
+
+@dataclass(frozen=True)
+class PredictionOptions:
+    """How slides are read and their predictions written.
+
+    Attributes:
+        read: how slides are read.
+        output_type: "qupath", "zarr" or "annotationstore"; ignored when nothing is written.
+        attribution: compute what raises and what lowers the risk, and attention rollout.
+        gzip: compress GeoJSON.
+        overwrite: make finished results again, replacing files that this program wrote for these slides.
+    """
+
+    read: ReadOptions = field(default_factory=ReadOptions)
+    output_type: str = "qupath"
+    attribution: bool = True
+    gzip: bool = False
+    overwrite: bool = False
+
+
+class PredictionTask(RecordedTask):
+    """One slide or bag to its prediction, which is written, or returned where there is no folder.
+
+    Args:
+        model: the model, and the encoder for slides.
+        folder: where results go; None keeps them in memory.
+        options: how results are made and written.
+        run_name: names the run.
+
+    Attributes:
+        stem: preferred beginning of the names of its files.
+        title: name of the slide in the table.
+    """
+
+    stem: str
+    title: str
+
+    def __init__(
+        self,
+        model: LoadedModel | ModelSource,
+        folder: ResultsFolder | None,
+        options: PredictionOptions,
+        run_name: str,
+    ) -> None:
+        """Keep the arguments."""
+        self.model, self.options, self.run_name = model, options, run_name
+        self.results, self.label = folder, self.source
+        self.resume = Resume("refuse", overwrite=options.overwrite)
+        if folder is not None:
+            self.folder = folder
+
+    @property
+    def bundle(self) -> ModelBundle:
+        """The model, which a process loads once."""
+        return self.model.load().need_bundle()
+
+    def prepare(self) -> None:
+        """Load the model."""
+        self.bundle  # noqa: B018
+
+    def attempt(self, progress: Progress) -> Outcome:
+        """Predict into the folder, or in memory."""
+        if self.results is not None:
+            return super().attempt(progress)
+        self.load_readers()
+        started = time.perf_counter()
+        result = self.predict(progress)
+        row = self._row(result, round(time.perf_counter() - started, 2))
+        value = prediction_dict(result, self.bundle)
+        return Outcome(self.given, "ok", row["message"], row=row, value=value)
+
+    def failed(self, message: str) -> Outcome:
+        """Record the failure, where there is a folder."""
+        if self.results is not None:
+            return super().failed(message)
+        return Outcome(self.given, "failed", message, row=self.failed_row(message))
+
+    def names(self) -> tuple[str, ...]:
+        """Return names for the record."""
+        return self.stem, *names_for(self.stem, self.source)
+
+    def files(self, record: Record) -> tuple[str, ...]:
+        """Return the names of the files of the output type."""
+        suffixes = output_suffixes(
+            self.options.output_type, gzip=self.options.gzip, maps=self.has_maps()
+        )
+        return tuple(f"{record.name}{suffix}" for suffix in suffixes)
+
+    def make(self, record: Record, staging: Path, progress: Progress) -> Made:
+        """Predict and write the files."""
+        if self.results is not None:
+            self.results.check_free(record, self.files(record))
+        self.load_readers()
+        started = time.perf_counter()
+        result = self.predict(progress)
+        progress.stage(self.title, "write")
+        with self.folder.writing():
+            write_outputs(
+                staging,
+                record.name,
+                self.options.output_type,
+                result,
+                self.bundle,
+                gzip=self.options.gzip,
+            )
+            make_fragment(result, self.bundle).save(staging / FRAGMENT)
+        seconds = round(time.perf_counter() - started, 2)
+        return Made({**self._row(result, seconds), "output": record.name})
+
+    def failed_row(self, message: str) -> dict[str, Any]:
+        """Return the row of a slide that failed."""
+        return {
+            "slide": self.title,
+            "model": self.bundle.config.name,
+            "status": "failed",
+            "message": message,
+            "path": self.source,
+        }
+
+    @abstractmethod
+    def predict(self, progress: Progress) -> SlideResult:
+        """Predict."""
+
+    def load_readers(self) -> None:
+        """Import what reads the slide, which takes seconds that are not the slide's."""
+
+    def has_maps(self) -> bool:
+        """Return whether it is known where the patches lie."""
+        return True
+
+    def _row(self, result: SlideResult, seconds: float) -> dict[str, Any]:
+        mpp = result.bag.provenance.mpp
+        return {
+            "slide": self.title,
+            **prediction_row(result.prediction, self.bundle.config),
+            **{f"patches_{scale}": count for scale, count in result.bag.counts().items()},
+            "seconds": seconds,
+            "status": "ok",
+            "message": result.message,
+            "mpp": None if mpp is None else max(mpp),
+            "path": self.source,
+        }
+
+
+class SlideTask(PredictionTask):
+    """One slide to its prediction.
+
+    Args:
+        image: path of the slide, or a TIAToolbox reader.
+        read: how it is read; its mask may be a folder to look in.
+        model: the model and its encoder.
+        folder: where results go; None keeps them in memory.
+        options: how results are made and written.
+        run_name: names the run.
+    """
+
+    def __init__(
+        self,
+        image: str | Path | WSIReader,
+        read: ReadOptions,
+        model: LoadedModel | ModelSource,
+        folder: ResultsFolder | None,
+        options: PredictionOptions,
+        run_name: str,
+    ) -> None:
+        """Keep the arguments."""
+        self.image, self.read = image, read
+        self.source, self.stem, self.title = _identity(image)
+        self.given = image if isinstance(image, str | Path) else (image.input_path or self.title)
+        super().__init__(model, folder, options, run_name)
+
+    def key(self, progress: Progress) -> dict[str, str]:  # noqa: ARG002
+        """Return the cache key."""
+        self.read = with_own_mask(self.read, Path(self.given))
+        scale = scale_key(self.read)
+        if not isinstance(self.image, str | Path):  # its owner may have given it a scale
+            info = self.image.info
+            scale += f" reader mpp={info.mpp} power={info.objective_power}"
+        return {
+            "slide file": file_key(Path(self.source)),
+            "model": self.bundle.fingerprint,
+            "encoder": self.model.load().need_encoder().spec.model_dump_json(),
+            "mask": mask_key(self.read),
+            "scale": scale,
+            "attribution": str(self.options.attribution),
+        }
+
+    def load_readers(self) -> None:
+        """Import TIAToolbox's readers."""
+        load_readers()
+
+    def predict(self, progress: Progress) -> SlideResult:
+        """Predict."""
+        progress.stage(self.title, "open")
+        return predict_slide(
+            self.image,
+            self.bundle,
+            self.model.load().need_encoder(),
+            with_own_mask(self.read, Path(self.given)),
+            attribution=self.options.attribution,
+            progress=progress,
+        )
+
+
+class BagTask(PredictionTask):
+    """One bag to its prediction.
+
+    Args:
+        store: path of the bag.
+        model: the model.
+        folder: where results go; None keeps them in memory.
+        options: how results are made and written.
+        run_name: names the run.
+    """
+
+    def __init__(
+        self,
+        store: Path,
+        model: LoadedModel | ModelSource,
+        folder: ResultsFolder | None,
+        options: PredictionOptions,
+        run_name: str,
+    ) -> None:
+        """Keep the arguments."""
+        self.given = store
+        self.source = written(str(store.absolute()))
+        self.stem = stem_for(store.name.removesuffix(".zarr"))
+        self.title = written(store.name)  # until the bag is read
+        super().__init__(model, folder, options, run_name)
+
+    @cached_property
+    def _bag(self) -> FeatureBag:
+        bag = FeatureBag.load(Path(self.given))
+        self.title = bag.provenance.slide
+        return bag
+
+    def key(self, progress: Progress) -> dict[str, str]:
+        """Return the cache key, of the features: a store that was copied holds the same bag."""
+        progress.stage(self.title, "read")
+        content = hashlib.sha256(self._bag.provenance.model_dump_json().encode())
+        for scale in self._bag.scales.values():
+            for array in (scale.features, scale.bounds, scale.grid):
+                content.update(b"" if array is None else np.ascontiguousarray(array).tobytes())
+        return {
+            "bag": content.hexdigest(),
+            "model": self.bundle.fingerprint,
+            "attribution": str(self.options.attribution),
+        }
+
+    def has_maps(self) -> bool:
+        """Return whether the bag says where its patches lie."""
+        return not why_no_maps(self._bag)
+
+    def predict(self, progress: Progress) -> SlideResult:
+        """Predict."""
+        bag = self._bag
+        progress.stage(self.title, "predict")
+        return predict_stored(bag, self.bundle, attribution=self.options.attribution)
+
+
+def _identity(image: str | Path | WSIReader) -> tuple[str, str, str]:
+    """Return source, preferred stem and title of an image."""
+    if isinstance(image, str | Path) or image.input_path is not None:
+        path = Path(image if isinstance(image, str | Path) else image.input_path)
+        stem = stem_for(path.name if is_folder(path) else path.stem)
+        return written(str(path.absolute())), stem, written(path.name)
+    digest = hashlib.sha256(np.ascontiguousarray(image.img).tobytes()).hexdigest()
+    return f"array {digest}", f"array-{digest[:8]}", f"array-{digest[:8]}"
