@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 import numpy as np
@@ -26,7 +27,7 @@ import numpy as np
 from tiacrossfusion.bags.bag import FeatureBag, Provenance, ScaleFeatures
 from tiacrossfusion.encoders.spec import EncoderSpec
 from tiacrossfusion.explain.hotspots import find_hotspots
-from tiacrossfusion.explain.scores import tile_scores
+from tiacrossfusion.explain.scores import slide_scores
 from tiacrossfusion.outputs.geojson_files import write_geojson
 from tiacrossfusion.slides.spec import CELLS_20X, SCALES, SamplingSpec
 
@@ -75,8 +76,11 @@ def one_run(tiles: int, *, compress: bool) -> dict[str, float]:
     attention = {stage: rng.dirichlet(np.ones(n)) for stage, n in lengths.items()}
     rolled = {scale: rng.dirichlet(np.ones(n)) / 3 for scale, n in bag.counts().items()}
     attribution = {scale: rng.normal(0, 1e-4, n) for scale, n in bag.counts().items()}
+    prediction = SimpleNamespace(
+        attention=attention, rolled=rolled, attribution=SimpleNamespace(values=attribution)
+    )
     before, started, processor = memory(), time.perf_counter(), time.process_time()
-    scores = tile_scores(bag, attention, rolled=rolled, attribution=attribution)
+    scores = slide_scores(bag, None, prediction)
     hotspots = find_hotspots(bag, scores["20x"])
     scored = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:

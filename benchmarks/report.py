@@ -24,7 +24,7 @@ from tiacrossfusion.bags.bag import FeatureBag, ScaleFeatures
 from tiacrossfusion.explain.attribution import Attribution
 from tiacrossfusion.explain.gallery import PATCHES, Gallery, GalleryPatch, GalleryRow
 from tiacrossfusion.explain.hotspots import find_hotspots
-from tiacrossfusion.explain.scores import tile_scores
+from tiacrossfusion.explain.scores import slide_scores
 from tiacrossfusion.inference.extraction import bag_provenance
 from tiacrossfusion.inference.prediction import read_off
 from tiacrossfusion.inference.slide import SlideResult
@@ -92,20 +92,18 @@ def fragment(
     attention = {name: rng.random(n) for name, n in counts.items()}
     attention["fused"] = rng.random(counts["10x"])
     hazards = rng.uniform(0.05, 0.5, bundle.config.architecture.num_bins)
-    scores = tile_scores(
-        bag,
-        attention,
-        rolled={name: rng.random(n) for name, n in counts.items()},
-        attribution={name: rng.normal(0, 1e-3, n) for name, n in counts.items()},
-    )
+    contribution = {"5x": 0.1, "10x": -0.1, "20x": 0.3}
+    values = {name: rng.normal(0, 1e-3, n) for name, n in counts.items()}
     prediction = replace(
         read_off(hazards, bundle.config, attention=attention),
-        attribution=Attribution({}, -2.0, -2.3, {"5x": 0.1, "10x": -0.1, "20x": 0.3}, "training"),
+        rolled={name: rng.random(n) for name, n in counts.items()},
+        attribution=Attribution(values, -2.0, -2.3, contribution, "training"),
     )
+    scores = slide_scores(bag, bundle, prediction)
     hotspots, gallery = find_hotspots(bag, scores["20x"]), random_gallery(slide, bundle, rng)
-    result = SlideResult(bag, prediction, "", scores, hotspots, overview, gallery)
+    result = SlideResult(bag, prediction, bundle.config, "", scores, hotspots, overview, gallery)
     started = time.perf_counter()
-    made = make_fragment(result, bundle)
+    made = make_fragment(result)
     seconds = time.perf_counter() - started
     return made.model_copy(update={"name": f"slide-{seed:03}.svs"}), seconds
 

@@ -429,9 +429,10 @@ def test_other_output_types(simulated, predicted, tmp_path, output_type):
         assert group["survival"].shape == (4,)
         assert "clinical use" in group.attrs["notice"]
     else:
-        from tiacrossfusion.outputs.annotation_store import open_store
+        from tiacrossfusion.outputs.annotation_store import open_annotation_store
 
-        tiles = [a for a in open_store(out / "low.db").values() if a.properties["type"] == "Tile"]
+        store = open_annotation_store(out / "low.db")
+        tiles = [a for a in store.values() if a.properties["type"] == "Tile"]
         assert len(tiles) == int(row["patches_20x"])
     assert not list(out.glob("*.geojson"))
 

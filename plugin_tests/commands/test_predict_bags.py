@@ -314,9 +314,9 @@ def annotate(path: Path) -> None:
     from shapely.geometry import Point
     from tiatoolbox.annotation import Annotation
 
-    from tiacrossfusion.outputs.annotation_store import open_store
+    from tiacrossfusion.outputs.annotation_store import open_annotation_store
 
-    store = open_store(path)
+    store = open_annotation_store(path)
     store.append(Annotation(Point(1, 1), {"by": "a pathologist"}))
     store.close()
 

@@ -16,16 +16,19 @@ import pytest
 import shapely
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from made_up_scores import score, scores_of
 from PIL import Image
 
 from tiacrossfusion.bags.bag import FeatureBag, Provenance, ScaleFeatures
 from tiacrossfusion.encoders.spec import EncoderSpec
 from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.explain.attention_scores import STAGE_GRID
 from tiacrossfusion.explain.extent import why_no_maps
 from tiacrossfusion.explain.hotspots import find_hotspots
-from tiacrossfusion.explain.scores import STAGES, TileScores, percentile_rank, tile_scores
-from tiacrossfusion.outputs.annotation_store import open_store, write_annotation_store
+from tiacrossfusion.explain.score import Score, percentile_rank
+from tiacrossfusion.outputs.annotation_store import open_annotation_store, write_annotation_store
 from tiacrossfusion.outputs.colours import percentile_colours
+from tiacrossfusion.outputs.curve import Curve, GroupCurve
 from tiacrossfusion.outputs.geojson_files import write_geojson
 from tiacrossfusion.outputs.overlay import _paint, attention_figure
 from tiacrossfusion.outputs.survival_plot import survival_figure
@@ -90,13 +93,13 @@ def hot_attention(bag: FeatureBag, hot: dict[tuple[int, int], float]) -> dict[st
     return attention
 
 
-def all_scores(bag: FeatureBag, seed: int = 0) -> dict[str, TileScores]:
+def all_scores(bag: FeatureBag, seed: int = 0) -> dict[str, list[Score]]:
     """Made-up attention, rolled attention and attribution."""
     rng = np.random.default_rng(seed)
     rolled = {scale: rng.dirichlet(np.ones(n)) / 3 for scale, n in bag.counts().items()}
     attribution = {scale: rng.normal(0, 0.01, n) for scale, n in bag.counts().items()}
     attention = make_attention(bag, seed)
-    return tile_scores(bag, attention, rolled=rolled, attribution=attribution)
+    return scores_of(bag, attention, rolled=rolled, attribution=attribution)
 
 
 def imported(bag: FeatureBag, *, placed: bool, nested: bool = True) -> FeatureBag:
@@ -112,7 +115,7 @@ def imported(bag: FeatureBag, *, placed: bool, nested: bool = True) -> FeatureBa
 
 
 def write_all(folder: Path, bag: FeatureBag, attention: dict[str, np.ndarray]) -> list[Path]:
-    scores = tile_scores(bag, attention)
+    scores = scores_of(bag, attention)
     hotspots = find_hotspots(bag, scores["20x"])
     return write_geojson(folder, "slide", bag, scores, hotspots, **ORIGIN)
 
@@ -181,31 +184,36 @@ def test_each_tile_has_the_scores_of_the_tiles_around_it_and_the_mean_of_those_i
         # Row by row: (0, 0), (2, 0), (1, 1), (5, 3).
         "20x": np.array([0.1, 0.2, 0.3, 0.4]),
     }
-    scores = tile_scores(bag, attention)
+    scores = scores_of(bag, attention)
 
-    fine = scores["20x"]
-    assert not fine.means
-    np.testing.assert_allclose(fine.values["20x"], [0.1, 0.2, 0.3, 0.4])
-    np.testing.assert_allclose(fine.values["10x"], [0.1, 0.2, 0.1, 0.7])
-    np.testing.assert_allclose(fine.values["fused"], [0.5, np.nan, 0.5, 0.4])
-    np.testing.assert_allclose(fine.values["5x"], [0.3, 0.3, 0.3, 0.7])
+    def values(scale: str, name: str) -> np.ndarray:
+        return score(scores[scale], f"Attention {name}").values
+
+    def percentiles(scale: str, name: str) -> np.ndarray:
+        return score(scores[scale], f"Attention {name}").percentiles
+
+    def means(scale: str) -> set[str]:
+        return {each.name for each in scores[scale] if each.name.endswith(" mean")}
+
+    assert not means("20x")
+    np.testing.assert_allclose(values("20x", "20x"), [0.1, 0.2, 0.3, 0.4])
+    np.testing.assert_allclose(values("20x", "10x"), [0.1, 0.2, 0.1, 0.7])
+    np.testing.assert_allclose(values("20x", "fused"), [0.5, np.nan, 0.5, 0.4])
+    np.testing.assert_allclose(values("20x", "5x"), [0.3, 0.3, 0.3, 0.7])
     # The parents' percentiles are ranks on the parents' grid, not among the children.
-    np.testing.assert_allclose(fine.percentiles["10x"], [0, 50, 0, 100])
-    np.testing.assert_allclose(fine.percentiles["fused"], [100, np.nan, 100, 0])
+    np.testing.assert_allclose(percentiles("20x", "10x"), [0, 50, 0, 100])
+    np.testing.assert_allclose(percentiles("20x", "fused"), [100, np.nan, 100, 0])
 
-    middle = scores["10x"]
-    assert middle.means == {"20x"}
-    assert middle.measurement("20x") == "Attention 20x mean"
-    np.testing.assert_allclose(middle.values["20x"], [0.2, 0.2, 0.4])
-    np.testing.assert_allclose(middle.percentiles["20x"], [25, 25, 100])
-    np.testing.assert_allclose(middle.values["5x"], [0.3, 0.3, 0.7])
+    assert means("10x") == {"Attention 20x mean"}
+    np.testing.assert_allclose(values("10x", "20x mean"), [0.2, 0.2, 0.4])
+    np.testing.assert_allclose(percentiles("10x", "20x mean"), [25, 25, 100])
+    np.testing.assert_allclose(values("10x", "5x"), [0.3, 0.3, 0.7])
 
-    coarse = scores["5x"]
-    assert coarse.means == {"10x", "20x", "fused"}
-    np.testing.assert_allclose(coarse.values["20x"], [0.2, 0.4])
-    np.testing.assert_allclose(coarse.values["10x"], [0.15, 0.7])
-    np.testing.assert_allclose(coarse.values["fused"], [0.5, 0.4])
-    np.testing.assert_allclose(coarse.values["5x"], [0.3, 0.7])
+    assert means("5x") == {f"Attention {stage} mean" for stage in ("10x", "20x", "fused")}
+    np.testing.assert_allclose(values("5x", "20x mean"), [0.2, 0.4])
+    np.testing.assert_allclose(values("5x", "10x mean"), [0.15, 0.7])
+    np.testing.assert_allclose(values("5x", "fused mean"), [0.5, 0.4])
+    np.testing.assert_allclose(values("5x", "5x"), [0.3, 0.7])
 
 
 def test_a_patch_without_its_ancestor_is_refused_in_one_line():
@@ -216,7 +224,7 @@ def test_a_patch_without_its_ancestor_is_refused_in_one_line():
     with pytest.raises(
         TiacfError, match=r"the 20x patch at column 0, row 0 lies in no 10x"
     ) as error:
-        tile_scores(orphaned, make_attention(orphaned))
+        scores_of(orphaned, make_attention(orphaned))
     assert "\n" not in str(error.value)
 
 
@@ -228,23 +236,25 @@ def test_rolled_attention_and_attribution_are_shared_by_place_and_keep_their_sum
         "10x": np.array([0.4, 0.1, 0.6]),
         "20x": np.array([0.1, 0.2, -0.1, 0.05]),  # (0, 0), (2, 0), (1, 1), (5, 3)
     }
-    scores = tile_scores(bag, make_attention(bag), rolled=given, attribution=given)
+    scores = scores_of(bag, make_attention(bag), rolled=given, attribution=given)
     shared = [0.1 + 0.2 + 0.1, 0.2 + 0.1 + 0.1, -0.1 + 0.2 + 0.1, 0.05 + 0.6 - 0.2]
     fine = scores["20x"]
-    np.testing.assert_allclose(fine.values["rolled"], shared)
-    np.testing.assert_allclose(fine.attributions["total"], shared)
-    assert fine.attributions["total"].sum() == pytest.approx(sum(v.sum() for v in given.values()))
-    np.testing.assert_allclose(fine.attributions["10x"], [0.4, 0.1, 0.4, 0.6])
-    np.testing.assert_allclose(fine.percentiles["rolled"], percentile_rank(np.array(shared)))
-    assert fine.measurement("rolled") == "Attention rolled"
-    assert fine.attribution_measurement("total") == "Attribution total"
-    assert scores["10x"].attribution_measurement("20x") == "Attribution 20x mean"
-    np.testing.assert_allclose(scores["10x"].attributions["20x"], [0.0, 0.2, 0.05], atol=1e-15)
-    np.testing.assert_allclose(scores["5x"].attributions["5x"], given["5x"])
+    rolled, total = score(fine, "Attention rolled"), score(fine, "Attribution total")
+    np.testing.assert_allclose(rolled.values, shared)
+    np.testing.assert_allclose(total.values, shared)
+    assert total.values.sum() == pytest.approx(sum(v.sum() for v in given.values()))
+    np.testing.assert_allclose(score(fine, "Attribution 10x").values, [0.4, 0.1, 0.4, 0.6])
+    np.testing.assert_allclose(rolled.percentiles, percentile_rank(np.array(shared)))
+    assert total.percentiles is None
+    assert (total.signed, total.unit) == (True, "risk")
+    inside = score(scores["10x"], "Attribution 20x mean")
+    np.testing.assert_allclose(inside.values, [0.0, 0.2, 0.05], atol=1e-15)
+    np.testing.assert_allclose(score(scores["5x"], "Attribution 5x").values, given["5x"])
     # A network of one scale has no more than that.
-    only = tile_scores(bag, {"20x": given["20x"]}, attribution={"20x": given["20x"]})
-    assert list(only["20x"].attributions) == ["20x", "total"]
-    np.testing.assert_array_equal(only["20x"].attributions["total"], given["20x"])
+    only = scores_of(bag, {"20x": given["20x"]}, attribution={"20x": given["20x"]})
+    names = [each.name for each in only["20x"] if each.signed]
+    assert names == ["Attribution 20x", "Attribution total"]
+    np.testing.assert_array_equal(score(only["20x"], "Attribution total").values, given["20x"])
 
 
 @pytest.mark.parametrize(("placed", "nested"), [(False, True), (True, False)])
@@ -253,7 +263,7 @@ def test_maps_of_a_bag_without_places_are_refused_in_one_line(placed: bool, nest
     assert why_no_maps(bag)
     assert not why_no_maps(make_bag(block(4, 4)))
     with pytest.raises(TiacfError, match=r"so there can be no maps; .* tiacf extract") as error:
-        tile_scores(bag, make_attention(bag))
+        scores_of(bag, make_attention(bag))
     assert "\n" not in str(error.value)
 
 
@@ -261,7 +271,7 @@ def test_attention_of_another_length_is_refused():
     bag = make_bag(block(4, 4))
     attention = make_attention(bag) | {"fused": np.ones(3)}
     with pytest.raises(ValueError, match=r"attention fused has the shape \(3,\), not \(4,\)"):
-        tile_scores(bag, attention)
+        scores_of(bag, attention)
 
 
 # GeoJSON
@@ -307,13 +317,14 @@ def test_the_shared_checker_accepts_the_files(
 def test_a_tile_carries_its_scores_under_the_names_that_qupath_lists(tmp_path: Path):
     bag = make_bag(block(4, 4))
     attention = make_attention(bag)
-    scores = tile_scores(bag, attention)
+    scores = scores_of(bag, attention)
     main, middle, coarse = (read(path)["features"] for path in write_all(tmp_path, bag, attention))
     tile = [feature for feature in main if feature["properties"]["objectType"] == "tile"][6]
     expected = {}
-    for stage in STAGES[:-1]:  # nothing was rolled
-        expected[f"Attention {stage}"] = float(f"{scores['20x'].values[stage][6]:.6g}")
-        percentile = scores["20x"].percentiles[stage][6]
+    for stage in list(STAGE_GRID)[:-1]:  # nothing was rolled
+        of_stage = score(scores["20x"], f"Attention {stage}")
+        expected[f"Attention {stage}"] = float(f"{of_stage.values[6]:.6g}")
+        percentile = of_stage.percentiles[6]
         expected[f"Attention {stage} percentile"] = float(f"{percentile:.6g}")
     assert tile["properties"]["measurements"] == expected
     assert list(middle[0]["properties"]["measurements"])[4:6] == [
@@ -330,7 +341,7 @@ def test_tiles_and_hotspots_carry_all_scores_and_what_is_unknown_is_left_out(tmp
     attribution["20x"][3] = np.nan
     rolled = {scale: np.full(n, np.nan) for scale, n in bag.counts().items()}
     attention = hot_attention(bag, {(1, 1): 2.0, (2, 1): 2.0})
-    scores = tile_scores(bag, attention, rolled=rolled, attribution=attribution)
+    scores = scores_of(bag, attention, rolled=rolled, attribution=attribution)
     hotspots = find_hotspots(bag, scores["20x"])
     paths = write_geojson(tmp_path, "slide", bag, scores, hotspots, **ORIGIN)
     (spot, *tiles) = (feature["properties"] for feature in check_rules(paths[0], bag))
@@ -340,11 +351,13 @@ def test_tiles_and_hotspots_carry_all_scores_and_what_is_unknown_is_left_out(tmp
         assert has == (set(signed[:2]) if number == 3 else set(signed))
         assert not any("rolled" in name for name in tile["measurements"])
     assert tiles[7]["measurements"]["Attribution 20x"] == float(f"{attribution['20x'][7]:.6g}")
-    inside = scores["20x"].percentiles["fused"] >= 95
-    mean = scores["20x"].attributions["total"][inside].mean()
+    inside = score(scores["20x"], "Attention fused").percentiles >= 95
+    mean = score(scores["20x"], "Attribution total").values[inside].mean()
     assert spot["measurements"]["Attribution total mean"] == pytest.approx(mean, rel=1e-5)
     assert "Attention rolled mean" not in spot["measurements"]
-    assert {f"Attention {stage} mean" for stage in STAGES[:-1]} < set(spot["measurements"])
+    assert {f"Attention {stage} mean" for stage in list(STAGE_GRID)[:-1]} < set(
+        spot["measurements"]
+    )
     for path in paths[1:]:
         check_rules(path, bag)
 
@@ -473,7 +486,7 @@ def test_hotspots_are_connected_regions_ranked_by_their_mean():
     hot |= {(column, 5): 9.0 for column in range(5)}
     hot |= {(19, row): 7.0 for row in range(15, 18)}
     hot |= {(10, 10): 99.0}  # a single cell is no region while there are others
-    hotspots = find_hotspots(bag, tile_scores(bag, hot_attention(bag, hot))["20x"])
+    hotspots = find_hotspots(bag, scores_of(bag, hot_attention(bag, hot))["20x"])
     assert [hotspot.attention for hotspot in hotspots] == [9, 7, 5]
     assert [hotspot.tiles for hotspot in hotspots] == [20, 12, 40]
     assert [hotspot.name for hotspot in hotspots] == ["Hotspot 1", "Hotspot 2", "Hotspot 3"]
@@ -485,7 +498,7 @@ def test_hotspots_are_connected_regions_ranked_by_their_mean():
 
 def test_a_single_cell_is_a_hotspot_where_there_is_nothing_else():
     bag = make_bag(block(20, 20))
-    scores = tile_scores(bag, hot_attention(bag, {(3, 3): 4.0, (7, 7): 5.0}))
+    scores = scores_of(bag, hot_attention(bag, {(3, 3): 4.0, (7, 7): 5.0}))
     assert [(spot.attention, spot.tiles) for spot in find_hotspots(bag, scores["20x"])] == [
         (5, 4),
         (4, 4),
@@ -497,7 +510,7 @@ def test_a_hotspot_may_have_a_hole_and_touch_another_at_a_corner(tmp_path: Path)
     ring = {(4 + i, 4 + j): 5.0 for i in range(3) for j in range(3) if (i, j) != (1, 1)}
     corner = {(7, 7): 3.0, (8, 7): 3.0}
     attention = hot_attention(bag, ring | corner)
-    hotspots = find_hotspots(bag, tile_scores(bag, attention)["20x"])
+    hotspots = find_hotspots(bag, scores_of(bag, attention)["20x"])
     assert [len(hotspot.polygon.interiors) for hotspot in hotspots] == [1, 0]
     features = check_rules(write_all(tmp_path, bag, attention)[0], bag)
     assert [feature["properties"] for feature in features[:2]] == [
@@ -522,9 +535,9 @@ def test_a_hotspot_may_have_a_hole_and_touch_another_at_a_corner(tmp_path: Path)
 def test_there_are_few_hotspots_and_none_in_constant_attention():
     bag = make_bag(block(80, 80))
     hot = {(4 * i, 4 * j): 1.0 + i + 0.01 * j for i in range(8) for j in range(8)}
-    hotspots = find_hotspots(bag, tile_scores(bag, hot_attention(bag, hot))["20x"])
+    hotspots = find_hotspots(bag, scores_of(bag, hot_attention(bag, hot))["20x"])
     assert [hotspot.rank for hotspot in hotspots] == [1, 2, 3, 4, 5]
-    assert find_hotspots(bag, tile_scores(bag, hot_attention(bag, {}))["20x"]) == []
+    assert find_hotspots(bag, scores_of(bag, hot_attention(bag, {}))["20x"]) == []
 
 
 # The toolbox's annotation store
@@ -535,29 +548,36 @@ def test_the_store_is_read_back_with_shares_and_level_0_coordinates(tmp_path: Pa
     attention = hot_attention(bag, {(1, 1): 2.0, (2, 1): 2.0})
     attention["20x"][0] = np.nan
     attribution = {"20x": np.linspace(-1, 0.25, 144)}
-    scores = tile_scores(bag, attention, attribution=attribution)["20x"]
+    scores = scores_of(bag, attention, attribution=attribution)["20x"]
     hotspots = find_hotspots(bag, scores)
     path = tmp_path / "slide.db"
     write_annotation_store(path, bag, scores, hotspots, **ORIGIN)
 
-    store = open_store(path)
+    store = open_annotation_store(path)
     assert len(store) == 144 + len(hotspots)
     assert store.metadata["tiacrossfusion"]["model"] == ORIGIN["model"]
-    hot = store.query(where='(props["type"]=="Tile") & (props["attention_fused"] > 0.95)')
+    hot = store.query(
+        where='(props["type"]=="Tile") & (props["Attention fused percentile"] > 0.95)'
+    )
     assert len(hot) == 8
     first = store["20x_0_0"]
     assert first.geometry.bounds == (100, 50, 506, 506)
-    assert "attention_20x" not in first.properties
-    assert first.properties["attention_5x"] == round(scores.percentiles["5x"][0] / 100, 6)
+    assert "Attention 20x percentile" not in first.properties
+    share = round(score(scores, "Attention 5x").percentiles[0] / 100, 6)
+    assert first.properties["Attention 5x percentile"] == share
     (spot,) = store.query(where='props["type"]=="Hotspot"').values()
     assert spot.properties["name"] == "Hotspot 1"
-    assert spot.properties["Attention fused"] == 2
-    assert first.properties["attribution_20x"] == 0
-    assert 0.5 < store["20x_11_11"].properties["attribution_20x"] < 0.7  # raises the risk a little
+    assert spot.properties["Attention fused mean"] == 2
+    assert first.properties["Attribution 20x"] == 0
+    assert 0.5 < store["20x_11_11"].properties["Attribution 20x"] < 0.7  # raises the risk a little
     assert spot.geometry.equals(hotspots[0].polygon)
     for annotation in store.values():
-        kinds = ("attention_", "attribution_")
-        shares = [v for k, v in annotation.properties.items() if k.startswith(kinds)]
+        kinds = ("Attention ", "Attribution ")
+        shares = [
+            value
+            for name, value in annotation.properties.items()
+            if name.startswith(kinds) and not name.endswith(" mean")
+        ]
         assert all(0 <= share <= 1 for share in shares)
     store.close()
 
@@ -584,7 +604,7 @@ def test_the_attention_figure_takes_slides_of_any_shape(columns: int, rows: int,
     thumbnail = np.random.default_rng(0).integers(120, 240, (9 * rows, 9 * columns, 3), np.uint8)
     texts = {"title": "a $\\slide$", "model": "made-up model", "note": "not for clinical use"}
     for name in ("one.png", "two.png"):
-        scores = tile_scores(bag, attention, attribution={"20x": attention["20x"] - 0.01})
+        scores = scores_of(bag, attention, attribution={"20x": attention["20x"] - 0.01})
         hotspots = find_hotspots(bag, scores["20x"])
         attention_figure(thumbnail, bag, scores, hotspots, tmp_path / name, **texts)
     check_picture(tmp_path / "one.png")
@@ -603,23 +623,21 @@ def test_tiles_are_painted_where_they_lie():
 
 
 def test_the_survival_figure_with_and_without_bin_edges(tmp_path: Path):
-    survival = np.array([0.9, 0.7, 0.42, 0.2])
-    edges = [0.0, 11.0, 20.0, 40.0, 150.0]
-    texts = {"title": "a $\\slide$", "note": "not for clinical use"}
-    reference = [("low risk", np.array([0.97, 0.9, 0.8, 0.6]))]
-    known, unknown, alive = (tmp_path / f"{name}.png" for name in ("known", "unknown", "alive"))
-    survival_figure(
-        survival,
-        edges,
-        "months",
-        known,
-        risk_group="high",
+    group = GroupCurve(name="low", patients=12, survival=(0.97, 0.9, 0.8, 0.6))
+    falls = Curve(
+        survival=(0.9, 0.7, 0.42, 0.2),
+        edges=(0.0, 11.0, 20.0, 40.0, 150.0),
+        unit="months",
         median=34.3,
-        reference=reference,
-        **texts,
+        groups=(group,),
     )
-    survival_figure(survival, None, None, unknown, risk_group=None, median=None, **texts)
-    survival_figure(np.full(4, 0.9), edges, "months", alive, risk_group="low", median=None, **texts)
+    timeless = Curve(survival=falls.survival, edges=None, unit=None, median=None)
+    stays = falls.model_copy(update={"survival": (0.9,) * 4, "median": None, "groups": ()})
+    texts = {"title": "a $\\slide$", "note": "not for clinical use"}
+    known, unknown, alive = (tmp_path / f"{name}.png" for name in ("known", "unknown", "alive"))
+    survival_figure(falls, known, risk_group="high", **texts)
+    survival_figure(timeless, unknown, risk_group=None, **texts)
+    survival_figure(stays, alive, risk_group="low", **texts)
     for path in (known, unknown, alive):
         check_picture(path)
     pictures = {path.read_bytes() for path in (known, unknown, alive)}
@@ -628,7 +646,9 @@ def test_the_survival_figure_with_and_without_bin_edges(tmp_path: Path):
 
 def test_importing_the_room_is_light():
     code = (
-        "import sys, tiacrossfusion.explain as e; e.tile_scores; e.find_hotspots; e.write_geojson; "
+        "import sys, tiacrossfusion.explain.scores, tiacrossfusion.explain.hotspots, "
+        "tiacrossfusion.explain.attention_scores, tiacrossfusion.explain.attribution_scores, "
+        "tiacrossfusion.outputs.geojson_files; "
         "print([m for m in ('torch', 'tiatoolbox', 'matplotlib') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

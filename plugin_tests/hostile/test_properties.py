@@ -11,13 +11,13 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from made_up_scores import scores_of
 from tiatoolbox.wsicore.wsireader import VirtualWSIReader
 
 from tiacrossfusion.bags.bag import FeatureBag, Provenance, ScaleFeatures
 from tiacrossfusion.encoders.spec import EncoderSpec
 from tiacrossfusion.explain.extent import clip_to_slide
 from tiacrossfusion.explain.hotspots import find_hotspots
-from tiacrossfusion.explain.scores import tile_scores
 from tiacrossfusion.inference.prediction import predict_bag
 from tiacrossfusion.networks.output import SurvivalOutput
 from tiacrossfusion.outputs.geojson_files import write_geojson
@@ -120,7 +120,7 @@ def test_bounds_go_from_the_grid_through_bag_and_geojson_and_back(width, height,
     with tempfile.TemporaryDirectory() as folder:
         made.save(Path(folder) / "bag.zarr")
         bag = FeatureBag.load(Path(folder) / "bag.zarr")
-        scores = tile_scores(bag, attention)
+        scores = scores_of(bag, attention)
         spots = find_hotspots(bag, scores["20x"])
         origin = {"model": "made-up", "note": "demonstration"}
         paths = write_geojson(Path(folder), "s", bag, scores, spots, **origin)

@@ -27,8 +27,9 @@ from tiacrossfusion.networks.names import NETWORK_NAMES
 from tiacrossfusion.networks.nystrom_attention import NystromAttention, pseudo_inverse
 from tiacrossfusion.networks.registry import build_network, network_sizes
 from tiacrossfusion.networks.trained import TrainedNetwork
-from tiacrossfusion.outputs.annotation_store import open_store
-from tiacrossfusion.outputs.files import OUTPUT_TYPES, output_suffixes, write_outputs
+from tiacrossfusion.outputs.annotation_store import open_annotation_store
+from tiacrossfusion.outputs.files import output_suffixes, write_outputs
+from tiacrossfusion.outputs.writers import WRITERS
 from tiacrossfusion.slides.spec import CELLS_20X, SCALES
 
 few = settings(max_examples=15, deadline=None)
@@ -393,10 +394,10 @@ def test_a_bundle_of_any_network_predicts_and_writes_its_scores(demo_bundle, tmp
     assert set(prediction.attention) == stages
     overview = np.full((200, 200, 3), 230, np.uint8)
     result = replace(result, overview=overview)
-    for output_type in OUTPUT_TYPES:
+    for output_type in WRITERS.names():
         folder = tmp_path / output_type
         folder.mkdir()
-        write_outputs(folder, "slide", output_type, result, bundle)
+        write_outputs(folder, "slide", output_type, result)
         suffixes = output_suffixes(output_type)
         assert {p.name for p in folder.iterdir()} == {f"slide{suffix}" for suffix in suffixes}
 
@@ -423,10 +424,10 @@ def test_a_bundle_of_any_network_predicts_and_writes_its_scores(demo_bundle, tmp
     hotspots = len(documents["20x"]["features"]) - len(bag.scales["20x"])
     assert (hotspots == 0) == name.startswith("mean-pool")  # its attention is the same all over
 
-    store = open_store(tmp_path / "annotationstore" / "slide.db")
+    store = open_annotation_store(tmp_path / "annotationstore" / "slide.db")
     tile = store["20x_0_0"].properties
-    assert {key for key in tile if key.startswith("attention")} == {
-        f"attention_{s}" for s in stages | rolled
+    assert {key for key in tile if key.startswith("Attention")} == {
+        f"Attention {s} percentile" for s in stages | rolled
     }
     store.close()
 

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from made_up_scores import score, scores_of
 from PIL import Image
 
 from tiacrossfusion.bags.bag import FeatureBag, ScaleFeatures
@@ -28,11 +29,10 @@ from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.explain.attribution import Attribution
 from tiacrossfusion.explain.gallery import PATCHES, read_gallery
 from tiacrossfusion.explain.hotspots import find_hotspots
-from tiacrossfusion.explain.scores import tile_scores
 from tiacrossfusion.inference.extraction import bag_provenance
 from tiacrossfusion.inference.slide import SlideResult, predict_stored
 from tiacrossfusion.outputs.report import writing as report_writing
-from tiacrossfusion.outputs.report.curve import contribution_bars, draw_survival
+from tiacrossfusion.outputs.report.drawings import contribution_bars, draw_survival
 from tiacrossfusion.outputs.report.fragment import ReportSlide
 from tiacrossfusion.outputs.report.making import make_fragment
 from tiacrossfusion.outputs.report.pictures import LEVELS, tiles_picture
@@ -74,7 +74,7 @@ def result(slide, demo_bundle) -> SlideResult:
 def scores(result):
     rng = np.random.default_rng(1)
     attribution = {scale: rng.normal(0, 0.1, n) for scale, n in result.bag.counts().items()}
-    return tile_scores(result.bag, result.prediction.attention, attribution=attribution)
+    return scores_of(result.bag, result.prediction.attention, attribution=attribution)
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def fragment(slide, result, scores, demo_bundle) -> ReportSlide:
         hotspots=find_hotspots(result.bag, scores["20x"]),
         gallery=read_gallery(slide, result.bag, scores, demo_bundle.config.sampling),
     )
-    return make_fragment(whole, demo_bundle).model_copy(update={"source": "/data/low.svs"})
+    return make_fragment(whole).model_copy(update={"source": "/data/low.svs"})
 
 
 @pytest.fixture
@@ -160,7 +160,7 @@ def test_maps_lie_where_their_tiles_do(result, scores, fragment):
         reach = [*tiles.bounds[:, :2].min(axis=0), *tiles.bounds[:, 2:].max(axis=0)]
         placed = [layer.x, layer.y, layer.x + layer.width, layer.y + layer.height]
         np.testing.assert_allclose(np.array(placed) * unit, reach, atol=unit * 0.02)
-    values = scores["20x"].attributions["20x"]
+    values = score(scores["20x"], "Attribution 20x").values
     layer = next(v for v in fragment.map.layers if (v.family, v.name) == ("Attribution", "20x"))
     columns, rows = result.bag.scales["20x"].grid.T
     pixels = picture(layer.picture)[rows, columns].astype(int)
@@ -194,7 +194,7 @@ def test_gallery_shows_what_raises_and_what_lowers_the_risk_most(
     assert [row.scale for row in gallery.rows] == ["5x", "10x", "20x"]
     assert gallery.unreadable == 0
     for row in gallery.rows:
-        values = scores[row.scale].attributions[row.scale]
+        values = score(scores[row.scale], f"Attribution {row.scale}").values
         assert row.score == "attribution"
         raises = sorted(values[values > 0], reverse=True)[:PATCHES]
         assert [patch.attribution for patch in row.highest] == raises
@@ -208,7 +208,7 @@ def test_gallery_of_attention_has_no_patch_twice_even_where_all_scores_are_equal
     slide, result, demo_bundle
 ):
     attention = {name: np.full(len(v), 0.5) for name, v in result.prediction.attention.items()}
-    scores = tile_scores(result.bag, attention)
+    scores = scores_of(result.bag, attention)
     for row in read_gallery(slide, result.bag, scores, demo_bundle.config.sampling).rows:
         n = len(result.bag.scales[row.scale])
         bounds = {patch.bounds for patch in (*row.highest, *row.lowest)}
@@ -226,14 +226,14 @@ def test_gallery_of_a_single_patch_has_it_once(slide, result, demo_bundle):
     one = predict_stored(bag, demo_bundle, attribution=False)
     gallery = read_gallery(slide, bag, one.scores, demo_bundle.config.sampling)
     assert [(len(row.highest), len(row.lowest)) for row in gallery.rows] == [(1, 0)] * 3
-    made = make_fragment(dataclasses.replace(one, gallery=gallery), demo_bundle)
+    made = make_fragment(dataclasses.replace(one, gallery=gallery))
     assert all(len(row.highest) == 1 for row in made.gallery)
 
 
 def test_a_damaged_patch_is_left_out_and_counted(
     slide, result, scores, demo_bundle, fragment, monkeypatch
 ):
-    strongest = np.nanargmax(scores["20x"].attributions["20x"])
+    strongest = np.nanargmax(score(scores["20x"], "Attribution 20x").values)
     damaged = tuple(result.bag.scales["20x"].bounds[strongest, :2].tolist())
     read = slide.reader.read_rect
 
@@ -246,7 +246,7 @@ def test_a_damaged_patch_is_left_out_and_counted(
     gallery = read_gallery(slide, result.bag, scores, demo_bundle.config.sampling)
     assert gallery.unreadable == 1
     assert [len(row.highest) for row in gallery.rows][2] == PATCHES - 1
-    made = make_fragment(dataclasses.replace(result, gallery=gallery), demo_bundle)
+    made = make_fragment(dataclasses.replace(result, gallery=gallery))
     assert "damaged" in made.gallery_note
     assert not fragment.gallery_note
 
@@ -259,7 +259,7 @@ def without_coordinates(result: SlideResult) -> SlideResult:
     made = result.bag.provenance.model_copy(
         update={"imported": "a .pt file", "dimensions": None, "mpp": None, "mask": None}
     )
-    return dataclasses.replace(result, bag=FeatureBag(scales, made), scores=None, overview=None)
+    return dataclasses.replace(result, bag=FeatureBag(scales, made), scores={}, overview=None)
 
 
 def test_without_coordinates_the_risk_is_shown_and_the_maps_are_refused(
@@ -268,7 +268,7 @@ def test_without_coordinates_the_risk_is_shown_and_the_maps_are_refused(
     unplaced = without_coordinates(result)
     with pytest.raises(TiacfError, match="not known where its patches lie"):
         read_gallery(slide, unplaced.bag, scores, demo_bundle.config.sampling)
-    made = make_fragment(unplaced, demo_bundle)
+    made = make_fragment(unplaced)
     assert made.map is None
     assert made.risk == result.prediction.risk
     page = write(tmp_path / "report.html", demo_bundle, [made])
@@ -277,7 +277,7 @@ def test_without_coordinates_the_risk_is_shown_and_the_maps_are_refused(
 
 
 def test_without_the_slide_the_maps_lie_on_its_patches(result, demo_bundle, tmp_path):
-    made = make_fragment(dataclasses.replace(result, overview=None), demo_bundle)
+    made = make_fragment(dataclasses.replace(result, overview=None))
     assert made.map.ground.kind == "patches"
     assert (picture(made.map.ground.picture)[..., 3] > 0).sum() == result.bag.counts()["20x"]
     page = write(tmp_path / "report.html", demo_bundle, [made])
@@ -414,7 +414,7 @@ def test_of_a_large_run_first_patches_then_maps_are_left_out(
 def test_a_run_without_times_and_without_training_risks_has_its_page(result, demo_bundle, tmp_path):
     unknown = demo_bundle.config.model_copy(update={"time_bins": None, "risk_reference": None})
     bare = dataclasses.replace(demo_bundle, config=unknown)
-    made = make_fragment(predict_stored(result.bag, bare), bare)
+    made = make_fragment(predict_stored(result.bag, bare))
     text = write(tmp_path / "report.html", bare, [made])
     assert "bin edges unknown" in text
     assert "Percentile</button>" not in text

@@ -25,10 +25,12 @@ from tiacrossfusion.cli.checks import check_masks, given, output_folder, refuse_
 from tiacrossfusion.cli.cluster import cli_cluster, cli_precision, seen_from_workers
 from tiacrossfusion.cli.log_file import LOG_FILE, log_to
 from tiacrossfusion.cli.plugins import cli_plugin
+from tiacrossfusion.cli.registered import RegisteredName
 from tiacrossfusion.errors import UsageError
 from tiacrossfusion.io.arguments import at_least, one_scale
 from tiacrossfusion.io.paths import is_folder
 from tiacrossfusion.io.text import printable
+from tiacrossfusion.outputs.writers import WRITERS
 from tiacrossfusion.slides.files import DEFAULT_FILE_TYPES, find_slides
 
 if TYPE_CHECKING:
@@ -96,7 +98,7 @@ _FOR_PATIENTS = ("slide_column", "patient_column")
 @cli_output_type(
     usage_help="What is written beside the table and the pictures.",
     default="qupath",
-    input_type=click.Choice(["qupath", "zarr", "annotationstore"], case_sensitive=False),
+    input_type=RegisteredName(WRITERS),
 )
 @cli_precision
 @click.option(
@@ -149,7 +151,7 @@ def predict(
     at_least("--batch-size", batch_size, 1)
     at_least("--num-workers", num_workers, 0)
     one_scale(mpp, power)
-    if output_type.lower() != "qupath":
+    if output_type != "qupath":
         refuse_given(context, ("gzip",), f"is for GeoJSON, not for {output_type}; leave it out")
     if patients is None:
         refuse_given(context, _FOR_PATIENTS, "is for --patients; add it")
@@ -181,7 +183,7 @@ def predict(
             batch_size=batch_size,
             num_workers=num_workers,
         ),
-        output_type=output_type.lower(),
+        output_type=output_type,
         overwrite=overwrite,
         attribution=attribution,
         gzip=gzip,

@@ -1,11 +1,11 @@
 """Hotspots: the few connected regions that the model attends to most.
 
-They are found in the attention after fusion, or at 20x where the network fuses nothing; each hotspot
-says in which.
+They are found in the score that colours the 20x grid: attention after fusion, or attention at 20x.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ import numpy as np
 import shapely
 
 from tiacrossfusion.explain.extent import clip_to_slide, tiles_of
-from tiacrossfusion.explain.scores import TileScores
+from tiacrossfusion.explain.score import Score, colour_score
 
 if TYPE_CHECKING:
     from tiacrossfusion.bags.bag import FeatureBag
@@ -36,19 +36,18 @@ class Hotspot:
 
     Attributes:
         rank: 1 is the region with the highest mean attention.
-        stage: "fused" or "20x", the attention meant here.
+        score: name of the score it was found in, "Attention fused" or "Attention 20x".
         polygon: outline in level-0 pixels of the whole slide, cut at the slide's borders; its
             exterior runs as that of the tiles does, its holes the other way.
-        attention: mean attention of its tiles.
-        percentiles: per stage the mean percentile of its tiles, NaN where none is known.
-        means: mean over its tiles of every score, by the score's name in QuPath, such as
-            "Attention 5x" or "Attribution total"; NaN where none is known.
+        attention: mean of that score over its tiles.
+        percentiles: mean percentile of its tiles by name of the score, NaN where it is unknown.
+        means: mean value of its tiles by name of the score, NaN where it is unknown.
         tiles: number of 20x tiles.
-        area: in square microns; None where the slide's resolution is not known.
+        area: in square microns; None where the slide's resolution is unknown.
     """
 
     rank: int
-    stage: str
+    score: str
     polygon: shapely.Polygon
     attention: float
     percentiles: dict[str, float]
@@ -61,12 +60,24 @@ class Hotspot:
         """Name to show, such as "Hotspot 1"."""
         return f"Hotspot {self.rank}"
 
+    @property
+    def rings(self) -> list[np.ndarray]:
+        """Borders, (n, 2) level-0 pixels with the first point repeated: the outer one, then holes."""
+        rings = (self.polygon.exterior, *self.polygon.interiors)
+        return [np.asarray(ring.coords) for ring in rings]
 
-def find_hotspots(bag: FeatureBag, scores: TileScores) -> list[Hotspot]:
-    """Find the regions with the highest attention after fusion, or at 20x without one.
+    @property
+    def label_place(self) -> tuple[float, float]:
+        """Level-0 pixel (x, y) in the middle of its upper edge, where its rank is written."""
+        x0, y0, x1, _ = self.polygon.bounds
+        return (x0 + x1) / 2, y0
 
-    Tiles are of one region when they share an edge. Where attention is the same all over the slide
-    there is no hotspot.
+
+def find_hotspots(bag: FeatureBag, scores: Sequence[Score]) -> list[Hotspot]:
+    """Find the regions with the highest attention.
+
+    Tiles that share an edge belong to one region. Where attention is the same all over the slide there
+    is no hotspot.
 
     Args:
         bag: bag of the slide.
@@ -75,23 +86,21 @@ def find_hotspots(bag: FeatureBag, scores: TileScores) -> list[Hotspot]:
     Returns:
         At most `MAX_HOTSPOTS` regions by falling mean attention.
     """
-    stage = scores.colour_stage
+    score = colour_score(scores)
+    if score is None or score.percentiles is None:
+        return []
     bounds, shown = clip_to_slide(bag, "20x")
     # A comparison with NaN is False: tiles of unknown attention are not hot.
-    hot = np.flatnonzero(shown & (scores.percentiles[stage] >= HOT_PERCENTILE))
+    hot = np.flatnonzero(shown & (score.percentiles >= HOT_PERCENTILE))
     regions = _connected(tiles_of(bag, "20x").grid[hot])
     if regions.max(initial=0) == 0:
         return []
     members = [hot[regions == region] for region in range(1, regions.max() + 1)]
     members = [tiles for tiles in members if len(tiles) >= MIN_TILES] or members
-    values = scores.values[stage]
+    values = score.values
     # Equal means: the larger first, then the one whose first tile comes first on the grid.
     members.sort(key=lambda tiles: (-values[tiles].mean(), -len(tiles), tiles[0]))
     mpp = bag.provenance.mpp
-    columns = {scores.measurement(name): column for name, column in scores.values.items()}
-    columns |= {
-        scores.attribution_measurement(name): column for name, column in scores.attributions.items()
-    }
     hotspots = []
     for rank, tiles in enumerate(members[:MAX_HOTSPOTS], start=1):
         # Tiles share their edges to the pixel, so the union of edge-connected tiles is one valid
@@ -101,14 +110,15 @@ def find_hotspots(bag: FeatureBag, scores: TileScores) -> list[Hotspot]:
         hotspots.append(
             Hotspot(
                 rank=rank,
-                stage=stage,
+                score=score.name,
                 polygon=polygon,
                 attention=float(values[tiles].mean()),
                 percentiles={
-                    name: _finite_mean(percentiles[tiles])
-                    for name, percentiles in scores.percentiles.items()
+                    other.name: _finite_mean(other.percentiles[tiles])
+                    for other in scores
+                    if other.percentiles is not None
                 },
-                means={name: _finite_mean(column[tiles]) for name, column in columns.items()},
+                means={other.name: _finite_mean(other.values[tiles]) for other in scores},
                 tiles=len(tiles),
                 area=None if mpp is None else float(polygon.area * mpp[0] * mpp[1]),
             )
@@ -117,7 +127,7 @@ def find_hotspots(bag: FeatureBag, scores: TileScores) -> list[Hotspot]:
 
 
 def _connected(cells: np.ndarray) -> np.ndarray:
-    """Number from 1 the edge-connected regions of cells (N, 2) column, row; gives (N,)."""
+    """Number the edge-connected regions of cells (N, 2) column, row from 1; returns (N,)."""
     if len(cells) == 0:
         return np.zeros(0, np.int32)
     place = cells - cells.min(axis=0)

@@ -1,7 +1,8 @@
-"""One score of the tokens of a grid, as every writer takes it."""
+"""One score of the patches of a grid, as every writer takes it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,12 +13,13 @@ class Score:
     """Values of one kind for all patches of one grid.
 
     Attributes:
-        name: as it stands in every output, such as "Attention fused" or "Attribution 20x".
-        scale: grid of the values, "5x", "10x" or "20x".
+        name: name in every output, such as "Attention fused", "Attention 20x mean" or "Attribution 20x".
+        scale: grid of the values, "5x", "10x" or "20x", with N patches.
         values: (N,) float64 in the order of the grid's patches; NaN where a patch has no value.
-        signed: whether values below 0 mean the opposite of values above 0.
-        unit: of the values, such as "risk"; empty for shares of attention.
-        percentiles: (N,) float64 rank among the patches of the slide, 0 to 100; None for signed scores.
+        signed: whether values above 0 raise and values below 0 lower what `unit` names.
+        unit: unit of the values, such as "risk"; empty for shares of attention.
+        percentiles: (N,) float64 ranks within the slide, 0 to 100, NaN where the value is. None for signed
+            scores, whose rank would hide where 0 is; computed for others where it is not given.
     """
 
     name: str
@@ -26,3 +28,69 @@ class Score:
     signed: bool = False
     unit: str = ""
     percentiles: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        """Rank an unsigned score."""
+        if not self.signed and self.percentiles is None:
+            object.__setattr__(self, "percentiles", percentile_rank(self.values))
+
+
+def percentile_rank(values: np.ndarray) -> np.ndarray:
+    """Return the percentile of each value among all of them.
+
+    The lowest value has 0 and the highest 100; equal values share their mean rank, so that constant
+    values, or a single one, have 50. Values that are not finite are left out.
+
+    Args:
+        values: (N,) values.
+
+    Returns:
+        (N,) float64 from 0 to 100, NaN where the value is not finite.
+    """
+    values = np.asarray(values, np.float64)
+    percentiles = np.full(values.shape, np.nan)
+    finite = np.isfinite(values)
+    n = int(finite.sum())
+    if n == 1:
+        percentiles[finite] = 50.0
+    elif n > 1:
+        _, inverse, counts = np.unique(values[finite], return_inverse=True, return_counts=True)
+        mean_rank = np.cumsum(counts) - (counts + 1) / 2  # from 0 to n - 1
+        percentiles[finite] = 100 * mean_rank[inverse] / (n - 1)
+    return percentiles
+
+
+def named(scores: Iterable[Score], name: str) -> Score | None:
+    """Return the score of this name, or None."""
+    return next((score for score in scores if score.name == name), None)
+
+
+def on_own_grid(scores: Mapping[str, Sequence[Score]], name: str) -> Score:
+    """Return a score on the grid that it was computed on: the coarsest that has this name.
+
+    Finer grids repeat the values, coarser ones have their mean under another name.
+
+    Args:
+        scores: scores of each grid, from coarse to fine.
+        name: name of a score of the finest grid.
+    """
+    return next(score for grid in scores.values() for score in grid if score.name == name)
+
+
+def colour_score(scores: Sequence[Score]) -> Score | None:
+    """Return the score that colours the patches of a grid.
+
+    That is attention after fusion on the 20x grid and the grid's own attention on the others; where a
+    network lacks it, attention at 20x, then the attribution, then the first score.
+
+    Args:
+        scores: scores of one grid; None is returned when there are none.
+    """
+    if not scores:
+        return None
+    scale = scores[0].scale
+    stages = ("fused" if scale == "20x" else scale, "20x", "20x mean")
+    wanted = [f"Attention {stage}" for stage in stages]
+    wanted += ["Attribution total", "Attribution total mean"]
+    found = (named(scores, name) for name in wanted)
+    return next((score for score in found if score is not None), scores[0])

@@ -16,7 +16,7 @@ from tiacrossfusion.explain.extent import why_no_maps
 from tiacrossfusion.explain.gallery import read_gallery
 from tiacrossfusion.explain.hotspots import find_hotspots
 from tiacrossfusion.explain.rolled import rolled_scores
-from tiacrossfusion.explain.scores import tile_scores
+from tiacrossfusion.explain.scores import slide_scores
 from tiacrossfusion.inference.extraction import extract_bag
 from tiacrossfusion.inference.prediction import Prediction, predict_bag, risk_caveat
 from tiacrossfusion.io.progress import Progress
@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from tiacrossfusion.encoders.encoder import Encoder
     from tiacrossfusion.explain.gallery import Gallery
     from tiacrossfusion.explain.hotspots import Hotspot
-    from tiacrossfusion.explain.scores import TileScores
+    from tiacrossfusion.explain.score import Score
     from tiacrossfusion.models.bundle import ModelBundle
+    from tiacrossfusion.models.config import BundleConfig
 
 #: Longer side of a slide's overview in pixels.
 OVERVIEW = 1200
@@ -39,24 +40,26 @@ OVERVIEW = 1200
 
 @dataclass(frozen=True)
 class SlideResult:
-    """What is known of a slide once it has been predicted and closed.
+    """A predicted slide, with all that is written of it.
 
     Attributes:
         bag: its features.
-        prediction: what the model says.
-        caveat: why the numbers may not hold for this slide; empty when nothing speaks against them.
-        scores: of the tiles of each grid; None where it is not known where the patches lie.
-        hotspots: where attention is highest.
+        prediction: its prediction.
+        config: configuration of the model.
+        caveat: why the numbers may be unreliable for this slide; empty when there is no reason.
+        scores: scores of each grid, from coarse to fine; empty when the places of the patches are unknown.
+        hotspots: regions of the highest attention.
         overview: (h, w, 3) uint8, the whole slide, its longer side about `OVERVIEW` pixels; None when
-            only the bag was there.
-        gallery: the patches with the highest and the lowest scores; None as the overview, or where there
-            are no scores.
+            it was predicted from a bag.
+        gallery: patches with the highest and the lowest scores; None when it was predicted from a bag
+            or there are no scores.
     """
 
     bag: FeatureBag
     prediction: Prediction
+    config: BundleConfig
     caveat: str
-    scores: dict[str, TileScores] | None
+    scores: dict[str, list[Score]]
     hotspots: list[Hotspot]
     overview: np.ndarray | None = None
     gallery: Gallery | None = None
@@ -68,7 +71,7 @@ class SlideResult:
 
     @property
     def message(self) -> str:
-        """Why something is unknown or may not hold; empty when all is well."""
+        """Why a value is unknown or unreliable; empty when there is no reason."""
         return "; ".join(text for text in (self.prediction.unknown, self.caveat) if text)
 
 
@@ -100,9 +103,9 @@ def predict_slide(
         return replace(
             result,
             overview=read_overview(slide, OVERVIEW),
-            gallery=None
-            if result.scores is None
-            else read_gallery(slide, bag, result.scores, bundle.config.sampling),
+            gallery=read_gallery(slide, bag, result.scores, bundle.config.sampling)
+            if result.scores
+            else None,
         )
 
 
@@ -140,14 +143,7 @@ def predict_stored(
         risk_caveat(prediction, bundle.config),
         f"no maps: {no_maps}" if no_maps else "",
     )
-    scores, hotspots = None, []
-    if not no_maps:
-        adds = prediction.attribution
-        scores = tile_scores(
-            bag,
-            prediction.attention,
-            rolled=prediction.rolled,
-            attribution=None if adds is None else adds.values,
-        )
-        hotspots = find_hotspots(bag, scores["20x"])
-    return SlideResult(bag, prediction, "; ".join(filter(None, caveats)), scores, hotspots)
+    scores = {} if no_maps else slide_scores(bag, bundle, prediction)
+    hotspots = find_hotspots(bag, scores["20x"]) if scores else []
+    caveat = "; ".join(filter(None, caveats))
+    return SlideResult(bag, prediction, bundle.config, caveat, scores, hotspots)

@@ -1,8 +1,8 @@
 """Scores as a TIAToolbox annotation store, for `tiatoolbox visualize`.
 
-The toolbox colours annotations by a property whose value lies in 0 to 1: percentiles are stored as
-shares, and attribution so that 0.5 is none. It reads the whole image, so coordinates keep the slide's
-offset.
+Scores have the names that they have in GeoJSON. The toolbox colours annotations by a property between 0
+and 1, so percentiles are divided by 100 and signed scores are scaled so that 0.5 means zero. It reads
+the whole image, so coordinates keep the slide's offset.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ from tiatoolbox.annotation.storage import Annotation, SQLiteStore
 
 from tiacrossfusion.explain.extent import clip_to_slide, tiles_of
 from tiacrossfusion.explain.hotspots import Hotspot
-from tiacrossfusion.explain.scores import TileScores
-from tiacrossfusion.outputs.colours import signed_shares
+from tiacrossfusion.explain.score import Score
+from tiacrossfusion.outputs.colours import score_shares
 from tiacrossfusion.outputs.origin import origin
+from tiacrossfusion.outputs.writers import Writer
 
 if TYPE_CHECKING:
     from tiacrossfusion.bags.bag import FeatureBag
+    from tiacrossfusion.inference.slide import SlideResult
 
 #: Values of the property "type", by which the toolbox's viewer shows and hides annotations.
 TILE_TYPE, HOTSPOT_TYPE = "Tile", "Hotspot"
@@ -45,15 +47,32 @@ class _SQLiteStore(SQLiteStore):
             return [option for (option,) in connection.execute("pragma compile_options")]
 
 
-def open_store(path: Path) -> SQLiteStore:
+def open_annotation_store(path: Path) -> SQLiteStore:
     """Open an annotation store, or make an empty one where there is no file."""
     return _SQLiteStore(path)
+
+
+class AnnotationStoreWriter(Writer):
+    """A TIAToolbox annotation store of the 20x tiles."""
+
+    suffixes = (".db",)
+
+    def write(self, folder: Path, stem: str, result: SlideResult) -> None:
+        """Write `<stem>.db`."""
+        write_annotation_store(
+            folder / f"{stem}.db",
+            result.bag,
+            result.scores["20x"],
+            result.hotspots,
+            model=result.config.name,
+            note=result.config.card.notice,
+        )
 
 
 def write_annotation_store(
     path: Path,
     bag: FeatureBag,
-    scores: TileScores,
+    scores: Sequence[Score],
     hotspots: Sequence[Hotspot],
     *,
     model: str,
@@ -61,31 +80,30 @@ def write_annotation_store(
 ) -> None:
     """Write the 20x tiles and the hotspots of a slide as a store.
 
-    Each annotation has a "type" and, per stage, the property "attention_5x" and so on to
-    "attention_fused": its percentile divided by 100, the mean over its tiles for a hotspot. Tiles
-    have "attribution_5x" and so on to "attribution_total" too, from 0 (lowers the risk most of the
-    slide's tiles) to 1 (raises it most). What is not known is left out. Hotspots have a "name", a
-    "rank" and the mean of each score under its name in QuPath. The store's metadata hold the origin
-    under "tiacrossfusion".
+    Each annotation has a "type". Tiles have "Attention fused percentile" and so on, divided by 100, and
+    signed scores such as "Attribution total" from 0 (lowers the risk most of the slide's tiles) to 1
+    (raises it most). Hotspots have a "name", a "rank", the mean percentile of their tiles divided by
+    100, and the mean of every score, such as "Attribution total mean", in its own unit. Unknown values
+    are left out. The store's metadata hold the origin under "tiacrossfusion".
 
     Args:
-        path: where there is no file yet; should end in ".db", by which the toolbox knows a store.
+        path: a file that does not exist yet; should end in ".db", by which the toolbox knows a store.
         bag: bag of the slide.
         scores: scores of its 20x grid.
-        hotspots: what `find_hotspots` gave.
+        hotspots: hotspots of the slide.
         model: name of the model.
         note: what the result may be used for.
     """
-    with closing(open_store(path)) as store:
+    with closing(open_annotation_store(path)) as store:
         store.metadata["tiacrossfusion"] = origin(bag, model=model, note=note)
         annotations = dict(_tiles(bag, scores))
         for hotspot in hotspots:
             properties = {"type": HOTSPOT_TYPE, "name": hotspot.name, "rank": hotspot.rank}
             shares = {
-                f"attention_{stage}": round(percentile / 100, 6)
-                for stage, percentile in hotspot.percentiles.items()
+                f"{name} percentile": round(percentile / 100, 6)
+                for name, percentile in hotspot.percentiles.items()
             }
-            means = {name: float(f"{mean:.6g}") for name, mean in hotspot.means.items()}
+            means = {f"{name} mean": float(f"{mean:.6g}") for name, mean in hotspot.means.items()}
             annotations[f"hotspot_{hotspot.rank}"] = Annotation(
                 hotspot.polygon,
                 properties | _finite(shares) | _finite(means),
@@ -93,22 +111,21 @@ def write_annotation_store(
         store.append_many(list(annotations.values()), list(annotations))
 
 
-def _tiles(bag: FeatureBag, scores: TileScores) -> Iterator[tuple[str, Annotation]]:
+def _tiles(bag: FeatureBag, scores: Sequence[Score]) -> Iterator[tuple[str, Annotation]]:
     """Yield the key, such as "20x_3_7" for column 3 and row 7, and the annotation of each tile."""
     bounds, shown = clip_to_slide(bag, "20x")
     boxes = shapely.box(*bounds[shown].T)
-    columns = {f"attention_{stage}": ranks / 100 for stage, ranks in scores.percentiles.items()}
-    columns |= {
-        f"attribution_{name}": signed_shares(values) for name, values in scores.attributions.items()
-    }
-    shares = np.stack([column[shown] for column in columns.values()], axis=1).round(6)
+    names = [score.name if score.signed else f"{score.name} percentile" for score in scores]
+    shares = np.zeros((len(boxes), len(scores)))
+    for index, score in enumerate(scores):
+        shares[:, index] = score_shares(score)[shown].round(6)
     for (column, row), polygon, known in zip(
         tiles_of(bag, "20x").grid[shown].tolist(), boxes, shares.tolist(), strict=True
     ):
-        properties = _finite(dict(zip(columns, known, strict=True)))
+        properties = _finite(dict(zip(names, known, strict=True)))
         yield f"20x_{column}_{row}", Annotation(polygon, {"type": TILE_TYPE} | properties)
 
 
 def _finite(numbers: Mapping[str, float]) -> dict[str, float]:
-    """Leave out what is not finite."""
+    """Leave out values that are not finite."""
     return {name: number for name, number in numbers.items() if math.isfinite(number)}

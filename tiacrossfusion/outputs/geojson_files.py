@@ -1,8 +1,8 @@
 """Scores as GeoJSON that QuPath loads: a tile for each patch, and the hotspots.
 
-QuPath lists and colours measurements of tiles, not of annotations, so scores stand on tiles and
-only the hotspots are annotations. One bad feature makes QuPath refuse the whole file: what is not
-finite is left out, and no value is ever null.
+QuPath lists and colours measurements of tiles, not of annotations, so scores are measurements of tiles
+and only the hotspots are annotations. One bad feature makes QuPath refuse the whole file: values that
+are not finite are left out, and no value is ever null.
 """
 
 from __future__ import annotations
@@ -22,36 +22,62 @@ import numpy as np
 
 from tiacrossfusion.explain.extent import clip_to_slide, tiles_of
 from tiacrossfusion.explain.hotspots import Hotspot
-from tiacrossfusion.explain.scores import TileScores
-from tiacrossfusion.outputs.colours import HOTSPOT, percentile_colours
+from tiacrossfusion.explain.score import Score, colour_score
+from tiacrossfusion.outputs.colours import HOTSPOT, score_colours
 from tiacrossfusion.outputs.origin import origin
+from tiacrossfusion.outputs.writers import Writer
 
 if TYPE_CHECKING:
     from tiacrossfusion.bags.bag import FeatureBag
+    from tiacrossfusion.inference.slide import SlideResult
 
-#: Ending of each grid's file. The 20x tiles carry the scores of all stages, so theirs is the file
-#: to open first.
+#: Ending of each grid's file. The 20x tiles have the scores of all stages, so theirs is the file to
+#: open first.
 FILE_ENDINGS = {"20x": ".geojson", "10x": "_10x.geojson", "5x": "_5x.geojson"}
 
-#: What a compressed file's name ends with as well; QuPath opens it as it is.
+#: Added to the name of a compressed file, which QuPath opens too.
 COMPRESSED = ".gz"
 
-#: Of 1 (fast) to 9: at 4 the files are a tenth larger than at 9, in a quarter of the time.
+#: From 1 (fast) to 9: at 4 the files are a tenth larger than at 9, in a quarter of the time.
 _COMPRESSION = 4
 
-#: Class of the hotspots. QuPath takes the colour of a class only when the class is new to the
-#: user's project, hence a name that nobody else gives.
+#: Class of the hotspots. QuPath takes the colour of a class only when the class is new to the user's
+#: project, hence a name that no other program gives.
 HOTSPOT_CLASS = {"name": "CrossFusion attention hotspot", "color": list(HOTSPOT)}
 
 #: Objects of the same slide have the same ids in every run.
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "tiacrossfusion")
 
 
+class QuPathWriter(Writer):
+    """GeoJSON for QuPath, one file a grid."""
+
+    def __init__(self, *, gzip: bool = False) -> None:
+        """Take compressed files or plain ones."""
+        super().__init__(gzip=gzip)
+        self.suffixes = tuple(
+            f"{ending}{COMPRESSED if gzip else ''}" for ending in FILE_ENDINGS.values()
+        )
+
+    def write(self, folder: Path, stem: str, result: SlideResult) -> None:
+        """Write the files of `write_geojson`."""
+        write_geojson(
+            folder,
+            stem,
+            result.bag,
+            result.scores,
+            result.hotspots,
+            model=result.config.name,
+            note=result.config.card.notice,
+            compress=self.gzip,
+        )
+
+
 def write_geojson(
     folder: Path,
     stem: str,
     bag: FeatureBag,
-    scores: Mapping[str, TileScores],
+    scores: Mapping[str, Sequence[Score]],
     hotspots: Sequence[Hotspot],
     *,
     model: str,
@@ -60,19 +86,18 @@ def write_geojson(
 ) -> list[Path]:
     """Write `<stem>.geojson` (20x tiles and hotspots), `<stem>_10x.geojson`, `<stem>_5x.geojson`.
 
-    Tiles carry their attention at each stage with its percentile, and attribution where it is known.
+    A tile has each score as a measurement, with its percentile where the score has one.
 
     Coordinates are level-0 pixels of the image as QuPath opens it, that is without the slide's
-    `offset`, cut at its borders. Tiles are coloured by the percentile of the fused attention in the
-    20x file and of the grid's own attention in the others, or by the 20x attention where the network
-    has no such; each file says by which. Two runs write the same bytes.
+    `offset`, cut at its borders. Tiles are coloured by `colour_score`; each file names it. Two runs
+    write the same bytes.
 
     Args:
         folder: an existing folder.
         stem: beginning of the file names.
         bag: bag of the slide.
-        scores: what `tile_scores` gave.
-        hotspots: what `find_hotspots` gave.
+        scores: scores of each grid.
+        hotspots: hotspots of the slide.
         model: name of the model.
         note: what the result may be used for.
         compress: write gzip, with ".gz" at the end of the names.
@@ -81,13 +106,13 @@ def write_geojson(
         The three files, the 20x file first.
 
     Raises:
-        TiacfError: it is not known where the patches of the bag lie.
+        TiacfError: the places of the bag's patches are unknown.
     """
     record = origin(bag, model=model, note=note)
     paths = []
     for scale, ending in FILE_ENDINGS.items():
         path = Path(folder) / f"{stem}{ending}{COMPRESSED if compress else ''}"
-        header = record | {"tiles": scale, "colour": f"percentile of {scores[scale].colour}"}
+        header = record | {"tiles": scale, "colour": _colour(scores[scale])}
         with _open(path, compress=compress) as file:
             file.write('{"type":"FeatureCollection",\n"tiacrossfusion":')
             file.write(json.dumps(header, ensure_ascii=False, allow_nan=False))
@@ -99,7 +124,7 @@ def write_geojson(
                         separator + geojson.dumps(_hotspot_feature(bag, hotspot, model, note))
                     )
                     separator = ",\n"
-            for feature in _tile_features(bag, scores[scale]):
+            for feature in _tile_features(bag, scale, scores[scale]):
                 file.write(separator + feature)
                 separator = ",\n"
             file.write("\n]}\n")
@@ -107,9 +132,18 @@ def write_geojson(
     return paths
 
 
+def _colour(scores: Sequence[Score]) -> str:
+    """Say what colours the tiles, such as "percentile of fused"."""
+    score = colour_score(scores)
+    if score is None:
+        return "no score"
+    name = score.name.removeprefix("Attention ")
+    return name if score.percentiles is None else f"percentile of {name}"
+
+
 @contextmanager
 def _open(path: Path, *, compress: bool) -> Iterator[TextIO]:
-    """Open a file for text, which is compressed without name and time so that the bytes are the same."""
+    """Open a text file; a compressed one has no name and time inside, so that its bytes are the same."""
     if not compress:
         with path.open("w", encoding="utf-8", newline="\n") as file:
             yield file
@@ -122,26 +156,20 @@ def _open(path: Path, *, compress: bool) -> Iterator[TextIO]:
         yield file
 
 
-def _tile_features(bag: FeatureBag, scores: TileScores) -> Iterator[str]:
+def _tile_features(bag: FeatureBag, scale: str, scores: Sequence[Score]) -> Iterator[str]:
     """Yield each tile of a grid as the text of a GeoJSON feature.
 
     The text is put together here: making 150,000 `geojson.Feature`s and dumping them takes three
-    times as long. Only numbers and fixed names go in, so nothing needs escaping.
+    times as long.
     """
-    bounds, shown = clip_to_slide(bag, scores.scale)
+    bounds, shown = clip_to_slide(bag, scale)
     bounds = bounds - np.tile(bag.provenance.offset, 2)
-    colours = percentile_colours(scores.percentiles[scores.colour_stage])
-    columns = [
-        _members(scores.measurement(stage), values[shown], scores.percentiles[stage][shown])
-        for stage, values in scores.values.items()
-    ] + [
-        _members(scores.attribution_measurement(name), values[shown])
-        for name, values in scores.attributions.items()
-    ]
-    prefix = f"{bag.provenance.slide}/{scores.scale}/"
+    colours = score_colours(colour_score(scores), len(bounds))
+    columns = [_members(score, shown) for score in scores] or [[""] * len(bounds)]
+    prefix = f"{bag.provenance.slide}/{scale}/"
     for (x0, y0, x1, y1), (column, row), (red, green, blue), known in zip(
         bounds[shown].tolist(),
-        tiles_of(bag, scores.scale).grid[shown].tolist(),
+        tiles_of(bag, scale).grid[shown].tolist(),
         colours[shown].tolist(),
         zip(*columns, strict=True),
         strict=True,
@@ -155,21 +183,25 @@ def _tile_features(bag: FeatureBag, scores: TileScores) -> Iterator[str]:
         )
 
 
-def _members(name: str, values: np.ndarray, percentiles: np.ndarray | None = None) -> list[str]:
-    """Write out a score, and its percentile where it has one, as JSON members; "" where not finite.
+def _members(score: Score, shown: np.ndarray) -> list[str]:
+    """Write a score, and its percentile where it has one, as JSON members; "" where not finite.
 
     Args:
-        name: of the score in QuPath.
-        values: (N,).
-        percentiles: (N,), a function of the values.
+        score: the score.
+        shown: (N,) bool, the tiles to write.
     """
+    values, percentiles = score.values[shown], score.percentiles
     # Tiles inside one larger tile share its score: each different value is written out once.
     _, first, inverse = np.unique(values, return_index=True, return_inverse=True)
     numbers = values[first, None]
-    member = f'"{name}":%.6g'
-    if percentiles is not None:
-        numbers = np.column_stack([numbers, percentiles[first]])
-        member += f',"{name} percentile":%.6g'
+    name, rank = (
+        json.dumps(text, ensure_ascii=False).replace("%", "%%")
+        for text in (score.name, f"{score.name} percentile")
+    )
+    member = f"{name}:%.6g"
+    if percentiles is not None:  # equal values have equal percentiles
+        numbers = np.column_stack([numbers, percentiles[shown][first]])
+        member += f",{rank}:%.6g"
     # One long formatting of all numbers takes half of the time of one for each.
     texts = ("\n".join([member] * len(first)) % tuple(numbers.ravel().tolist())).split("\n")
     for unknown in np.flatnonzero(~np.isfinite(numbers).all(axis=1)):
@@ -178,14 +210,12 @@ def _members(name: str, values: np.ndarray, percentiles: np.ndarray | None = Non
 
 
 def _hotspot_feature(bag: FeatureBag, hotspot: Hotspot, model: str, note: str) -> geojson.Feature:
-    """Make a hotspot a locked annotation."""
+    """Return a hotspot as a locked annotation."""
     scores = {f"{name} mean": mean for name, mean in hotspot.means.items() if math.isfinite(mean)}
     if hotspot.area is not None:
         scores = {"Area um^2": hotspot.area} | scores
-    rings = [hotspot.polygon.exterior, *hotspot.polygon.interiors]
     coordinates = [
-        (np.asarray(ring.coords).astype(np.int64) - bag.provenance.offset).tolist()
-        for ring in rings
+        (ring.astype(np.int64) - bag.provenance.offset).tolist() for ring in hotspot.rings
     ]
     return geojson.Feature(
         id=str(uuid.uuid5(_NAMESPACE, f"{bag.provenance.slide}/hotspot/{hotspot.rank}")),

@@ -1,4 +1,4 @@
-"""What a result file says of its origin."""
+"""The origin of a result file, as it is written into it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def origin(bag: FeatureBag, *, model: str, note: str) -> dict[str, Any]:
-    """Describe where attention comes from, without times, so that two runs write the same bytes.
+    """Describe slide, features and model of a result, without times: two runs write the same bytes.
 
     Args:
         bag: bag of the slide.
@@ -17,7 +17,7 @@ def origin(bag: FeatureBag, *, model: str, note: str) -> dict[str, Any]:
         note: what the result may be used for.
 
     Returns:
-        A record that is strict JSON without nulls.
+        A record of strict JSON without nulls.
     """
     made = bag.provenance
     record: dict[str, Any] = {
@@ -35,6 +35,6 @@ def origin(bag: FeatureBag, *, model: str, note: str) -> dict[str, Any]:
         "versions": dict(sorted(made.versions.items())),
         "imported": made.imported or None,
     }
-    # Features of another program may come without much of it.
+    # Features of another program may lack much of it.
     record["features"] = {name: value for name, value in features.items() if value is not None}
     return {name: value for name, value in record.items() if value is not None}

@@ -1,4 +1,4 @@
-"""A figure of scores over the slide: the tissue, a map of attention per stage, one of attribution."""
+"""A figure of scores over the slide: the tissue, and a map of each score."""
 
 from __future__ import annotations
 
@@ -13,33 +13,29 @@ from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
+from tiacrossfusion.explain.attribution_scores import ATTRIBUTIONS, TOTAL
 from tiacrossfusion.explain.extent import slide_size, tiles_of
 from tiacrossfusion.explain.hotspots import Hotspot
-from tiacrossfusion.explain.scores import TileScores
+from tiacrossfusion.explain.score import Score, colour_score, on_own_grid
 from tiacrossfusion.outputs.colours import (
     HOTSPOT,
     colour_table,
-    percentile_colours,
+    score_colours,
     signed_colour_table,
-    signed_colours,
 )
 from tiacrossfusion.outputs.figures import add_caption, save_png
+from tiacrossfusion.outputs.scale_bar import scale_bar
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from tiacrossfusion.bags.bag import FeatureBag
 
-#: The grid on which each stage is painted. Fused attention lies on the 10x grid and is painted on
-#: the 20x tiles, as QuPath shows it: they follow the tissue closer, and hotspots are made of them.
-_PAINTED_ON = {"5x": "5x", "10x": "10x", "20x": "20x", "fused": "20x", "rolled": "20x"}
-
 #: How much of a tile's colour covers the tissue: enough to read the colour against the bar, little
 #: enough to see the glands.
 _OPACITY = 0.62
 
-#: Grey level, from 0 to 1, of the tissue that the colour bar is drawn over, and of patches of which
-#: no picture is at hand.
+#: Grey level, from 0 to 1, of the tissue under the colour bars, and of patches without a picture.
 _PALE_TISSUE = 0.8
 
 _DPI = 110
@@ -47,14 +43,14 @@ _MAX_WIDTH, _MAX_HEIGHT = 15.0, 9.0  # of all panels together, in inches
 _MIN_COLUMN = 1.2  # of a panel's column: what its heading needs
 _MIN_WIDTH = 8.0  # of the figure: what title, colour bar and note need
 _MARGIN, _GAP, _PANEL_TITLE = 0.3, 0.2, 0.32  # inches
-_BAR, _BAR_GAP = 4.5, 1.2  # width of a colour bar, and what lies between two
+_BAR, _BAR_GAP = 4.5, 1.2  # width of a colour bar, and the gap between two
 _HEAD, _FOOT = 0.55, 1.15  # inches above and below the panels
 
 
 def attention_figure(
     thumbnail: np.ndarray | None,
     bag: FeatureBag,
-    scores: Mapping[str, TileScores],
+    scores: Mapping[str, Sequence[Score]],
     hotspots: Sequence[Hotspot],
     path: Path,
     *,
@@ -62,32 +58,35 @@ def attention_figure(
     model: str,
     note: str,
 ) -> None:
-    """Draw the slide, its attention at each stage of the network and the risk's attribution as a PNG.
+    """Draw the slide and its scores as a PNG.
 
-    The tissue under the maps is grey, so that their colours mean scores only. Those of attention are
-    percentiles within the slide, on one scale for all maps; those of attribution, of all scales at a
-    place, run from what lowers the risk to what raises it.
+    There is a map of each score of the 20x grid, each on its own grid; of the attributions only their
+    total has one. The tissue under the maps is grey, so that their colours mean scores only: percentiles
+    within the slide on one scale, and signed scores from what lowers the risk to what raises it.
 
     Args:
-        thumbnail: (h, w, 3) uint8 RGB of the whole slide at any resolution. None when there is no
-            slide: patches then lie on white, and the first panel shows where those of 20x are.
+        thumbnail: (h, w, 3) uint8 RGB of the whole slide at any resolution. Without it, patches lie on
+            white, and the first panel shows where those of 20x are.
         bag: bag of the slide.
-        scores: what `tile_scores` gave.
-        hotspots: what `find_hotspots` gave.
+        scores: scores of each grid.
+        hotspots: hotspots of the slide.
         path: the PNG file.
         title: heading of the figure.
         model: name of the model.
-        note: what the figure may be used for; stands at the foot.
+        note: what the figure may be used for, written at the foot.
     """
     width, height = slide_size(bag)
-    fine = scores["20x"]
-    attributed = "total" in fine.attributions
-    panels = ("tissue", *fine.values, *(["attribution"] if attributed else []))
+    unsigned = [score for score in scores["20x"] if not score.signed]
+    signed = [s for s in scores["20x"] if s.signed and s.name not in ATTRIBUTIONS.values()]
+    hot = colour_score(scores["20x"])
+    panels = (None, *unsigned, *signed)
+    bars = _colour_bars(unsigned, signed, hotspots)
     rows, columns, panel_w, panel_h = _layout(width / height, len(panels))
     column_w = max(panel_w, _MIN_COLUMN) + _GAP
-    bars = 2 if attributed else 1
     figure_w = max(
-        _MIN_WIDTH, columns * column_w - _GAP + 2 * _MARGIN, bars * (_BAR + _BAR_GAP) - _BAR_GAP + 1
+        _MIN_WIDTH,
+        columns * column_w - _GAP + 2 * _MARGIN,
+        len(bars) * (_BAR + _BAR_GAP) - _BAR_GAP + 1,
     )
     figure_h = _HEAD + rows * (panel_h + _PANEL_TITLE) + (rows - 1) * _GAP + _FOOT
     figure = Figure(figsize=(figure_w, figure_h), dpi=_DPI, facecolor="white")
@@ -101,53 +100,63 @@ def attention_figure(
             thumbnail, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
         )
     grey = np.repeat(cv2.cvtColor(tissue, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
-    for place, stage in enumerate(panels):
+    for place, score in enumerate(panels):
         row, column = divmod(place, columns)
         in_row = min(columns, len(panels) - row * columns)
         x = (figure_w - in_row * column_w) / 2 + column * column_w + (column_w - panel_w) / 2
         y = figure_h - _HEAD - (row + 1) * (panel_h + _PANEL_TITLE) - row * _GAP
         axes = figure.add_axes((x / figure_w, y / figure_h, panel_w / figure_w, panel_h / figure_h))
-        if stage == "tissue":
+        if score is None:
             image = tissue
             heading = "H&E" if thumbnail is not None else "20x patches"
         else:
-            if stage == "attribution":
-                grid, colours = "20x", signed_colours(fine.attributions["total"])
-                heading = "Attribution of the risk"
-            else:
-                grid = _PAINTED_ON[stage]
-                colours = percentile_colours(scores[grid].percentiles[stage])
-                heading = f"Attention {stage}"
-            ground = grey if thumbnail is not None else _draw_patches(bag, grid, size)
-            image = _paint(ground, bag, grid, colours)
+            # Hotspots are made of 20x tiles, so their score is drawn on these whatever its own grid.
+            drawn = score if score is hot else on_own_grid(scores, score.name)
+            colours = score_colours(drawn, len(drawn.values))
+            heading = "Attribution of the risk" if score.name == TOTAL else score.name
+            ground = grey if thumbnail is not None else _draw_patches(bag, drawn.scale, size)
+            image = _paint(ground, bag, drawn.scale, colours)
         axes.imshow(image, extent=(0, width, height, 0), interpolation="nearest", aspect="auto")
         axes.set_title(heading, fontsize=11, pad=5)
         axes.set(xticks=[], yticks=[], xlim=(0, width), ylim=(height, 0))
         axes.spines[:].set(color="0.75", linewidth=0.8)
-        if stage == "tissue" and bag.provenance.mpp is not None:
-            _scale_bar(axes, bag.provenance.mpp[0], width, height)
-        if stage == fine.colour_stage:
+        if score is None and bag.provenance.mpp is not None:
+            _draw_scale_bar(axes, bag.provenance.mpp[0], width, height)
+        if score is not None and score is hot:
             for hotspot in hotspots:
                 _outline(axes, hotspot, height)
 
     add_caption(figure, 1 - 0.3 / figure_h, title, size=14)
-    label = "attention percentile within the slide"
-    label = f"{label} (red outlines: hotspots)" if hotspots else label
-    shift = (_BAR + _BAR_GAP) / 2 if attributed else 0.0
-    _colour_bar(figure, label, colour_table(), {0: "0", 50: "50", 100: "100"}, shift=-shift)
-    if attributed:
-        ends = {0: "lowers the risk", 50: "0", 100: "raises the risk"}
-        _colour_bar(figure, "attribution", signed_colour_table(), ends, shift=shift)
+    for number, (label, table, ticks) in enumerate(bars):
+        shift = (number - (len(bars) - 1) / 2) * (_BAR + _BAR_GAP)
+        _colour_bar(figure, label, table, ticks, shift=shift)
     add_caption(figure, 0.22 / figure_h, f"{model}  ·  {note}", size=9, colour="0.35")
     save_png(figure, path)
 
 
+def _colour_bars(
+    unsigned: Sequence[Score], signed: Sequence[Score], hotspots: Sequence[Hotspot]
+) -> list[tuple[str, np.ndarray, dict[int, str]]]:
+    """Return label, colours and ticks of the colour bars that the maps need."""
+    bars = []
+    if unsigned:
+        of_attention = all(score.name.startswith("Attention ") for score in unsigned)
+        label = f"{'attention ' if of_attention else ''}percentile within the slide"
+        label += " (red outlines: hotspots)" if hotspots else ""
+        bars.append((label, colour_table(), {0: "0", 50: "50", 100: "100"}))
+    if signed:
+        unit = signed[0].unit
+        ends = {0: f"lowers the {unit}", 50: "0", 100: f"raises the {unit}"}
+        bars.append(("attribution", signed_colour_table(), ends))
+    return bars
+
+
 def _layout(aspect: float, panels: int) -> tuple[int, int, float, float]:
-    """Rows and columns of panels, and their width and height in inches, as large as can be.
+    """Rows and columns of the largest panels that fit, and their width and height in inches.
 
     Args:
-        aspect: width of the slide by its height.
-        panels: how many there are.
+        aspect: width of the slide divided by its height.
+        panels: number of panels.
     """
     best = (0, 0, 0.0, 0.0)
     for rows in range(1, panels + 1):
@@ -177,7 +186,7 @@ def _paint(grey: np.ndarray, bag: FeatureBag, grid: str, colours: np.ndarray) ->
     tile = _tile_of_pixels(bag, grid, grey.shape[1], grey.shape[0])
     painted = grey.copy()
     covered = tile >= 0
-    # Fine steps of grey cannot be seen through the colours, and cost a third of the file's size.
+    # Fine steps of grey cannot be seen through the colours, and take a third of the file's size.
     under = grey[covered] // 8 * 8 + 4
     painted[covered] = np.rint(_OPACITY * colours[tile[covered]] + (1 - _OPACITY) * under)
     return painted
@@ -200,7 +209,7 @@ def _draw_patches(bag: FeatureBag, grid: str, size: tuple[int, int]) -> np.ndarr
 
 
 def _tile_of_pixels(bag: FeatureBag, grid: str, width: int, height: int) -> np.ndarray:
-    """Tile of a grid, with one tile at least, in which each pixel of a picture of the slide lies.
+    """Tile in which each pixel of a picture of the slide lies, of a grid of at least one tile.
 
     Args:
         bag: bag of the slide.
@@ -247,15 +256,13 @@ def _lattice_of_pixels(
     return np.where((place >= 0) & (centres < ends[place]), lines[place], -1)
 
 
-def _scale_bar(axes: Axes, mpp: float, width: int, height: int) -> None:
-    """Draw a scale bar of 1, 2 or 5 times 10^n mm, at most a quarter of the slide's width."""
-    most = width * mpp / 1000 / 4  # mm
-    power = 10.0 ** np.floor(np.log10(most))
-    length = max(step * power for step in (1, 2, 5) if step * power <= most)
+def _draw_scale_bar(axes: Axes, mpp: float, width: int, height: int) -> None:
+    """Draw a scale bar into the lower left corner."""
+    bar = scale_bar(width * mpp)
     start, y = 0.04 * width, 0.95 * height
     halo = [withStroke(linewidth=6, foreground="white")]
     axes.plot(
-        [start, start + length * 1000 / mpp],
+        [start, start + bar.microns / mpp],
         [y, y],
         color="black",
         linewidth=3,
@@ -263,7 +270,7 @@ def _scale_bar(axes: Axes, mpp: float, width: int, height: int) -> None:
         path_effects=halo,
     )
     axes.annotate(
-        f"{length:g} mm",
+        bar.label,
         (start, y),
         xytext=(0, 5),
         textcoords="offset points",
@@ -273,20 +280,20 @@ def _scale_bar(axes: Axes, mpp: float, width: int, height: int) -> None:
 
 
 def _outline(axes: Axes, hotspot: Hotspot, height: int) -> None:
-    """Draw the border of a hotspot on a slide of this height, and its rank above it."""
+    """Draw the border of a hotspot, and its rank above it, on a slide of this height."""
     colour = np.array(HOTSPOT) / 255
-    for ring in (hotspot.polygon.exterior, *hotspot.polygon.interiors):
+    for ring in hotspot.rings:
         axes.plot(
-            *ring.xy,
+            *ring.T,
             color=colour,
             linewidth=1.5,
             path_effects=[withStroke(linewidth=3, foreground="white")],
         )
-    x0, y0, x1, _ = hotspot.polygon.bounds
-    fits_above = y0 > height / 10
+    x, y = hotspot.label_place
+    fits_above = y > height / 10
     axes.annotate(
         str(hotspot.rank),
-        ((x0 + x1) / 2, y0),
+        (x, y),
         xytext=(0, 4 if fits_above else -4),
         textcoords="offset points",
         ha="center",
@@ -301,14 +308,14 @@ def _outline(axes: Axes, hotspot: Hotspot, height: int) -> None:
 def _colour_bar(
     figure: Figure, label: str, table: np.ndarray, ticks: Mapping[int, str], *, shift: float
 ) -> None:
-    """Draw a colour scale of the maps, in the colours as they look over pale tissue.
+    """Draw a colour bar, in the colours as they look over pale tissue.
 
     Args:
         figure: the figure.
         label: what the colours mean.
-        table: (256, 3) uint8 from the left to the right.
-        ticks: what is written at which hundredth of the way.
-        shift: of its middle from that of the figure, in inches.
+        table: (256, 3) uint8 from left to right.
+        ticks: text at each hundredth of its width.
+        shift: distance of its middle from that of the figure, in inches.
     """
     width, height = figure.get_size_inches()
     over_tissue = _OPACITY * table / 255 + (1 - _OPACITY) * _PALE_TISSUE

@@ -10,7 +10,7 @@ import numpy as np
 
 from tiacrossfusion.cohorts.patients import PatientTable
 from tiacrossfusion.inference.prediction import Prediction, read_off, risk_caveat
-from tiacrossfusion.outputs.files import prediction_row
+from tiacrossfusion.outputs.values import prediction_row
 
 if TYPE_CHECKING:
     from tiacrossfusion.models.config import BundleConfig

@@ -14,18 +14,15 @@ import numpy as np
 
 from tiacrossfusion.bags.bag import FeatureBag
 from tiacrossfusion.explain.extent import why_no_maps
+from tiacrossfusion.explain.scores import SCORES
 from tiacrossfusion.inference.slide import SlideResult, load_readers, predict_slide, predict_stored
 from tiacrossfusion.io.paths import is_folder, stem_for
 from tiacrossfusion.io.progress import Progress
 from tiacrossfusion.io.text import written
 from tiacrossfusion.models.source import LoadedModel, ModelSource
-from tiacrossfusion.outputs.files import (
-    output_suffixes,
-    prediction_dict,
-    prediction_row,
-    write_outputs,
-)
+from tiacrossfusion.outputs.files import output_suffixes, write_outputs
 from tiacrossfusion.outputs.report.making import make_fragment
+from tiacrossfusion.outputs.values import prediction_dict, prediction_row
 from tiacrossfusion.runs.record import Record, names_for
 from tiacrossfusion.runs.results_folder import FRAGMENT, ResultsFolder
 from tiacrossfusion.runs.runner import Made, Outcome, RecordedTask, Resume
@@ -44,7 +41,7 @@ class PredictionOptions:
 
     Attributes:
         read: how slides are read.
-        output_type: "qupath", "zarr" or "annotationstore"; ignored when nothing is written.
+        output_type: a name in `outputs.writers.WRITERS`; ignored when nothing is written.
         attribution: compute what raises and what lowers the risk, and attention rollout.
         gzip: compress GeoJSON.
         overwrite: make finished results again, replacing files that this program wrote for these slides.
@@ -105,7 +102,7 @@ class PredictionTask(RecordedTask):
         started = time.perf_counter()
         result = self.predict(progress)
         row = self._row(result, round(time.perf_counter() - started, 2))
-        value = prediction_dict(result, self.bundle)
+        value = prediction_dict(result)
         return Outcome(self.given, "ok", row["message"], row=row, value=value)
 
     def failed(self, message: str) -> Outcome:
@@ -139,10 +136,9 @@ class PredictionTask(RecordedTask):
                 record.name,
                 self.options.output_type,
                 result,
-                self.bundle,
                 gzip=self.options.gzip,
             )
-            make_fragment(result, self.bundle).save(staging / FRAGMENT)
+            make_fragment(result).save(staging / FRAGMENT)
         seconds = round(time.perf_counter() - started, 2)
         return Made({**self._row(result, seconds), "output": record.name})
 
@@ -159,6 +155,13 @@ class PredictionTask(RecordedTask):
     @abstractmethod
     def predict(self, progress: Progress) -> SlideResult:
         """Predict."""
+
+    def explain_key(self) -> dict[str, str]:
+        """Return the part of the cache key that decides the scores."""
+        return {
+            "attribution": str(self.options.attribution),
+            "scores": ", ".join(SCORES.names()),
+        }
 
     def load_readers(self) -> None:
         """Import what reads the slide, which takes seconds that are not the slide's."""
@@ -221,7 +224,7 @@ class SlideTask(PredictionTask):
             "encoder": self.model.load().need_encoder().spec.model_dump_json(),
             "mask": mask_key(self.read),
             "scale": scale,
-            "attribution": str(self.options.attribution),
+            **self.explain_key(),
         }
 
     def load_readers(self) -> None:
@@ -283,7 +286,7 @@ class BagTask(PredictionTask):
         return {
             "bag": content.hexdigest(),
             "model": self.bundle.fingerprint,
-            "attribution": str(self.options.attribution),
+            **self.explain_key(),
         }
 
     def has_maps(self) -> bool:

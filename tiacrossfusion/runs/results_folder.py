@@ -17,7 +17,7 @@ from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.io.atomic import OutputError, move
 from tiacrossfusion.io.paths import is_there
 from tiacrossfusion.io.text import written
-from tiacrossfusion.outputs.files import ALL_SUFFIXES
+from tiacrossfusion.outputs.files import all_suffixes
 from tiacrossfusion.runs.record import Record
 from tiacrossfusion.runs.records import RECORDS, RecordFolder
 
@@ -124,7 +124,7 @@ class ResultsFolder(RecordFolder):
 
     def is_free(self, name: str) -> bool:
         """Return whether no other slide has a name, or might write a file of that name."""
-        ends = [suffix.casefold() for suffix in ("", *ALL_SUFFIXES)]
+        ends = [suffix.casefold() for suffix in ("", *all_suffixes())]
         return all(
             self.named(f"{name.casefold()}{mine}".removesuffix(other)) is None
             for mine in ends

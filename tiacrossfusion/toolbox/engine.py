@@ -18,7 +18,7 @@ from tiacrossfusion.encoders.stored import load_encoder_of
 from tiacrossfusion.errors import ArgumentTypeError, ArgumentValueError, UsageError
 from tiacrossfusion.io.arguments import at_least, usable_device
 from tiacrossfusion.models.source import LoadedModel
-from tiacrossfusion.outputs.files import OUTPUT_TYPES
+from tiacrossfusion.outputs.writers import WRITERS
 from tiacrossfusion.runs.prediction import predict_slides
 from tiacrossfusion.runs.prediction_task import PredictionOptions
 from tiacrossfusion.runs.results_folder import ResultsFolder
@@ -162,8 +162,8 @@ class SurvivalPredictor(EngineABC):
             save_dir: folder for results; needed for every output type but "dict".
             overwrite: make finished results again, replacing files that this program wrote for these
                 slides and nothing else.
-            output_type: "dict", "zarr", "annotationstore" or "qupath". "dict" with a `save_dir` is
-                saved as "zarr", as TIAToolbox's engines do.
+            output_type: "dict", "zarr", "annotationstore", "qupath" or another name in `WRITERS`. "dict"
+                with a `save_dir` is saved as "zarr", as TIAToolbox's engines do.
             **kwargs: `auto_get_mask` (True; False predicts from all of an image without a mask, glass
                 included), `wsireader_kwargs` ({"mpp": ...} or {"power": ...} for slides that do not
                 state their scale), and `batch_size`, `num_workers`, `device`, `verbose` for this and
@@ -195,11 +195,11 @@ class SurvivalPredictor(EngineABC):
             )
         slides = images_of(images)
         their_masks = masks_of(masks, len(slides), auto_get_mask=kwargs.pop("auto_get_mask", True))
-        output_type = str(output_type).lower()
-        if output_type not in ("dict", *OUTPUT_TYPES):
-            raise ArgumentTypeError(
-                f"output_type={output_type}: must be 'dict', 'zarr', 'annotationstore' or 'qupath'"
-            )
+        known = {name.lower(): name for name in ("dict", *WRITERS.names())}
+        if str(output_type).lower() not in known:
+            names = ", ".join(map(repr, known.values()))
+            raise ArgumentTypeError(f"output_type={output_type}: must be one of {names}")
+        output_type = known[str(output_type).lower()]
         folder = None if save_dir is None else folder_of("save_dir", save_dir)
         if output_type == "dict" and folder is not None:
             output_type = "zarr"

@@ -1,55 +1,52 @@
-"""What the report shows of one slide: plain values and small pictures, kept as one JSON file."""
+"""One slide's part of the report: plain values and small pictures, kept as one JSON file."""
 
 from __future__ import annotations
 
-import os
-import uuid
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from tiacrossfusion.errors import TiacfError, one_line
+from tiacrossfusion.io.atomic import replacing
+from tiacrossfusion.outputs.curve import Curve, PlainValues
 
-#: The longer side of a slide in the units of a map: pictures, tiles and marks of slides of any size
-#: are placed alike.
+#: Longer side of a slide in the units of a map, so that slides of any size are drawn alike.
 MAP_SIDE = 1000.0
 
 
 def _showable(text: Any) -> Any:
-    """Replace what is no text, such as half of a character in a file name that is not UTF-8."""
+    """Replace characters that UTF-8 cannot encode, such as half of one in a file name."""
     if isinstance(text, str):
         return text.encode("utf-8", "replace").decode("utf-8")
     return text
 
 
-#: Text of a user's: a file name may hold anything.
+#: Text from the user, such as a file name, which may hold anything.
 Text = Annotated[str, BeforeValidator(_showable)]
 
-#: A picture that the page holds within itself, and nothing else.
+#: A picture inside the page: a data URI.
 Picture = Annotated[
     str, Field(pattern=r"^data:image/(png|webp);base64,[A-Za-z0-9+/]+={0,2}$", repr=False)
 ]
 
 
-class _Fragment(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Layer(_Fragment):
-    """A picture that lies on a slide.
+class Layer(PlainValues):
+    """A picture laid over a slide.
 
     Attributes:
         kind: "photo", "patches" (where they are), "percentile", or "signed" (above 0 raises the risk).
-        family: what is shown, such as "Attention"; layers of one family stand together.
-        name: which of the family, such as "5x".
+        family: first word of the score's name, such as "Attention"; groups the layers of the page.
+        name: rest of the score's name, such as "5x".
+        unit: unit of the score.
         picture: the picture; of tiles it has one pixel for each.
-        x, y, width, height: where it lies on the map, whose longer side is `MAP_SIDE`.
+        x, y, width, height: its place on the map, whose longer side is `MAP_SIDE`.
     """
 
     kind: Literal["photo", "patches", "percentile", "signed"]
-    family: str
-    name: str
+    family: str = ""
+    name: str = ""
+    unit: str = ""
     picture: Picture
     x: float
     y: float
@@ -62,15 +59,15 @@ class Layer(_Fragment):
         return f"{self.family} {self.name}".lower().replace(" ", "-")
 
 
-class Outline(_Fragment):
+class Outline(PlainValues):
     """A hotspot on the map.
 
     Attributes:
         name: such as "Hotspot 1".
-        label: what stands beside it, such as "1".
+        label: text beside it, such as "1".
         path: SVG path of its border.
-        x, y: where the label stands.
-        note: what is known of it.
+        x, y: place of the label.
+        note: its size and score in words.
     """
 
     name: str
@@ -81,23 +78,23 @@ class Outline(_Fragment):
     note: str
 
 
-class Bar(_Fragment):
+class Bar(PlainValues):
     """A scale bar.
 
     Attributes:
         label: such as "50 μm".
-        length: in units of the picture that it lies on.
+        length: its length in units of the picture that it lies on.
     """
 
     label: str
     length: float
 
 
-class MapView(_Fragment):
-    """A slide and what lies on it.
+class MapView(PlainValues):
+    """A slide with its maps.
 
     Attributes:
-        width, height: of the slide, the longer one is `MAP_SIDE`.
+        width, height: size of the slide; the longer one is `MAP_SIDE`.
         ground: the slide, or where its patches are.
         layers: the maps to choose from.
         outlines: hotspots.
@@ -112,14 +109,14 @@ class MapView(_Fragment):
     bar: Bar | None
 
 
-class PatchView(_Fragment):
+class PatchView(PlainValues):
     """A patch of the gallery.
 
     Attributes:
         picture: the patch.
-        percentile: of its attention among the patches of its scale.
+        percentile: percentile of its attention among the patches of its scale.
         attribution: what it adds to the risk.
-        x, y, width, height: where it lies on the map.
+        x, y, width, height: its place on the map.
     """
 
     picture: Picture
@@ -131,12 +128,12 @@ class PatchView(_Fragment):
     height: float
 
 
-class PatchRow(_Fragment):
+class PatchRow(PlainValues):
     """The patches of one scale with the highest and the lowest scores.
 
     Attributes:
         scale: "5x", "10x" or "20x".
-        score: what they are chosen by.
+        score: the score they are chosen by.
         bar: scale bar; a patch is 100 units wide.
         highest: from the highest score downwards.
         lowest: from the lowest score upwards.
@@ -149,62 +146,30 @@ class PatchRow(_Fragment):
     lowest: tuple[PatchView, ...]
 
 
-class GroupCurve(_Fragment):
-    """Survival of a group of training patients.
-
-    Attributes:
-        name: such as "low".
-        patients: how many.
-        survival: (K,) at the end of each bin.
-    """
-
-    name: str
-    patients: int
-    survival: tuple[float, ...]
-
-
-class Survival(_Fragment):
-    """The prediction over time.
-
-    Attributes:
-        survival: (K,) S at the end of each bin.
-        edges: K + 1 times from 0; None when they are unknown.
-        unit: of the times.
-        median: in that unit; None when it is unknown or not reached.
-        groups: training patients to compare with.
-    """
-
-    survival: tuple[float, ...] = Field(min_length=1)
-    edges: tuple[float, ...] | None
-    unit: str | None
-    median: float | None
-    groups: tuple[GroupCurve, ...]
-
-
-class ReportSlide(_Fragment):
+class ReportSlide(PlainValues):
     """All that the report shows of one slide.
 
-    Of a slide that failed only `name`, `status`, `message` and `source` are known.
+    A slide that failed has only `name`, `status`, `message` and `source`.
 
     Attributes:
         name: file name of the slide.
         status: "ok" or "failed".
-        message: why it failed, why something is unknown, or what speaks against the numbers.
-        source: path of the slide or bag as it was given; empty when there is none.
-        model: name and version of the model that gave the risk.
+        message: why it failed, or why a value is unknown or unreliable.
+        source: path of the slide or bag as it was given; may be empty.
+        model: name and version of the model.
         risk: higher is worse.
-        risk_sd: spread of an ensemble.
-        percentile: of the risk among the training patients.
+        risk_sd: standard deviation of the risk over an ensemble.
+        percentile: percentile of the risk among the training patients.
         risk_group: name of the group.
         group_rank: 0 for the group of low risk, 1 for that of high risk.
-        patches: how many, per scale.
-        facts: name and value of what else is to be known, such as the scanner's resolution.
+        patches: number of patches of each scale.
+        facts: name and value of further facts, such as the scanner's resolution.
         survival: the prediction over time.
         contribution: what each scale adds to the risk of a slide of typical patches.
-        baseline: whose patches those are: "training", the patients', or "own", this slide's.
+        baseline: where typical patches come from: "training" patients or the slide's "own".
         map: the slide and its maps; None when they cannot be drawn.
-        map_note: why there is no map, or what to know of it.
-        gallery: patches, per scale.
+        map_note: why there is no map, or a remark on it.
+        gallery: patches of each scale.
         gallery_note: why there are no patches, or fewer.
     """
 
@@ -221,7 +186,7 @@ class ReportSlide(_Fragment):
     group_rank: int | None = None
     patches: dict[str, int] = Field(default_factory=dict)
     facts: dict[str, Text] = Field(default_factory=dict)
-    survival: Survival | None = None
+    survival: Curve | None = None
     contribution: dict[str, float] = Field(default_factory=dict)
     baseline: Literal["training", "own"] = "training"
     map: MapView | None = None
@@ -236,21 +201,16 @@ class ReportSlide(_Fragment):
         return self
 
     def save(self, path: Path) -> None:
-        """Write the fragment in one step, in place of an earlier one."""
-        path = Path(path)
-        part = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
-        try:
+        """Write the fragment in one step, replacing an earlier one."""
+        with replacing(path) as part:
             part.write_text(self.model_dump_json(), encoding="utf-8")
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: Path) -> ReportSlide:
         """Read a fragment.
 
         Raises:
-            TiacfError: there is none, or it is damaged or of another version.
+            TiacfError: it does not exist, is damaged or of another version.
         """
         try:
             return cls.model_validate_json(Path(path).read_bytes())

@@ -6,41 +6,28 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tiacrossfusion.explain.extent import slide_size, why_no_maps
-from tiacrossfusion.outputs.report.fragment import (
-    GroupCurve,
-    PatchRow,
-    PatchView,
-    ReportSlide,
-    Survival,
-)
-from tiacrossfusion.outputs.report.maps import Frame, map_view, scale_bar
+from tiacrossfusion.outputs.curve import curve_of
+from tiacrossfusion.outputs.report.fragment import PatchRow, PatchView, ReportSlide
+from tiacrossfusion.outputs.report.maps import Frame, bar_of, map_view
 from tiacrossfusion.outputs.report.pictures import photograph
 
 if TYPE_CHECKING:
     from tiacrossfusion.bags.bag import FeatureBag
     from tiacrossfusion.explain.gallery import Gallery, GalleryPatch
-    from tiacrossfusion.inference.prediction import Prediction
     from tiacrossfusion.inference.slide import SlideResult
-    from tiacrossfusion.models.bundle import ModelBundle
-    from tiacrossfusion.models.config import BundleConfig
 
-#: Side of a patch of the gallery, in pixels, and its quality: nuclei are to be seen.
+#: Side of a patch of the gallery in pixels, and its quality: enough to see nuclei.
 _SIDE, _QUALITY = 160, 60
 
 
-def make_fragment(result: SlideResult, bundle: ModelBundle) -> ReportSlide:
-    """Turn a predicted slide into what the report shows of it.
-
-    Args:
-        result: the slide and its prediction.
-        bundle: the model.
-    """
-    bag, prediction, config = result.bag, result.prediction, bundle.config
-    reference, scores, gallery = config.risk_reference, result.scores, result.gallery
-    frame = None if scores is None else Frame(slide_size(bag))
+def make_fragment(result: SlideResult) -> ReportSlide:
+    """Return a predicted slide as the report shows it."""
+    bag, prediction, config = result.bag, result.prediction, result.config
+    reference, gallery = config.risk_reference, result.gallery
+    frame = Frame(slide_size(bag)) if result.scores else None
     view, gallery_note = None, ""
-    if scores is not None and frame is not None:
-        view = map_view(frame, bag, result.overview, scores, result.hotspots)
+    if frame is not None:
+        view = map_view(frame, bag, result.overview, result.scores, result.hotspots)
     if gallery is None:
         gallery_note = "No patches are shown: the slide itself was not at hand."
     elif gallery.unreadable:
@@ -59,7 +46,7 @@ def make_fragment(result: SlideResult, bundle: ModelBundle) -> ReportSlide:
         else reference.groups.index(reference.group(prediction.risk)),
         patches=bag.counts(),
         facts=_facts(bag),
-        survival=_survival(prediction, config),
+        survival=curve_of(prediction, config),
         contribution={} if adds is None else adds.scale_contribution,
         baseline="training" if adds is None else adds.baseline,
         map=view,
@@ -71,24 +58,8 @@ def make_fragment(result: SlideResult, bundle: ModelBundle) -> ReportSlide:
     )
 
 
-def _survival(prediction: Prediction, config: BundleConfig) -> Survival:
-    bins, reference = config.time_bins, config.risk_reference
-    return Survival(
-        survival=tuple(prediction.survival.tolist()),
-        edges=None if bins is None else bins.edges,
-        unit=None if bins is None else bins.unit,
-        median=prediction.median,
-        groups=()
-        if reference is None
-        else tuple(
-            GroupCurve(name=group.name, patients=group.patients, survival=group.survival)
-            for group in reference.groups
-        ),
-    )
-
-
 def _rows(gallery: Gallery, frame: Frame) -> tuple[PatchRow, ...]:
-    """Patches of a gallery as small pictures; in them a bar is measured in hundredths of the width."""
+    """Patches of a gallery as small pictures, 100 units wide."""
 
     def views(patches: Sequence[GalleryPatch]) -> tuple[PatchView, ...]:
         return tuple(
@@ -105,7 +76,7 @@ def _rows(gallery: Gallery, frame: Frame) -> tuple[PatchRow, ...]:
         PatchRow(
             scale=row.scale,
             score=row.score,
-            bar=scale_bar(row.microns, 100),
+            bar=bar_of(row.microns, 100),
             highest=views(row.highest),
             lowest=views(row.lowest),
         )
@@ -114,7 +85,7 @@ def _rows(gallery: Gallery, frame: Frame) -> tuple[PatchRow, ...]:
 
 
 def _facts(bag: FeatureBag) -> dict[str, str]:
-    """What a reader may want to know of a slide and of how it was read; what is not known is left out."""
+    """Facts about a slide and how it was read; unknown ones are left out."""
     made = bag.provenance
     facts = {}
     if made.dimensions is not None:

@@ -9,15 +9,15 @@ import cv2
 import numpy as np
 from PIL import Image
 
-#: Steps of a map's colours. The eye tells no more apart over tissue, and each bit fewer saves an eighth
-#: of the file. Odd, so that there is one for no attribution at all.
+#: Steps of a map's colours. The eye sees no more over tissue, and each bit fewer saves an eighth of the
+#: file. Odd, so that one step is exactly zero.
 LEVELS = 31
 
 
 def photograph(image: np.ndarray, side: int, quality: int) -> str:
     """Encode a picture with its longer side at most `side` pixels.
 
-    WebP rather than JPEG: it shows nuclei sharper at the same size, and browsers know it since 2020.
+    WebP rather than JPEG: nuclei are sharper at the same size, and browsers have shown it since 2020.
 
     Args:
         image: (h, w, 3) uint8 RGB.
@@ -39,11 +39,11 @@ def photograph(image: np.ndarray, side: int, quality: int) -> str:
 
 
 def tiles_picture(cells: np.ndarray, shares: np.ndarray, colours: np.ndarray) -> str:
-    """Draw tiles as one pixel each; what is no tile, or not known, is transparent.
+    """Draw tiles as one pixel each; places without a tile or with an unknown value are transparent.
 
     Args:
         cells: (N, 2) column and row of each tile, N at least 1.
-        shares: (N,) place on the colour scale, 0 to 1; NaN is not known.
+        shares: (N,) place on the colour scale, 0 to 1; NaN where unknown.
         colours: (M, 4) uint8 RGBA of the scale.
 
     Returns:

@@ -1,11 +1,9 @@
-"""The page: fragments of slides, put together into one HTML file."""
+"""The page: fragments of slides in one HTML file."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import os
-import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -17,16 +15,16 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 import tiacrossfusion
+from tiacrossfusion.io.atomic import replacing
 from tiacrossfusion.models.config import BundleConfig
-from tiacrossfusion.outputs.report.curve import contribution_bars, draw_survival
+from tiacrossfusion.outputs.report.drawings import contribution_bars, draw_survival
 from tiacrossfusion.outputs.report.fragment import ReportSlide
 from tiacrossfusion.outputs.report.maps import percentile_scale, signed_scale
 from tiacrossfusion.outputs.report.pictures import colour_bar
 
-#: Characters of pictures in one page. Browsers open more, but slowly, and nobody can send it; a page of
-#: 100 slides has less than half of it.
+#: Most characters of pictures in one page. Browsers open more, but slowly, and it is hard to send; a page
+#: of 100 slides has less than half of it.
 MOST_PICTURES = 60_000_000
-
 
 _MINUS = "\u2212"
 
@@ -36,12 +34,10 @@ class ReportRun:
     """What the report says of the run as a whole.
 
     Attributes:
-        config: of the model.
+        config: configuration of the model.
         title: heading, such as the name of the output folder.
-        date: when it was made, as it is to be read; empty leaves it out, and the same run then gives
-            the same bytes.
-        warnings: what the reader should know before all else; those that the slides themselves tell
-            are added.
+        date: when it was made; without it the same run gives the same bytes.
+        warnings: shown at the top, before those about the slides.
     """
 
     config: BundleConfig
@@ -53,17 +49,16 @@ class ReportRun:
 def write_report(path: Path, run: ReportRun, slides: Iterable[ReportSlide]) -> None:
     """Write the report as one HTML file, in one step.
 
-    The file needs nothing but a browser: no network, no other file. What comes from the user's files is
-    escaped, and the page forbids itself every script but its own. Where the pictures of a large run
-    are too many for a page, first the patches and then the maps are left out, and the page says so.
+    The file needs nothing but a browser: no network, no other file. Text from the user's files is escaped,
+    and the page's policy allows no script but its own. Where the pictures of a large run are too many for
+    a page, first the patches and then the maps are left out, and the page says so.
 
     Args:
         path: the HTML file; an earlier one is replaced.
         run: the run.
-        slides: all slides of the run, in any order; taken one by one, so that what a page has no room
-            for is not held in memory.
+        slides: all slides of the run, in any order; taken one by one, so that pictures that are left out
+            are not held in memory.
     """
-    path = Path(path)
     shown, left_out = _within_reason(slides)
     ranked = sorted(shown, key=_place)
     css, script = _part("style.css"), _part("script.js")
@@ -92,16 +87,11 @@ def write_report(path: Path, run: ReportRun, slides: Iterable[ReportSlide]) -> N
         contribution_bars=contribution_bars,
         architecture=_architecture(run.config),
     )
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
-    try:
-        with part.open("w", encoding="utf-8", newline="\n") as file:
-            file.writelines(page)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(path) as part, part.open("w", encoding="utf-8", newline="\n") as file:
+        file.writelines(page)
 
 
-#: What is left out of too large a page, in this order: field of a slide, its empty value, what to say.
+#: Parts left out of too large a page, in this order: field of a slide, its empty value, remark.
 _SPARE: tuple[tuple[str, Any, str], ...] = (
     ("gallery", (), "The patches are left out: the slides have too many for one page."),
     ("map", None, "The maps are left out: the slides have too many for one page."),
@@ -109,7 +99,7 @@ _SPARE: tuple[tuple[str, Any, str], ...] = (
 
 
 def _within_reason(slides: Iterable[ReportSlide]) -> tuple[list[ReportSlide], list[str]]:
-    """Leave out pictures that a page has no room for; gives the slides and what to say of it."""
+    """Leave out pictures that a page has no room for; returns the slides and remarks."""
     shown: list[ReportSlide] = []
     spared = total = 0
     for slide in slides:
@@ -123,7 +113,7 @@ def _within_reason(slides: Iterable[ReportSlide]) -> tuple[list[ReportSlide], li
 
 
 def _without(slide: ReportSlide, spared: int) -> ReportSlide:
-    """Return a slide without the first so many of what can be spared."""
+    """Return a slide without the first `spared` parts of `_SPARE`."""
     if slide.status != "ok":
         return slide
     left_out: dict[str, Any] = {}
@@ -133,7 +123,7 @@ def _without(slide: ReportSlide, spared: int) -> ReportSlide:
 
 
 def _pictures(slide: ReportSlide) -> int:
-    """Characters of a slide's pictures."""
+    """Return the number of characters of a slide's pictures."""
     patches = [patch for row in slide.gallery for patch in (*row.highest, *row.lowest)]
     pictures = [patch.picture for patch in patches]
     if slide.map is not None:
@@ -147,7 +137,7 @@ def _place(slide: ReportSlide) -> tuple[bool, float, str]:
 
 
 def _warnings(run: ReportRun, slides: Sequence[ReportSlide]) -> list[str]:
-    """What the slides taken together say that a reader should know first."""
+    """Return warnings about the slides, for the top of the page."""
     model = f"{run.config.name} {run.config.version}"
     failed = sum(slide.status == "failed" for slide in slides)
     others = sorted({slide.model for slide in slides if slide.model not in ("", model)})
@@ -168,7 +158,7 @@ def _warnings(run: ReportRun, slides: Sequence[ReportSlide]) -> list[str]:
 
 
 def _columns(slides: Sequence[ReportSlide]) -> dict[str, bool]:
-    """Columns of the table that some slide has a value for."""
+    """Return which columns of the table have a value for any slide."""
     return {
         name: any(getattr(slide, name) is not None for slide in slides)
         for name in ("risk_sd", "percentile", "risk_group")
@@ -179,7 +169,7 @@ def _columns(slides: Sequence[ReportSlide]) -> dict[str, bool]:
 
 
 def _architecture(config: BundleConfig) -> dict[str, str]:
-    """The model in words."""
+    """Return facts about the model."""
     sizes = config.architecture
     facts = {
         "Network": sizes.name + (f", ensemble of {len(config.members)}" if config.members else ""),
@@ -198,12 +188,12 @@ def _architecture(config: BundleConfig) -> dict[str, str]:
 
 
 def _number(value: float, digits: int = 3) -> str:
-    """Write a number with a true minus sign."""
+    """Format a number with a true minus sign."""
     return f"{value:.{digits}f}".replace("-", _MINUS)
 
 
 def _signed(value: float) -> str:
-    """Write a number with its sign and two digits that count, but nothing below a ten-thousandth."""
+    """Format a number with its sign and two significant digits; below 0.0001 as "about 0"."""
     if abs(value) < 1e-4:
         return "about 0"
     digits = max(0, 1 - int(np.floor(np.log10(abs(value)))))
@@ -215,5 +205,5 @@ def _part(name: str) -> str:
 
 
 def _hash(text: str) -> str:
-    """Hash of a script or style sheet by which the page's policy knows it."""
+    """Return the hash of a script or style sheet for the page's policy."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")

@@ -1,0 +1,144 @@
+"""Scores from one grid on the others: nested grids share their places."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.explain.extent import tiles_of
+from tiacrossfusion.explain.score import Score
+from tiacrossfusion.slides.families import parents_of
+from tiacrossfusion.slides.spec import CELLS_20X
+
+if TYPE_CHECKING:
+    from tiacrossfusion.bags.bag import FeatureBag
+
+
+class Nesting:
+    """Which patch of each grid lies in which patch of the coarser grids.
+
+    Args:
+        bag: bag of the slide.
+
+    Raises:
+        TiacfError: the places of the patches are unknown, or a patch lies in no kept patch of the
+            next coarser grid.
+    """
+
+    def __init__(self, bag: FeatureBag) -> None:
+        """Find the patch around each patch."""
+        self._bag = bag
+        # _around[grid][other]: for each patch of `grid`, the patch of `other` that it lies in.
+        self._around = {scale: {scale: np.arange(len(bag.scales[scale]))} for scale in bag.scales}
+        for coarse, fine in pairwise(bag.scales):
+            parents = _parents(bag, fine, coarse)
+            for scale, around in self._around[coarse].items():
+                self._around[fine][scale] = around[parents]
+
+    def spread(self, score: Score) -> list[Score]:
+        """Give the patches of every grid a score of one grid.
+
+        A patch inside a larger one has its value and percentile. A patch around smaller ones has the
+        mean over those that were kept, ranked among the means, under the name "... mean".
+
+        Args:
+            score: score of the grid that it belongs to.
+
+        Returns:
+            The score on each grid, from coarse to fine.
+        """
+        check_score(self._bag, score)
+        scores = []
+        for scale, around in self._around.items():
+            if (index := around.get(score.scale)) is not None:
+                ranks = None if score.percentiles is None else score.percentiles[index]
+                own = replace(score, scale=scale, values=score.values[index], percentiles=ranks)
+                scores.append(own)
+            else:
+                inside = self._around[score.scale][scale]
+                means = _mean_inside(score.values, inside, len(self._bag.scales[scale]))
+                name = f"{score.name} mean"
+                scores.append(
+                    replace(score, name=name, scale=scale, values=means, percentiles=None)
+                )
+        return scores
+
+    def share(self, values: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Divide each patch's value equally among the kept patches of the finest grid inside it.
+
+        Args:
+            values: values of the patches of some scales.
+
+        Returns:
+            (N,) sum over the scales for each patch of the finest grid.
+        """
+        *_, around = self._around.values()
+        total = np.zeros(len(next(iter(around.values()))))
+        for scale, of_scale in values.items():
+            index = around[scale]
+            total = total + of_scale[index] / np.bincount(index, minlength=len(of_scale))[index]
+        return total
+
+
+def check_score(bag: FeatureBag, score: Score) -> None:
+    """Check that a score has one value for each patch of its grid.
+
+    Raises:
+        ValueError: it has not.
+    """
+    per_patch(bag, score.name, score.values, score.scale)
+
+
+def per_patch(bag: FeatureBag, what: str, values: np.ndarray, scale: str) -> np.ndarray:
+    """Return values as float64, NaN where they are not finite.
+
+    Args:
+        bag: bag of the slide.
+        what: what the values are, for the message.
+        values: (N,) values of the patches of a scale.
+        scale: "5x", "10x" or "20x".
+
+    Raises:
+        ValueError: there is not one value for each patch.
+    """
+    values = np.asarray(values, np.float64)
+    expected = (len(bag.scales[scale]),)
+    if values.shape != expected:
+        raise ValueError(f"{what} has the shape {values.shape}, not {expected}")
+    return np.where(np.isfinite(values), values, np.nan)
+
+
+def _parents(bag: FeatureBag, fine: str, coarse: str) -> np.ndarray:
+    """Index (N_fine,) of the coarser patch around each patch."""
+    cells = tiles_of(bag, fine).grid
+    side = CELLS_20X[coarse] // CELLS_20X[fine] // 2  # `parents_of` halves once more
+    parents = parents_of(cells // side, tiles_of(bag, coarse).grid)
+    if (parents < 0).any():
+        column, row = cells[np.flatnonzero(parents < 0)[0]]
+        raise TiacfError(
+            f"bag of {bag.provenance.slide}: the {fine} patch at column {column}, row {row} lies "
+            f"in no {coarse} patch; extract it again"
+        )
+    return parents
+
+
+def _mean_inside(values: np.ndarray, around: np.ndarray, patches: int) -> np.ndarray:
+    """Mean of the finite values of the smaller patches inside each patch.
+
+    Args:
+        values: (M,) values of the smaller patches.
+        around: (M,) the patch that each of them lies in.
+        patches: number of patches.
+
+    Returns:
+        (patches,), NaN where no smaller patch has a finite value.
+    """
+    finite = np.isfinite(values)
+    total = np.bincount(around[finite], weights=values[finite], minlength=patches)
+    count = np.bincount(around[finite], minlength=patches)
+    return np.divide(total, count, out=np.full(patches, np.nan), where=count > 0)

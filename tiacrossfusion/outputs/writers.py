@@ -1,0 +1,60 @@
+"""Output formats: what is written for a slide beside the table and the pictures."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tiacrossfusion.io.registry import Registry
+
+if TYPE_CHECKING:
+    from tiacrossfusion.inference.slide import SlideResult
+
+
+class Writer(ABC):
+    """An output format.
+
+    A format is a class with the suffixes of its files and a method::
+
+        @WRITERS.register("counts")
+        class Counts(Writer):
+            suffixes = ("_counts.json",)
+
+            def write(self, folder, stem, result):
+                (folder / f"{stem}_counts.json").write_text(json.dumps(result.bag.counts()))
+
+    Attributes:
+        suffixes: what its files, or folders, add to the slide's name; the first is the main one.
+        needs_maps: whether a slide is left out whose patches have no known places.
+        gzip: whether compressed files are wanted; formats that are not text may ignore it.
+    """
+
+    suffixes: tuple[str, ...]
+    needs_maps: bool = True
+
+    def __init__(self, *, gzip: bool = False) -> None:
+        """Keep the options."""
+        self.gzip = gzip
+
+    @abstractmethod
+    def write(self, folder: Path, stem: str, result: SlideResult) -> None:
+        """Write the files of one slide, named `stem` and each of `suffixes`.
+
+        Args:
+            folder: an existing folder.
+            stem: beginning of the file names.
+            result: the slide, its prediction and its scores.
+        """
+
+
+#: All output formats by name.
+WRITERS: Registry[type[Writer]] = Registry(
+    "output type",
+    "tiacrossfusion.writers",
+    {
+        "qupath": "tiacrossfusion.outputs.geojson_files:QuPathWriter",
+        "zarr": "tiacrossfusion.outputs.zarr_store:ZarrWriter",
+        "annotationstore": "tiacrossfusion.outputs.annotation_store:AnnotationStoreWriter",
+    },
+)
