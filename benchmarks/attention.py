@@ -29,7 +29,8 @@ from torch import Tensor
 from tiacrossfusion.networks import attention
 from tiacrossfusion.networks.attention_trace import trace_attention
 from tiacrossfusion.networks.registry import build_network
-from tiacrossfusion.networks.rollout import rolled_attention
+from tiacrossfusion.networks.tokens import SlideTokens
+from tiacrossfusion.slides.spec import SCALES
 
 BAGS = {
     "average": {"5x": 895, "10x": 3449, "20x": 13_496},
@@ -72,7 +73,7 @@ def passes(way: str) -> Callable[[list[Tensor]], None]:
                 bag.requires_grad_()
             torch.autograd.grad(network(*bags).risk.sum(), bags)
         elif way == "rollout":
-            rolled_attention(network, *bags)
+            network.rollout(SlideTokens(dict(zip(SCALES, bags, strict=True))))
         elif way == "all":
             with torch.no_grad(), trace_attention(network):
                 network(*bags)

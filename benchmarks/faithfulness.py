@@ -31,7 +31,7 @@ from tiacrossfusion.bags.bag import FeatureBag
 from tiacrossfusion.evaluation.faithfulness import Faithfulness, faithfulness
 from tiacrossfusion.evaluation.scores import Estimate
 from tiacrossfusion.models.bundle import load_bundle
-from tiacrossfusion.networks.names import NETWORK_NAMES
+from tiacrossfusion.networks.registry import NETWORKS
 from tiacrossfusion.simulation.bags import draw_bag
 from tiacrossfusion.simulation.planted import slide_rng
 from tiacrossfusion.training.run import Cohort, TrainingRun
@@ -73,7 +73,7 @@ def said(figure: Estimate) -> str:
 @click.command()
 @click.option("--work-dir", type=Path, required=True, help="That of planted_cohort.py.")
 @click.option("--slides", default=40, show_default=True, help="Test slides of each model.")
-@click.option("--models", default=",".join(NETWORK_NAMES), show_default=True)
+@click.option("--models", default=",".join(NETWORKS.names()), show_default=True)
 def main(work_dir: Path, slides: int, models: str) -> None:
     """Measure the models and print the page."""
     quiet()

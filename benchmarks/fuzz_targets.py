@@ -256,12 +256,8 @@ class _BundleFile(Target):
     @classmethod
     def write(cls, folder: Path) -> None:
         """Copy the bundle, and make an ensemble of it."""
-        from tiacrossfusion.models.bundle import (
-            load_bundle,
-            make_ensemble,
-            save_bundle,
-            shipped_bundles,
-        )
+        from tiacrossfusion.models.bundle import load_bundle, make_ensemble, save_bundle
+        from tiacrossfusion.models.files import shipped_bundles
 
         shutil.copytree(shipped_bundles()["crossfusion-demo"], folder / "single")
         bundle = load_bundle("crossfusion-demo")

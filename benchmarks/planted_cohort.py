@@ -33,7 +33,7 @@ from tiacrossfusion.cohorts.table import CohortTable
 from tiacrossfusion.evaluation.comparison import compare
 from tiacrossfusion.evaluation.measuring import evaluate
 from tiacrossfusion.evaluation.predictions import FoldPredictions
-from tiacrossfusion.networks.names import NETWORK_NAMES
+from tiacrossfusion.networks.registry import NETWORKS
 from tiacrossfusion.simulation.bags import draw_bags
 from tiacrossfusion.simulation.planted import draw_planted_cohort
 from tiacrossfusion.survival import TimeBins
@@ -159,7 +159,7 @@ def table_of(work: Path, scenario: str, chosen: dict[str, str]) -> Iterator[str]
         model: TrainingRun(
             work / scenario / model, cohort, settings(model, RECIPES[chosen[model]], {"folds": 5})
         ).predictions(model)
-        for model in NETWORK_NAMES
+        for model in NETWORKS.names()
     }
     first = folds["crossfusion"]
     best = compare(truth(first, table), first)
@@ -249,8 +249,8 @@ def report(work: Path, found: dict[str, dict[str, float]], null: dict[str, list[
 def main(work_dir: Path, processes: int) -> None:
     """Run the four parts and print the page."""
     work = str(work_dir)
-    found: dict[str, dict[str, float]] = {model: {} for model in NETWORK_NAMES}
-    null: dict[str, list[float]] = {model: [] for model in NETWORK_NAMES}
+    found: dict[str, dict[str, float]] = {model: {} for model in NETWORKS.names()}
+    null: dict[str, list[float]] = {model: [] for model in NETWORKS.names()}
     kept = work_dir / "search.json"
     work_dir.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(processes) as pool:
@@ -259,7 +259,7 @@ def main(work_dir: Path, processes: int) -> None:
         else:
             jobs = [
                 pool.submit(search, work, model, name)
-                for model in NETWORK_NAMES
+                for model in NETWORKS.names()
                 for name in RECIPES
             ]
             for job in tqdm(jobs, desc="Search"):
@@ -271,13 +271,14 @@ def main(work_dir: Path, processes: int) -> None:
         }
         for scenario in ("product", "colocation"):
             jobs = [
-                pool.submit(nested, work, scenario, model, recipe[model]) for model in NETWORK_NAMES
+                pool.submit(nested, work, scenario, model, recipe[model])
+                for model in NETWORKS.names()
             ]
             for job in tqdm(jobs, desc=scenario):
                 job.result()
         jobs = [
             pool.submit(nothing, work, seed, model, recipe[model])
-            for model in NETWORK_NAMES
+            for model in NETWORKS.names()
             for seed in NULL_SEEDS
         ]
         for job in tqdm(jobs, desc="Nothing planted"):

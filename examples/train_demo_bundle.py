@@ -28,7 +28,8 @@ from tiacrossfusion.bags.bag import FeatureBag, check_same
 from tiacrossfusion.encoders.loading import load_encoder
 from tiacrossfusion.inference.extraction import extract_bag
 from tiacrossfusion.models.bundle import save_bundle
-from tiacrossfusion.models.config import Architecture, BundleConfig, ModelCard
+from tiacrossfusion.models.config import BundleConfig, ModelCard
+from tiacrossfusion.models.network import describe_network
 from tiacrossfusion.models.reference import risk_reference
 from tiacrossfusion.networks.crossfusion import CrossFusion
 from tiacrossfusion.simulation.cohort import draw_cohort
@@ -235,12 +236,11 @@ def main(
     config = BundleConfig(
         name="crossfusion-demo",
         version="1",
-        architecture=Architecture(
+        architecture=describe_network(
+            "crossfusion",
             encoder_width=network.encoder_width,
-            embed_dim=EMBED_DIM,
-            num_heads=NUM_HEADS,
-            depth=network.depth,
             num_bins=NUM_BINS,
+            sizes={"embed_dim": EMBED_DIM, "num_heads": NUM_HEADS},
         ),
         sampling=stores[0].provenance.sampling,
         encoder=stores[0].provenance.encoder,

@@ -161,7 +161,7 @@ def test_a_page_of_someone_else_is_not_replaced(simulated, tmp_path):
 
 
 def test_a_result_of_another_model_is_not_replaced_unasked(simulated, predicted, tmp_path):
-    from tiacrossfusion.models.bundle import shipped_bundles
+    from tiacrossfusion.models.files import shipped_bundles
 
     out, model = tmp_path / "out", tmp_path / "other"
     shutil.copytree(predicted, out)

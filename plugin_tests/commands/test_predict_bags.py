@@ -26,13 +26,12 @@ from tiacrossfusion.io.atomic import OutputError
 from tiacrossfusion.io.paths import size_on_disk
 from tiacrossfusion.models.bundle import load_bundle, make_ensemble, save_bundle
 from tiacrossfusion.models.config import (
-    Architecture,
     BundleConfig,
     ModelCard,
     RiskGroup,
     RiskReference,
 )
-from tiacrossfusion.models.network import build_network
+from tiacrossfusion.models.network import describe_network, network_of
 from tiacrossfusion.models.source import LoadedModel
 from tiacrossfusion.runs import prediction_task
 from tiacrossfusion.runs.patients import predict_patients
@@ -65,7 +64,6 @@ def visible(out: Path) -> list[str]:
 
 
 def make_config(encoder: EncoderSpec, name: str = "crossfusion", **fields) -> BundleConfig:
-    sizes = {"num_heads": 2, "depth": 1} if name.startswith("crossfusion") else {}
     reference = RiskReference(
         quantiles=tuple(np.linspace(-3, 0, 101)),
         cutoff=-1.5,
@@ -76,8 +74,11 @@ def make_config(encoder: EncoderSpec, name: str = "crossfusion", **fields) -> Bu
     return BundleConfig(
         name="made-up",
         version="1",
-        architecture=Architecture(
-            name=name, encoder_width=encoder.width, embed_dim=8, num_bins=3, **sizes
+        architecture=describe_network(
+            name,
+            encoder_width=encoder.width,
+            num_bins=3,
+            sizes={"embed_dim": 8, "num_heads": 2, "depth": 1},
         ),
         sampling=SamplingSpec(),
         encoder=encoder,
@@ -91,7 +92,7 @@ def make_config(encoder: EncoderSpec, name: str = "crossfusion", **fields) -> Bu
 def fresh_network(config: BundleConfig, seed: int):
     """A network whose weights are drawn wide, so that slides differ in risk."""
     torch.manual_seed(seed)
-    network = build_network(config.architecture)
+    network = network_of(config.architecture)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.mul_(2)

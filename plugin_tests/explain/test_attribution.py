@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from tiacrossfusion.bags.bag import FeatureBag
 from tiacrossfusion.errors import TiacfError
@@ -17,8 +16,11 @@ from tiacrossfusion.explain.attribution import (
 )
 from tiacrossfusion.explain.rolled import rolled_scores
 from tiacrossfusion.models.bundle import ModelBundle
+from tiacrossfusion.networks.base import SurvivalNetwork
+from tiacrossfusion.networks.calling import call_network
 from tiacrossfusion.networks.ensemble import Ensemble
 from tiacrossfusion.networks.registry import NETWORKS, build_network
+from tiacrossfusion.networks.tokens import SlideTokens
 from tiacrossfusion.networks.trained import TrainedNetwork
 from tiacrossfusion.simulation.bags import draw_bag
 from tiacrossfusion.simulation.planted import draw_planted_cohort, slide_rng
@@ -28,15 +30,17 @@ WIDTH = 6
 COUNTS = {"5x": 5, "10x": 11, "20x": 17}
 
 
-def make_tokens(seed: int = 0, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+def make_tokens(seed: int = 0, dtype: torch.dtype = torch.float32) -> SlideTokens:
     random = torch.Generator().manual_seed(seed)
-    return {
-        scale: torch.randn(1, n, WIDTH, generator=random, dtype=torch.float64).to(dtype)
-        for scale, n in COUNTS.items()
-    }
+    return SlideTokens(
+        {
+            scale: torch.randn(1, n, WIDTH, generator=random, dtype=torch.float64).to(dtype)
+            for scale, n in COUNTS.items()
+        }
+    )
 
 
-def make_network(name: str, embed_dim: int = 8, seed: int = 0) -> torch.nn.Module:
+def make_network(name: str, embed_dim: int = 8, seed: int = 0) -> SurvivalNetwork:
     torch.manual_seed(seed)
     network = build_network(name, encoder_width=WIDTH, embed_dim=embed_dim).eval()
     with torch.no_grad():  # fresh weights are small, and so is all that depends on the tokens
@@ -56,13 +60,13 @@ def check_sums(found: Attribution) -> None:
     assert added == pytest.approx(found.risk - found.baseline_risk, abs=1e-9)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", NETWORKS.names())
 def test_every_network_is_attributed_and_left_as_it_was(name: str):
     network, tokens = standardised(name), make_tokens()
     before = {key: value.clone() for key, value in network.state_dict().items()}
     found = attribute_tokens(network, tokens)
     with torch.inference_mode():
-        output = network(*tokens.values(), attention=True)
+        output = call_network(network, tokens, attention=True)
     read = [scale for scale in SCALES if getattr(output.attention, f"x{scale[:-1]}") is not None]
     assert list(found.values) == read
     for scale in SCALES:
@@ -92,20 +96,23 @@ def test_a_token_has_the_slope_of_the_risk_towards_the_average_token():
         for weight in network.parameters():
             weight.add_(torch.randn_like(weight) * 0.2)
     random = torch.Generator().manual_seed(1)
-    tokens = {
-        scale: torch.randn(1, n, 8, generator=random, dtype=torch.float64)
-        for scale, n in COUNTS.items()
-    }
+    tokens = SlideTokens(
+        {
+            scale: torch.randn(1, n, 8, generator=random, dtype=torch.float64)
+            for scale, n in COUNTS.items()
+        }
+    )
     found = attribute_tokens(network, tokens)
     step = 1e-6
-    for scale, bag in tokens.items():
+    for scale, bag in tokens.features.items():
         for index in (0, 2, 4):
             risks = []
             for sign in (1, -1):
                 moved = bag.clone()
                 moved[0, index] += sign * step * (bag[0, index] - bag.mean(dim=1)[0])
                 with torch.inference_mode():
-                    risks.append(float(network(*{**tokens, scale: moved}.values()).risk))
+                    moved_tokens = tokens.with_features({scale: moved})
+                    risks.append(float(call_network(network, moved_tokens).risk))
             slope = (risks[0] - risks[1]) / (2 * step)
             assert found.values[scale][index] == pytest.approx(slope, rel=1e-4, abs=1e-8)
 
@@ -119,13 +126,13 @@ def test_shapley_values_are_the_mean_over_the_orders_in_which_scales_come():
     assert kind == "training"
     expected = dict.fromkeys(SCALES, 0.0)
     for order in permutations(SCALES):
-        bags = dict(typical)
+        bags = typical
         with torch.inference_mode():
-            before = float(network(*bags.values()).risk)
+            before = float(call_network(network, bags).risk)
             assert before == pytest.approx(found.baseline_risk, abs=1e-6)
             for scale in order:
-                bags[scale] = tokens[scale]
-                after = float(network(*bags.values()).risk)
+                bags = bags.with_features({scale: tokens.features[scale]})
+                after = float(call_network(network, bags).risk)
                 expected[scale] += (after - before) / 6
                 before = after
     assert found.scale_contribution == pytest.approx(expected, abs=1e-6)
@@ -133,11 +140,11 @@ def test_shapley_values_are_the_mean_over_the_orders_in_which_scales_come():
 
 def test_typical_tokens_have_the_training_moments_and_tell_nothing_of_the_slide():
     network = standardised("crossfusion")
-    many = {scale: torch.randn(1, 1024, WIDTH) for scale in SCALES}
+    many = SlideTokens({scale: torch.randn(1, 1024, WIDTH) for scale in SCALES})
     typical, _ = baseline_tokens(network, many)
     for scale in SCALES:
-        assert typical[scale].mean().item() == pytest.approx(0.3, abs=0.1)
-        assert typical[scale].std().item() == pytest.approx(1.5, abs=0.1)
+        assert typical.features[scale].mean().item() == pytest.approx(0.3, abs=0.1)
+        assert typical.features[scale].std().item() == pytest.approx(1.5, abs=0.1)
     other = attribute_tokens(network, make_tokens(seed=1))
     assert attribute_tokens(network, make_tokens()).baseline_risk == other.baseline_risk
 
@@ -166,7 +173,7 @@ def test_an_ensemble_has_the_mean_of_its_members():
 
 
 def test_one_token_at_each_scale():
-    tokens = {scale: bag[:, :1] for scale, bag in make_tokens().items()}
+    tokens = SlideTokens({scale: bag[:, :1] for scale, bag in make_tokens().features.items()})
     for network in (standardised("crossfusion"), make_network("crossfusion")):
         found = attribute_tokens(network, tokens)
         assert all(np.isfinite(values).all() for values in found.values.values())
@@ -189,7 +196,7 @@ class AnyBag(ModelBundle):
         pass
 
 
-def bundle_of(network: torch.nn.Module) -> ModelBundle:
+def bundle_of(network: SurvivalNetwork) -> ModelBundle:
     return AnyBag(config=None, network=network, fingerprint="")
 
 

@@ -23,9 +23,11 @@ from tiacrossfusion.bags.bag import FeatureBag
 from tiacrossfusion.encoders.spec import EncoderSpec
 from tiacrossfusion.encoders.stored import load_encoder_of
 from tiacrossfusion.errors import TiacfError, UsageError
-from tiacrossfusion.models.bundle import load_bundle, make_ensemble, save_bundle, shipped_bundles
+from tiacrossfusion.models.bundle import load_bundle, make_ensemble, save_bundle
 from tiacrossfusion.models.config import Architecture, BundleConfig, ModelCard
-from tiacrossfusion.models.network import build_network
+from tiacrossfusion.models.files import shipped_bundles
+from tiacrossfusion.models.network import network_of
+from tiacrossfusion.networks.calling import call_network
 from tiacrossfusion.networks.crossfusion import CrossFusion
 from tiacrossfusion.networks.official import released_names
 from tiacrossfusion.simulation.bags import simulate_bags
@@ -135,6 +137,7 @@ def huge_config(folder: Path) -> None:
 
 
 BIG = 10**9
+SIZES = "architecture.sizes"
 CONFIG_AT_FAULT: dict[str, tuple[Spoil, tuple[str, ...]]] = {
     "missing": (lambda folder: (folder / CONFIG).unlink(), ("no readable config.json",)),
     "a folder": (folder_instead(CONFIG), ("is no file",)),
@@ -155,22 +158,25 @@ CONFIG_AT_FAULT: dict[str, tuple[Spoil, tuple[str, ...]]] = {
     "name leads out": (field("name", "../../other"), ("name",)),
     "name absolute": (field("name", "/etc"), ("name",)),
     "name a number": (field("name", 5), ("name",)),
-    "network unknown": (field("architecture.name", "resnet"), ("architecture.name", "mean-pool")),
-    "depth of 10**9": (field("architecture.depth", BIG), ("architecture.depth", "64")),
-    "depth negative": (field("architecture.depth", -1), ("architecture.depth",)),
-    "depth missing": (field("architecture.depth", None), ("needs depth",)),
-    "depth a text": (field("architecture.depth", "deep"), ("architecture.depth",)),
-    "width of 10**9": (field("architecture.embed_dim", BIG), ("architecture.embed_dim", "8192")),
-    "width a half": (field("architecture.embed_dim", 1.5), ("architecture.embed_dim",)),
+    "network unknown": (
+        field("architecture.name", "resnet"),
+        ("architecture: name resnet", "mean-pool"),
+    ),
+    "depth of 10**9": (field(f"{SIZES}.depth", BIG), ("architecture: depth is 1000000000", "64")),
+    "depth negative": (field(f"{SIZES}.depth", -1), ("architecture: depth is -1",)),
+    "depth missing": (field(f"{SIZES}.depth", None), ("needs depth",)),
+    "depth a text": (field(f"{SIZES}.depth", "deep"), ("architecture: sizes.depth",)),
+    "width of 10**9": (field(f"{SIZES}.embed_dim", BIG), ("architecture: embed_dim is", "8192")),
+    "width a half": (field(f"{SIZES}.embed_dim", 1.5), ("architecture: sizes.embed_dim",)),
     "width endless": (
         lambda folder: (folder / CONFIG).write_text(
             (folder / CONFIG).read_text().replace('"embed_dim": 64', '"embed_dim": 1e999')
         ),
-        ("architecture.embed_dim",),
+        ("architecture: sizes.embed_dim",),
     ),
-    "heads of 10**9": (field("architecture.num_heads", BIG), ("architecture.num_heads",)),
+    "heads of 10**9": (field(f"{SIZES}.num_heads", BIG), ("architecture: num_heads is",)),
     "heads that do not divide": (
-        field("architecture.num_heads", 7),
+        field(f"{SIZES}.num_heads", 7),
         ("does not split into 7 heads",),
     ),
     "bins of 10**9": (field("architecture.num_bins", BIG), ("architecture.num_bins", "1000")),
@@ -287,9 +293,9 @@ def test_weights_of_another_precision_serve(bundle, bags, dtype):
     each(lambda tensor: tensor.to(dtype))(bundle)
     network = load_bundle(bundle).network
     assert {tensor.dtype for tensor in network.state_dict().values()} == {torch.float32}
-    tokens = load_bundle(DEMO).tokens(FeatureBag.load(bags / "a.zarr")).values()
-    theirs = load_bundle(DEMO).network(*tokens).risk
-    torch.testing.assert_close(network(*tokens).risk, theirs, atol=0.01, rtol=0)
+    tokens = load_bundle(DEMO).tokens(FeatureBag.load(bags / "a.zarr"))
+    theirs = call_network(load_bundle(DEMO).network, tokens).risk
+    torch.testing.assert_close(call_network(network, tokens).risk, theirs, atol=0.01, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -352,7 +358,9 @@ def ensemble(tmp_path) -> Path:
     config = BundleConfig(
         name="three",
         version="1",
-        architecture=Architecture(name="mean-pool", encoder_width=96, embed_dim=4, num_bins=2),
+        architecture=Architecture(
+            name="mean-pool", package=None, encoder_width=96, num_bins=2, sizes={"embed_dim": 4}
+        ),
         sampling={},
         encoder=EncoderSpec(name="stain-texture", width=96),
         time_bins=edges,
@@ -360,7 +368,7 @@ def ensemble(tmp_path) -> Path:
         risk_reference=None,
         card=ModelCard(description="", cohort="", licence="", notice="n"),
     )
-    members = [build_network(config.architecture) for _ in config.members]
+    members = [network_of(config.architecture) for _ in config.members]
     save_bundle(tmp_path / "three", config, make_ensemble(members, config))
     return tmp_path / "three"
 

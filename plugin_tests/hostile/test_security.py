@@ -28,8 +28,9 @@ from command_line import assert_failed, tiacf
 import tiacrossfusion
 from tiacrossfusion.bags.bag import FeatureBag
 from tiacrossfusion.errors import TiacfError
-from tiacrossfusion.models.bundle import load_bundle, shipped_bundles
+from tiacrossfusion.models.bundle import load_bundle
 from tiacrossfusion.models.config import BundleConfig
+from tiacrossfusion.models.files import shipped_bundles
 from tiacrossfusion.outputs.report.fragment import ReportSlide
 from tiacrossfusion.outputs.report.writing import ReportRun, write_report
 from tiacrossfusion.simulation.bags import simulate_bags

@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tiacrossfusion.errors import TiacfError
-from tiacrossfusion.models.bundle import load_bundle, read_config, save_bundle, shipped_bundles
+from tiacrossfusion.models.bundle import load_bundle, save_bundle
+from tiacrossfusion.models.files import read_config, shipped_bundles
 
 
 @pytest.fixture
@@ -84,7 +85,7 @@ def test_hub_ids_use_the_hub_only_then(monkeypatch, tmp_path, bundle_copy):
         raise OSError("no route\nto host")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
-    with pytest.raises(TiacfError, match="TIACF_OFFLINE forbids"):
+    with pytest.raises(TiacfError, match="TIACF_OFFLINE is set, so the hub was not contacted"):
         load_bundle("group/model")
     monkeypatch.delenv("TIACF_OFFLINE")
     with pytest.raises(TiacfError, match=r"group/model: .*no route to host.*give its folder"):
@@ -111,7 +112,8 @@ def test_edited_configs_are_refused(bundle_copy, changes, message):
 
 def test_configs_of_other_sizes_are_refused(bundle_copy):
     config = json.loads((bundle_copy / "config.json").read_text())
-    edit(bundle_copy, architecture=config["architecture"] | {"embed_dim": 32})
+    sizes = config["architecture"]["sizes"]
+    edit(bundle_copy, architecture=config["architecture"] | {"sizes": sizes | {"embed_dim": 32}})
     with pytest.raises(TiacfError, match="do not fit"):
         load_bundle(bundle_copy)
     edit(bundle_copy, architecture=config["architecture"] | {"encoder_width": 7})

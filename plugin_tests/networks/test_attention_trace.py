@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from slide_tokens import run, tokens_of
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tiacrossfusion.errors import TiacfError
@@ -12,9 +13,7 @@ from tiacrossfusion.networks.attention_trace import trace_attention
 from tiacrossfusion.networks.conv_processor import ConcatProcessor, ConvProcessor, shares_of_norms
 from tiacrossfusion.networks.ensemble import Ensemble
 from tiacrossfusion.networks.layout import square_side
-from tiacrossfusion.networks.names import NETWORK_NAMES
-from tiacrossfusion.networks.registry import build_network, network_sizes
-from tiacrossfusion.networks.rollout import rolled_attention
+from tiacrossfusion.networks.registry import NETWORKS, build_network, network_sizes
 from tiacrossfusion.networks.trained import TrainedNetwork
 
 few = settings(max_examples=10, deadline=None)
@@ -40,6 +39,11 @@ def loud(name, *, depth=1, **sizes):
 
 def bags(n5, n10, n20, *, batch=1):
     return [torch.randn(batch, n, 6) for n in (n5, n10, n20)]
+
+
+def rolled(model, x5, x10, x20):
+    """Attention rolled out to the tokens."""
+    return model.rollout(tokens_of(x5, x10, x20))
 
 
 class LargestTensor(TorchDispatchMode):
@@ -75,7 +79,7 @@ def dense_maps(model, inputs):
     ]
     hooks.append(model.conv_processor.register_forward_pre_hook(lambda _, args: fused.extend(args)))
     with torch.no_grad():
-        model(*inputs)
+        run(model, inputs)
     for hook in hooks:
         hook.remove()
     return maps, fused
@@ -128,9 +132,9 @@ def test_every_layer_is_scored_as_by_its_dense_map(name, seed, lengths, batch, d
     n = lengths[2 if name.endswith("20x") else 1]
     maps, _ = dense_maps(model, inputs)
     with torch.no_grad(), trace_attention(model) as trace:
-        traced = model(*inputs)
+        traced = run(model, inputs)
     with torch.no_grad():
-        plain = model(*inputs, attention=True)
+        plain = run(model, inputs, attention=True)
     assert torch.equal(traced.logits, plain.logits)
     assert traced.attention is None
 
@@ -190,7 +194,7 @@ def test_nothing_is_seen_after_the_trace_nor_after_a_failure():
 def test_rollout_inside_a_trace_leaves_the_trace_at_work():
     model, inputs = loud("crossfusion"), bags(3, 7, 9)
     with torch.no_grad(), trace_attention(model) as trace:
-        rolled_attention(model, *inputs)
+        rolled(model, *inputs)
         model(*inputs)
     assert len(trace.received) == 10
 
@@ -211,7 +215,7 @@ def test_a_trained_network_is_traced_under_the_names_of_the_one_inside():
     assert list(trace.received) == list(expected.received)
     for layer, scores in expected.received.items():
         torch.testing.assert_close(trace.received[layer], scores)
-    ours, inside = rolled_attention(model, x5, x10, x20), rolled_attention(inner, *by_hand)
+    ours, inside = rolled(model, x5, x10, x20), rolled(inner, *by_hand)
     torch.testing.assert_close(ours.x20, inside.x20)
 
 
@@ -224,7 +228,7 @@ def test_tracing_cuts_no_gradient_and_keeps_none():
     for ours, plain in zip(torch.autograd.grad(risk, inputs), wanted, strict=True):
         assert torch.equal(ours, plain)
     assert not any(scores.requires_grad for scores in trace.received.values())
-    assert not rolled_attention(model, *inputs).x20.requires_grad
+    assert not rolled(model, *inputs).x20.requires_grad
 
 
 def test_scores_under_autocast_are_in_float32():
@@ -233,13 +237,13 @@ def test_scores_under_autocast_are_in_float32():
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         with trace_attention(model) as trace:
             model(*inputs)
-        rolled = rolled_attention(model, *inputs)
+        found = rolled(model, *inputs)
     for layer, scores in trace.received.items():
         assert scores.dtype == torch.float32
         if not layer.startswith("transform_final"):
             torch.testing.assert_close(scores.sum(1), torch.ones(1))
-    total = sum(part.sum(1) for part in (rolled.x5, rolled.x10, rolled.x20))
-    assert rolled.x20.dtype == torch.float32
+    total = sum(part.sum(1) for part in (found.x5, found.x10, found.x20))
+    assert found.x20.dtype == torch.float32
     torch.testing.assert_close(total, torch.ones(1))
 
 
@@ -252,8 +256,8 @@ def test_no_dense_map_is_needed(name, n10, n20):
     dense = model.num_heads * n20 * (n20 if name.endswith("20x") else n10)
     with torch.no_grad(), LargestTensor() as seen:
         with trace_attention(model):
-            model(*inputs)
-        rolled_attention(model, *inputs)
+            run(model, inputs)
+        rolled(model, *inputs)
     assert seen.largest <= SCORING_BUFFER < dense / 15
 
 
@@ -316,10 +320,10 @@ def test_rollout_equals_the_product_of_dense_matrices(name, seed, lengths, batch
     model = loud(name, depth=depth).double()
     inputs = [x.double() for x in bags(*lengths, batch=batch)]
     expected = dense_rollout(model, inputs, name, depth)
-    rolled = rolled_attention(model, *inputs)
+    found = rolled(model, *inputs)
     total = torch.zeros(batch, dtype=torch.float64)
     for scale in ("x5", "x10", "x20"):
-        ours = getattr(rolled, scale)
+        ours = getattr(found, scale)
         if scale not in expected:
             assert ours is None
             continue
@@ -334,8 +338,8 @@ def test_rollout_follows_the_order_of_the_5x_and_20x_tokens():
     model = loud("crossfusion").double()
     x5, x10, x20 = (x.double() for x in bags(5, 10, 20))
     order5, order20 = torch.randperm(5), torch.randperm(20)
-    straight = rolled_attention(model, x5, x10, x20)
-    mixed = rolled_attention(model, x5[:, order5], x10, x20[:, order20])
+    straight = rolled(model, x5, x10, x20)
+    mixed = rolled(model, x5[:, order5], x10, x20[:, order20])
     torch.testing.assert_close(mixed.x5, straight.x5[:, order5])
     torch.testing.assert_close(mixed.x10, straight.x10)
     torch.testing.assert_close(mixed.x20, straight.x20[:, order20])
@@ -347,8 +351,8 @@ def test_a_map_that_the_processor_ignores_carries_nothing(place):
     model = loud("crossfusion")
     with torch.no_grad():
         model.conv_processor.mix.weight[:, place] = 0
-    rolled = rolled_attention(model, *bags(5, 10, 20))
-    shares = [part.sum().item() for part in (rolled.x10, rolled.x20, rolled.x5)]
+    found = rolled(model, *bags(5, 10, 20))
+    shares = [part.sum().item() for part in (found.x10, found.x20, found.x5)]
     if place == 0:  # 10x still has what the residuals of the two others leave it
         assert shares[0] == pytest.approx(0.5)
     else:
@@ -357,9 +361,9 @@ def test_a_map_that_the_processor_ignores_carries_nothing(place):
 
 
 def test_one_token_per_scale_rolls_out():
-    rolled = rolled_attention(loud("crossfusion"), *bags(1, 1, 1))
-    assert rolled.x5.item() + rolled.x10.item() + rolled.x20.item() == pytest.approx(1)
-    alone = rolled_attention(loud("crossfusion-20x"), *bags(1, 1, 1))
+    found = rolled(loud("crossfusion"), *bags(1, 1, 1))
+    assert found.x5.item() + found.x10.item() + found.x20.item() == pytest.approx(1)
+    alone = rolled(loud("crossfusion-20x"), *bags(1, 1, 1))
     assert alone.x20.item() == pytest.approx(1)
     assert alone.x5 is alone.x10 is None
 
@@ -374,14 +378,14 @@ def test_shares_of_maps_that_add_nothing_are_equal():
 # --- who has it ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [name for name in NETWORK_NAMES if name not in FAMILY])
+@pytest.mark.parametrize("name", [name for name in NETWORKS.names() if name not in FAMILY])
 def test_other_networks_have_neither_layers_nor_rollout(name):
     model, inputs = loud(name), bags(4, 10, 20)
     with torch.no_grad(), trace_attention(model) as trace:
-        model(*inputs)
+        run(model, inputs)
     assert trace.received == {}
     assert trace.class_token is None
-    assert rolled_attention(model, *inputs) is None
+    assert rolled(model, *inputs) is None
 
 
 def ensemble(name):
@@ -393,8 +397,8 @@ def ensemble(name):
 def test_rollout_of_an_ensemble_is_the_mean_of_its_members(name):
     torch.manual_seed(0)
     model, inputs = ensemble(name), bags(4, 10, 20, batch=2)
-    ours = rolled_attention(model, *inputs)
-    first, second = (rolled_attention(member, *inputs) for member in model.members)
+    ours = rolled(model, *inputs)
+    first, second = (rolled(member, *inputs) for member in model.members)
     for scale in ("x5", "x10", "x20"):
         if getattr(first, scale) is None:
             assert getattr(ours, scale) is None
@@ -414,10 +418,10 @@ def test_an_ensemble_is_not_traced_as_one_but_member_by_member():
     with torch.no_grad(), trace_attention(model.members[1]) as trace:
         model(*inputs)
     assert len(trace.received) == 10
-    assert rolled_attention(ensemble("abmil"), *inputs) is None
+    assert rolled(ensemble("abmil"), *inputs) is None
 
 
 def test_bags_that_do_not_fit_are_refused_by_rollout():
     x5, x10, x20 = bags(4, 10, 20)
     with pytest.raises(TiacfError, match="x10 has shape"):
-        rolled_attention(loud("crossfusion"), x5, x10[:, :0], x20)
+        rolled(loud("crossfusion"), x5, x10[:, :0], x20)

@@ -14,18 +14,18 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from slide_tokens import run
 
 from tiacrossfusion.bags.bag import FeatureBag, Provenance, ScaleFeatures
 from tiacrossfusion.cli import main
-from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.errors import TiacfError, UsageError
 from tiacrossfusion.inference.slide import predict_stored
 from tiacrossfusion.models.bundle import load_bundle, save_bundle
 from tiacrossfusion.models.config import Architecture
-from tiacrossfusion.models.network import build_network as build_architecture
+from tiacrossfusion.models.network import describe_network, network_of
 from tiacrossfusion.networks.layout import fold_copies, pad_to_square
-from tiacrossfusion.networks.names import NETWORK_NAMES
 from tiacrossfusion.networks.nystrom_attention import NystromAttention, pseudo_inverse
-from tiacrossfusion.networks.registry import build_network, network_sizes
+from tiacrossfusion.networks.registry import NETWORKS, build_network, network_sizes
 from tiacrossfusion.networks.trained import TrainedNetwork
 from tiacrossfusion.outputs.annotation_store import open_annotation_store
 from tiacrossfusion.outputs.files import output_suffixes, write_outputs
@@ -72,15 +72,15 @@ def softmax(x):
 def check(model, logits_of):
     """Compare logits and scores with those written out for each slide: `logits, weights of tokens`."""
     inputs = bags()
-    scales = len(model.embed.scales)
+    scales = len(model.scales)
     with torch.no_grad():
-        output = model(*inputs, attention=True)
+        output = run(model, inputs, attention=True)
     w = weights(model)
     for b in range(2):
         slide = [x[b] for x in inputs]
         logits, scores = logits_of(w, embedded(w, slide, scales), [len(x) for x in slide[-scales:]])
         np.testing.assert_allclose(output.logits[b].numpy(), logits, rtol=1e-9, atol=1e-9)
-        given_back = [getattr(output.attention, scale)[b] for scale in model.embed.scales]
+        given_back = [getattr(output.attention, f"x{s[:-1]}")[b] for s in model.scales]
         np.testing.assert_allclose(torch.cat(given_back).numpy(), scores, rtol=1e-9, atol=1e-12)
 
 
@@ -266,8 +266,8 @@ def test_transmil_is_two_layers_around_the_pyramid(name):
     model = network(name, num_heads=2)
     inputs = bags()
     with torch.no_grad():
-        output = model(*inputs, attention=True)
-        scales = model.embed(*inputs)
+        output = run(model, inputs, attention=True)
+        scales = model.embed(*inputs[-len(model.scales) :])
         sequence = torch.cat(scales, dim=1)
         squared = pad_to_square(sequence)
         z = torch.cat([model.class_token.expand(2, 1, 8), squared], dim=1)
@@ -281,7 +281,7 @@ def test_transmil_is_two_layers_around_the_pyramid(name):
         logits = model.head(model.norm(z + attended)[:, 0])
         folded = fold_copies(row[:, 1:], sequence.shape[1])
     torch.testing.assert_close(output.logits, logits)
-    scores = [getattr(output.attention, scale) for scale in model.embed.scales]
+    scores = [getattr(output.attention, f"x{s[:-1]}") for s in model.scales]
     torch.testing.assert_close(torch.cat(scores, dim=1), folded)
 
 
@@ -290,40 +290,63 @@ def test_transmil_is_two_layers_around_the_pyramid(name):
 HEADED = {"num_heads": 2, "depth": 1, "layout": "square"}
 
 
-def architecture(name, width=6, **fields):
-    sizes = {size: HEADED[size] for size in HEADED if size in network_sizes(name)}
-    given = {"name": name, "encoder_width": width, "embed_dim": 8, "num_bins": 4}
-    return Architecture(**given | sizes | fields)
+def architecture(name, width=6, **flags):
+    sizes = HEADED | {"embed_dim": 8}
+    return describe_network(name, encoder_width=width, num_bins=4, sizes=sizes, **flags)
 
 
-@pytest.mark.parametrize("name", NETWORK_NAMES)
+@pytest.mark.parametrize("name", NETWORKS.names())
 def test_an_architecture_takes_what_its_network_takes(name):
-    built = build_architecture(architecture(name), dropout=0.0, attention_dropout=0.0)
+    described = architecture(name)
+    built = network_of(described, dropout=0.0, attention_dropout=0.0)
     assert (built.encoder_width, built.num_bins) == (6, 4)
     inputs = [torch.randn(1, n, 6) for n in (4, 10, 20)]
-    assert torch.equal(built(*inputs).logits, built(*inputs).logits)  # in training, without dropout
+    # In training, without dropout.
+    assert torch.equal(run(built, inputs).logits, run(built, inputs).logits)
     taken = network_sizes(name)
     for size in HEADED:
-        wrong = {size: None} if size in taken else {size: HEADED[size]}
+        sizes = {key: value for key, value in described.sizes.items() if key != size}
+        wrong = sizes if size in taken else sizes | {size: HEADED[size]}
         words = f"{name} needs {size}" if size in taken else f"{name} takes no {size}"
-        with pytest.raises(ValidationError, match=words):
-            architecture(name, **wrong)
+        with pytest.raises(UsageError, match=words):
+            network_of(described.model_copy(update={"sizes": wrong}))
 
 
-def test_configs_from_before_other_networks_mean_what_they_did():
-    old = {"encoder_width": 6, "embed_dim": 8, "num_heads": 2, "depth": 1, "num_bins": 4}
-    read = Architecture.model_validate(old)
-    assert (read.name, read.layout, read.standardise) == ("crossfusion", "square", False)
-    assert read == Architecture.model_validate(old | {"name": "crossfusion", "layout": "square"})
-    with pytest.raises(ValidationError, match='unknown network "resnet"; known are crossfusion'):
-        Architecture.model_validate(old | {"name": "resnet"})
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"num_heads": 2.5}, r"sizes\.num_heads: .*integer"),
+        ({"depth": "deep"}, r"sizes\.depth: .*integer"),
+        ({"layout": "tissue"}, r"sizes\.layout: .*'square'"),
+        ({"depth": None}, "crossfusion needs depth"),
+        ({"num_bins": 4}, "takes no num_bins"),
+        ({"depth": 65}, "depth is 65: give 1 to 64"),
+    ],
+)
+def test_sizes_are_checked_against_the_constructor(changes, words):
+    described = architecture("crossfusion")
+    wrong = described.model_copy(update={"sizes": described.sizes | changes})
+    with pytest.raises(UsageError, match=words) as refusal:
+        network_of(wrong)
+    assert "\n" not in str(refusal.value)
+
+
+def test_architectures_name_networks_that_are_there():
+    given = {"name": "abmil", "encoder_width": 6, "num_bins": 4}
+    assert Architecture.model_validate(given).package is None
+    with pytest.raises(
+        ValidationError, match="name resnet: unknown network; known are crossfusion"
+    ):
+        Architecture.model_validate(given | {"name": "resnet"})
+    with pytest.raises(ValidationError, match=r"mine: comes from my_file\.py, which is not loaded"):
+        Architecture.model_validate(given | {"name": "mine", "package": "my_file.py"})
 
 
 @pytest.mark.parametrize("proportional", [False, True])
 @pytest.mark.parametrize("standardise", [False, True])
 def test_architectures_wrap_their_network_as_they_say(standardise, proportional):
     flags = {"standardise": standardise, "proportional_hazards": proportional}
-    built = build_architecture(architecture("abmil", **flags))
+    built = network_of(architecture("abmil", **flags))
     assert isinstance(built, TrainedNetwork) == (standardise or proportional)
     state = built.state_dict()
     assert ("mean" in state, "increments" in state) == (standardise, proportional)
@@ -364,7 +387,7 @@ def write_bundle(demo_bundle, folder, name, **flags):
     torch.manual_seed(0)
     width = demo_bundle.config.encoder.width
     named = architecture(name, width, **flags)
-    model = build_architecture(named)
+    model = network_of(named)
     if named.standardise:
         model.set_moments(torch.randn(3, width), torch.rand(3, width) + 0.5)
     if named.proportional_hazards:
@@ -373,7 +396,7 @@ def write_bundle(demo_bundle, folder, name, **flags):
     return model.eval()
 
 
-@pytest.mark.parametrize("name", NETWORK_NAMES)
+@pytest.mark.parametrize("name", NETWORKS.names())
 def test_a_bundle_of_any_network_predicts_and_writes_its_scores(demo_bundle, tmp_path, name):
     flags = {"standardise": True, "proportional_hazards": name.startswith("abmil")}
     trained = write_bundle(demo_bundle, tmp_path / "bundle", name, **flags)
@@ -384,7 +407,7 @@ def test_a_bundle_of_any_network_predicts_and_writes_its_scores(demo_bundle, tmp
     prediction = result.prediction
     with torch.no_grad():
         inputs = [torch.from_numpy(bag.scales[scale].features).float()[None] for scale in SCALES]
-        output = trained(*inputs, attention=True)
+        output = run(trained, inputs, attention=True)
     assert prediction.risk == pytest.approx(float(output.risk[0]), abs=1e-6)
     np.testing.assert_array_equal(prediction.attention["20x"], output.attention.x20[0].double())
 
@@ -435,7 +458,7 @@ def test_a_bundle_of_any_network_predicts_and_writes_its_scores(demo_bundle, tmp
 def test_a_bundle_without_its_baseline_is_refused(demo_bundle, tmp_path):
     named = architecture("abmil", demo_bundle.config.encoder.width, proportional_hazards=True)
     config = demo_bundle.config.model_copy(update={"architecture": named})
-    save_bundle(tmp_path / "bundle", config, build_architecture(named))
+    save_bundle(tmp_path / "bundle", config, network_of(named))
     with pytest.raises(TiacfError, match="the weights are not finite"):
         load_bundle(tmp_path / "bundle")
 

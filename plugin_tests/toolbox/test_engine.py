@@ -229,7 +229,7 @@ def test_the_models_own_sampling_may_be_given_in_every_form(predictor, simulated
 
 
 def test_models_may_be_given_in_every_form(predictor, demo_bundle, tmp_path):
-    from tiacrossfusion.models.bundle import shipped_bundles
+    from tiacrossfusion.models.files import shipped_bundles
 
     folder = tmp_path / "model"
     shutil.copytree(shipped_bundles()["crossfusion-demo"], folder)

@@ -23,8 +23,7 @@ from tiacrossfusion.evaluation.evaluation_files import EVALUATION
 from tiacrossfusion.evaluation.prediction_files import DIGESTS, TABLE, read_predictions
 from tiacrossfusion.inference.prediction import predict_bag
 from tiacrossfusion.models.bundle import load_bundle
-from tiacrossfusion.networks.names import MODEL_NAMES
-from tiacrossfusion.networks.registry import build_network
+from tiacrossfusion.networks.registry import NETWORKS, build_network
 from tiacrossfusion.runs.processes import process_here
 from tiacrossfusion.simulation.bags import simulate_bags
 from tiacrossfusion.survival import quantile_bins, survival_curve
@@ -494,7 +493,7 @@ class TestSettings:
             ).train()
 
 
-@pytest.mark.parametrize("model", [name for name in MODEL_NAMES if name != "cox-covariates"])
+@pytest.mark.parametrize("model", NETWORKS.names())
 @pytest.mark.parametrize("loss", ["nll", "cox"])
 def test_every_network_trains(tmp_path, cohort_folder, model, loss):
     run = run_in(

@@ -8,7 +8,7 @@ import click
 @click.command()
 def models() -> None:
     """List the models that work offline."""
-    from tiacrossfusion.models.bundle import read_config, shipped_bundles
+    from tiacrossfusion.models.files import read_config, shipped_bundles
 
     for name, folder in shipped_bundles().items():
         config = read_config(folder)

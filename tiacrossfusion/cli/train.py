@@ -12,7 +12,7 @@ from tiatoolbox.cli.common import cli_output_path
 from tiacrossfusion.cli.checks import given, output_folder
 from tiacrossfusion.cli.plugins import cli_plugin
 from tiacrossfusion.errors import UsageError
-from tiacrossfusion.networks.names import MODEL_NAMES
+from tiacrossfusion.networks.registry import model_names
 
 if TYPE_CHECKING:
     from tiacrossfusion.evaluation.scores import Evaluation
@@ -50,7 +50,7 @@ _SETTINGS = {
     "--model",
     "models",
     multiple=True,
-    type=click.Choice(MODEL_NAMES),
+    type=click.Choice(model_names()),
     help="What to train; give it several times to compare on the same folds.  [default: crossfusion]",
 )
 @click.option("--time-unit", help="Unit of the times in the table, such as months.")

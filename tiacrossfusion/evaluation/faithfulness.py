@@ -1,4 +1,4 @@
-"""Do the scores of the tokens say what the model goes by?
+"""Faithfulness: whether the tokens with high scores are those that the prediction depends on.
 
 A score is faithful when the tokens that it ranks highest matter: deleting them moves the risk more than
 deleting as many others at random (Samek et al., "Evaluating the Visualization of What a Deep Neural
@@ -23,10 +23,10 @@ from tiacrossfusion.evaluation.scores import Estimate
 from tiacrossfusion.slides.spec import SCALES
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
-
     from tiacrossfusion.bags.bag import FeatureBag
     from tiacrossfusion.models.bundle import ModelBundle
+    from tiacrossfusion.networks.base import SurvivalNetwork
+    from tiacrossfusion.networks.tokens import SlideTokens
 
 #: Shares of a scale's tokens that are deleted.
 SHARES = (0.05, 0.1, 0.2)
@@ -135,23 +135,16 @@ def token_scores(bag: FeatureBag, bundle: ModelBundle) -> list[TokenScore]:
     Raises:
         TiacfError: the bag does not fit the model, or the risk is not finite.
     """
-    import torch
-
     from tiacrossfusion.explain.attribution import attribute
     from tiacrossfusion.explain.rolled import rolled_scores
+    from tiacrossfusion.inference.prediction import predict_bag
 
-    attribution = attribute(bag, bundle)  # refuses what does not fit
-    with torch.inference_mode():
-        attention = bundle.network(*bundle.tokens(bag).values(), attention=True).attention
-    given = {"5x": attention.x5, "10x": attention.x10, "20x": attention.x20}
+    prediction = predict_bag(bag, bundle)
+    attribution = attribute(bag, bundle)
     scores = [
-        TokenScore(f"attention {scale}", scale, values[0].cpu().double().numpy())
-        for scale, values in given.items()
-        if values is not None
+        TokenScore(f"attention {name}", "10x" if name == "fused" else name, values)
+        for name, values in prediction.attention.items()
     ]
-    if attention.fused is not None:
-        fused = attention.fused[0].cpu().double().numpy()
-        scores.append(TokenScore("attention fused", "10x", fused))
     for scale, values in (rolled_scores(bag, bundle) or {}).items():
         scores.append(TokenScore("attention rolled", scale, values))
     for scale, values in attribution.values.items():
@@ -240,8 +233,8 @@ def auc(values: np.ndarray, truth: np.ndarray) -> float:
 
 
 def _deletions(
-    network: nn.Module,
-    tokens: Mapping[str, Tensor],
+    network: SurvivalNetwork,
+    tokens: SlideTokens,
     scores: Sequence[TokenScore],
     shares: Sequence[float],
     random_deletions: int,
@@ -250,19 +243,19 @@ def _deletions(
     """Change of a slide's risk by score, scale, end and share, and its mean size by chance."""
     import torch
 
+    from tiacrossfusion.networks.calling import call_network
+
     def risk_without(scale: str, gone: np.ndarray) -> float:
-        keep = np.setdiff1d(np.arange(tokens[scale].shape[1]), gone)
-        chosen = torch.from_numpy(keep).to(tokens[scale].device)
-        smaller = {**tokens, scale: tokens[scale][:, chosen]}
-        return float(network(*smaller.values()).risk)
+        keep = np.setdiff1d(np.arange(tokens.features[scale].shape[1]), gone)
+        return float(call_network(network, tokens.keep(scale, torch.from_numpy(keep))).risk)
 
     changes: dict[tuple[str, str, End, float], tuple[float, float]] = {}
     with torch.inference_mode():
-        risk = float(network(*tokens.values()).risk)
+        risk = float(call_network(network, tokens).risk)
         for scale in SCALES:
-            n = tokens[scale].shape[1]
             of_scale = [score for score in scores if score.scale == scale]
-            if n == 1 or not of_scale:  # of a single token nothing would be left
+            n = len(of_scale[0].values) if of_scale else 0
+            if n < 2:  # of a single token nothing would be left
                 continue
             for share in shares:
                 count = min(max(1, round(share * n)), n - 1)

@@ -19,10 +19,8 @@ if TYPE_CHECKING:
 
     from tiacrossfusion.bags.bag import FeatureBag
     from tiacrossfusion.models.bundle import ModelBundle
-
-#: The modules that embed the tokens of a scale in CrossFusion and its kin; the others have one, "embed",
-#: for the scales that they read.
-_PROJECTIONS = {"project_coarse": "5x", "project_source": "10x", "project_fine": "20x"}
+    from tiacrossfusion.networks.base import SurvivalNetwork
+    from tiacrossfusion.networks.tokens import SlideTokens
 
 #: Typical tokens that are drawn. The error of their mean is 1/32 of the spread of one token.
 _DRAWN = 1024
@@ -53,8 +51,8 @@ class Attribution:
     def completeness_error(self) -> float:
         """What the tokens' values add up to, less `risk - baseline_risk`.
 
-        It is 0 for a network that is linear in its embedded tokens. Else it says how far from linear
-        the network is between the bag and the baseline.
+        It is 0 for a network that is linear in its embedded tokens, and else says how far from linear
+        it is between the bag and the baseline.
         """
         total = float(sum(values.sum() for values in self.values.values()))
         return total - (self.risk - self.baseline_risk)
@@ -66,19 +64,20 @@ def attribute(bag: FeatureBag, bundle: ModelBundle) -> Attribution:
     Tokens: gradient times difference to a baseline (Shrikumar, Greenside and Kundaje, "Learning
     Important Features Through Propagating Activation Differences", ICML 2017, section 2), summed over
     features: the change of the risk, to first order, when an average token takes the token's place. It
-    is taken at the tokens as the network embeds them, not at the features. CrossFusion normalises each
-    projected token, after which its length counts for nothing, so that a step towards the mean
-    feature, which is nearly 0 once standardised, changes nothing either: at the features the gradient
-    misses what the token does, and so do integrated gradients along the same line, at many times the
-    cost (docs/explanations.md has figures). The average token is the mean embedding of typical tokens.
+    is taken at the tokens as the network embeds them (`SurvivalNetwork.embeddings`); of a network that
+    names no such modules, at the features. Positions and covariates stay as they are. CrossFusion
+    normalises each projected token, so that its length does not matter, and neither does a step towards
+    the mean feature, which is nearly 0 once standardised: at the features the gradient misses what the
+    token does, and so do integrated gradients along the same line, at many times the cost
+    (docs/explanations.md has figures). The average token is the mean embedding of typical tokens.
 
     Scales: Shapley values (Shapley, "A Value for n-person Games", 1953; Lundberg and Lee, NeurIPS 2017,
     equation 8) of the game in which a scale that does not play has typical tokens in place of its own.
 
     Typical tokens are drawn from N(mean, sd^2), feature by feature, with the training patients' moments;
-    the draw is the same every time. Of a model without moments the mean of the slide's own tokens, at
-    each scale, stands for all of them. That tells the mean content of the slide already, so that values
-    and contributions say what departs from it.
+    the draw is the same every time. Of a model without moments all of them are the mean of the slide's
+    tokens at their scale. That has the mean content of the slide already, so that values and
+    contributions say what departs from it.
 
     Takes one forward and one backward pass, and `2**n - 1` forward ones for the n scales that the
     network reads, on its device. Memory is linear in the tokens.
@@ -99,12 +98,12 @@ def attribute(bag: FeatureBag, bundle: ModelBundle) -> Attribution:
     return found
 
 
-def attribute_tokens(network: nn.Module, tokens: Mapping[str, Tensor]) -> Attribution:
+def attribute_tokens(network: SurvivalNetwork, tokens: SlideTokens) -> Attribution:
     """Do as `attribute` with a network and tensors.
 
     Args:
-        network: one that `zoo.load_bundle` may give, in eval mode; left as it is.
-        tokens: "5x" (1, N5, E), "10x" (1, N10, E) and "20x" (1, N20, E) float32, on its device.
+        network: in eval mode; left as it is.
+        tokens: float32 tokens of one slide, on the network's device.
     """
     values, risk = _gradient_times_difference(network, tokens)
     baseline, kind = baseline_tokens(network, tokens)
@@ -119,70 +118,69 @@ def attribute_tokens(network: nn.Module, tokens: Mapping[str, Tensor]) -> Attrib
 
 
 def baseline_tokens(
-    network: nn.Module, tokens: Mapping[str, Tensor]
-) -> tuple[dict[str, Tensor], Literal["training", "own"]]:
-    """Typical tokens, as many as a bag has.
-
-    Args:
-        network: as in `attribute_tokens`.
-        tokens: (1, N, E) of each scale.
-
-    Returns:
-        (1, N, E) of each scale, and where they come from: "training" or "own".
-    """
+    network: SurvivalNetwork, tokens: SlideTokens
+) -> tuple[SlideTokens, Literal["training", "own"]]:
+    """Return typical tokens, as many as a bag has, and where they come from: "training" or "own"."""
     import torch
 
-    # Members of an ensemble were trained on patients that overlap: their moments hardly differ.
-    moments = [(getattr(m, "mean", None), getattr(m, "sd", None)) for m in _members(network)]
-    means = [mean for mean, _ in moments if mean is not None]
-    sds = [sd for _, sd in moments if sd is not None]
-    if len(means) < len(moments):
-        return {
-            scale: bag.mean(dim=1, keepdim=True).expand_as(bag) for scale, bag in tokens.items()
-        }, "own"
-    mean, sd = torch.stack(means).mean(dim=0), torch.stack(sds).mean(dim=0)  # (3, E)
+    moments = network.moments()
+    if moments is None:
+        own = {
+            scale: bag.mean(dim=1, keepdim=True).expand_as(bag)
+            for scale, bag in tokens.features.items()
+        }
+        return tokens.with_features(own), "own"
     typical = {}
-    for number, (scale, bag) in enumerate(tokens.items()):
-        drawn = mean[number] + sd[number] * _standard_tokens(bag)  # (1, n, E)
+    for scale, bag in tokens.features.items():
+        drawn = _typical_tokens(moments, scale, bag)  # (1, n, E)
         typical[scale] = drawn[:, torch.arange(bag.shape[1], device=bag.device) % _DRAWN]
-    return typical, "training"
+    return tokens.with_features(typical), "training"
 
 
-def _members(network: nn.Module) -> list[nn.Module]:
-    """The networks of an ensemble, or the single one."""
-    return list(getattr(network, "members", [network]))
+def _typical_tokens(moments: tuple[Tensor, Tensor], scale: str, like: Tensor) -> Tensor:
+    """Draw tokens (1, n, E) of a scale from N(mean, sd^2)."""
+    mean, sd = (each[SCALES.index(scale)] for each in moments)
+    return mean + sd * _standard_tokens(like)
 
 
 # Tokens --------------------------------------------------------------------------------------------
 
 
 def _gradient_times_difference(
-    network: nn.Module, tokens: Mapping[str, Tensor]
+    network: SurvivalNetwork, tokens: SlideTokens
 ) -> tuple[dict[str, np.ndarray], float]:
     """Attribute the risk to the embedded tokens; gives (N,) of each scale that is read, and the risk."""
     import torch
 
+    from tiacrossfusion.networks.calling import as_output, inputs_of
+
     # With weights that are constants nothing is kept for gradients of them.
     weights = {name: weight.detach() for name, weight in network.named_parameters()}
-    with torch.enable_grad(), _embedded(network) as found:
-        output = torch.func.functional_call(network, weights, tuple(tokens.values()))
-        gradients = torch.autograd.grad(output.risk.sum(), [embedded.tokens for embedded in found])
+    with torch.enable_grad(), _leaves(network, tokens) as (found, given):
+        inputs = inputs_of(network, given)
+        output = as_output(torch.func.functional_call(network, weights, (), inputs))
+        gradients = torch.autograd.grad(
+            output.risk.sum(),
+            [leaf.tokens for leaf in found],
+            allow_unused=True,
+            materialize_grads=True,
+        )
     values: dict[str, np.ndarray] = {}
-    for embedded, gradient in zip(found, gradients, strict=True):
-        difference = embedded.tokens.detach() - embedded.average  # (1, N, D)
+    for leaf, gradient in zip(found, gradients, strict=True):
+        difference = leaf.tokens.detach() - leaf.average  # (1, N, D)
         value = (gradient * difference).sum(dim=2, dtype=torch.float64)[0].cpu().numpy()
-        values[embedded.scale] = values.get(embedded.scale, 0.0) + value
+        values[leaf.scale] = values.get(leaf.scale, 0.0) + value
     risk = float(output.risk.detach())
     return {scale: values[scale] for scale in SCALES if scale in values}, risk
 
 
 @dataclass(frozen=True)
-class _Embedded:
+class _Leaf:
     """Tokens of one scale as a network, or a member of an ensemble, embeds them.
 
     Attributes:
         scale: of the tokens.
-        tokens: (1, N, D), a leaf of the graph of gradients.
+        tokens: (1, N, D), a leaf of the autograd graph.
         average: (1, 1, D), the average token.
     """
 
@@ -192,60 +190,70 @@ class _Embedded:
 
 
 @contextmanager
-def _embedded(network: nn.Module) -> Iterator[list[_Embedded]]:
-    """Begin the graph of gradients at the embedded tokens, and list them as they come."""
-    found: list[_Embedded] = []
-    handles = []
-    for member in _members(network):
-        inner = getattr(member, "network", member)  # within what training found around it
-        modules = {"embed": None} | _PROJECTIONS
-        for name, scale in modules.items():
-            module = getattr(inner, name, None)
-            if module is not None:
-                trained = getattr(member, "mean", None) is not None
-                handles.append(module.register_forward_hook(_leaf(found, scale, trained)))
-    if not handles:
-        raise TiacfError(f"{type(network).__name__}: no attribution, it does not embed its tokens")
+def _leaves(
+    network: SurvivalNetwork, tokens: SlideTokens
+) -> Iterator[tuple[list[_Leaf], SlideTokens]]:
+    """Make the embedded tokens leaves of the autograd graph and collect them.
+
+    Yields the leaves, which are complete after a forward pass, and the tokens to give to it.
+    """
+    from tiacrossfusion.networks.calling import scales_read
+
+    moments = network.moments()
+    found: list[_Leaf] = []
+    embeddings = network.embeddings()
+    if not embeddings:
+        for scale in scales_read(network):
+            if scale in tokens.features:
+                features = tokens.features[scale].detach().clone()
+                typical = features if moments is None else _typical_tokens(moments, scale, features)
+                average = typical.mean(dim=1, keepdim=True)
+                found.append(_Leaf(scale, features.requires_grad_(), average))
+        yield found, tokens.with_features({leaf.scale: leaf.tokens for leaf in found})
+        return
+    handles = [
+        module.register_forward_hook(_leaf_hook(found, scales, trained=moments is not None))
+        for module, scales in embeddings.items()
+    ]
     try:
-        yield found
+        yield found, tokens
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _leaf(found: list[_Embedded], scale: str | None, trained: bool) -> Callable[..., object]:
-    """Make a hook that replaces what a module gives by leaves.
+def _leaf_hook(
+    found: list[_Leaf], scales: tuple[str, ...], *, trained: bool
+) -> Callable[..., object]:
+    """Return a hook that replaces what an embedding module returns by leaves.
 
     Args:
         found: takes the leaves.
-        scale: that the module embeds; None where it gives those that it reads, from coarse to fine.
+        scales: that the module embeds.
         trained: whether the tokens were standardised by the training patients' moments.
     """
     import torch
 
-    def hook(module: nn.Module, given: tuple[Tensor, ...], made: object) -> object:
-        tokens = {name: z.detach() for name, z in _by_scale(made, scale).items()}
+    def hook(module: nn.Module, given: tuple[Tensor, ...], made: Tensor | list[Tensor]) -> object:
+        tokens = [z.detach() for z in _as_list(made)]
         typical = tokens
         if trained:
             drawn = _standard_tokens(given[0])
-            with torch.no_grad():  # `forward` and not the call, which would come here again
-                typical = _by_scale(module.forward(*[drawn] * len(given)), scale)
+            with torch.no_grad():  # `forward` and not the call, which would run this hook again
+                typical = _as_list(module.forward(*[drawn] * len(given)))
         leaves = [
-            _Embedded(name, z.requires_grad_(), typical[name].detach().mean(dim=1, keepdim=True))
-            for name, z in tokens.items()
+            _Leaf(scale, z.requires_grad_(), like.detach().mean(dim=1, keepdim=True))
+            for scale, z, like in zip(scales, tokens, typical, strict=True)
         ]
         found.extend(leaves)
-        return leaves[0].tokens if scale is not None else [leaf.tokens for leaf in leaves]
+        replaced = [leaf.tokens for leaf in leaves]
+        return replaced[0] if isinstance(made, torch.Tensor) else replaced
 
     return hook
 
 
-def _by_scale(made: object, scale: str | None) -> dict[str, Tensor]:
-    """Name what an embedding module gave: one tensor, or a list that ends with that of 20x."""
-    if scale is not None:
-        return {scale: made}  # type: ignore[dict-item]
-    parts = list(made)  # type: ignore[call-overload]
-    return dict(zip(SCALES[-len(parts) :], parts, strict=True))
+def _as_list(made: Tensor | list[Tensor]) -> list[Tensor]:
+    return made if isinstance(made, list) else [made]
 
 
 def _standard_tokens(like: Tensor) -> Tensor:
@@ -260,22 +268,24 @@ def _standard_tokens(like: Tensor) -> Tensor:
 
 
 def _coalitions(
-    network: nn.Module,
-    tokens: Mapping[str, Tensor],
-    baseline: Mapping[str, Tensor],
+    network: SurvivalNetwork,
+    tokens: SlideTokens,
+    baseline: SlideTokens,
     read: list[str],
     risk: float,
 ) -> dict[frozenset[str], float]:
-    """Risk for each set of scales that keep their tokens while the others have typical ones.
+    """Risk for each set of the scales `read` that keep their tokens while the others have typical ones.
 
     Args:
         network: the network.
-        tokens: (1, N, E) of each scale.
-        baseline: (1, N, E) of each scale.
+        tokens: of one slide.
+        baseline: typical ones.
         read: the scales that the network reads.
         risk: with all tokens.
     """
     import torch
+
+    from tiacrossfusion.networks.calling import call_network
 
     risks = {frozenset(read): risk}
     with torch.inference_mode():
@@ -283,11 +293,8 @@ def _coalitions(
             coalition = frozenset(scale for scale, keep in zip(read, kept, strict=True) if keep)
             if coalition in risks:
                 continue
-            mixed = [
-                baseline[scale] if scale in read and scale not in coalition else bag
-                for scale, bag in tokens.items()
-            ]
-            risks[coalition] = float(network(*mixed).risk)
+            typical = {scale: baseline.features[scale] for scale in read if scale not in coalition}
+            risks[coalition] = float(call_network(network, tokens.with_features(typical)).risk)
     return risks
 
 

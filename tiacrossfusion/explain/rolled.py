@@ -14,28 +14,26 @@ if TYPE_CHECKING:
 
 
 def rolled_scores(bag: FeatureBag, bundle: ModelBundle) -> dict[str, np.ndarray] | None:
-    """Follow the class token's attention back to the tokens, see `networks.rollout`.
+    """Follow the class token's attention back to the tokens, see `SurvivalNetwork.rollout`.
 
-    Takes one forward pass with a second look at each attention layer; of an ensemble one of each
-    member, of which the mean is given.
+    Takes one forward pass and computes each layer's attention once more. Of an ensemble it is the
+    mean over the members.
 
     Args:
         bag: features of the slide, made with the bundle's encoder and sampling.
         bundle: the model.
 
     Returns:
-        "5x" (N5,), "10x" (N10,) and "20x" (N20,) float64, together 1, of the scales that the network
-        reads; None where it has no layers of attention to follow.
+        "5x" (N5,), "10x" (N10,) and "20x" (N20,) float64 of the scales that the network reads, with the
+        sum 1 over all of them; None where the network has no rollout.
 
     Raises:
         TiacfError: the bag does not fit the model.
     """
     import torch
 
-    from tiacrossfusion.networks.rollout import rolled_attention
-
     with torch.inference_mode():
-        rolled = rolled_attention(bundle.network, *bundle.tokens(bag).values())
+        rolled = bundle.network.rollout(bundle.tokens(bag))
     if rolled is None:
         return None
     return {

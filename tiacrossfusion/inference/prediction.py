@@ -74,22 +74,19 @@ def predict_bag(bag: FeatureBag, bundle: ModelBundle) -> Prediction:
     """
     import torch
 
+    from tiacrossfusion.networks.calling import call_network
+
     with torch.inference_mode():
-        output = bundle.network(*bundle.tokens(bag).values(), attention=True)
+        output = call_network(bundle.network, bundle.tokens(bag), attention=True)
     hazards = output.hazards[0].cpu().double().numpy()
     if not np.isfinite(hazards).all():
         raise TiacfError(
             f"{bag.provenance.slide}: the model's risk is not finite; check the model's weights"
         )
-    scores = output.attention
+    scores = vars(output.attention) if output.attention is not None else {}
     attention = {
-        name: score[0].cpu().double().numpy()
-        for name, score in (
-            ("5x", scores.x5),
-            ("10x", scores.x10),
-            ("20x", scores.x20),
-            ("fused", scores.fused),
-        )
+        name if name == "fused" else f"{name[1:]}x": score[0].cpu().double().numpy()
+        for name, score in scores.items()
         if score is not None
     }
     members = output.member_risk

@@ -2,51 +2,32 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import os
-import re
 import uuid
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from pydantic import ValidationError
 
 from tiacrossfusion.bags.bag import EXTRACT_AGAIN, FeatureBag, check_same
-from tiacrossfusion.encoders.hub import offline_variable
-from tiacrossfusion.errors import (
-    ArgumentValueError,
-    MissingFileError,
-    TiacfError,
-    UsageError,
-    first_fault,
-    one_line,
-)
+from tiacrossfusion.errors import MissingFileError, TiacfError, UsageError, one_line
 from tiacrossfusion.io.arguments import usable_device
-from tiacrossfusion.io.paths import is_file, is_folder, is_there, missing
-from tiacrossfusion.io.text import FORMULA_SIGNS, printable
-from tiacrossfusion.models.config import FORMAT_VERSION, BundleConfig
-from tiacrossfusion.models.network import build_network
+from tiacrossfusion.io.paths import is_there, missing
+from tiacrossfusion.models.config import BundleConfig
+from tiacrossfusion.models.files import CONFIG, WEIGHTS, find_bundle, fingerprint, read_config
+from tiacrossfusion.models.network import network_of
 from tiacrossfusion.survival import interpolation
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
-
-#: In bytes; an ensemble of a thousand has a tenth of it.
-_LARGEST_CONFIG = 2**24
-
-#: Texts that are cells of predictions.csv; the unit of time is checked by `TimeBins`.
-_IN_TABLES = re.compile(r"card\.notice$|risk_reference\.groups\.\d\.name$")
-
-_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
+    from tiacrossfusion.networks.base import SurvivalNetwork
+    from tiacrossfusion.networks.ensemble import Ensemble
+    from tiacrossfusion.networks.tokens import SlideTokens
 
 
 @dataclass(frozen=True)
@@ -60,7 +41,7 @@ class ModelBundle:
     """
 
     config: BundleConfig
-    network: nn.Module
+    network: SurvivalNetwork
     fingerprint: str
 
     def check_bag(self, bag: FeatureBag) -> None:
@@ -79,28 +60,21 @@ class ModelBundle:
         check_same(self.config.encoder, made.encoder, "encoder", label, remedy)
         check_same(self.config.sampling, made.sampling, "sampling", label, remedy)
 
-    def tokens(self, bag: FeatureBag) -> dict[str, Tensor]:
-        """Give the features of a bag as the network takes them.
-
-        Returns:
-            A batch of one for each scale, (1, N, E) float32 on the network's device.
+    def tokens(self, bag: FeatureBag) -> SlideTokens:
+        """Return the tokens of a bag: a batch of one slide, float32, on the network's device.
 
         Raises:
-            TiacfError: the bag was made with another encoder or sampling, or has no patches at a scale.
+            TiacfError: the bag was made with another encoder or sampling, or lacks what the network needs.
         """
         import torch
 
+        from tiacrossfusion.networks.calling import check_tokens
+        from tiacrossfusion.networks.tokens import SlideTokens
+
         self.check_bag(bag)
-        empty = [scale for scale, patches in bag.counts().items() if patches == 0]
-        if empty:
-            raise TiacfError(
-                f"bag of {bag.provenance.slide}: no patches at {', '.join(empty)}; extract it again"
-            )
-        device = next(self.network.parameters()).device
-        return {
-            scale: torch.from_numpy(features.features).to(device, torch.float32)[None]
-            for scale, features in bag.scales.items()
-        }
+        tokens = SlideTokens.from_bag(bag)
+        check_tokens(self.network, tokens, f"bag of {bag.provenance.slide}")
+        return tokens.to(next(self.network.parameters()).device, torch.float32)
 
     def with_weights(self, path: Path) -> ModelBundle:
         """Return the same model with the weights of another file.
@@ -119,12 +93,6 @@ class ModelBundle:
         return ModelBundle(self.config, network.eval(), digest)
 
 
-def shipped_bundles() -> dict[str, Path]:
-    """Bundles inside this package, by name."""
-    root = Path(str(files("tiacrossfusion.models") / "bundles"))
-    return {folder.name: folder for folder in sorted(root.iterdir()) if (folder / CONFIG).is_file()}
-
-
 def load_bundle(model: str | Path, device: str = "cpu") -> ModelBundle:
     """Load a model bundle by name, folder or hub id.
 
@@ -138,53 +106,13 @@ def load_bundle(model: str | Path, device: str = "cpu") -> ModelBundle:
             device is not there.
     """
     usable_device(device)
-    folder = model if isinstance(model, Path) else _find(model)
+    folder = model if isinstance(model, Path) else find_bundle(model)
     config = read_config(folder)
     network = _load_network(config, folder / WEIGHTS)
-    return ModelBundle(config, network.to(device).eval(), _fingerprint(folder))
+    return ModelBundle(config, network.to(device).eval(), fingerprint(folder))
 
 
-def read_config(folder: Path) -> BundleConfig:
-    """Read and check the `config.json` of a bundle folder, without its weights.
-
-    Raises:
-        TiacfError: it is missing, no JSON, of a newer format, or a field is wrong.
-    """
-    path = folder / CONFIG
-    if is_there(path) and not path.is_file():  # reading a pipe would wait for ever
-        raise TiacfError(f"{path}: is no file; get the bundle again")
-    try:
-        if path.stat().st_size > _LARGEST_CONFIG:
-            raise TiacfError(f"{path}: is far too large for a {CONFIG}; get the bundle again")
-        document = json.loads(
-            path.read_text(encoding="utf-8"), object_pairs_hook=_once, parse_constant=_no_number
-        )
-    except OSError as error:
-        raise TiacfError(
-            f"{folder}: no readable {CONFIG}; a model bundle is a folder with {CONFIG} and {WEIGHTS}"
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise TiacfError(
-            f"{path}: not valid JSON ({one_line(error)}); get the bundle again"
-        ) from error
-    version = document.get("format_version") if isinstance(document, dict) else None
-    if isinstance(version, int) and version > FORMAT_VERSION:
-        raise TiacfError(
-            f"{path}: bundle format {version}, this program reads up to {FORMAT_VERSION}; "
-            "update tiacrossfusion"
-        )
-    try:
-        config = BundleConfig.model_validate_json(json.dumps(document))
-    except ValidationError as error:
-        field, reason = first_fault(error)
-        raise TiacfError(
-            f"{path}: {field}: {reason}; mend the field or get the bundle again"
-        ) from error
-    _check_texts(path, document)
-    return config
-
-
-def save_bundle(folder: Path, config: BundleConfig, network: nn.Module) -> None:
+def save_bundle(folder: Path, config: BundleConfig, network: SurvivalNetwork) -> None:
     """Write a bundle into a folder, which is made if need be; each file is replaced in one step.
 
     Raises:
@@ -210,98 +138,7 @@ def save_bundle(folder: Path, config: BundleConfig, network: nn.Module) -> None:
         ) from error
 
 
-def _find(model: str) -> Path:
-    """Folder of a bundle given by name, path or hub id."""
-    shipped = shipped_bundles()
-    if model in shipped:
-        return shipped[model]
-    path = Path(model)
-    if model and is_folder(path):  # of no name, Path makes the folder that we are in
-        return path
-    if is_file(path):
-        raise ArgumentValueError(
-            f"{model}: a file is no model bundle; give the folder that holds {CONFIG}, or make "
-            "one from a checkpoint with: tiacf import-checkpoint"
-        )
-    try:
-        path.stat()
-    except PermissionError as error:
-        raise ArgumentValueError(f"{model}: {missing(path)}; ask for the right to") from error
-    except (OSError, ValueError):  # not there, or no path
-        pass
-    if _HUB_ID.match(model) and not model.startswith("."):
-        return _download(model)
-    near = difflib.get_close_matches(model, shipped, n=1, cutoff=0.4)
-    hint = f'did you mean "{near[0]}"? ' if near else ""
-    raise ArgumentValueError(
-        f"{model}: unknown model; {hint}"
-        "`tiacf models` lists the names, a bundle folder or a hub id (owner/name) serve too"
-    )
-
-
-def _download(hub_id: str) -> Path:
-    """Fetch a bundle from the Hugging Face hub, or from its cache."""
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(
-            snapshot_download(
-                hub_id,
-                allow_patterns=[CONFIG, WEIGHTS],
-                local_files_only=offline_variable() is not None,
-                etag_timeout=5,
-            )
-        )
-    except Exception as error:  # network, proxy, authorisation, unknown id: many kinds
-        forbidden = offline_variable()
-        reason = f"{forbidden} forbids to ask it" if forbidden else one_line(error)
-        raise TiacfError(
-            f"{hub_id}: no such folder here, and the hub gave no such bundle ({reason}); "
-            "download it elsewhere and give its folder"
-        ) from error
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Refuse a field that is there twice: programs differ in which one they take."""
-    fields = dict(pairs)
-    if len(fields) < len(pairs):
-        twice = next(
-            name for name, count in Counter(name for name, _ in pairs).items() if count > 1
-        )
-        raise ValueError(f"the field {twice!r} is there twice")
-    return fields
-
-
-def _no_number(constant: str) -> Any:
-    """Refuse NaN and Infinity, which JSON does not know and Python reads all the same."""
-    raise ValueError(f"{constant} is no number")
-
-
-def _check_texts(path: Path, document: Any) -> None:
-    """Refuse texts that do something where they are shown: on a terminal, or in a table's cell.
-
-    Raises:
-        TiacfError: a text holds control characters, or begins as a formula.
-    """
-    waiting = [("", document)]
-    while waiting:
-        field, value = waiting.pop()
-        if isinstance(value, dict):
-            waiting += [(f"{field}.{name}".strip("."), each) for name, each in value.items()]
-        elif isinstance(value, list):
-            waiting += [(f"{field}.{number}", each) for number, each in enumerate(value)]
-        elif isinstance(value, str) and value != printable(value, keep="\n\t"):
-            raise TiacfError(
-                f"{path}: {printable(field)}: holds control characters; get the bundle again"
-            )
-        elif isinstance(value, str) and _IN_TABLES.match(field) and value.startswith(FORMULA_SIGNS):
-            raise TiacfError(
-                f"{path}: {printable(field)}: begins with {value[0]!r}, which spreadsheets take for a "
-                "formula; mend the field or get the bundle again"
-            )
-
-
-def make_ensemble(members: Sequence[nn.Module], config: BundleConfig) -> nn.Module:
+def make_ensemble(members: Sequence[SurvivalNetwork], config: BundleConfig) -> Ensemble:
     """Put networks together as the ensemble that a config with `members` describes."""
     import torch
 
@@ -345,7 +182,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return content
 
 
-def _load_network(config: BundleConfig, path: Path) -> nn.Module:
+def _load_network(config: BundleConfig, path: Path) -> SurvivalNetwork:
     """Make the network of a config with the weights of a file.
 
     Raises:
@@ -354,16 +191,13 @@ def _load_network(config: BundleConfig, path: Path) -> nn.Module:
     import torch
 
     weights = read_weights(path)
-    odd = next((name for name, tensor in weights.items() if not tensor.is_floating_point()), None)
-    if odd is not None:
-        raise TiacfError(
-            f"{path}: the weights {odd!r} are {weights[odd].dtype}, not floats; get the bundle again"
-        )
-    weights = {name: tensor.float() for name, tensor in weights.items()}
-    with torch.device("meta"):  # no random weights, which would also move the global seed
+    # No random weights on "meta", which would also move the global seed; a user's own network may need
+    # values while it is built.
+    own = config.architecture.package is not None
+    with torch.random.fork_rng(devices=()), torch.device("cpu" if own else "meta"):
         try:
-            networks = [build_network(config.architecture)]
-        except UsageError as error:  # in training it is one, here it stands in a file
+            networks = [network_of(config.architecture)]
+        except UsageError as error:  # here the fault is in a file, not in an option
             raise TiacfError(f"{path.with_name(CONFIG)}: architecture: {error}") from error
         each, count = len(networks[0].state_dict()), len(config.members) or 1
         if config.members and len(weights) != each * count:  # before that many are made
@@ -371,8 +205,17 @@ def _load_network(config: BundleConfig, path: Path) -> nn.Module:
                 f"{path}: the weights do not fit {CONFIG} ({len(weights)} tensors for {count} members "
                 f"of {each}); get the bundle again"
             )
-        networks += [build_network(config.architecture) for _ in config.members[1:]]
+        networks += [network_of(config.architecture) for _ in config.members[1:]]
     network = make_ensemble(networks, config) if config.members else networks[0]
+    wanted = network.state_dict()
+    for name, tensor in weights.items():
+        if not tensor.is_floating_point() and (
+            name not in wanted or wanted[name].is_floating_point()
+        ):
+            raise TiacfError(
+                f"{path}: the weights {name!r} are {tensor.dtype}, not floats; get the bundle again"
+            )
+        weights[name] = tensor.float() if tensor.is_floating_point() else tensor
     try:
         network.load_state_dict(weights, assign=True)
     except RuntimeError as error:
@@ -385,10 +228,3 @@ def _load_network(config: BundleConfig, path: Path) -> nn.Module:
     if not any(bool(tensor.any()) for tensor in weights.values()):
         raise TiacfError(f"{path}: all weights are 0, no model is like that; get the bundle again")
     return network
-
-
-def _fingerprint(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for name in (CONFIG, WEIGHTS):
-        digest.update(hashlib.sha256((folder / name).read_bytes()).digest())
-    return digest.hexdigest()

@@ -5,88 +5,56 @@ from __future__ import annotations
 from typing import Annotated, Any, Final, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 from tiacrossfusion.encoders.spec import EncoderSpec
-from tiacrossfusion.networks.names import NETWORK_NAMES
+from tiacrossfusion.networks.registry import NETWORKS
 from tiacrossfusion.slides.spec import SamplingSpec
 from tiacrossfusion.survival import TimeBins
 
 FORMAT_VERSION: Final = 1
-
-#: The sizes that only some networks take; a family's first member stands for its ablations and its
-#: "-20x" variant.
-_OPTIONAL_SIZES: Final = {
-    "crossfusion": ("num_heads", "depth", "layout"),
-    "transmil": ("num_heads",),
-}
 
 
 class Architecture(BaseModel):
     """The network, its sizes, and what stands around it.
 
     Attributes:
-        name: one of `tiacrossfusion.networks.names.NETWORK_NAMES`.
+        name: of the network, see `tiacrossfusion.networks.registry.NETWORKS`.
+        package: what has to be installed or imported for a network that is not built in; None for one
+            that is.
         encoder_width: E, width of the features.
-        embed_dim: D, width inside the network.
-        num_heads: attention heads, of networks that have them (CrossFusion and TransMIL), else None.
-        depth: layers in a block of CrossFusion's Pad-Transformers, else None.
         num_bins: K, hazards of the model's output.
-        layout: how CrossFusion's tokens become a map, else None.
+        sizes: the other arguments of the network's constructor, such as "embed_dim"; rates of dropout,
+            which only training needs, are left out.
         standardise: each scale's features are standardised before the network, by moments in the weights.
         proportional_hazards: the network gives one log-hazard, and a baseline in the weights K hazards.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str = "crossfusion"
+    name: str
+    package: Annotated[str, Field(pattern=r"^[\w.-]{1,200}$")] | None
     encoder_width: int = Field(ge=1, le=65536)
-    embed_dim: int = Field(ge=1, le=8192)
-    num_heads: int | None = Field(None, ge=1, le=256)
-    depth: int | None = Field(None, ge=1, le=64)
     num_bins: int = Field(ge=1, le=1000)
-    layout: Literal["square"] | None = None
+    sizes: dict[str, int | float | str | bool | None] = Field(default_factory=dict)
     standardise: bool = False
     proportional_hazards: bool = False
 
-    @field_validator("name")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        if name not in NETWORK_NAMES:
-            raise ValueError(f'unknown network "{name}"; known are {", ".join(NETWORK_NAMES)}')
-        return name
-
     @model_validator(mode="before")
     @classmethod
-    def _crossfusion_is_square(cls, given: Any) -> Any:
-        """Fill in the only layout that there is, as configs from before other networks leave it out."""
-        if not isinstance(given, dict) or "layout" in given:
-            return given
-        name = given.get("name", "crossfusion")
-        return given | {"layout": "square"} if "layout" in _optional_sizes(name) else given
+    def _with_package(cls, given: Any) -> Any:
+        if isinstance(given, dict) and "package" not in given:
+            return given | {"package": NETWORKS.package(str(given.get("name")))}
+        return given
 
     @model_validator(mode="after")
-    def _sizes_fit_the_network(self) -> Architecture:
-        taken = _optional_sizes(self.name)
-        for size in ("num_heads", "depth", "layout"):
-            if size in taken and getattr(self, size) is None:
-                raise ValueError(f"{self.name} needs {size}, which is missing")
-            if size not in taken and getattr(self, size) is not None:
-                raise ValueError(f"{self.name} takes no {size}; leave it out")
+    def _known(self) -> Architecture:
+        if self.name not in NETWORKS:
+            unknown = NETWORKS.unknown(self.name)
+            raise ValueError(
+                str(NETWORKS.absent(self.name, self.package) if self.package else f"name {unknown}")
+            )
         return self
-
-    def network_sizes(self) -> dict[str, Any]:
-        """Arguments of the network itself, which has one bin where the baseline makes K of it."""
-        sizes = self.model_dump(
-            exclude={"name", "standardise", "proportional_hazards"}, exclude_none=True
-        )
-        return sizes | ({"num_bins": 1} if self.proportional_hazards else {})
-
-
-def _optional_sizes(name: object) -> tuple[str, ...]:
-    """Sizes that this network takes and some others do not."""
-    families = (f for f in _OPTIONAL_SIZES if isinstance(name, str) and name.startswith(f))
-    return next((_OPTIONAL_SIZES[family] for family in families), ())
 
 
 class RiskGroup(BaseModel):
@@ -127,7 +95,7 @@ class RiskReference(BaseModel):
         return self
 
     def covers(self, risk: float) -> bool:
-        """Tell whether a risk lies within those of the training patients."""
+        """Return whether a risk lies within those of the training patients."""
         return self.quantiles[0] <= risk <= self.quantiles[-1]
 
     def percentile(self, risk: float) -> float:

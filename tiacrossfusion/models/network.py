@@ -2,45 +2,79 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, get_type_hints
 
+from pydantic import TypeAdapter, ValidationError
+
+from tiacrossfusion.errors import UsageError
 from tiacrossfusion.models.config import Architecture
+from tiacrossfusion.networks.registry import NETWORKS, build_network, network_sizes
 
 if TYPE_CHECKING:
-    from torch import nn
+    from tiacrossfusion.networks.base import SurvivalNetwork
+
+#: Arguments of networks that only training needs.
+RATES = ("dropout", "attention_dropout")
 
 
-def build_network(
-    architecture: Architecture,
-    *,
-    dropout: float | None = None,
-    attention_dropout: float | None = None,
-) -> nn.Module:
+def describe_network(
+    name: str, *, encoder_width: int, num_bins: int, sizes: Mapping[str, Any], **flags: bool
+) -> Architecture:
+    """Describe a network: the sizes that it takes, and its defaults for those that are not given.
+
+    Args:
+        name: of the network.
+        encoder_width: E.
+        num_bins: K.
+        sizes: by name; those that the network does not take are left out.
+        flags: `standardise` and `proportional_hazards` of the architecture.
+
+    Raises:
+        UsageError: there is no such network, or it needs a size that is not given.
+    """
+    taken = {
+        size: sizes.get(size, argument.default)
+        for size, argument in network_sizes(name).items()
+        if size not in ("encoder_width", "num_bins", *RATES)
+    }
+    _check_sizes(name, taken)
+    return Architecture.model_validate(
+        {"name": name, "encoder_width": encoder_width, "num_bins": num_bins, "sizes": taken} | flags
+    )
+
+
+def network_of(architecture: Architecture, **rates: float) -> SurvivalNetwork:
     """Make the network of an architecture with fresh weights, in training mode.
 
-    Training and loading both come through here. Moments and baseline, where the architecture has
-    them, are those of a `TrainedNetwork` that is not trained yet.
+    Training and loading both use it. Moments and baseline, where the architecture has them, are those
+    of a `TrainedNetwork` that is not trained yet.
 
     Args:
         architecture: name and sizes.
-        dropout: rate in training; None takes the network's default.
-        attention_dropout: rate for the self-attention weights, likewise; the networks that drop no
-            attention weights (all but the CrossFusion family) have no use for it.
+        rates: `dropout` and `attention_dropout` in training, for a network that takes them; without
+            them it has its defaults.
 
     Raises:
-        TiacfError: the sizes make no network.
+        UsageError: the sizes do not fit the network.
     """
-    from tiacrossfusion.networks.registry import build_network as build
-    from tiacrossfusion.networks.registry import network_sizes
+    from tiacrossfusion.networks.base import SurvivalNetwork
     from tiacrossfusion.networks.trained import TrainedNetwork
+    from tiacrossfusion.networks.wrapper import PlainNetwork
 
-    rates = {"dropout": dropout, "attention_dropout": attention_dropout}
+    _check_sizes(architecture.name, architecture.sizes)
+    # Where a baseline makes K hazards of one log-hazard, the network itself has one bin.
+    bins = 1 if architecture.proportional_hazards else architecture.num_bins
     taken = network_sizes(architecture.name)
-    network = build(
+    network = build_network(
         architecture.name,
-        **architecture.network_sizes(),
-        **{name: rate for name, rate in rates.items() if rate is not None and name in taken},
+        encoder_width=architecture.encoder_width,
+        num_bins=bins,
+        **architecture.sizes,
+        **{name: rate for name, rate in rates.items() if name in taken},
     )
+    if not isinstance(network, SurvivalNetwork):
+        network = PlainNetwork(network, architecture.encoder_width, bins)
     if not (architecture.standardise or architecture.proportional_hazards):
         return network
     return TrainedNetwork(
@@ -48,3 +82,30 @@ def build_network(
         standardise=architecture.standardise,
         num_bins=architecture.num_bins if architecture.proportional_hazards else None,
     )
+
+
+def _check_sizes(name: str, sizes: Mapping[str, Any]) -> None:
+    """Check sizes against the constructor of a network: all are there, and of the types it states."""
+    taken = network_sizes(name)
+    lacking = [size for size in ("encoder_width", "num_bins") if size not in taken]
+    if lacking:
+        raise UsageError(
+            f"{name}: its constructor takes no {' and no '.join(lacking)}; a network must take both"
+        )
+    try:
+        types = get_type_hints(NETWORKS[name].__init__)
+    except Exception:  # annotations that only a type checker can read
+        types = {}
+    for size, argument in taken.items():
+        if size in ("encoder_width", "num_bins", *RATES):
+            continue
+        value = sizes.get(size)
+        if value is argument.empty or (value is None and argument.default is not None):
+            raise UsageError(f"{name} needs {size}, which is missing")
+        try:
+            TypeAdapter(types.get(size, Any)).validate_python(value, strict=True)
+        except ValidationError as error:
+            raise UsageError(f"sizes.{size}: {error.errors()[0]['msg']}") from error
+    odd = [size for size in sizes if size not in taken or size in ("encoder_width", "num_bins")]
+    if odd:
+        raise UsageError(f"{name} takes no {' and no '.join(odd)}; leave it out")

@@ -10,7 +10,8 @@ from tiacrossfusion.encoders.spec import EncoderSpec
 from tiacrossfusion.errors import TiacfError, UsageError, first_fault
 from tiacrossfusion.io.text import printable
 from tiacrossfusion.models.bundle import save_bundle
-from tiacrossfusion.models.config import Architecture, BundleConfig, ModelCard
+from tiacrossfusion.models.config import BundleConfig, ModelCard
+from tiacrossfusion.models.network import describe_network
 from tiacrossfusion.networks.official import load_official_checkpoint
 from tiacrossfusion.slides.spec import SamplingSpec
 from tiacrossfusion.survival import TimeBins, check_unit
@@ -47,13 +48,11 @@ def bundle_from_checkpoint(
     """
     network = load_official_checkpoint(checkpoint, num_heads=num_heads)
     try:
-        architecture = Architecture(
+        architecture = describe_network(
+            "crossfusion",
             encoder_width=network.encoder_width,
-            embed_dim=network.embed_dim,
-            num_heads=network.num_heads,
-            depth=network.depth,
             num_bins=network.num_bins,
-            layout=network.layout,
+            sizes=vars(network),
         )
     except ValidationError as error:
         field, reason = first_fault(error)

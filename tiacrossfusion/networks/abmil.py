@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor, nn
 
-from tiacrossfusion.networks.checks import check_sizes
 from tiacrossfusion.networks.output import SurvivalOutput
-from tiacrossfusion.networks.token_embedding import TokenEmbedding, initialise
+from tiacrossfusion.networks.token_embedding import BagNetwork, FineOnly, initialise
 
 # L, width of the attention's hidden layer: that of the paper's experiments.
 _HIDDEN = 128
 
 
-class ABMIL(nn.Module):
+class ABMIL(BagNetwork):
     """Attention-based multiple-instance learning with gated attention.
 
     With h_n the embedded tokens (see `TokenEmbedding`)::
@@ -40,11 +37,9 @@ class ABMIL(nn.Module):
             Dropout of the embedded tokens and of the pooled one.
 
     Raises:
-        TiacfError:
-            A size is below 1.
+        UsageError:
+            A size is below 1 or too large.
     """
-
-    fine_only: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -55,13 +50,7 @@ class ABMIL(nn.Module):
         dropout: float = 0.3,
     ) -> None:
         """Create the network with fresh weights."""
-        super().__init__()
-        check_sizes(num_bins=num_bins)
-        self.encoder_width = encoder_width
-        self.num_bins = num_bins
-        self.embed = TokenEmbedding(
-            encoder_width, embed_dim, fine_only=self.fine_only, dropout=dropout
-        )
+        super().__init__(encoder_width, embed_dim, num_bins, dropout)
         self.content = nn.Linear(embed_dim, _HIDDEN)  # V
         self.gate = nn.Linear(embed_dim, _HIDDEN)  # U
         self.score = nn.Linear(_HIDDEN, 1, bias=False)  # w; a softmax does not see a bias
@@ -69,40 +58,16 @@ class ABMIL(nn.Module):
         self.head = nn.Linear(embed_dim, num_bins)
         self.apply(initialise)
 
-    def forward(
-        self, x5: Tensor, x10: Tensor, x20: Tensor, *, attention: bool = False
-    ) -> SurvivalOutput:
-        """Predict survival from the bags of a batch of slides; the order of tokens does not matter.
-
-        Args:
-            x5 (Tensor):
-                (B, N5, E) features at 5x.
-            x10 (Tensor):
-                (B, N10, E) features at 10x.
-            x20 (Tensor):
-                (B, N20, E) features at 20x.
-            attention (bool):
-                Also score the tokens. Changes nothing else of the output.
-
-        Returns:
-            SurvivalOutput:
-                The prediction, with `attention` filled in if asked for.
-
-        Raises:
-            TiacfError:
-                A bag is empty, has the wrong width or type, or another batch size than the rest.
-        """
-        scales = self.embed(x5, x10, x20)
+    def predict(self, scales: list[Tensor], *, attention: bool) -> SurvivalOutput:
+        """Predict survival from embedded tokens (B, N, D) of each scale, from coarse to fine."""
         tokens = torch.cat(scales, dim=1)  # (B, N, D)
         gated = torch.tanh(self.content(tokens)) * torch.sigmoid(self.gate(tokens))  # (B, N, L)
         weights = torch.softmax(self.score(gated).squeeze(2), dim=1)  # (B, N)
         pooled = (weights[:, None].to(tokens.dtype) @ tokens).squeeze(1)  # (B, D)
         logits = self.head(self.dropout(pooled))  # (B, K)
-        scores = self.embed.scores(weights, scales) if attention else None
+        scores = self.scores(weights, scales) if attention else None
         return SurvivalOutput.from_logits(logits, scores)
 
 
-class ABMIL20x(ABMIL):
+class ABMIL20x(FineOnly, ABMIL):
     """ABMIL on the 20x tokens alone."""
-
-    fine_only = True

@@ -1,8 +1,9 @@
-"""Multi-head attention that can also say where it looked, without a dense attention map."""
+"""Multi-head attention with scores of its keys, without a dense attention map."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -25,12 +26,12 @@ Observer = Callable[[Tensor, Tensor], None]
 def passed_attention(
     mass: Tensor, query: Tensor, key: Tensor, *, buffer: int = SCORING_BUFFER
 ) -> Tensor:
-    """Hand the mass of each query on to the keys, in the shares of its attention.
+    """Distribute the mass of each query over the keys by its attention weights.
 
     `passed_m = mean_h sum_n mass_n softmax_m(q_hn . k_hm / sqrt(d))`: a vector times the mean map of
     the heads. The (H, N, M) weights would take 218 GiB at the largest bag; here a few queries of one
     head at a time go through one buffer, so that memory is O(N + M) plus that buffer. The buffer is
-    one that stays: new pages for each chunk would cost as much time again.
+    reused: allocating it for each chunk would double the time.
 
     Args:
         mass (Tensor):
@@ -64,7 +65,8 @@ def passed_attention(
                 for share, chunk in zip(masses, scaled.split(rows), strict=True):
                     weights = torch.mm(chunk, columns, out=held[: len(chunk)])  # (rows, M)
                     weights.sub_(weights.amax(dim=1, keepdim=True)).exp_()
-                    # What is missing to a softmax is divided out of the mass, row by row.
+                    # Normalise each row by its softmax denominator, applied to the mass instead of
+                    # the weights.
                     passed[b] += (share / (weights @ ones)) @ weights
     return passed / heads
 
@@ -137,7 +139,7 @@ class MultiHeadAttention(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.dropout = dropout
-        #: Sees the queries and keys of each call, see `attention_trace.observe_attention`.
+        #: Sees the queries and keys of each call, see `observe_attention`.
         self.observer: Observer | None = None
         self.query = nn.Linear(embed_dim, embed_dim)
         self.key = nn.Linear(embed_dim, embed_dim)
@@ -177,3 +179,34 @@ class MultiHeadAttention(nn.Module):
     def _split_heads(self, tokens: Tensor) -> Tensor:
         """Turn (B, N, D) into (B, H, N, D/H)."""
         return tokens.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+
+
+@contextmanager
+def observe_attention(
+    network: nn.Module, observer: Callable[[str, Tensor, Tensor], None]
+) -> Iterator[None]:
+    """Have every `MultiHeadAttention` of a network report its queries and keys.
+
+    Args:
+        network (nn.Module):
+            Any network.
+        observer (Callable[[str, Tensor, Tensor], None]):
+            Takes a layer's name, its query (B, H, N, d) and its key (B, H, M, d).
+    """
+
+    def named(name: str) -> Callable[[Tensor, Tensor], None]:
+        return lambda query, key: observer(name.removesuffix(".attention"), query, key)
+
+    layers = {
+        name: layer
+        for name, layer in network.named_modules()
+        if isinstance(layer, MultiHeadAttention)
+    }
+    before = {name: layer.observer for name, layer in layers.items()}
+    try:
+        for name, layer in layers.items():
+            layer.observer = named(name)
+        yield
+    finally:
+        for name, layer in layers.items():
+            layer.observer = before[name]

@@ -3,38 +3,105 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 
 from torch import Tensor, nn
 
 from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.networks.base import SurvivalNetwork
 from tiacrossfusion.networks.output import SurvivalOutput
 from tiacrossfusion.networks.tokens import INPUT_NAMES, SlideTokens
+from tiacrossfusion.slides.spec import SCALES
+
+Network = nn.Module | type[nn.Module]
 
 
-def input_names(network: nn.Module | type[nn.Module]) -> tuple[str, ...]:
-    """Return which of `INPUT_NAMES` a network's `forward` takes, in their order.
-
-    A network around another one, such as `TrainedNetwork`, tells those of the inner one with an attribute
-    `input_names`.
-    """
-    told = getattr(network, "input_names", None)
-    if told is not None:
-        return tuple(told)
-    taken = inspect.signature(network.forward).parameters
-    return tuple(name for name in INPUT_NAMES if name in taken)
+def _arguments(network: Network) -> Mapping[str, inspect.Parameter]:
+    """Return the arguments of `forward`, of a network or of the one that it wraps."""
+    inner = network.unwrapped() if isinstance(network, SurvivalNetwork) else network
+    return inspect.signature(inner.forward).parameters
 
 
-def required_inputs(network: nn.Module | type[nn.Module]) -> tuple[str, ...]:
+def input_names(network: Network) -> tuple[str, ...]:
+    """Return which of `INPUT_NAMES` the `forward` of a network takes, in its order."""
+    return tuple(name for name in _arguments(network) if name in INPUT_NAMES)
+
+
+def required_inputs(network: Network) -> tuple[str, ...]:
     """Return the inputs without which a network cannot be called."""
-    told = getattr(network, "required_inputs", None)
-    if told is not None:
-        return tuple(told)
-    taken = inspect.signature(network.forward).parameters
+    taken = _arguments(network)
     return tuple(
-        name
-        for name in input_names(network)
-        if name in taken and taken[name].default is inspect.Parameter.empty
+        name for name in input_names(network) if taken[name].default is inspect.Parameter.empty
     )
+
+
+def scales_read(network: Network) -> tuple[str, ...]:
+    """Return the scales whose features a network takes, from coarse to fine."""
+    return tuple(scale for scale in SCALES if f"x{scale[:-1]}" in input_names(network))
+
+
+def takes_attention(network: Network) -> bool:
+    """Return whether a network can be asked for the attention of its tokens."""
+    return "attention" in _arguments(network)
+
+
+def inputs_of(network: nn.Module, tokens: SlideTokens) -> dict[str, Tensor]:
+    """Return the inputs that a network takes, by name.
+
+    Raises:
+        TiacfError:
+            The network needs an input that the tokens lack.
+    """
+    there = tokens.inputs()
+    lacking = [name for name in required_inputs(network) if name not in there]
+    if lacking:
+        raise TiacfError(
+            f"{type(network).__name__} needs {', '.join(lacking)}, which these bags do not have"
+        )
+    return {name: there[name] for name in input_names(network) if name in there}
+
+
+def check_tokens(network: Network, tokens: SlideTokens, label: str) -> None:
+    """Refuse tokens that lack an input of a network, before anything is computed.
+
+    Args:
+        network (nn.Module):
+            Or its class.
+        tokens (SlideTokens):
+            Of a slide.
+        label (str):
+            Names the slide, such as "bag of a.svs".
+
+    Raises:
+        TiacfError:
+            An input is missing; says what to do about it.
+    """
+    lacking = [name for name in required_inputs(network) if name not in tokens.inputs()]
+    for kind, what, remedy in (
+        ("x", "no patches at {}; extract it again", ""),
+        (
+            "grid",
+            "no positions on the grid at {}, which the network needs",
+            "; extract the slide, since features of other programs may lack them",
+        ),
+        ("covariates", "no covariates, which the network needs", "; name their columns"),
+    ):
+        names = [name.removeprefix(kind) + "x" for name in lacking if name.startswith(kind)]
+        if names:
+            raise TiacfError(f"{label}: {what.format(', '.join(names))}{remedy}")
+
+
+def as_output(returned: SurvivalOutput | Tensor) -> SurvivalOutput:
+    """Return what a network returned, logits (B, K) or a prediction, as a prediction."""
+    return SurvivalOutput.from_logits(returned) if isinstance(returned, Tensor) else returned
+
+
+def call_with(
+    network: nn.Module, inputs: Mapping[str, Tensor], *, attention: bool = False
+) -> SurvivalOutput:
+    """Predict survival with inputs by name, as `inputs_of` returns them."""
+    options = {"attention": attention} if takes_attention(network) else {}
+    return as_output(network(**inputs, **options))
 
 
 def call_network(
@@ -58,18 +125,4 @@ def call_network(
         TiacfError:
             The network needs an input that the tokens lack.
     """
-    there = tokens.inputs()
-    lacking = [name for name in required_inputs(network) if name not in there]
-    if lacking:
-        raise TiacfError(
-            f"{type(network).__name__} needs {', '.join(lacking)}, which these bags do not have"
-        )
-    inputs = {name: there[name] for name in input_names(network) if name in there}
-    options = {"attention": attention} if takes_attention(network) else {}
-    output = network(**inputs, **options)
-    return SurvivalOutput.from_logits(output) if isinstance(output, Tensor) else output
-
-
-def takes_attention(network: nn.Module) -> bool:
-    """Return whether a network can be asked for the attention of its tokens."""
-    return "attention" in inspect.signature(network.forward).parameters
+    return call_with(network, inputs_of(network, tokens), attention=attention)

@@ -1,4 +1,4 @@
-"""What CrossFusion and its ablations share: how they are built of parts and how they read a map."""
+"""What CrossFusion and its ablations share: their parts, how a map is read, attention rollout."""
 
 from __future__ import annotations
 
@@ -9,16 +9,27 @@ import torch
 from torch import Tensor, nn
 
 from tiacrossfusion.errors import UsageError
-from tiacrossfusion.networks.attention import class_token_attention
-from tiacrossfusion.networks.checks import check_heads, check_sizes
+from tiacrossfusion.networks.attention import (
+    class_token_attention,
+    observe_attention,
+    passed_attention,
+)
+from tiacrossfusion.networks.base import SurvivalNetwork
+from tiacrossfusion.networks.calling import call_network
 from tiacrossfusion.networks.conv_processor import ConcatProcessor, ConvProcessor
+from tiacrossfusion.networks.layout import fold_copies
+from tiacrossfusion.networks.output import AttentionLayers, RolledAttention
 from tiacrossfusion.networks.pad_transformer import PadTransformer
+from tiacrossfusion.networks.tokens import SlideTokens
+
+LayerMaps = dict[str, tuple[Tensor, Tensor]]
+"""Query and key of each layer of attention, by its name."""
 
 
-class ClassTokenReader(nn.Module):
-    """A network that ends with a class token, which reads the hazards off one square map.
+class ClassTokenReader(SurvivalNetwork):
+    """Base class of CrossFusion and its ablations: a class token reads the hazards off one square map.
 
-    A network of the family says in `_add_layers` what comes before that map.
+    A network of the family adds in `_add_layers` what comes before that map.
 
     Args:
         encoder_width (int):
@@ -40,12 +51,12 @@ class ClassTokenReader(nn.Module):
             Dropout of the self-attention weights.
 
     Raises:
-        TiacfError:
-            A size is below 1, `embed_dim` cannot be split, or the layout is unknown.
+        UsageError:
+            A size is below 1 or too large, `embed_dim` cannot be split, or the layout is unknown.
     """
 
-    #: The bag whose tokens, squared, make the map that is read.
-    map_bag: ClassVar[Literal["x10", "x20"]] = "x10"
+    #: The input whose tokens, padded to a square, make the map that is read.
+    map_input: ClassVar[Literal["x10", "x20"]] = "x10"
 
     conv_processor: ConvProcessor | ConcatProcessor
 
@@ -62,22 +73,14 @@ class ClassTokenReader(nn.Module):
         attention_dropout: float = 0.2,
     ) -> None:
         """Create the network with fresh weights."""
-        super().__init__()
-        check_sizes(
-            encoder_width=encoder_width,
-            embed_dim=embed_dim,
-            num_heads=num_heads,
-            depth=depth,
-            num_bins=num_bins,
+        super().__init__(
+            encoder_width, num_bins, embed_dim=embed_dim, num_heads=num_heads, depth=depth
         )
-        check_heads(embed_dim, num_heads)
         if layout != "square":
             raise UsageError(f"layout {layout!r} is unknown: use 'square'")
-        self.encoder_width = encoder_width
         self.embed_dim = embed_dim
         self.num_heads = num_heads
         self.depth = depth
-        self.num_bins = num_bins
         self.layout = layout
         self.dropout = dropout
         self.attention_dropout = attention_dropout
@@ -132,6 +135,97 @@ class ClassTokenReader(nn.Module):
             class_token_attention if attention else None,
         )  # (B, 1 + T, D), (B, 1 + T)
         return self.head(fused[:, 0]), None if scores is None else scores[:, 1:]
+
+    def attention_layers(self) -> AttentionLayers:
+        """Return the cross-attentions, and the self-attentions of all Pad-Transformers."""
+        transformers = {n: m for n, m in self.named_children() if isinstance(m, PadTransformer)}
+        return AttentionLayers(
+            network=self,
+            sequence=self.map_input,
+            before_sequence={name: each.off_map for name, each in transformers.items()},
+            last=f"transform_final.post.{self.depth - 1}",
+        )
+
+    @torch.no_grad()
+    def rollout(self, tokens: SlideTokens) -> RolledAttention:
+        """Roll attention out from the class token to the tokens of the bags.
+
+        Mass 1 starts at the class token after the last layer and goes back through the network, a
+        vector times a matrix at each layer and never a matrix times a matrix, so that memory is
+        linear in the tokens:
+
+        - A layer of self-attention with map A (mean over the heads) and its residual hands it on by
+          `(A + I) / 2`. So does a cross-attention: half of the mass goes along A to the other scale,
+          the other half stays with the 10x tokens.
+        - Norms and feed-forward networks act on each token alone and leave it where it is.
+        - PPEG and the conv processor's convolutions are taken as the identity: their kernels have
+          signs, which rollout has no rule for, and their neighbours are those of the wrapped order.
+        - Where three maps are fused, the mass of a place is split among them by the norms of what
+          they add there (see `conv_processor.shares_of_norms`), not by the three weights alone.
+        - Padded copies give theirs to their originals. What stays with the class token belongs to no
+          token of a bag: it is left out and the rest divided by its sum.
+
+        All queries and keys of one forward pass are kept for the way back: 1.6 GiB at the largest bag
+        of the paper.
+
+        Source: Abnar and Zuidema, "Quantifying Attention Flow in Transformers", ACL 2020, section 3.
+
+        Args:
+            tokens (SlideTokens):
+                B slides.
+
+        Returns:
+            RolledAttention:
+                Of the scales that the network reads.
+
+        Raises:
+            TiacfError:
+                The tokens do not fit the network.
+        """
+        layers: LayerMaps = {}
+        shares = torch.empty(0)
+
+        def keep(name: str, query: Tensor, key: Tensor) -> None:
+            layers[name] = (query, key)
+
+        def split(_: nn.Module, maps: tuple[Tensor, ...]) -> None:
+            nonlocal shares
+            shares = self.conv_processor.shares(*maps)  # (B, maps, T)
+
+        handle = self.conv_processor.register_forward_pre_hook(split)
+        try:
+            with observe_attention(self, keep):
+                call_network(self, tokens)
+        finally:
+            handle.remove()
+
+        mass = class_token_attention(*layers.pop(self.attention_layers().last)) / 2  # (B, 1 + T)
+        mass[:, 0] += 0.5
+        mass = self._back_through("transform_final", mass, layers)[:, 1:]  # (B, T)
+        mass = mass / mass.sum(dim=1, keepdim=True)
+        maps = (mass[:, None] * shares).unbind(dim=1)  # (B, T) each
+        count = tokens.inputs()[self.map_input].shape[1]
+        back = [
+            fold_copies(self._back_through(name, on_map, layers), count)  # (B, N)
+            for name, on_map in zip(self._map_transformers, maps, strict=True)
+        ]
+        return self._rolled_to_tokens(back, layers)
+
+    #: The Pad-Transformers that make the maps, in the order in which the maps are fused.
+    _map_transformers: ClassVar[tuple[str, ...]]
+
+    def _rolled_to_tokens(self, on_maps: list[Tensor], layers: LayerMaps) -> RolledAttention:
+        """Take mass (B, N) that arrived before each of `_map_transformers` to the tokens."""
+        raise NotImplementedError
+
+    def _back_through(self, transformer: str, mass: Tensor, layers: LayerMaps) -> Tensor:
+        """Take the mass (B, T) after a Pad-Transformer back to before it, and forget its layers."""
+        for block in ("post", "pre"):
+            for depth in reversed(range(self.depth)):
+                name = f"{transformer}.{block}.{depth}"
+                if name in layers:  # the last layer of all has been gone through already
+                    mass = (mass + passed_attention(mass, *layers.pop(name))) / 2
+        return mass
 
 
 def _initialise(module: nn.Module) -> None:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from tiacrossfusion.networks.attention import attention_received
-from tiacrossfusion.networks.checks import check_bags
-from tiacrossfusion.networks.class_token_reader import ClassTokenReader
+from tiacrossfusion.networks.attention import attention_received, passed_attention
+from tiacrossfusion.networks.class_token_reader import ClassTokenReader, LayerMaps
 from tiacrossfusion.networks.conv_processor import ConcatProcessor, ConvProcessor
 from tiacrossfusion.networks.cross_attention import CrossAttentionBlock
 from tiacrossfusion.networks.layout import fold_copies, pad_to_square
-from tiacrossfusion.networks.output import AttentionScores, SurvivalOutput
+from tiacrossfusion.networks.output import AttentionScores, RolledAttention, SurvivalOutput
 
 
 class CrossFusion(ClassTokenReader):
@@ -20,7 +20,7 @@ class CrossFusion(ClassTokenReader):
 
     The 10x tokens ("source") gather what the 5x ("coarse") and the 20x ("fine") tokens saw; three
     Pad-Transformers and a conv processor fuse the three views into one map; a class token reads the
-    hazards off it. The equations are those of the released checkpoints.
+    hazards off it. The equations, those of the released checkpoints, are in `docs/crossfusion.md`.
 
     Source: Soraki, Wang, Liu, Elmore and Shapiro, "CrossFusion: A Multi-Scale Cross-Attention
     Convolutional Fusion Model for Cancer Survival Prediction", MIDL 2026, PMLR 315:2906-2921
@@ -46,12 +46,13 @@ class CrossFusion(ClassTokenReader):
             Dropout of the self-attention weights. The cross-attention has none.
 
     Raises:
-        TiacfError:
-            A size is below 1, `embed_dim` cannot be split, or the layout is unknown.
+        UsageError:
+            A size is below 1 or too large, `embed_dim` cannot be split, or the layout is unknown.
     """
 
     #: What fuses the three maps into one.
     processor: ClassVar[type[ConvProcessor | ConcatProcessor]] = ConvProcessor
+    _map_transformers = ("transform_source", "transform_fine", "transform_coarse")
 
     def _add_layers(self) -> None:
         """Add projections, cross-attention, Pad-Transformers and what fuses their maps."""
@@ -69,30 +70,11 @@ class CrossFusion(ClassTokenReader):
     def forward(
         self, x5: Tensor, x10: Tensor, x20: Tensor, *, attention: bool = False
     ) -> SurvivalOutput:
-        """Predict survival from the bags of a batch of slides.
+        """Predict survival.
 
-        The order of the 5x and of the 20x tokens does not matter; that of the 10x tokens makes the
-        map. Features are converted to the precision of the weights, so bags may hold float16.
-
-        Args:
-            x5 (Tensor):
-                (B, N5, E) features at 5x.
-            x10 (Tensor):
-                (B, N10, E) features at 10x.
-            x20 (Tensor):
-                (B, N20, E) features at 20x.
-            attention (bool):
-                Also score the tokens. Changes nothing else of the output.
-
-        Returns:
-            SurvivalOutput:
-                The prediction, with `attention` filled in if asked for.
-
-        Raises:
-            TiacfError:
-                A bag is empty, has the wrong width or type, or another batch size than the rest.
+        The order of the 5x and of the 20x tokens does not matter; that of the 10x tokens makes the map.
         """
-        check_bags(self.encoder_width, x5, x10, x20)
+        self.check_features(x5=x5, x10=x10, x20=x20)
         precision = self.class_token.dtype
 
         # Projection: each scale to width D.
@@ -128,11 +110,27 @@ class CrossFusion(ClassTokenReader):
         )
         return SurvivalOutput.from_logits(logits, scores)
 
+    def embeddings(self) -> Mapping[nn.Module, tuple[str, ...]]:
+        """Return the projection of each scale."""
+        return {
+            self.project_coarse: ("5x",),
+            self.project_source: ("10x",),
+            self.project_fine: ("20x",),
+        }
+
+    def _rolled_to_tokens(self, on_maps: list[Tensor], layers: LayerMaps) -> RolledAttention:
+        source, fine, coarse = on_maps
+        return RolledAttention(
+            x20=passed_attention(fine / 2, *layers.pop("cross_fine")),  # (B, N20)
+            x10=source + (fine + coarse) / 2,
+            x5=passed_attention(coarse / 2, *layers.pop("cross_coarse")),  # (B, N5)
+        )
+
 
 class CrossFusionNoConv(CrossFusion):
-    """CrossFusion "w/o CP": concatenation and a linear layer in the conv processor's place.
+    """CrossFusion "w/o CP": concatenation and a linear layer instead of the conv processor.
 
-    Source: the paper's ablation of the conv processor. Its weights stand under `conv_processor`.
+    Source: the paper's ablation of the conv processor. Its weights are named `conv_processor` too.
     """
 
     processor = ConcatProcessor

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from collections.abc import Mapping
 
-from tiacrossfusion.networks.checks import check_bags
-from tiacrossfusion.networks.class_token_reader import ClassTokenReader
+from torch import Tensor, nn
+
+from tiacrossfusion.networks.class_token_reader import ClassTokenReader, LayerMaps
 from tiacrossfusion.networks.conv_processor import ConvProcessor
 from tiacrossfusion.networks.layout import fold_copies, pad_to_square
-from tiacrossfusion.networks.output import AttentionScores, SurvivalOutput
+from tiacrossfusion.networks.output import AttentionScores, RolledAttention, SurvivalOutput
 
 
 class CrossFusion20x(ClassTokenReader):
@@ -39,11 +40,12 @@ class CrossFusion20x(ClassTokenReader):
             Dropout of the self-attention weights.
 
     Raises:
-        TiacfError:
-            A size is below 1, `embed_dim` cannot be split, or the layout is unknown.
+        UsageError:
+            A size is below 1 or too large, `embed_dim` cannot be split, or the layout is unknown.
     """
 
-    map_bag = "x20"
+    map_input = "x20"
+    _map_transformers = ("transform_fine",)
 
     def _add_layers(self) -> None:
         """Add projection, Pad-Transformer and conv processor."""
@@ -51,31 +53,12 @@ class CrossFusion20x(ClassTokenReader):
         self.transform_fine = self._transformer()
         self.conv_processor = ConvProcessor(self.embed_dim, self.dropout, maps=1)
 
-    def forward(
-        self, x5: Tensor, x10: Tensor, x20: Tensor, *, attention: bool = False
-    ) -> SurvivalOutput:
-        """Predict survival from the 20x bags of a batch of slides.
+    def forward(self, x20: Tensor, *, attention: bool = False) -> SurvivalOutput:
+        """Predict survival from the 20x tokens, whose order makes the map.
 
-        Args:
-            x5 (Tensor):
-                (B, N5, E), checked but not used.
-            x10 (Tensor):
-                (B, N10, E), checked but not used.
-            x20 (Tensor):
-                (B, N20, E) features at 20x, whose order makes the map.
-            attention (bool):
-                Also score the 20x tokens: the class token's row in the last layer, copies folded
-                back and its own column dropped. Changes nothing else of the output.
-
-        Returns:
-            SurvivalOutput:
-                The prediction, with `attention` filled in if asked for.
-
-        Raises:
-            TiacfError:
-                A bag is empty, has the wrong width or type, or another batch size than the rest.
+        Their scores are the class token's row in the last layer.
         """
-        check_bags(self.encoder_width, x5, x10, x20)
+        self.check_features(x20=x20)
         tokens = self.project_fine(x20.to(self.class_token.dtype))  # (B, N20, D)
         fine, _ = self.transform_fine(pad_to_square(tokens))  # (B, T, D)
         logits, scores = self._read(self.conv_processor(fine), attention=attention)  # (B, K)
@@ -84,3 +67,11 @@ class CrossFusion20x(ClassTokenReader):
         return SurvivalOutput.from_logits(
             logits, AttentionScores(x20=fold_copies(scores, x20.shape[1]))
         )
+
+    def embeddings(self) -> Mapping[nn.Module, tuple[str, ...]]:
+        """Return the projection of the 20x tokens."""
+        return {self.project_fine: ("20x",)}
+
+    def _rolled_to_tokens(self, on_maps: list[Tensor], layers: LayerMaps) -> RolledAttention:
+        del layers
+        return RolledAttention(x20=on_maps[0])

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor, nn
 
-from tiacrossfusion.networks.checks import check_sizes
 from tiacrossfusion.networks.output import SurvivalOutput
-from tiacrossfusion.networks.token_embedding import TokenEmbedding, initialise
+from tiacrossfusion.networks.token_embedding import BagNetwork, FineOnly, initialise
 
 # d, width of the queries.
 _QUERY = 128
 
 
-class DSMIL(nn.Module):
+class DSMIL(BagNetwork):
     """Dual-stream multiple-instance learning, with one critical token a time bin.
 
     The paper classifies bags; here each of the K hazards takes the place of a class. With h_n the
@@ -45,11 +42,9 @@ class DSMIL(nn.Module):
             Dropout of the embedded tokens and of the values v_n.
 
     Raises:
-        TiacfError:
-            A size is below 1.
+        UsageError:
+            A size is below 1 or too large.
     """
-
-    fine_only: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -60,13 +55,7 @@ class DSMIL(nn.Module):
         dropout: float = 0.3,
     ) -> None:
         """Create the network with fresh weights."""
-        super().__init__()
-        check_sizes(num_bins=num_bins)
-        self.encoder_width = encoder_width
-        self.num_bins = num_bins
-        self.embed = TokenEmbedding(
-            encoder_width, embed_dim, fine_only=self.fine_only, dropout=dropout
-        )
+        super().__init__(encoder_width, embed_dim, num_bins, dropout)
         self.instance = nn.Linear(embed_dim, num_bins)  # W_0
         self.query = nn.Linear(embed_dim, _QUERY)  # W_q
         self.value = nn.Linear(embed_dim, embed_dim)  # W_v
@@ -74,30 +63,8 @@ class DSMIL(nn.Module):
         self.head = nn.Linear(num_bins * embed_dim, num_bins)  # W_b
         self.apply(initialise)
 
-    def forward(
-        self, x5: Tensor, x10: Tensor, x20: Tensor, *, attention: bool = False
-    ) -> SurvivalOutput:
-        """Predict survival from the bags of a batch of slides; the order of tokens does not matter.
-
-        Args:
-            x5 (Tensor):
-                (B, N5, E) features at 5x.
-            x10 (Tensor):
-                (B, N10, E) features at 10x.
-            x20 (Tensor):
-                (B, N20, E) features at 20x.
-            attention (bool):
-                Also score the tokens. Changes nothing else of the output.
-
-        Returns:
-            SurvivalOutput:
-                The prediction, with `attention` filled in if asked for.
-
-        Raises:
-            TiacfError:
-                A bag is empty, has the wrong width or type, or another batch size than the rest.
-        """
-        scales = self.embed(x5, x10, x20)
+    def predict(self, scales: list[Tensor], *, attention: bool) -> SurvivalOutput:
+        """Predict survival from embedded tokens (B, N, D) of each scale, from coarse to fine."""
         tokens = torch.cat(scales, dim=1)  # (B, N, D)
 
         most, critical = self.instance(tokens).max(dim=1)  # (B, K), (B, K)
@@ -109,11 +76,9 @@ class DSMIL(nn.Module):
         pooled = weights.to(value.dtype) @ value  # (B, K, D)
         logits = (most + self.head(pooled.flatten(1))) / 2  # (B, K)
 
-        scores = self.embed.scores(weights.mean(dim=1), scales) if attention else None
+        scores = self.scores(weights.mean(dim=1), scales) if attention else None
         return SurvivalOutput.from_logits(logits, scores)
 
 
-class DSMIL20x(DSMIL):
+class DSMIL20x(FineOnly, DSMIL):
     """DSMIL on the 20x tokens alone."""
-
-    fine_only = True

@@ -2,49 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from tiacrossfusion.networks.output import AttentionScores, SurvivalOutput
+from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.networks.base import SurvivalNetwork
+from tiacrossfusion.networks.calling import call_with
+from tiacrossfusion.networks.output import (
+    AttentionLayers,
+    RolledAttention,
+    SurvivalOutput,
+    mean_scores,
+)
+from tiacrossfusion.networks.tokens import SlideTokens
+from tiacrossfusion.networks.wrapper import NetworkWrapper
 
 # A survival or a hazard of exactly 0 or 1 has no finite logit.
 _EDGE = 1e-7
 
 
-class Ensemble(nn.Module):
+class Ensemble(NetworkWrapper):
     """Averages the survival curves of networks whose time bins may differ.
 
-    The networks of a cross-validation have time bins of different training patients. Each curve is read
-    at the edges of the ensemble's own bins (straight between edges, level beyond the last), and the
-    mean curve gives the hazards `h_k = 1 - S_k / S_(k-1)`. Attention is averaged too.
+    The networks of a cross-validation have time bins of different training patients. Each curve is
+    read at the edges of the ensemble's bins (straight between edges, level beyond the last), and the
+    mean curve gives the hazards `h_k = 1 - S_k / S_(k-1)`. Scores of the tokens are averaged too.
 
     Args:
-        members (Sequence[nn.Module]):
-            M networks with the signature of `CrossFusion`.
+        members (Sequence[SurvivalNetwork]):
+            M networks of one kind.
         weights (Tensor):
             (M, K, 1 + K_m): `weights[m] @ [1, S_1 .. S_(K_m)]` is the curve of member m at the K edges.
     """
 
     weights: Tensor
 
-    def __init__(self, members: Sequence[nn.Module], weights: Tensor) -> None:
-        """Keep the members; the weights are no part of the state dict, as the bins tell them."""
-        super().__init__()
+    def __init__(self, members: Sequence[SurvivalNetwork], weights: Tensor) -> None:
+        """Keep the members; the weights follow from the time bins and are not in the state dict."""
+        super().__init__(members[0].encoder_width, weights.shape[1])
         self.members = nn.ModuleList(members)
         self.register_buffer("weights", weights, persistent=False)
 
-    def forward(
-        self, x5: Tensor, x10: Tensor, x20: Tensor, *, attention: bool = False
-    ) -> SurvivalOutput:
-        """Predict survival; arguments and errors are those of the members.
-
-        Returns:
-            SurvivalOutput:
-                Of the mean curve, with `member_risk` (B, M): the members' risks at the same edges.
-        """
-        outputs = [member(x5, x10, x20, attention=attention) for member in self.members]
+    def predict(self, inputs: dict[str, Tensor], *, attention: bool) -> SurvivalOutput:
+        """Predict the mean curve, with `member_risk` (B, M): the members' risks at the same edges."""
+        outputs = [call_with(member, inputs, attention=attention) for member in self.members]
         curves = torch.stack(
             [
                 torch.cat([torch.ones_like(output.survival[:, :1]), output.survival], dim=1)
@@ -55,21 +58,50 @@ class Ensemble(nn.Module):
         mean = curves.mean(dim=0).clamp(min=_EDGE)  # (B, K)
         before = torch.cat([torch.ones_like(mean[:, :1]), mean[:, :-1]], dim=1)
         hazards = (1 - mean / before).clamp(_EDGE, 1 - _EDGE)
-        scores = (
-            _mean_scores([output.attention for output in outputs if output.attention is not None])
-            if attention
-            else None
-        )
+        scores = [output.attention for output in outputs if output.attention is not None]
         return SurvivalOutput.from_logits(
-            torch.logit(hazards), scores, member_risk=-curves.sum(dim=2).T
+            torch.logit(hazards),
+            mean_scores(scores) if scores else None,
+            member_risk=-curves.sum(dim=2).T,
         )
 
+    def embeddings(self) -> Mapping[nn.Module, tuple[str, ...]]:
+        """Return those of all members."""
+        return {
+            module: scales
+            for member in self._networks()
+            for module, scales in member.embeddings().items()
+        }
 
-def _mean_scores(scores: Sequence[AttentionScores]) -> AttentionScores:
-    """Mean over the members of what they have."""
+    def moments(self) -> tuple[Tensor, Tensor] | None:
+        """Return the mean of the members' moments: their training patients overlap."""
+        found = [
+            moments for member in self._networks() if (moments := member.moments()) is not None
+        ]
+        if not found:
+            return None
+        means, sds = zip(*found, strict=True)
+        return torch.stack(means).mean(dim=0), torch.stack(sds).mean(dim=0)
 
-    def mean(name: str) -> Tensor | None:
-        given = [getattr(score, name) for score in scores]
-        return None if given[0] is None else torch.stack(given).mean(dim=0)
+    def rollout(self, tokens: SlideTokens) -> RolledAttention | None:
+        """Return the mean over the members."""
+        found = [rolled for m in self._networks() if (rolled := m.rollout(tokens)) is not None]
+        return mean_scores(found) if found else None
 
-    return AttentionScores(x5=mean("x5"), x10=mean("x10"), x20=mean("x20"), fused=mean("fused"))
+    def attention_layers(self) -> AttentionLayers | None:
+        """Refuse: the members have layers, each its own.
+
+        Raises:
+            TiacfError:
+                Always.
+        """
+        raise TiacfError(
+            f"an ensemble of {len(self.members)} networks has no attention layers of its own: "
+            "take its members one by one"
+        )
+
+    def _networks(self) -> list[SurvivalNetwork]:
+        return [member for member in self.members if isinstance(member, SurvivalNetwork)]
+
+    def _inner(self) -> nn.Module:
+        return self.members[0]

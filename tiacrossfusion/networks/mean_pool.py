@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor, nn
 
-from tiacrossfusion.networks.checks import check_sizes
 from tiacrossfusion.networks.output import SurvivalOutput
-from tiacrossfusion.networks.token_embedding import TokenEmbedding, initialise
+from tiacrossfusion.networks.token_embedding import BagNetwork, FineOnly, initialise
 
 
-class MeanPool(nn.Module):
+class MeanPool(BagNetwork):
     """The mean embedded token of each scale, side by side, through an MLP.
 
     With m_s the mean of the embedded tokens of scale s (see `TokenEmbedding`)::
@@ -34,11 +31,9 @@ class MeanPool(nn.Module):
             Dropout of the embedded tokens and of the hidden layer.
 
     Raises:
-        TiacfError:
-            A size is below 1.
+        UsageError:
+            A size is below 1 or too large.
     """
-
-    fine_only: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -49,52 +44,22 @@ class MeanPool(nn.Module):
         dropout: float = 0.3,
     ) -> None:
         """Create the network with fresh weights."""
-        super().__init__()
-        check_sizes(num_bins=num_bins)
-        self.encoder_width = encoder_width
-        self.num_bins = num_bins
-        self.embed = TokenEmbedding(
-            encoder_width, embed_dim, fine_only=self.fine_only, dropout=dropout
-        )
-        self.hidden = nn.Linear(len(self.embed.scales) * embed_dim, embed_dim)
+        super().__init__(encoder_width, embed_dim, num_bins, dropout)
+        self.hidden = nn.Linear(len(self.scales) * embed_dim, embed_dim)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(embed_dim, num_bins)
         self.apply(initialise)
 
-    def forward(
-        self, x5: Tensor, x10: Tensor, x20: Tensor, *, attention: bool = False
-    ) -> SurvivalOutput:
-        """Predict survival from the bags of a batch of slides; the order of tokens does not matter.
-
-        Args:
-            x5 (Tensor):
-                (B, N5, E) features at 5x.
-            x10 (Tensor):
-                (B, N10, E) features at 10x.
-            x20 (Tensor):
-                (B, N20, E) features at 20x.
-            attention (bool):
-                Also score the tokens. Changes nothing else of the output.
-
-        Returns:
-            SurvivalOutput:
-                The prediction, with `attention` filled in if asked for.
-
-        Raises:
-            TiacfError:
-                A bag is empty, has the wrong width or type, or another batch size than the rest.
-        """
-        scales = self.embed(x5, x10, x20)
+    def predict(self, scales: list[Tensor], *, attention: bool) -> SurvivalOutput:
+        """Predict survival from embedded tokens (B, N, D) of each scale, from coarse to fine."""
         means = torch.cat([tokens.mean(dim=1) for tokens in scales], dim=1)  # (B, scales * D)
         logits = self.head(self.dropout(torch.relu(self.hidden(means))))  # (B, K)
         scores = None
         if attention:
             uniform = [tokens.new_full(tokens.shape[:2], 1 / tokens.shape[1]) for tokens in scales]
-            scores = self.embed.scores(torch.cat(uniform, dim=1), scales)
+            scores = self.scores(torch.cat(uniform, dim=1), scales)
         return SurvivalOutput.from_logits(logits, scores)
 
 
-class MeanPool20x(MeanPool):
+class MeanPool20x(FineOnly, MeanPool):
     """Mean pooling of the 20x tokens alone."""
-
-    fine_only = True

@@ -1,29 +1,30 @@
-"""What a survival network returns: a discrete survival curve, a risk and, if asked, attention."""
+"""What survival networks return: a survival curve, a risk and, if asked for, scores of the tokens."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True, eq=False)
 class AttentionScores:
     """Attention per token at each scale and after fusion, always float32 or wider, never dense.
 
-    None stands for scores that a network does not have: its scale is not read, or nothing is
-    fused. All are without gradient and before dropout, means over the heads where there are heads.
-    Nothing is renormalised.
+    None where a network has no such scores: it does not read the scale, or it fuses nothing. All
+    are without gradient, taken before dropout, and averaged over the heads. Nothing is renormalised.
 
     CrossFusion and its ablation without convolutions give the four below. Their `x10` and `fused`
-    come from sequences squared by repeating their first tokens (see `layout.pad_to_square`): what
-    the copies receive is added to their originals.
+    come from sequences padded to a square with copies of their first tokens (see
+    `layout.pad_to_square`): what the copies receive is added to their originals.
 
-    The others have no `fused`. CrossFusion of 20x alone gives in `x20` what `fused` is below, of its
-    own tokens. ABMIL and DSMIL give weights that sum to 1 over the tokens of all the scales that
-    they read, mean pooling the same weight to each token of a scale, and TransMIL an approximated
-    row of attention, whose values may be negative; each says more in its own docstring.
+    The other networks have no `fused`. In CrossFusion of 20x alone `x20` is what `fused` is below,
+    for the 20x tokens. ABMIL and DSMIL give weights that sum to 1 over the tokens of all scales that
+    they read, mean pooling an equal weight to each token of a scale, and TransMIL an approximated
+    row of attention, whose values may be negative.
 
     Attributes:
         x5 (Tensor | None):
@@ -35,7 +36,7 @@ class AttentionScores:
             to 1 over the tokens.
         x20 (Tensor | None):
             (B, N20) attention the 20x tokens receive in the fine cross-attention, mean over the
-            N10 queries. Sums to 1 over the tokens. Every network has it.
+            N10 queries. Sums to 1 over the tokens.
         fused (Tensor | None):
             (B, N10) the class token's row in the last layer of the final Pad-Transformer's post
             block. The class token's own column is dropped, so the sum over the tokens is 1 less
@@ -46,6 +47,63 @@ class AttentionScores:
     x10: Tensor | None = None
     x20: Tensor | None = None
     fused: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class RolledAttention:
+    """How much of what the class token reads comes from each token.
+
+    The values are 0 or more and sum to 1 over the tokens of all scales together, so that the sum at
+    one scale is that scale's share. They are float32 or wider, without gradient. They are NaN if the
+    class token attends to nothing but itself.
+
+    Attributes:
+        x20 (Tensor):
+            (B, N20) of the 20x tokens.
+        x10 (Tensor | None):
+            (B, N10) of the 10x tokens; None where the network does not read them.
+        x5 (Tensor | None):
+            (B, N5) of the 5x tokens; None likewise.
+    """
+
+    x20: Tensor
+    x10: Tensor | None = None
+    x5: Tensor | None = None
+
+
+Scores = TypeVar("Scores", AttentionScores, RolledAttention)
+
+
+def mean_scores(scores: Sequence[Scores]) -> Scores:
+    """Average the scores that several networks of one kind give, field by field."""
+    means = {
+        name: torch.stack([getattr(each, name) for each in scores]).mean(dim=0)
+        for name, value in vars(scores[0]).items()
+        if value is not None
+    }
+    return type(scores[0])(**means)
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionLayers:
+    """Where a network's layers of multi-head attention are, and which tokens they attend to.
+
+    Attributes:
+        network (nn.Module):
+            Holds the layers, each named after its place in it.
+        sequence (str):
+            The input, such as "x10", whose tokens make the padded sequence of self-attention.
+        before_sequence (Mapping[str, int]):
+            For each stage of self-attention, the part of a layer's name before its first dot, the
+            number of class tokens before that sequence. Other layers are cross-attentions.
+        last (str):
+            Name of the layer whose class token is read.
+    """
+
+    network: nn.Module
+    sequence: str
+    before_sequence: Mapping[str, int]
+    last: str
 
 
 @dataclass(frozen=True, eq=False)

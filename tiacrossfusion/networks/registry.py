@@ -1,77 +1,77 @@
-"""All networks by name."""
+"""All networks by name; none is imported before it is asked for."""
 
 from __future__ import annotations
 
-import difflib
 import inspect
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from tiacrossfusion.errors import UsageError, one_line
+from tiacrossfusion.io.registry import Registry
 
-from tiacrossfusion.errors import TiacfError
-from tiacrossfusion.networks.abmil import ABMIL, ABMIL20x
-from tiacrossfusion.networks.crossfusion import CrossFusion, CrossFusionNoConv
-from tiacrossfusion.networks.crossfusion_20x import CrossFusion20x
-from tiacrossfusion.networks.dsmil import DSMIL, DSMIL20x
-from tiacrossfusion.networks.mean_pool import MeanPool, MeanPool20x
-from tiacrossfusion.networks.transmil import TransMIL, TransMIL20x
+if TYPE_CHECKING:
+    from torch import nn
 
-#: Every network takes x5, x10, x20 and gives a `SurvivalOutput`, and has the attributes
-#: `encoder_width` and `num_bins`. The names stand in `tiacrossfusion.networks.names` too.
-NETWORKS: dict[str, type[nn.Module]] = {
-    "crossfusion": CrossFusion,
-    "crossfusion-no-conv": CrossFusionNoConv,
-    "crossfusion-20x": CrossFusion20x,
-    "abmil": ABMIL,
-    "abmil-20x": ABMIL20x,
-    "dsmil": DSMIL,
-    "dsmil-20x": DSMIL20x,
-    "transmil": TransMIL,
-    "transmil-20x": TransMIL20x,
-    "mean-pool": MeanPool,
-    "mean-pool-20x": MeanPool20x,
-}
+#: Networks by name. "-20x" reads the 20x tokens alone. A user's own is added with
+#: `@NETWORKS.register("name")` or as an entry point of the group "tiacrossfusion.networks": a class
+#: whose constructor takes `encoder_width`, `num_bins` and other sizes, see `base.SurvivalNetwork`.
+NETWORKS: Registry[type[nn.Module]] = Registry(
+    "network",
+    "tiacrossfusion.networks",
+    {
+        "crossfusion": "tiacrossfusion.networks.crossfusion:CrossFusion",
+        "crossfusion-no-conv": "tiacrossfusion.networks.crossfusion:CrossFusionNoConv",
+        "crossfusion-20x": "tiacrossfusion.networks.crossfusion_20x:CrossFusion20x",
+        "abmil": "tiacrossfusion.networks.abmil:ABMIL",
+        "abmil-20x": "tiacrossfusion.networks.abmil:ABMIL20x",
+        "dsmil": "tiacrossfusion.networks.dsmil:DSMIL",
+        "dsmil-20x": "tiacrossfusion.networks.dsmil:DSMIL20x",
+        "transmil": "tiacrossfusion.networks.transmil:TransMIL",
+        "transmil-20x": "tiacrossfusion.networks.transmil:TransMIL20x",
+        "mean-pool": "tiacrossfusion.networks.mean_pool:MeanPool",
+        "mean-pool-20x": "tiacrossfusion.networks.mean_pool:MeanPool20x",
+    },
+)
+
+#: Cox regression on a table's covariates, which is trained without slides.
+COX_COVARIATES = "cox-covariates"
 
 
-def network_sizes(name: str) -> tuple[str, ...]:
-    """Names of what a network takes, such as "embed_dim" and "dropout".
+def model_names() -> tuple[str, ...]:
+    """Return the names of all that can be trained: the networks, and Cox regression."""
+    return (*NETWORKS.names(), COX_COVARIATES)
 
-    Args:
-        name (str):
-            A key of `NETWORKS`.
+
+def network_sizes(name: str) -> Mapping[str, inspect.Parameter]:
+    """Return what the constructor of a network takes, such as "embed_dim" and "dropout".
 
     Raises:
-        TiacfError:
+        UsageError:
             There is no such network.
     """
-    if name not in NETWORKS:
-        near = difflib.get_close_matches(name, NETWORKS, n=1, cutoff=0.4)
-        hint = f'did you mean "{near[0]}"? ' if near else ""
-        raise TiacfError(f"{name}: unknown network; {hint}known are {', '.join(NETWORKS)}")
-    return tuple(inspect.signature(NETWORKS[name]).parameters)
+    return inspect.signature(NETWORKS[name]).parameters
 
 
 def build_network(name: str, **sizes: Any) -> nn.Module:
-    """Make a network with fresh weights.
+    """Make a network with fresh weights, in training mode.
 
     Args:
         name (str):
-            A key of `NETWORKS`.
+            Of `NETWORKS`.
         sizes (Any):
-            Arguments of the network; what is left out has the network's default.
-
-    Returns:
-        nn.Module:
-            The network, in training mode.
+            Arguments of its constructor; the others have the network's defaults.
 
     Raises:
-        TiacfError:
-            There is no such network, it does not take one of the sizes, or a size is unfit.
+        UsageError:
+            There is no such network, it does not take one of the sizes, or a size does not fit.
     """
     taken = network_sizes(name)
     odd = [size for size in sizes if size not in taken]
     if odd:
-        raise TiacfError(
+        raise UsageError(
             f"{name} takes no {' and no '.join(odd)}: leave it out; it takes {', '.join(taken)}"
         )
-    return NETWORKS[name](**sizes)
+    try:
+        return NETWORKS[name](**sizes)
+    except (TypeError, ValueError) as error:  # a user's own network checks its sizes as it likes
+        raise UsageError(f"{name} cannot be built ({one_line(error)}); check its sizes") from error

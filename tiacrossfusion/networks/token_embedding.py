@@ -1,18 +1,20 @@
-"""How the multiple-instance baselines take in the three scales, and give their scores back."""
+"""What the multiple-instance baselines share: one embedding of the tokens of all scales."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from tiacrossfusion.networks.checks import check_bags, check_sizes
-from tiacrossfusion.networks.output import AttentionScores
+from tiacrossfusion.networks.base import SurvivalNetwork
+from tiacrossfusion.networks.output import AttentionScores, SurvivalOutput
+from tiacrossfusion.slides.spec import SCALES
 
 
 class TokenEmbedding(nn.Module):
-    """Embeds the tokens of all scales with one projection, and marks each with its scale.
+    """Embeds the tokens of all scales with one projection, and tells them their scale.
 
     `h = Dropout(ReLU(W x + b + s))` with `s` one learnt vector a scale. A network made for single
     tokens sees the tokens of the three scales as one bag, and can still tell them apart.
@@ -22,69 +24,102 @@ class TokenEmbedding(nn.Module):
             E, width of the input features.
         embed_dim (int):
             D.
-        fine_only (bool):
-            Read the 20x tokens alone.
+        scales (int):
+            Number of scales.
         dropout (float):
             Dropout of the embedded tokens' channels.
-
-    Raises:
-        TiacfError:
-            A size is below 1.
     """
 
-    def __init__(
-        self, encoder_width: int, embed_dim: int, *, fine_only: bool, dropout: float
-    ) -> None:
+    def __init__(self, encoder_width: int, embed_dim: int, scales: int, dropout: float) -> None:
         """Create the layers."""
         super().__init__()
-        check_sizes(encoder_width=encoder_width, embed_dim=embed_dim)
-        self.encoder_width = encoder_width
-        self.scales = ("x20",) if fine_only else ("x5", "x10", "x20")
         self.project = nn.Linear(encoder_width, embed_dim)
-        self.scale_embedding = nn.Parameter(torch.zeros(len(self.scales), embed_dim))
+        self.scale_embedding = nn.Parameter(torch.zeros(scales, embed_dim))
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x5: Tensor, x10: Tensor, x20: Tensor) -> list[Tensor]:
-        """Embed the bags of a batch of slides.
-
-        Args:
-            x5 (Tensor):
-                (B, N5, E) features at 5x.
-            x10 (Tensor):
-                (B, N10, E) features at 10x.
-            x20 (Tensor):
-                (B, N20, E) features at 20x.
-
-        Returns:
-            list[Tensor]:
-                (B, N5, D), (B, N10, D) and (B, N20, D), or the last alone.
-
-        Raises:
-            TiacfError:
-                A bag is empty, has the wrong width or type, or another batch size than the rest;
-                one that is not read too.
-        """
-        check_bags(self.encoder_width, x5, x10, x20)
-        bags = (x5, x10, x20)[-len(self.scales) :]
+    def forward(self, *features: Tensor) -> list[Tensor]:
+        """Embed the features (B, N, E) of each scale, from coarse to fine, to (B, N, D)."""
         return [
-            self.dropout(torch.relu(self.project(bag.to(self.project.weight.dtype)) + scale))
-            for bag, scale in zip(bags, self.scale_embedding, strict=True)
+            self.dropout(torch.relu(self.project(x.to(self.project.weight.dtype)) + scale))
+            for x, scale in zip(features, self.scale_embedding, strict=True)
         ]
 
+
+def _read_all(
+    self: BagNetwork, x5: Tensor, x10: Tensor, x20: Tensor, *, attention: bool = False
+) -> SurvivalOutput:
+    """Predict survival from the tokens of all scales."""
+    self.check_features(x5=x5, x10=x10, x20=x20)
+    return self.predict(self.embed(x5, x10, x20), attention=attention)
+
+
+def _read_fine(self: BagNetwork, x20: Tensor, *, attention: bool = False) -> SurvivalOutput:
+    """Predict survival from the 20x tokens."""
+    self.check_features(x20=x20)
+    return self.predict(self.embed(x20), attention=attention)
+
+
+class BagNetwork(SurvivalNetwork):
+    """Base class of the baselines, which see the embedded tokens of all scales as one bag.
+
+    Args:
+        encoder_width (int):
+            E, width of the input features.
+        embed_dim (int):
+            D, width of the embedded tokens.
+        num_bins (int):
+            K, time bins of the survival curve.
+        dropout (float):
+            Dropout of the embedded tokens.
+        sizes (int):
+            Other sizes to check.
+
+    Raises:
+        UsageError:
+            A size is below 1 or too large.
+    """
+
+    scales: ClassVar[tuple[str, ...]] = SCALES
+    forward: Callable[..., SurvivalOutput] = _read_all
+
+    def __init__(
+        self, encoder_width: int, embed_dim: int, num_bins: int, dropout: float, **sizes: int
+    ) -> None:
+        """Create the embedding."""
+        super().__init__(encoder_width, num_bins, embed_dim=embed_dim, **sizes)
+        self.embed = TokenEmbedding(encoder_width, embed_dim, len(self.scales), dropout)
+
+    def predict(self, scales: list[Tensor], *, attention: bool) -> SurvivalOutput:
+        """Predict survival from embedded tokens (B, N, D) of each scale, from coarse to fine."""
+        raise NotImplementedError
+
+    def embeddings(self) -> Mapping[nn.Module, tuple[str, ...]]:
+        """Return the one module that embeds the tokens of all scales."""
+        return {self.embed: self.scales}
+
     def scores(self, weights: Tensor, tokens: Sequence[Tensor]) -> AttentionScores:
-        """Give the weights of all tokens, (B, N) in the order of `forward`, back to their scales."""
+        """Split the weights (B, N) of the tokens of all scales by scale."""
         wide = weights.detach().to(torch.promote_types(weights.dtype, torch.float32))  # (B, N)
         parts = wide.split([scale.shape[1] for scale in tokens], dim=1)
-        return AttentionScores(**dict(zip(self.scales, parts, strict=True)))
+        return AttentionScores(
+            **{f"x{scale[:-1]}": part for scale, part in zip(self.scales, parts, strict=True)}
+        )
+
+
+class FineOnly(BagNetwork):
+    """Has a baseline read the 20x tokens alone."""
+
+    scales = ("20x",)
+    forward = _read_fine
 
 
 def initialise(module: nn.Module) -> None:
     """Draw the weights of one layer of a baseline; norms and convolutions keep torch's.
 
     Linear layers are drawn after Glorot and Bengio (AISTATS 2010), which keeps the variance of what
-    passes through them, and have no bias at first. The scales' marks are drawn from N(0, 0.5^2), of the
-    order of the projected tokens, so that units of the embedding respond to one scale more than to
-    another from the beginning.
+    passes through them; their biases are 0. The scales' vectors are drawn from N(0, 0.5^2), of the
+    order of the projected tokens, so that some units of the embedding respond more to one scale than
+    to another from the start.
     """
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)

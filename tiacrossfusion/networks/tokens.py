@@ -1,22 +1,26 @@
-"""The tokens of a slide, as every network takes them: features, grid positions and covariates by name."""
+"""The tokens of slides, as networks take them: features, grid positions and covariates by name."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from tiacrossfusion.slides.spec import SCALES
 
-#: What `forward` of a network may ask for, beside `attention`.
+if TYPE_CHECKING:
+    from tiacrossfusion.bags.bag import FeatureBag
+
+#: The inputs that `forward` of a network may name, beside `attention`.
 INPUT_NAMES = ("x5", "x10", "x20", "grid5", "grid10", "grid20", "covariates")
 
 
 @dataclass(frozen=True, eq=False)
 class SlideTokens:
-    """What is known of B slides with equal token counts. Nothing is padded and nothing is dropped.
+    """Tokens of B slides with equal token counts, without padding.
 
     Attributes:
         features (Mapping[str, Tensor]):
@@ -33,12 +37,28 @@ class SlideTokens:
     grid: Mapping[str, Tensor] = field(default_factory=dict)
     covariates: Tensor | None = None
 
+    @classmethod
+    def from_bag(cls, bag: FeatureBag) -> SlideTokens:
+        """Return the tokens of one slide, B = 1, on the CPU, with features as the bag stores them.
+
+        A scale without patches is left out, and so are the grids of a bag in which they do not nest.
+        """
+        scales = {scale: found for scale, found in bag.scales.items() if len(found)}
+        return cls(
+            {scale: torch.from_numpy(found.features)[None] for scale, found in scales.items()},
+            {
+                scale: torch.from_numpy(found.grid).long()[None]
+                for scale, found in scales.items()
+                if found.grid is not None
+            },
+        )
+
     def __len__(self) -> int:
         """Return the number of slides, B."""
         return len(next(iter(self.features.values())))
 
     def counts(self) -> tuple[int, ...]:
-        """Return the number of tokens of each scale, from coarse to fine; 0 for an absent scale."""
+        """Return the number of tokens of each scale, from coarse to fine; 0 for a scale without any."""
         return tuple(
             self.features[scale].shape[1] if scale in self.features else 0 for scale in SCALES
         )
@@ -55,8 +75,16 @@ class SlideTokens:
         """Return the same tokens with other features at some scales."""
         return SlideTokens({**self.features, **features}, self.grid, self.covariates)
 
+    def keep(self, scale: str, chosen: Tensor) -> SlideTokens:
+        """Return the tokens with those alone of one scale that `chosen` (n,) names by index."""
+
+        def of(parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {s: x[:, chosen.to(x.device)] if s == scale else x for s, x in parts.items()}
+
+        return SlideTokens(of(self.features), of(self.grid), self.covariates)
+
     def inputs(self) -> dict[str, Tensor]:
-        """Return all that is there under the names that `forward` of a network uses."""
+        """Return all inputs under the names that `forward` of a network uses."""
         named = {f"x{scale[:-1]}": x for scale, x in self.features.items()}
         named |= {f"grid{scale[:-1]}": grid for scale, grid in self.grid.items()}
         return named if self.covariates is None else named | {"covariates": self.covariates}

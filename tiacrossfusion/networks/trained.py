@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
 from tiacrossfusion.errors import TiacfError
-from tiacrossfusion.networks.output import SurvivalOutput
+from tiacrossfusion.networks.base import SurvivalNetwork
+from tiacrossfusion.networks.calling import call_with, inputs_of
+from tiacrossfusion.networks.output import AttentionLayers, RolledAttention, SurvivalOutput
+from tiacrossfusion.networks.tokens import SlideTokens
+from tiacrossfusion.networks.wrapper import NetworkWrapper
+from tiacrossfusion.slides.spec import SCALES
 
 # Bounds of the log of a bin's cumulative hazard x. Below, the hazard 1 - exp(-x) is 0 and above it
 # is 1 to every digit of float32; between them nothing overflows, nor does a gradient.
 _SMALLEST, _LARGEST = -80.0, 20.0
 
 
-class TrainedNetwork(nn.Module):
+class TrainedNetwork(NetworkWrapper):
     """A network with what training found around it, all of it in the state dict.
 
     Standardisation: each scale's features become `(x - mean) / sd` before the network sees them.
@@ -22,12 +29,13 @@ class TrainedNetwork(nn.Module):
     `increments` holds the baseline's cumulative hazard dH_k in each of K time bins. Then
     `h_k = 1 - exp(-dH_k exp(eta))` (Cox, JRSS B 1972; in discrete time Kalbfleisch and Prentice,
     "The Statistical Analysis of Failure Time Data", section 4.8), so that
-    `S_k = exp(-exp(eta) sum_{j <= k} dH_j)`. The increments are NaN until they are set: nothing that
-    needs them can be mistaken for a prediction, and no bundle loads without them.
+    `S_k = exp(-exp(eta) sum_{j <= k} dH_j)`. The increments are NaN until they are set, so that no
+    prediction can be read and no bundle loaded without them.
 
     Args:
-        network (nn.Module):
-            One of `NETWORKS`; with proportional hazards it has one bin.
+        network (SurvivalNetwork):
+            Takes any inputs, of which features are standardised. With proportional hazards it has
+            one bin.
         standardise (bool):
             Have buffers `mean` and `sd` (3, E), 0 and 1 until they are set.
         num_bins (int | None):
@@ -35,7 +43,7 @@ class TrainedNetwork(nn.Module):
 
     Raises:
         TiacfError:
-            Proportional hazards are wanted of a network that has several bins.
+            Proportional hazards of a network that has several bins.
     """
 
     mean: Tensor | None
@@ -43,18 +51,16 @@ class TrainedNetwork(nn.Module):
     increments: Tensor | None
 
     def __init__(
-        self, network: nn.Module, *, standardise: bool = False, num_bins: int | None = None
+        self, network: SurvivalNetwork, *, standardise: bool = False, num_bins: int | None = None
     ) -> None:
         """Wrap the network."""
-        super().__init__()
+        super().__init__(network.encoder_width, network.num_bins if num_bins is None else num_bins)
         if num_bins is not None and network.num_bins != 1:
             raise TiacfError(
                 f"proportional hazards need one log-hazard, the network has {network.num_bins} "
                 "bins: build it with num_bins=1"
             )
         self.network = network
-        self.encoder_width = int(network.encoder_width)  # type: ignore[arg-type]
-        self.num_bins = int(network.num_bins) if num_bins is None else num_bins  # type: ignore[arg-type]
         shape = (3, self.encoder_width)
         self.register_buffer("mean", torch.zeros(shape) if standardise else None)
         self.register_buffer("sd", torch.ones(shape) if standardise else None)
@@ -69,7 +75,7 @@ class TrainedNetwork(nn.Module):
             mean (Tensor):
                 (3, E) of the training bags at 5x, 10x and 20x.
             sd (Tensor):
-                (3, E) standard deviations. A feature that never varies (0) is centred alone.
+                (3, E) standard deviations. A feature that never varies (0) is only centred.
 
         Raises:
             TiacfError:
@@ -84,7 +90,9 @@ class TrainedNetwork(nn.Module):
                     "5x, 10x and 20x"
                 )
             if not bool(given.isfinite().all()) or (name == "sd" and bool((given < 0).any())):
-                raise TiacfError(f"{name} holds values that none can be: check the bags")
+                raise TiacfError(
+                    f"{name} holds values that are not finite or below 0: check the bags"
+                )
         self.mean.copy_(mean)
         self.sd.copy_(torch.where(sd == 0, 1.0, sd))
 
@@ -109,59 +117,62 @@ class TrainedNetwork(nn.Module):
             raise TiacfError("a baseline hazard is 0 or more and finite: check the log-hazards")
         self.increments.copy_(increments)
 
-    def log_hazard(self, x5: Tensor, x10: Tensor, x20: Tensor) -> Tensor:
-        """Log-hazard eta (B,) of a batch of slides, for Cox's partial likelihood.
+    def log_hazard(self, tokens: SlideTokens) -> Tensor:
+        """Return the log-hazards eta (B,) of B slides, for Cox's partial likelihood.
 
-        Needs no increments. The arguments are those of `forward`.
+        Needs no increments.
 
         Raises:
             TiacfError:
-                The network was made without proportional hazards, or a bag does not fit.
+                The network was made without proportional hazards, or lacks an input.
         """
         if self.increments is None:
             raise TiacfError(
                 "the network was made without proportional hazards: it has no log-hazard"
             )
-        return self.network(*self._standardised(x5, x10, x20)).logits[:, 0]
+        inputs = self._standardised(inputs_of(self.network, tokens))
+        return call_with(self.network, inputs).logits[:, 0]
 
-    def forward(
-        self, x5: Tensor, x10: Tensor, x20: Tensor, *, attention: bool = False
-    ) -> SurvivalOutput:
-        """Predict survival from the bags of a batch of slides.
-
-        Args:
-            x5 (Tensor):
-                (B, N5, E) features at 5x.
-            x10 (Tensor):
-                (B, N10, E) features at 10x.
-            x20 (Tensor):
-                (B, N20, E) features at 20x.
-            attention (bool):
-                Also score the tokens. Changes nothing else of the output.
-
-        Returns:
-            SurvivalOutput:
-                The prediction with K bins, and the network's scores if asked for.
-
-        Raises:
-            TiacfError:
-                A bag does not fit the network.
-        """
-        output = self.network(*self._standardised(x5, x10, x20), attention=attention)
+    def predict(self, inputs: dict[str, Tensor], *, attention: bool) -> SurvivalOutput:
+        """Predict K hazards, with the network's scores if asked for."""
+        output = call_with(self.network, self._standardised(inputs), attention=attention)
         if self.increments is None:
             return output
         logits = proportional_logits(output.logits, self.increments)  # (B, K)
         return SurvivalOutput.from_logits(logits, output.attention)
 
-    def _standardised(self, *bags: Tensor) -> tuple[Tensor, ...]:
-        """Standardise the features of the three scales, in the precision of the moments."""
-        if self.mean is None or self.sd is None:
-            return bags
-        if any(bag.shape[-1:] != self.mean.shape[1:] for bag in bags):
-            return bags  # the network names the one at fault
-        return tuple(
-            (bag - mean) / sd for bag, mean, sd in zip(bags, self.mean, self.sd, strict=True)
-        )
+    def embeddings(self) -> Mapping[nn.Module, tuple[str, ...]]:
+        """Return those of the network inside."""
+        return self.network.embeddings()
+
+    def moments(self) -> tuple[Tensor, Tensor] | None:
+        """Return mean and SD (3, E) of the features at 5x, 10x and 20x."""
+        return None if self.mean is None or self.sd is None else (self.mean, self.sd)
+
+    def rollout(self, tokens: SlideTokens) -> RolledAttention | None:
+        """Roll out the attention of the network inside."""
+        named = {f"x{scale[:-1]}": x for scale, x in tokens.features.items()}
+        standardised = self._standardised(named)
+        features = {scale: standardised[f"x{scale[:-1]}"] for scale in tokens.features}
+        return self.network.rollout(tokens.with_features(features))
+
+    def attention_layers(self) -> AttentionLayers | None:
+        """Return those of the network inside."""
+        return self.network.attention_layers()
+
+    def _inner(self) -> nn.Module:
+        return self.network
+
+    def _standardised(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Standardise the features among the inputs, in the precision of the moments."""
+        ready = dict(inputs)
+        if self.mean is not None and self.sd is not None:
+            for row, scale in enumerate(SCALES):
+                x = ready.get(name := f"x{scale[:-1]}")
+                # The network itself refuses features of another width.
+                if x is not None and x.shape[-1:] == self.mean.shape[1:]:
+                    ready[name] = (x - self.mean[row]) / self.sd[row]
+        return ready
 
 
 def proportional_logits(log_hazard: Tensor, increments: Tensor) -> Tensor:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor, nn
 
-from tiacrossfusion.networks.checks import check_heads, check_sizes
 from tiacrossfusion.networks.layout import fold_copies, pad_to_square
 from tiacrossfusion.networks.nystrom_attention import NystromAttention
 from tiacrossfusion.networks.output import SurvivalOutput
 from tiacrossfusion.networks.pad_transformer import PyramidPositionEncoding
-from tiacrossfusion.networks.token_embedding import TokenEmbedding, initialise
+from tiacrossfusion.networks.token_embedding import BagNetwork, FineOnly, initialise
 
 
-class TransMIL(nn.Module):
+class TransMIL(BagNetwork):
     """Two layers of Nystrom attention with a class token, and PPEG between them.
 
     The embedded tokens of all scales (see `TokenEmbedding`) stand in one sequence, 5x first, squared
@@ -45,11 +42,9 @@ class TransMIL(nn.Module):
             Dropout of the embedded tokens and of the attended ones.
 
     Raises:
-        TiacfError:
-            A size is below 1, or `embed_dim` cannot be split.
+        UsageError:
+            A size is below 1 or too large, or `embed_dim` cannot be split.
     """
-
-    fine_only: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -61,14 +56,7 @@ class TransMIL(nn.Module):
         dropout: float = 0.3,
     ) -> None:
         """Create the network with fresh weights."""
-        super().__init__()
-        check_sizes(embed_dim=embed_dim, num_heads=num_heads, num_bins=num_bins)
-        check_heads(embed_dim, num_heads)
-        self.encoder_width = encoder_width
-        self.num_bins = num_bins
-        self.embed = TokenEmbedding(
-            encoder_width, embed_dim, fine_only=self.fine_only, dropout=dropout
-        )
+        super().__init__(encoder_width, embed_dim, num_bins, dropout, num_heads=num_heads)
         self.class_token = nn.Parameter(torch.empty(1, 1, embed_dim))
         landmarks = max(1, embed_dim // 2)
         self.norm1 = nn.LayerNorm(embed_dim)
@@ -81,30 +69,8 @@ class TransMIL(nn.Module):
         self.apply(initialise)
         nn.init.normal_(self.class_token, std=0.02)
 
-    def forward(
-        self, x5: Tensor, x10: Tensor, x20: Tensor, *, attention: bool = False
-    ) -> SurvivalOutput:
-        """Predict survival from the bags of a batch of slides; the order of tokens makes the map.
-
-        Args:
-            x5 (Tensor):
-                (B, N5, E) features at 5x.
-            x10 (Tensor):
-                (B, N10, E) features at 10x.
-            x20 (Tensor):
-                (B, N20, E) features at 20x.
-            attention (bool):
-                Also score the tokens. Changes nothing else of the output.
-
-        Returns:
-            SurvivalOutput:
-                The prediction, with `attention` filled in if asked for.
-
-        Raises:
-            TiacfError:
-                A bag is empty, has the wrong width or type, or another batch size than the rest.
-        """
-        scales = self.embed(x5, x10, x20)
+    def predict(self, scales: list[Tensor], *, attention: bool) -> SurvivalOutput:
+        """Predict survival from embedded tokens (B, N, D) of each scale, from coarse to fine."""
         sequence = torch.cat(scales, dim=1)  # (B, N, D)
         square = pad_to_square(sequence)  # (B, T, D)
         class_token = self.class_token.expand(len(square), -1, -1).to(square.dtype)  # (B, 1, D)
@@ -120,11 +86,9 @@ class TransMIL(nn.Module):
 
         scores = None
         if row is not None:
-            scores = self.embed.scores(fold_copies(row[:, 1:], sequence.shape[1]), scales)
+            scores = self.scores(fold_copies(row[:, 1:], sequence.shape[1]), scales)
         return SurvivalOutput.from_logits(logits, scores)
 
 
-class TransMIL20x(TransMIL):
+class TransMIL20x(FineOnly, TransMIL):
     """TransMIL on the 20x tokens alone."""
-
-    fine_only = True

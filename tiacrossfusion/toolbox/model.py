@@ -12,7 +12,10 @@ from torch import nn
 
 from tiacrossfusion.errors import ArgumentValueError
 from tiacrossfusion.models.bundle import ModelBundle, load_bundle
+from tiacrossfusion.networks.calling import call_network
 from tiacrossfusion.networks.output import SurvivalOutput
+from tiacrossfusion.networks.tokens import SlideTokens
+from tiacrossfusion.slides.spec import SCALES
 
 
 class CrossFusionModel(ModelABC):
@@ -51,18 +54,9 @@ class CrossFusionModel(ModelABC):
             )
         super().__setattr__(name, value)
 
-    def forward(self, x5: torch.Tensor, x10: torch.Tensor, x20: torch.Tensor) -> SurvivalOutput:
-        """Predict from the tokens of the three scales.
-
-        Args:
-            x5: (B, N5, E) features at 5x.
-            x10: (B, N10, E) features at 10x.
-            x20: (B, N20, E) features at 20x.
-
-        Returns:
-            Logits, hazards and survival (B, K) and risk (B,).
-        """
-        return self.network(x5, x10, x20)
+    def forward(self, *positional: torch.Tensor, **inputs: torch.Tensor) -> SurvivalOutput:
+        """Predict from the inputs that the network takes, see `networks.base.SurvivalNetwork`."""
+        return self.network(*positional, **inputs)
 
     @staticmethod
     def infer_batch(
@@ -71,20 +65,22 @@ class CrossFusionModel(ModelABC):
         """Predict from one bag of features.
 
         Args:
-            model: a CrossFusionModel.
-            batch_data: features (N, E) or (B, N, E) under "5x", "10x" and "20x".
+            model: a CrossFusionModel, or any network.
+            batch_data: features (N, E) or (B, N, E) under "5x", "10x" and "20x", of the scales that the
+                network reads.
             device: torch device.
 
         Returns:
             "logits", "hazards", "survival" (B, K) and "risk" (B,).
         """
-        tokens = []
-        for scale in ("5x", "10x", "20x"):
-            features = torch.as_tensor(batch_data[scale]).to(device, torch.float32)
-            tokens.append(features if features.ndim == 3 else features[None])
-        model.eval()
+        features = {}
+        for scale in SCALES:
+            if scale in batch_data:
+                x = torch.as_tensor(batch_data[scale]).to(device, torch.float32)
+                features[scale] = x if x.ndim == 3 else x[None]
+        network = model.eval().network if isinstance(model, CrossFusionModel) else model.eval()
         with torch.inference_mode():
-            output = model(*tokens)
+            output = call_network(network, SlideTokens(features))
         return {
             name: getattr(output, name).cpu().numpy()
             for name in ("logits", "hazards", "survival", "risk")

@@ -14,7 +14,7 @@ from tiacrossfusion.cohorts.table import Columns
 from tiacrossfusion.errors import TiacfError, UsageError, first_fault, one_line
 from tiacrossfusion.io.paths import is_endless
 from tiacrossfusion.io.text import printable
-from tiacrossfusion.networks.names import MODEL_NAMES
+from tiacrossfusion.networks.registry import model_names
 from tiacrossfusion.survival import check_unit
 
 #: Bytes of a file of settings; all of them take two thousand.
@@ -103,7 +103,7 @@ class TrainingConfig(BaseModel):
     """Everything that decides the result of `tiacf train`, but for the data.
 
     Attributes:
-        models: names from `tiacrossfusion.networks.names.MODEL_NAMES`; all share folds and settings.
+        models: names from `tiacrossfusion.networks.registry.model_names`; all share folds and settings.
         time_unit: unit of the follow-up times.
         columns: names of the table's columns.
         drop_unusable: leave out, and count, what cannot be used instead of refusing the table.
@@ -136,11 +136,12 @@ class TrainingConfig(BaseModel):
     def _known(cls, models: tuple[str, ...]) -> tuple[str, ...]:
         if not models:
             raise ValueError("no model; give at least one")
+        known = model_names()
         for model in models:
-            if model not in MODEL_NAMES:
-                near = get_close_matches(model, MODEL_NAMES, n=1)
+            if model not in known:
+                near = get_close_matches(model, known, n=1)
                 hint = f'did you mean "{near[0]}"? ' if near else ""
-                raise ValueError(f"unknown model {model!r}; {hint}known: {', '.join(MODEL_NAMES)}")
+                raise ValueError(f"unknown model {model!r}; {hint}known: {', '.join(known)}")
         if len(set(models)) < len(models):
             raise ValueError("a model is named twice")
         return models

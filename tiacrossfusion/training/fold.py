@@ -18,8 +18,9 @@ from lightning.pytorch.loggers import CSVLogger
 from tiacrossfusion.errors import TiacfError, lacks_memory, one_line
 from tiacrossfusion.io.atomic import write_text
 from tiacrossfusion.models.config import Architecture
-from tiacrossfusion.models.network import build_network
-from tiacrossfusion.networks.registry import network_sizes
+from tiacrossfusion.models.network import describe_network, network_of
+from tiacrossfusion.networks.base import SurvivalNetwork
+from tiacrossfusion.networks.trained import TrainedNetwork
 from tiacrossfusion.survival import TimeBins, breslow_increments, quantile_bins
 from tiacrossfusion.training.bags import CohortBags
 from tiacrossfusion.training.checkpoints import WholeCheckpoints, read_checkpoint
@@ -43,7 +44,7 @@ class FittedFold:
     """
 
     architecture: Architecture
-    network: torch.nn.Module
+    network: SurvivalNetwork
     bins: TimeBins
 
 
@@ -51,7 +52,7 @@ def check_network(model: str, config: TrainingConfig) -> None:
     """Refuse sizes of which a network cannot be built, before anything is trained.
 
     Args:
-        model: name from `tiacrossfusion.networks.names.NETWORK_NAMES`.
+        model: name from `tiacrossfusion.networks.registry.NETWORKS`.
         config: settings.
 
     Raises:
@@ -78,7 +79,7 @@ def fit_fold(
     A run that was killed goes on from its last whole epoch and gives the same result.
 
     Args:
-        model: name from `tiacrossfusion.networks.names.NETWORK_NAMES`.
+        model: name from `tiacrossfusion.networks.registry.NETWORKS`.
         config: settings.
         bags: holds the slides of all patients.
         training: patients to fit; time bins and feature moments come from them alone.
@@ -98,9 +99,9 @@ def fit_fold(
     architecture = _architecture(model, config, bags.encoder.width)
     lightning.seed_everything(seed, verbose=False)
     network = _build(architecture, config)
-    if architecture.standardise:
+    if architecture.standardise and isinstance(network, TrainedNetwork):
         slides = [slide for patient in training for slide in patient.slides]
-        network.set_moments(*bags.moments(slides))  # type: ignore[operator]
+        network.set_moments(*bags.moments(slides))
     module = SurvivalTraining(network, bags, training, validation, bins, config.fitting, seed)
     last = folder / LAST
     with quiet():
@@ -128,10 +129,10 @@ def fit_fold(
     best = read_checkpoint(folder / BEST)
     module.load_state_dict(best["state_dict"])
     module.to(trainer.strategy.root_device).eval()
-    if config.fitting.loss == "cox":
+    if isinstance(network, TrainedNetwork) and architecture.proportional_hazards:
         log_hazards = predict_log_hazards(network, bags, training)
         increments = breslow_increments(log_hazards, times, events, bins)
-        network.set_baseline(torch.from_numpy(increments))  # type: ignore[operator]
+        network.set_baseline(torch.from_numpy(increments))
     return FittedFold(architecture, network.eval(), bins)
 
 
@@ -170,24 +171,19 @@ def wait_for_others() -> None:
 
 
 def _architecture(model: str, config: TrainingConfig, encoder_width: int) -> Architecture:
-    """Sizes of a network: those of the settings that it takes."""
-    sizes = {
-        name: getattr(config.network, name)
-        for name in ("embed_dim", "num_heads", "depth")
-        if name in network_sizes(model)
-    }
-    return Architecture(
-        name=model,
+    """Describe a network with those of the settings that it takes."""
+    return describe_network(
+        model,
         encoder_width=encoder_width,
         num_bins=config.network.num_bins,
+        sizes=config.network.model_dump(),
         standardise=config.network.standardise,
         proportional_hazards=config.fitting.loss == "cox",
-        **sizes,
     )
 
 
-def _build(architecture: Architecture, config: TrainingConfig) -> torch.nn.Module:
-    return build_network(
+def _build(architecture: Architecture, config: TrainingConfig) -> SurvivalNetwork:
+    return network_of(
         architecture,
         dropout=config.network.dropout,
         attention_dropout=config.network.attention_dropout,

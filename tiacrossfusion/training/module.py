@@ -16,6 +16,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, DistributedSampler
 
 from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.networks.calling import call_network
+from tiacrossfusion.networks.trained import TrainedNetwork
 from tiacrossfusion.survival import TimeBins, risk_of, survival_curve
 from tiacrossfusion.survival.concordance import harrell_c
 from tiacrossfusion.survival.losses import cox_loss, cross_entropy_loss, nll_loss
@@ -47,7 +49,7 @@ class SurvivalTraining(lightning.LightningModule):
     with the same random numbers, to carry its gradient to the weights.
 
     Args:
-        network: takes x5, x10, x20; gives one log-hazard for the Cox loss, else K hazards.
+        network: any network; a `TrainedNetwork` with proportional hazards for the Cox loss.
         bags: holds the slides of all patients.
         training: patients to fit.
         validation: patients to stop by; never fitted.
@@ -225,8 +227,9 @@ class SurvivalTraining(lightning.LightningModule):
         with self.trainer.precision_plugin.forward_context():
             stacked = stack(tokens, self.device)
             if self.settings.loss == "cox":
-                return self.network.log_hazard(*stacked).float()[:, None]  # type: ignore[operator]
-            return self.network(*stacked).hazards
+                assert isinstance(self.network, TrainedNetwork)  # noqa: S101 - as fit_fold built it
+                return self.network.log_hazard(stacked).float()[:, None]
+            return call_network(self.network, stacked).hazards
 
     def _average(self, outputs: Tensor, patients: Sequence[Patient]) -> Tensor:
         """Average the hazards of a patient's slides, (S, K) to (P, K)."""

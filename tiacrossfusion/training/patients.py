@@ -10,6 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from tiacrossfusion.cohorts.table import CohortTable
+from tiacrossfusion.networks.calling import call_network
+from tiacrossfusion.networks.tokens import SlideTokens
+from tiacrossfusion.networks.trained import TrainedNetwork
+from tiacrossfusion.slides.spec import SCALES
 from tiacrossfusion.training.bags import CohortBags, Tokens
 
 #: Slides of equal token counts that go through a network together, at most.
@@ -54,10 +58,14 @@ def times_and_events(patients: Sequence[Patient]) -> tuple[np.ndarray, np.ndarra
     )
 
 
-def stack(tokens: Sequence[Tokens], device: torch.device | str) -> Tokens:
-    """Stack slides of equal token counts into (B, N5, E), (B, N10, E), (B, N20, E) on a device."""
-    x5, x10, x20 = (torch.stack([slide[k] for slide in tokens]).to(device) for k in range(3))
-    return x5, x10, x20
+def stack(tokens: Sequence[Tokens], device: torch.device | str) -> SlideTokens:
+    """Stack slides of equal token counts on a device."""
+    return SlideTokens(
+        {
+            scale: torch.stack([slide[k] for slide in tokens]).to(device)
+            for k, scale in enumerate(SCALES)
+        }
+    )
 
 
 def average_over_slides(values: Tensor, patients: Sequence[Patient]) -> Tensor:
@@ -174,19 +182,19 @@ def patient_hazards(
     device = next(network.parameters()).device
 
     def compute(tokens: Sequence[Tokens]) -> Tensor:
-        return network(*stack(tokens, device)).hazards.double()
+        return call_network(network, stack(tokens, device)).hazards.double()
 
     return patient_outputs(patients, bags, compute, average_over_slides).cpu().numpy()
 
 
 @torch.inference_mode()
 def predict_log_hazards(
-    network: nn.Module, bags: CohortBags, patients: Sequence[Patient]
+    network: TrainedNetwork, bags: CohortBags, patients: Sequence[Patient]
 ) -> np.ndarray:
     """Log-hazards (N,) float64 of patients, by a network with proportional hazards in eval mode."""
     device = next(network.parameters()).device
 
     def compute(tokens: Sequence[Tokens]) -> Tensor:
-        return network.log_hazard(*stack(tokens, device)).double()[:, None]  # type: ignore[operator]
+        return network.log_hazard(stack(tokens, device)).double()[:, None]
 
     return patient_outputs(patients, bags, compute, average_log_hazards)[:, 0].cpu().numpy()

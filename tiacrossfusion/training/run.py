@@ -50,7 +50,7 @@ from tiacrossfusion.io.atomic import write_text, writing
 from tiacrossfusion.io.paths import is_there
 from tiacrossfusion.io.text import printable
 from tiacrossfusion.models.bundle import load_bundle
-from tiacrossfusion.networks.names import COX_COVARIATES
+from tiacrossfusion.networks.registry import COX_COVARIATES
 from tiacrossfusion.survival import quantile_bins, risk_of, survival_curve
 from tiacrossfusion.training.bags import CohortBags
 from tiacrossfusion.training.config import ProtocolSettings, TrainingConfig

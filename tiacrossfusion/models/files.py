@@ -1,0 +1,181 @@
+"""The files of a model bundle: where they are, and how `config.json` is read."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import re
+from collections import Counter
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from tiacrossfusion.encoders.hub import offline_variable
+from tiacrossfusion.errors import ArgumentValueError, TiacfError, first_fault, one_line
+from tiacrossfusion.io.paths import is_file, is_folder, is_there, missing
+from tiacrossfusion.io.text import FORMULA_SIGNS, printable
+from tiacrossfusion.models.config import FORMAT_VERSION, BundleConfig
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+#: In bytes; an ensemble of a thousand members takes a tenth of it.
+_LARGEST_CONFIG = 2**24
+
+#: Texts that become cells of predictions.csv; the unit of time is checked by `TimeBins`.
+_IN_TABLES = re.compile(r"card\.notice$|risk_reference\.groups\.\d\.name$")
+
+_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
+
+
+def shipped_bundles() -> dict[str, Path]:
+    """Bundles inside this package, by name."""
+    root = Path(str(files("tiacrossfusion.models") / "bundles"))
+    return {folder.name: folder for folder in sorted(root.iterdir()) if (folder / CONFIG).is_file()}
+
+
+def find_bundle(model: str) -> Path:
+    """Return the folder of a bundle given by name, path or hub id; a hub id is downloaded.
+
+    Raises:
+        TiacfError: there is no such bundle.
+    """
+    shipped = shipped_bundles()
+    if model in shipped:
+        return shipped[model]
+    path = Path(model)
+    if model and is_folder(path):  # an empty name would be the current folder
+        return path
+    if is_file(path):
+        raise ArgumentValueError(
+            f"{model}: a file is no model bundle; give the folder that holds {CONFIG}, or make "
+            "one from a checkpoint with: tiacf import-checkpoint"
+        )
+    try:
+        path.stat()
+    except PermissionError as error:
+        raise ArgumentValueError(f"{model}: {missing(path)}; ask for the right to") from error
+    except (OSError, ValueError):  # not there, or no path
+        pass
+    if _HUB_ID.match(model) and not model.startswith("."):
+        return _download(model)
+    near = difflib.get_close_matches(model, shipped, n=1, cutoff=0.4)
+    hint = f'did you mean "{near[0]}"? ' if near else ""
+    raise ArgumentValueError(
+        f"{model}: unknown model; {hint}"
+        "`tiacf models` lists the names; a bundle folder or a hub id (owner/name) works too"
+    )
+
+
+def _download(hub_id: str) -> Path:
+    """Fetch a bundle from the Hugging Face hub, or from its cache."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(
+            snapshot_download(
+                hub_id,
+                allow_patterns=[CONFIG, WEIGHTS],
+                local_files_only=offline_variable() is not None,
+                etag_timeout=5,
+            )
+        )
+    except Exception as error:  # network, proxy, authorisation, unknown id: many kinds
+        forbidden = offline_variable()
+        reason = (
+            f"{forbidden} is set, so the hub was not contacted" if forbidden else one_line(error)
+        )
+        raise TiacfError(
+            f"{hub_id}: no such folder, and no bundle from the hub ({reason}); "
+            "download it elsewhere and give its folder"
+        ) from error
+
+
+def read_config(folder: Path) -> BundleConfig:
+    """Read and check the `config.json` of a bundle folder, without its weights.
+
+    Raises:
+        TiacfError: it is missing, no JSON, of a newer format, or a field is wrong.
+    """
+    path = folder / CONFIG
+    if is_there(path) and not path.is_file():  # reading a pipe would wait for ever
+        raise TiacfError(f"{path}: is no file; get the bundle again")
+    try:
+        if path.stat().st_size > _LARGEST_CONFIG:
+            raise TiacfError(f"{path}: is far too large for a {CONFIG}; get the bundle again")
+        document = json.loads(
+            path.read_text(encoding="utf-8"), object_pairs_hook=_once, parse_constant=_no_number
+        )
+    except OSError as error:
+        raise TiacfError(
+            f"{folder}: no readable {CONFIG}; a model bundle is a folder with {CONFIG} and {WEIGHTS}"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise TiacfError(
+            f"{path}: not valid JSON ({one_line(error)}); get the bundle again"
+        ) from error
+    version = document.get("format_version") if isinstance(document, dict) else None
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise TiacfError(
+            f"{path}: bundle format {version}, this program reads up to {FORMAT_VERSION}; "
+            "update tiacrossfusion"
+        )
+    try:
+        config = BundleConfig.model_validate_json(json.dumps(document))
+    except ValidationError as error:
+        field, reason = first_fault(error)
+        raise TiacfError(
+            f"{path}: {field}: {reason}; mend the field or get the bundle again"
+        ) from error
+    _check_texts(path, document)
+    return config
+
+
+def fingerprint(folder: Path) -> str:
+    """Return a hash of the two files of a bundle."""
+    digest = hashlib.sha256()
+    for name in (CONFIG, WEIGHTS):
+        digest.update(hashlib.sha256((folder / name).read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse a repeated field: programs differ in which one they take."""
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        twice = next(
+            name for name, count in Counter(name for name, _ in pairs).items() if count > 1
+        )
+        raise ValueError(f"the field {twice!r} is there twice")
+    return fields
+
+
+def _no_number(constant: str) -> Any:
+    """Refuse NaN and Infinity, which are not JSON although Python reads them."""
+    raise ValueError(f"{constant} is no number")
+
+
+def _check_texts(path: Path, document: Any) -> None:
+    """Refuse texts that act where they are shown: control characters in a terminal, formulas in a table.
+
+    Raises:
+        TiacfError: a text holds control characters, or begins as a formula.
+    """
+    waiting = [("", document)]
+    while waiting:
+        field, value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += [(f"{field}.{name}".strip("."), each) for name, each in value.items()]
+        elif isinstance(value, list):
+            waiting += [(f"{field}.{number}", each) for number, each in enumerate(value)]
+        elif isinstance(value, str) and value != printable(value, keep="\n\t"):
+            raise TiacfError(
+                f"{path}: {printable(field)}: holds control characters; get the bundle again"
+            )
+        elif isinstance(value, str) and _IN_TABLES.match(field) and value.startswith(FORMULA_SIGNS):
+            raise TiacfError(
+                f"{path}: {printable(field)}: begins with {value[0]!r}, which spreadsheets take for a "
+                "formula; mend the field or get the bundle again"
+            )

@@ -1,0 +1,123 @@
+"""The base class of survival networks: their sizes, and how they are explained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from tiacrossfusion.errors import TiacfError, UsageError
+from tiacrossfusion.networks.output import AttentionLayers, RolledAttention
+from tiacrossfusion.networks.tokens import SlideTokens
+
+# The largest that make sense; a size beyond them is a slip, or an attack on the memory.
+_LARGEST = {
+    "encoder_width": 65536,
+    "embed_dim": 8192,
+    "num_heads": 256,
+    "depth": 64,
+    "num_bins": 1000,
+}
+
+
+class SurvivalNetwork(nn.Module):
+    """Base class of networks that predict survival from the tokens of slides.
+
+    `forward` takes those of the following that it names, and is called with them by name (see
+    `calling.call_network`). An argument without default is needed; one with default is given where
+    the bags have it:
+
+    - `x5`, `x10`, `x20` (B, N, E): features of the N tokens at 5x, 10x and 20x;
+    - `grid5`, `grid10`, `grid20` (B, N, 2) int64: column and row of the tokens on their grid;
+    - `covariates` (B, C): clinical covariates;
+    - `attention` (bool): also score the tokens, which changes nothing else of the output.
+
+    It returns a `SurvivalOutput`, or the logits (B, K). Features may be float16: a network converts
+    them to the precision of its weights. A plain `nn.Module` with such a `forward` is a network too;
+    this class adds what is known of its sizes and how it is explained.
+
+    Args:
+        encoder_width (int):
+            E, width of the input features.
+        num_bins (int):
+            K, time bins of the survival curve.
+        sizes (int):
+            Other sizes, checked likewise. If `num_heads` is among them it must divide `embed_dim`.
+
+    Raises:
+        UsageError:
+            A size is below 1, far too large, or `embed_dim` does not split into the heads.
+    """
+
+    def __init__(self, encoder_width: int, num_bins: int, **sizes: int) -> None:
+        """Check the sizes."""
+        super().__init__()
+        sizes = {"encoder_width": encoder_width, "num_bins": num_bins} | sizes
+        for name, size in sizes.items():
+            if size < 1:
+                raise UsageError(f"{name} is {size}: give 1 or more")
+            if size > _LARGEST.get(name, size):
+                raise UsageError(f"{name} is {size}: give 1 to {_LARGEST[name]}")
+        if "num_heads" in sizes and sizes["embed_dim"] % sizes["num_heads"]:
+            raise UsageError(
+                f"embed_dim {sizes['embed_dim']} does not split into {sizes['num_heads']} heads: "
+                "give a num_heads that divides it"
+            )
+        self.encoder_width = encoder_width
+        self.num_bins = num_bins
+
+    def check_features(self, **features: Tensor) -> None:
+        """Refuse features that do not fit, naming the first at fault.
+
+        Args:
+            features (Tensor):
+                (B, N, E) under the names of `forward`, such as `x20`.
+
+        Raises:
+            TiacfError:
+                Features are empty, have the wrong width or type, or another batch size than the rest.
+        """
+        first, batch = next((name, len(x)) for name, x in features.items())
+        for name, x in features.items():
+            shape = tuple(x.shape)
+            if len(shape) != 3:
+                raise TiacfError(f"{name} has shape {shape}: give (batch, tokens, features)")
+            if 0 in shape[:2]:
+                raise TiacfError(f"{name} has shape {shape}: give at least one slide and one token")
+            if shape[2] != self.encoder_width:
+                raise TiacfError(
+                    f"{name} has features of width {shape[2]}, this network takes "
+                    f"{self.encoder_width}: use the encoder that it was trained with"
+                )
+            if not x.is_floating_point():
+                raise TiacfError(f"{name} holds {x.dtype}: give float features")
+            if shape[0] != batch:
+                raise TiacfError(
+                    f"{name} has {shape[0]} slides, {first} has {batch}: give the same at each scale"
+                )
+
+    def unwrapped(self) -> nn.Module:
+        """Return the network whose `forward` names the inputs: this one, or the one inside."""
+        return self
+
+    def embeddings(self) -> Mapping[nn.Module, tuple[str, ...]]:
+        """Return the modules that embed tokens, each with the scales that it embeds.
+
+        A module takes the features (B, N, E) of its scales, in their order, and returns the embedded
+        tokens (B, N, D) of each: a tensor, or a list of them. The risk is attributed to these.
+        Without any, the default, it is attributed to the features.
+        """
+        return {}
+
+    def moments(self) -> tuple[Tensor, Tensor] | None:
+        """Return mean and SD (3, E) by which features of 5x, 10x and 20x are standardised, if they are."""
+        return None
+
+    def rollout(self, tokens: SlideTokens) -> RolledAttention | None:
+        """Follow attention from the prediction back to the tokens; None, the default, if it cannot be."""
+        del tokens
+        return None
+
+    def attention_layers(self) -> AttentionLayers | None:
+        """Return where the layers are that `trace_attention` scores; None, the default, without any."""
+        return None
