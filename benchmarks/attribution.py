@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from tiacrossfusion.explain.attribution import attribute_tokens
 from tiacrossfusion.models.bundle import load_bundle
+from tiacrossfusion.networks.tokens import SlideTokens
 from tiacrossfusion.slides.spec import SCALES
 from tiacrossfusion.training.run import TrainingRun
 
@@ -85,7 +86,9 @@ def compare(work: Path, width: int, slides: int) -> dict[str, dict[str, float]]:
         ways = {
             f"integrated gradients, {n} point(s)": integrated(network, tokens, n) for n in POINTS
         }
-        ways["gradient at the embedded tokens"] = attribute_tokens(network, tokens).values
+        ways["gradient at the embedded tokens"] = attribute_tokens(
+            network, SlideTokens(tokens)
+        ).values
         with torch.inference_mode():
             seen = network(*tokens.values(), attention=True).attention
         ways["attention"] = {"5x": seen.x5[0].numpy(), "20x": seen.x20[0].numpy()}

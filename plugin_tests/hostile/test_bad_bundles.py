@@ -321,7 +321,7 @@ def test_a_device_that_is_not_there_is_a_wrong_option(bags, tmp_path):
 
 @pytest.mark.parametrize(
     "spoil",
-    [field("architecture.depth", BIG), each(lambda tensor: tensor * float("nan"))],
+    [field(f"{SIZES}.depth", BIG), each(lambda tensor: tensor * float("nan"))],
     ids=["config", "weights"],
 )
 def test_every_door_refuses_a_bad_bundle(bags, bundle, simulated, tmp_path, spoil):
@@ -411,7 +411,7 @@ def test_an_ensemble_at_fault_is_refused(ensemble, fault):
 def test_what_a_config_declares_takes_no_memory(bundle, ensemble):
     """The largest sizes that a config may name fail on the weights, having taken next to nothing."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    field("architecture.embed_dim", 8192)(bundle)
+    field(f"{SIZES}.embed_dim", 8192)(bundle)
     with pytest.raises(TiacfError, match="do not fit"):
         load_bundle(bundle)
     field("members", [EDGES] * 20_000)(ensemble)
