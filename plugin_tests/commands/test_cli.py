@@ -193,7 +193,7 @@ def test_wrong_import_options_get_one_line(tmp_path, options, word):
 
 
 def test_interrupting_exits_with_130(monkeypatch):
-    from tiacrossfusion import models as zoo
+    from tiacrossfusion.models import files as zoo
 
     def interrupt():
         raise KeyboardInterrupt
@@ -203,7 +203,7 @@ def test_interrupting_exits_with_130(monkeypatch):
 
 
 def test_only_what_the_console_answers_is_blamed_on_it(monkeypatch):
-    from tiacrossfusion import models as zoo
+    from tiacrossfusion.models import files as zoo
 
     def fail():
         raise error

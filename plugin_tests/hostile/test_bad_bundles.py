@@ -534,7 +534,7 @@ CHECKPOINTS_AT_FAULT: dict[str, tuple[Callable[[dict, Path], object], tuple[str,
             state | {"mlp_head.0.weight": torch.ones(1001, 8), "mlp_head.0.bias": torch.ones(1001)},
             path,
         ),
-        ("num_bins is 1001", "less than or equal to 1000"),
+        ("num_bins is 1001", "give 1 to 1000"),
     ),
     "NaN": (
         lambda state, path: torch.save({k: v * float("nan") for k, v in state.items()}, path),

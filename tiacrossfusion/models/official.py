@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from tiacrossfusion.encoders.spec import EncoderSpec
-from tiacrossfusion.errors import TiacfError, UsageError, first_fault
+from tiacrossfusion.errors import TiacfError, UsageError
 from tiacrossfusion.io.text import printable
 from tiacrossfusion.models.bundle import save_bundle
 from tiacrossfusion.models.config import BundleConfig, ModelCard
@@ -47,19 +45,12 @@ def bundle_from_checkpoint(
         TiacfError: the checkpoint cannot be read, or something does not fit it.
     """
     network = load_official_checkpoint(checkpoint, num_heads=num_heads)
-    try:
-        architecture = describe_network(
-            "crossfusion",
-            encoder_width=network.encoder_width,
-            num_bins=network.num_bins,
-            sizes=vars(network),
-        )
-    except ValidationError as error:
-        field, reason = first_fault(error)
-        raise TiacfError(
-            f"{checkpoint}: its {field} is {error.errors()[0]['input']}: {reason}; no model of the "
-            "release is like that"
-        ) from error
+    architecture = describe_network(
+        "crossfusion",
+        encoder_width=network.encoder_width,
+        num_bins=network.num_bins,
+        sizes=vars(network),
+    )
     if encoder.width != architecture.encoder_width:
         raise TiacfError(
             f"{checkpoint}: trained on features of width {architecture.encoder_width}, "

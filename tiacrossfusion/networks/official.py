@@ -128,7 +128,12 @@ def load_official_checkpoint(path: str | PathLike[str], num_heads: int = 4) -> C
 
     # On "meta" no weights are drawn: they would be overwritten, and move the global seed.
     with torch.device("meta"):
-        model = CrossFusion(width, embed_dim, num_heads, depth, bins)
+        try:
+            model = CrossFusion(width, embed_dim, num_heads, depth, bins)
+        except UsageError as error:
+            if num_heads < 1 or embed_dim % num_heads:  # the option is at fault, not the file
+                raise
+            raise TiacfError(f"{path}: {error}; no released model is like that") from error
     expected = model.state_dict()
     for theirs, ours in names.items():
         found, wanted = tuple(state[theirs].shape), tuple(expected[ours].shape)
