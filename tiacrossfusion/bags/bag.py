@@ -1,27 +1,24 @@
-"""Bags of features: what a slide is once it has been encoded, and its store on disk.
+"""Bags of features: what a slide is once it has been encoded.
 
-A store is one zarr group, written whole to a temporary name and moved into place. Bags hold numbers
-and JSON only; nothing in them is executed.
+A store is written whole to a temporary name and moved into place. Bags hold numbers and JSON only; nothing
+in them is executed.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from tiacrossfusion.bags.store import open_store, read_array, write_array
+from tiacrossfusion.bags.stores import store_of
 from tiacrossfusion.encoders.spec import EncoderSpec
 from tiacrossfusion.errors import TiacfError, first_fault, one_line
 from tiacrossfusion.io.atomic import replacing
 from tiacrossfusion.io.paths import missing
 from tiacrossfusion.slides.spec import SCALES, SamplingSpec
-
-STORE_VERSION = 1
 
 #: What `Provenance.imported` begins with of files that this package wrote for other programs.
 OWN_FORMAT = "tiacrossfusion h5"
@@ -108,7 +105,12 @@ class ScaleFeatures:
 
 @dataclass(frozen=True)
 class FeatureBag:
-    """All features of one slide at 5x, 10x and 20x, and where they come from."""
+    """The features of one slide at 5x, 10x and 20x or at some of these scales, and where they come from.
+
+    Attributes:
+        scales: the patches of each scale, from coarse to fine.
+        provenance: where they come from.
+    """
 
     scales: dict[str, ScaleFeatures]
     provenance: Provenance
@@ -120,8 +122,11 @@ class FeatureBag:
             TiacfError: an array is missing, its shape or type does not fit, or a value cannot be.
         """
         label = f"bag of {self.provenance.slide}"
-        if tuple(self.scales) != SCALES:
-            raise TiacfError(f"{label}: has the scales {list(self.scales)}, needs {list(SCALES)}")
+        known = [scale for scale in SCALES if scale in self.scales]
+        if not known or list(self.scales) != known:
+            raise TiacfError(
+                f"{label}: has the scales {list(self.scales)}, not some of {list(SCALES)} in this order"
+            )
         for name, scale in self.scales.items():
             n, width = len(scale.features), self.provenance.encoder.width
             for field, array, shape, types in (
@@ -150,28 +155,20 @@ class FeatureBag:
         return {name: len(scale) for name, scale in self.scales.items()}
 
     def save(self, path: Path) -> None:
-        """Write the bag as a zarr group; an existing store at `path` is replaced in one step.
+        """Write the bag into a store of the kind that the suffix names; an older one is replaced in one step.
 
         Raises:
+            UsageError: the suffix names no kind of store.
             OSError: it cannot be written.
         """
-        import zarr
-
         path = Path(path)
+        store = store_of(path)
         with replacing(path) as part:
-            group = zarr.create_group(part, zarr_format=3)
-            group.attrs["tiacrossfusion"] = {
-                "store_version": STORE_VERSION,
-                "provenance": self.provenance.model_dump(mode="json"),
-            }
-            for name, scale in self.scales.items():
-                for field, array in vars(scale).items():
-                    if array is not None:
-                        write_array(group, f"{name}/{field}", array)
+            store.save(self, part)
 
     @classmethod
     def load(cls, path: Path) -> FeatureBag:
-        """Read a bag.
+        """Read a bag from a store of any kind.
 
         Raises:
             TiacfError: there is no store, it is damaged or of another version, or there is not enough
@@ -181,28 +178,11 @@ class FeatureBag:
         try:
             if not path.exists():
                 raise TiacfError(f"{path}: not a feature bag, {missing(path)}; check the path")
-            group = open_store(path)
-            record: Any = group.attrs["tiacrossfusion"]
-            json.dumps(record, ensure_ascii=False).encode()  # fails on text that cannot be written
-            version = int(record["store_version"])
-            if version != STORE_VERSION:
-                raise TiacfError(
-                    f"{path}: bag of store version {version}, this program reads {STORE_VERSION}; "
-                    "update tiacrossfusion or extract it again"
-                )
-            provenance = Provenance.model_validate(record["provenance"])
-            scales = {}
-            for name in SCALES:
-                features = read_array(group, path, f"{name}/features")
-                if features is None:
-                    raise TiacfError(f"{path}: damaged, has no {name} features; extract it again")
-                scales[name] = ScaleFeatures(
-                    features,
-                    read_array(group, path, f"{name}/bounds"),
-                    read_array(group, path, f"{name}/grid"),
-                )
-        except TiacfError:
-            raise
+            return store_of(path).load(path)
+        except TiacfError as error:
+            if str(error).startswith(f"{path}: "):
+                raise
+            raise TiacfError(f"{path}: {error}") from error
         except PermissionError as error:
             raise TiacfError(
                 f"{path}: cannot be read ({error.strerror}); check its rights"
@@ -216,14 +196,10 @@ class FeatureBag:
             raise TiacfError(
                 f"{path}: needs more memory than there is; take a machine with more"
             ) from error
-        except Exception as error:  # zarr raises many kinds on a damaged store
+        except Exception as error:  # libraries raise many kinds on a damaged store
             raise TiacfError(
                 f"{path}: not a feature bag, or a damaged one ({one_line(error)}); extract it again"
             ) from error
-        try:
-            return cls(scales, provenance)
-        except TiacfError as error:
-            raise TiacfError(f"{path}: {error}") from error
 
 
 def _wrong_values(scale: ScaleFeatures) -> str:
@@ -262,6 +238,8 @@ def check_same(
         TiacfError: a field differs; one that is None on either side is unknown and matches anything.
     """
     for field in type(wanted).model_fields:
+        if field == "package":  # which an encoder comes from does not change its features
+            continue
         want, have = getattr(wanted, field), getattr(found, field)
         if want is not None and have is not None and want != have:
             raise TiacfError(

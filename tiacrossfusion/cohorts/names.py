@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Generic, TypeVar
 
+from tiacrossfusion.bags.stores import bag_stem
 from tiacrossfusion.slides.files import DEFAULT_FILE_TYPES
 
 #: Endings that make a name a slide's file name. No other is cut off: TCGA names hold dots themselves.
@@ -27,7 +28,7 @@ def slide_stem(name: str) -> str:
 class SlideNames(Generic[Item]):
     """What belongs to a slide, found by the slide's name.
 
-    Names are compared as they are, `.zarr` of a bag apart. Where that finds nothing, they are compared
+    Names are compared as they are, the suffix of a bag apart. Where that finds nothing, they are compared
     without the ending of slide files on one of the two sides: `a.svs` is `a`, and `a` is `a.svs`, but
     `a.ndpi` is not `a.svs`.
 
@@ -40,7 +41,7 @@ class SlideNames(Generic[Item]):
         self._exact: dict[str, list[Item]] = {}
         self._bare: dict[str, list[Item]] = {}
         for name, item in items:
-            name = name.removesuffix(".zarr")
+            name = bag_stem(name)
             self._exact.setdefault(name, []).append(item)
             self._bare.setdefault(slide_stem(name), []).append(item)
 
@@ -50,6 +51,6 @@ class SlideNames(Generic[Item]):
 
     def find(self, name: str) -> list[Item]:
         """Return everything that may belong to a name: nothing, one item, or several."""
-        name = name.removesuffix(".zarr")
+        name = bag_stem(name)
         stem = slide_stem(name)
         return self._exact.get(name) or (self._exact if stem != name else self._bare).get(stem, [])

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tiacrossfusion.bags.bag import FeatureBag
+from tiacrossfusion.bags.stores import bag_stem
 from tiacrossfusion.explain.extent import why_no_maps
 from tiacrossfusion.explain.scores import SCORES
 from tiacrossfusion.inference.slide import SlideResult, load_readers, predict_slide, predict_stored
@@ -266,7 +267,7 @@ class BagTask(PredictionTask):
         """Keep the arguments."""
         self.given = store
         self.source = written(str(store.absolute()))
-        self.stem = stem_for(store.name.removesuffix(".zarr"))
+        self.stem = stem_for(bag_stem(store.name))
         self.title = written(store.name)  # until the bag is read
         super().__init__(model, folder, options, run_name)
 

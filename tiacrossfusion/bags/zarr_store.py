@@ -1,4 +1,4 @@
-"""The arrays of a bag on disk, in zarr, of which every part must be there and whole.
+"""Bags in zarr, of which every part must be there and whole.
 
 zarr reads a chunk that is missing as zeros, waits on a pipe, makes room for whatever size the metadata
 declare, and decodes with any codec that is installed. None of that is for files that others send: what
@@ -7,22 +7,27 @@ is declared is compared with what lies there before anything is decoded.
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
+from tiacrossfusion.bags.bag import FeatureBag, Provenance, ScaleFeatures
 from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.io.text import printable
+from tiacrossfusion.slides.spec import SCALES
 
 if TYPE_CHECKING:
     import zarr
 
+STORE_VERSION = 1
+
 _METADATA = "zarr.json"
 
-#: As `write_array` packs; each chunk then says how many bytes it holds.
+#: As `_write_array` packs; each chunk then says how many bytes it holds.
 _CODECS = ["bytes", "zstd"]
 
 #: Start of a zstd frame, and bytes of its size by the first two bits after it (RFC 8878, 3.1.1.1).
@@ -35,7 +40,56 @@ _ANY_RATIO = 64 * 2**20
 _LARGEST_RATIO = 1000
 
 
-def open_store(store: Path) -> zarr.Group:
+class ZarrStore:
+    """A zarr group with a group a scale, in which `features`, `bounds` and `grid` are arrays.
+
+    The attribute `tiacrossfusion` of the group holds `store_version`, `provenance` and the names of the
+    `scales`.
+    """
+
+    def save(self, bag: FeatureBag, path: Path) -> None:
+        """See `BagStore.save`."""
+        import zarr
+
+        group = zarr.create_group(path, zarr_format=3)
+        group.attrs["tiacrossfusion"] = {
+            "store_version": STORE_VERSION,
+            "provenance": bag.provenance.model_dump(mode="json"),
+            "scales": list(bag.scales),
+        }
+        for name, scale in bag.scales.items():
+            for field, array in vars(scale).items():
+                if array is not None:
+                    _write_array(group, f"{name}/{field}", array)
+
+    def load(self, path: Path) -> FeatureBag:
+        """See `BagStore.load`."""
+        group = _open(path)
+        record: Any = group.attrs["tiacrossfusion"]
+        json.dumps(record, ensure_ascii=False).encode()  # fails on text that cannot be written
+        version = int(record["store_version"])
+        if version != STORE_VERSION:
+            raise TiacfError(
+                f"{path}: bag of store version {version}, this program reads {STORE_VERSION}; "
+                "update tiacrossfusion or extract it again"
+            )
+        provenance = Provenance.model_validate(record["provenance"])
+        scales = {}
+        for name in SCALES:
+            if name not in record["scales"]:
+                continue
+            features = _read_array(group, path, f"{name}/features")
+            if features is None:
+                raise TiacfError(f"{path}: damaged, has no {name} features; extract it again")
+            scales[name] = ScaleFeatures(
+                features,
+                _read_array(group, path, f"{name}/bounds"),
+                _read_array(group, path, f"{name}/grid"),
+            )
+        return FeatureBag(scales, provenance)
+
+
+def _open(store: Path) -> zarr.Group:
     """Open a store for reading.
 
     Raises:
@@ -47,7 +101,7 @@ def open_store(store: Path) -> zarr.Group:
     return zarr.open_group(store, mode="r", zarr_format=3, use_consolidated=False)
 
 
-def write_array(group: zarr.Group, name: str, array: np.ndarray) -> None:
+def _write_array(group: zarr.Group, name: str, array: np.ndarray) -> None:
     """Write an array so that a missing chunk and changed bytes are noticed when it is read.
 
     Raises:
@@ -63,7 +117,7 @@ def write_array(group: zarr.Group, name: str, array: np.ndarray) -> None:
     )
 
 
-def read_array(group: zarr.Group, store: Path, name: str) -> np.ndarray | None:
+def _read_array(group: zarr.Group, store: Path, name: str) -> np.ndarray | None:
     """Read an array.
 
     Args:
@@ -150,7 +204,7 @@ def _unpacked_size(chunk: Path) -> int | None:
 
 
 def _cannot_list(error: OSError) -> NoReturn:
-    """Let nothing pass for missing that may only not be looked at."""
+    """Raise the error; `os.walk` would take a folder that cannot be read for an empty one."""
     raise error
 
 
