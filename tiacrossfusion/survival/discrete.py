@@ -1,6 +1,6 @@
 """From hazards to a survival curve and a risk, and back.
 
-`S_k = prod_{j <= k} (1 - h_j)` and `risk = -sum_k S_k` (Soraki et al., MIDL 2026; facts, section 1).
+`S_k = prod_{j <= k} (1 - h_j)` and `risk = -sum_k S_k` (Soraki et al., MIDL 2026).
 """
 
 from __future__ import annotations

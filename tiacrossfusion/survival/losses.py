@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-#: Probabilities are kept away from 0 before a logarithm (facts, section 3).
+#: Probabilities are kept away from 0 before a logarithm (docs/crossfusion.md).
 _SMALLEST = 1e-7
 
 
@@ -18,7 +18,7 @@ def nll_loss(
 
     A patient with an event in bin Y has the likelihood S(Y - 1) h(Y), a patient censored in bin Y has
     S(Y). `alpha` shifts weight to the patients with an event:
-    `(1 - alpha) * (event + censored part) + alpha * event part` (facts, section 3; the paper takes
+    `(1 - alpha) * (event + censored part) + alpha * event part` (docs/crossfusion.md; the paper takes
     0.2). Computed in float32 at least, whatever the autocast.
 
     Args:

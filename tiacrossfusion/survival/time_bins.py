@@ -75,7 +75,7 @@ def quantile_bins(
 ) -> TimeBins:
     """Bins that hold equal numbers of observed events.
 
-    The inner edges are quantiles of the uncensored times (facts, section 3). Give training patients
+    The inner edges are quantiles of the uncensored times (docs/crossfusion.md). Give training patients
     only: edges that have seen the test patients leak their follow-up.
 
     Args:

@@ -47,7 +47,7 @@ class NetworkSettings(BaseModel):
 
 
 class FittingSettings(BaseModel):
-    """How weights are found. The defaults follow the paper (facts, section 3) where it is specific.
+    """How weights are found. The defaults follow the paper (docs/crossfusion.md) where it is specific.
 
     Attributes:
         loss: "nll" (discrete likelihood), "cox" (partial likelihood over the patients of a step) or
