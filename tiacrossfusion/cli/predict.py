@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 from tiatoolbox.cli.common import (
@@ -18,28 +17,29 @@ from tiatoolbox.cli.common import (
     cli_num_workers,
     cli_output_path,
     cli_output_type,
+    cli_weights,
+    cli_yaml_config_path,
 )
 
 from tiacrossfusion.bags.files import find_bags
 from tiacrossfusion.cli.checks import check_masks, given, output_folder, refuse_given
-from tiacrossfusion.cli.cluster import cli_cluster, cli_precision, seen_from_workers
+from tiacrossfusion.cli.cluster import cli_cluster, cli_precision
 from tiacrossfusion.cli.log_file import LOG_FILE, log_to
 from tiacrossfusion.cli.plugins import cli_plugin
 from tiacrossfusion.cli.registered import RegisteredName
 from tiacrossfusion.errors import UsageError
 from tiacrossfusion.io.arguments import at_least, one_scale
-from tiacrossfusion.io.paths import is_folder
 from tiacrossfusion.io.text import printable
 from tiacrossfusion.outputs.writers import WRITERS
 from tiacrossfusion.slides.files import DEFAULT_FILE_TYPES, find_slides
 
 if TYPE_CHECKING:
-    from tiacrossfusion.cohorts.patients import PatientTable
     from tiacrossfusion.runs.patients import PatientOutcome
 
 #: What only slides, and only a table of patients, have a use for.
 _FOR_SLIDES = (
     "masks",
+    "auto_get_mask",
     "file_types",
     "mpp",
     "power",
@@ -84,9 +84,21 @@ _FOR_PATIENTS = ("slide_column", "patient_column")
     usage_help="Tissue masks: an image or a GeoJSON exported from QuPath, or a folder of them named "
     "as the slides. Without it the tissue is found."
 )
+@click.option(
+    "--auto-get-mask/--no-auto-get-mask",
+    default=True,
+    help="Find the tissue of slides without a mask, or predict from all of the slide, glass included.",
+)
 @cli_file_type(default=DEFAULT_FILE_TYPES)
 @click.option("--mpp", type=float, help="Microns per pixel of the slides, over what the files say.")
 @click.option("--power", type=float, help="Objective power of the slides, over what the files say.")
+@cli_weights(
+    usage_help="Weights of the network to take instead of the model's: .safetensors, or a state dict that "
+    "torch.save wrote."
+)
+@cli_yaml_config_path(
+    usage_help="IO configuration of TIAToolbox; refused unless it is the model's own sampling."
+)
 @click.option(
     "--encoder-weights",
     type=str,
@@ -127,6 +139,8 @@ def predict(
     file_types: str,
     mpp: float | None,
     power: float | None,
+    weights: str | None,
+    yaml_config_path: str | None,
     encoder_weights: str | None,
     device: str,
     batch_size: int,
@@ -136,6 +150,7 @@ def predict(
     cluster: str | None,
     plugins: tuple[str, ...],
     *,
+    auto_get_mask: bool,
     attribution: bool,
     gzip: bool,
     overwrite: bool,
@@ -169,77 +184,73 @@ def predict(
     # Imported here: torch and the slide readers take seconds, and a wrong option should not.
     from tiacrossfusion.cohorts.patients import read_patients
     from tiacrossfusion.models.source import ModelSource
-    from tiacrossfusion.runs.cluster import Cluster
-    from tiacrossfusion.runs.patients import predict_patients
-    from tiacrossfusion.runs.prediction import predict_bags, predict_slides
+    from tiacrossfusion.runs.cluster import connect
+    from tiacrossfusion.runs.predict import predict as run
     from tiacrossfusion.runs.prediction_task import PredictionOptions
     from tiacrossfusion.runs.results_folder import PATIENTS, REPORT, TABLE, ResultsFolder
-    from tiacrossfusion.slides.options import ReadOptions, Scale
+    from tiacrossfusion.slides.options import ReadOptions, Scale, WholeSlide
 
+    mask = masks if masks is not None or auto_get_mask else WholeSlide()
     options = PredictionOptions(
-        ReadOptions(
-            Scale(mpp, power),
-            seen_from_workers(masks, cluster),
-            batch_size=batch_size,
-            num_workers=num_workers,
-        ),
+        ReadOptions(Scale(mpp, power), mask, batch_size=batch_size, num_workers=num_workers),
         output_type=output_type,
-        overwrite=overwrite,
         attribution=attribution,
         gzip=gzip,
+        overwrite=overwrite,
     )
-    table: PatientTable | None = None
+    table = None
     if patients is not None:
         table = read_patients(patients, slide_column=slide_column, patient_column=patient_column)
         for note in table.notes(sources):
             click.echo(printable(f"note: {note}"))
     source = ModelSource(
-        model=seen_from_workers(model, cluster) if is_folder(Path(model)) else model,
-        weights=seen_from_workers(encoder_weights, cluster),
+        model=model,
+        model_weights=weights,
+        weights=encoder_weights,
         device=device,
         precision=precision,
         with_encoder=bags is None,
         plugins=plugins,
     )
-    connection: Any = nullcontext()
-    if cluster is None:
-        config = source.load().config()
-    else:
-        config = source.config()  # the device is the workers'
-        folder_path = folder_path.absolute()
-        sources = [each.absolute() for each in sources]
-        connection = Cluster(cluster, source)
-    with connection as connected:
-        folder = ResultsFolder(folder_path)
-        if table is not None:
-            folder.check_patients_free()
-        with log_to(folder_path, verbose=verbose):
-            run = predict_slides if bags is None else predict_bags
-            outcomes = run(sources, source, folder, options, executor=connected)
-    failed = sum(outcome.status == "failed" for outcome in outcomes)
-    skipped = sum(outcome.status == "skipped" for outcome in outcomes)
+    config = source.config() if cluster is not None else source.load().config()
+    if yaml_config_path is not None:
+        from tiacrossfusion.toolbox.ioconfig import check_yaml
+
+        check_yaml(yaml_config_path, config.sampling)
+    with connect(cluster, source) as executor:
+        folder = ResultsFolder(folder_path if cluster is None else folder_path.absolute())
+        with log_to(folder.path, verbose=verbose):
+            done = run(
+                sources,
+                source,
+                folder,
+                options,
+                are_bags=bags is not None,
+                patients=table,
+                executor=executor,
+            )
+    failed = sum(outcome.status == "failed" for outcome in done.outcomes)
+    skipped = sum(outcome.status == "skipped" for outcome in done.outcomes)
     before = f" ({skipped} finished before)" if skipped else ""
     kind = "slides" if bags is None else "bags"
     click.echo(
-        f"{len(outcomes) - failed} of {len(outcomes)} {kind} done{before}: {folder_path / TABLE}, "
-        f"to look at: {folder_path / REPORT}"
+        f"{len(sources) - failed} of {len(sources)} {kind} done{before}: {folder.path / TABLE}, "
+        f"to look at: {folder.path / REPORT}"
     )
     lost = 0
     if table is not None:
-        of_patients = predict_patients(table, outcomes, config)
-        folder.write_patients([outcome.row for outcome in of_patients])
-        lost = _say_patients(of_patients, folder_path / PATIENTS)
+        lost = _print_patients(done.patients, folder.path / PATIENTS)
     click.echo(config.card.notice)
     if failed:
-        click.echo(f"{failed} failed; details in {folder_path / LOG_FILE}", err=True)
+        click.echo(f"{failed} failed; details in {folder.path / LOG_FILE}", err=True)
     if lost:
-        click.echo(f"{lost} patients not predicted; details in {folder_path / PATIENTS}", err=True)
+        click.echo(f"{lost} patients not predicted; details in {folder.path / PATIENTS}", err=True)
     if failed or lost:
         sys.exit(1)
 
 
-def _say_patients(outcomes: list[PatientOutcome], path: Path) -> int:
-    """Say what became of the patients; returns how many have no prediction."""
+def _print_patients(outcomes: list[PatientOutcome], path: Path) -> int:
+    """Print how many patients were predicted; returns how many were not."""
     lost = sum(outcome.prediction is None for outcome in outcomes)
     partly = sum(len(outcome.predicted) < len(outcome.slides) for outcome in outcomes) - lost
     without = f" ({partly} without some of their slides)" if partly else ""

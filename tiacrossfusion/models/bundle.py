@@ -76,11 +76,12 @@ class ModelBundle:
         check_tokens(self.network, tokens, f"bag of {bag.provenance.slide}")
         return tokens.to(next(self.network.parameters()).device, torch.float32)
 
-    def with_weights(self, path: Path) -> ModelBundle:
+    def with_weights(self, path: Path, device: str = "cpu") -> ModelBundle:
         """Return the same model with the weights of another file.
 
         Args:
             path: `.safetensors`, or a state dict that `torch.save` wrote; no code in it is run.
+            device: torch device of the network.
 
         Raises:
             MissingFileError: the file does not exist.
@@ -90,7 +91,7 @@ class ModelBundle:
             raise MissingFileError(f"{path}: {missing(path)}; check the path of the weights")
         network = _load_network(self.config, path)
         digest = hashlib.sha256(self.fingerprint.encode() + path.read_bytes()).hexdigest()
-        return ModelBundle(self.config, network.eval(), digest)
+        return ModelBundle(self.config, network.to(device).eval(), digest)
 
 
 def load_bundle(model: str | Path, device: str = "cpu") -> ModelBundle:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tiacrossfusion.errors import UsageError
+from tiacrossfusion.io.paths import is_folder
 
 if TYPE_CHECKING:
     from tiacrossfusion.encoders.encoder import Encoder
@@ -72,6 +74,7 @@ class ModelSource:
     Attributes:
         encoder: name of an encoder; None takes the model's.
         model: name of a model, folder of a bundle or hub id; None where only features are made.
+        model_weights: weights file of the network to take instead of the bundle's.
         weights: local weights file of the encoder.
         device: torch device.
         precision: of the encoder's arithmetic; "auto" fits the device.
@@ -81,6 +84,7 @@ class ModelSource:
 
     encoder: str | None = None
     model: str | None = None
+    model_weights: str | None = None
     weights: str | None = None
     device: str = "cpu"
     precision: str = "auto"
@@ -94,6 +98,21 @@ class ModelSource:
             TiacfError: a name is unknown, a file missing or damaged, or the device is not there.
         """
         return _load(self)
+
+    def absolute(self) -> ModelSource:
+        """Return the same with absolute paths, which processes with other working folders find too."""
+
+        def absolute(path: str | None) -> str | None:
+            return None if path is None else str(Path(path).absolute())
+
+        return replace(
+            self,
+            model=absolute(self.model)
+            if self.model and is_folder(Path(self.model))
+            else self.model,
+            model_weights=absolute(self.model_weights),
+            weights=absolute(self.weights),
+        )
 
     def config(self) -> BundleConfig:
         """Return the description of the model, read here: the device may be one of the workers'.
@@ -115,6 +134,8 @@ def _load(source: ModelSource) -> LoadedModel:
     load_plugins(source.plugins)
     usable_device(source.device)
     bundle = None if source.model is None else load_bundle(source.model, source.device)
+    if bundle is not None and source.model_weights is not None:
+        bundle = bundle.with_weights(Path(source.model_weights), source.device)
     encoder = None
     weights, device, precision = source.weights, source.device, source.precision
     if source.encoder is not None:

@@ -17,7 +17,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import CancelledError
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from logging.handlers import QueueHandler
 from pathlib import Path
 from queue import SimpleQueue
@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from tiacrossfusion import __version__
 from tiacrossfusion.errors import TiacfError, UsageError, one_line
 from tiacrossfusion.io.progress import Progress
-from tiacrossfusion.models.source import ModelSource
+from tiacrossfusion.models.source import LoadedModel, ModelSource
 from tiacrossfusion.runs.records import MAX_DEATHS, RecordFolder
 from tiacrossfusion.runs.runner import Outcome, Task
 
@@ -247,6 +247,19 @@ class Cluster:
             workers=None if worker is None else [worker],
             pure=False,
         )
+
+
+def connect(
+    address: str | None, source: ModelSource | LoadedModel
+) -> AbstractContextManager[Cluster | None]:
+    """Return a cluster as a context, or None for work in this process: without address, or loaded here.
+
+    Raises:
+        TiacfError: as for `Cluster`.
+    """
+    if address is None or isinstance(source, LoadedModel):
+        return nullcontext()
+    return Cluster(address, source.absolute())
 
 
 def _connect(address: str) -> Client:

@@ -19,11 +19,10 @@ from tiacrossfusion.errors import (
     ArgumentTypeError,
     ArgumentValueError,
     ExistingFileError,
-    MissingFileError,
-    one_line,
 )
 from tiacrossfusion.io.arguments import one_scale, positive
-from tiacrossfusion.io.paths import is_file, missing
+from tiacrossfusion.io.paths import is_file
+from tiacrossfusion.outputs.writers import WRITERS
 from tiacrossfusion.slides.options import Mask, WholeSlide
 
 #: Run parameters of TIAToolbox's engines that do nothing here: the values that are accepted, the first of
@@ -157,7 +156,7 @@ def scale_of(given: Any) -> tuple[float | None, float | None]:
             )
     scale: dict[str, float | None] = {}
     for name, value in given.items():
-        value = _plain(value)
+        value = plain(value)
         # The toolbox's form of mpp is (x, y).
         values = value if name == "mpp" and isinstance(value, list) else [value]
         for each in values:
@@ -172,24 +171,23 @@ def scale_of(given: Any) -> tuple[float | None, float | None]:
     return scale.get("mpp"), scale.get("power")
 
 
-def check_sampling(own: ModelIOConfigABC, **given: Any) -> None:
-    """Refuse any sampling but the model's own.
-
-    Args:
-        own: the model's.
-        given: `input_resolutions`, `patch_input_shape`, `stride_shape` and `ioconfig`; None is not given.
-            Lists, tuples and arrays of the same numbers are equal.
+def output_type_of(given: Any, folder: Path | None) -> str:
+    """Return the output type; "dict" with a folder is "zarr", as in TIAToolbox's engines.
 
     Raises:
-        ArgumentValueError: it differs.
+        ArgumentTypeError: there is no such type.
+        ArgumentValueError: it needs a folder, and none is given.
     """
-    for name, value in given.items():
-        wanted = own if name == "ioconfig" else getattr(own, name)
-        if value is not None and _plain(value) != _plain(wanted):
-            raise ArgumentValueError(
-                f"{name}: a survival model is valid for its own sampling only ({wanted}); "
-                "leave it out, or take a model trained with that sampling"
-            )
+    known = {name.lower(): name for name in ("dict", *WRITERS.names())}
+    if str(given).lower() not in known:
+        names = ", ".join(map(repr, known.values()))
+        raise ArgumentTypeError(f"output_type={given}: must be one of {names}")
+    output_type = known[str(given).lower()]
+    if output_type == "dict" and folder is not None:
+        return "zarr"
+    if output_type != "dict" and folder is None:
+        raise ArgumentValueError(f"output_type={output_type}: give a save_dir to write to")
+    return output_type
 
 
 def check_fixed(given: Mapping[str, Any]) -> None:
@@ -203,39 +201,18 @@ def check_fixed(given: Mapping[str, Any]) -> None:
         if name not in _FIXED:
             raise ArgumentTypeError(f"{name}: SurvivalPredictor.run has no such option")
         accepted, reason = _FIXED[name]
-        if _plain(value) not in accepted:
+        if plain(value) not in accepted:
             raise ArgumentValueError(f"{name}: {reason}; leave it out, or give {accepted[0]!r}")
 
 
-def load_ioconfig(path: str | os.PathLike) -> ModelIOConfigABC:
-    """Read an IO configuration from a YAML file, as TIAToolbox's commands take it.
-
-    Raises:
-        MissingFileError: the file does not exist.
-        ArgumentValueError: it is no such configuration.
-    """
-    import yaml
-
-    file = path_of("yaml_config_path", path)
-    if not is_file(file):
-        raise MissingFileError(f"{file}: {missing(file)}; check --yaml-config-path")
-    try:
-        return ModelIOConfigABC(**yaml.safe_load(file.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, OSError, TypeError, KeyError, IndexError, ValueError) as error:
-        raise ArgumentValueError(
-            f"{file}: is no IO configuration of TIAToolbox ({one_line(error)}); it needs "
-            "input_resolutions, patch_input_shape and stride_shape"
-        ) from error
-
-
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Return sequences as lists, which compare as a whole where arrays compare each element."""
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
     if isinstance(value, ModelIOConfigABC):
-        return _plain(vars(value))
+        return plain(vars(value))
     if isinstance(value, Mapping):
-        return {name: _plain(each) for name, each in value.items()}
+        return {name: plain(each) for name, each in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
-        return [_plain(each) for each in value]
+        return [plain(each) for each in value]
     return value
