@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from made_up_scores import score
+from made_up_scores import block, make_bag, score
 
-from tiacrossfusion.bags.bag import FeatureBag, Provenance, ScaleFeatures
+from tiacrossfusion.bags.bag import FeatureBag, ScaleFeatures
 from tiacrossfusion.cli import main
 from tiacrossfusion.errors import UsageError
 from tiacrossfusion.explain.nesting import Nesting
@@ -21,38 +21,23 @@ from tiacrossfusion.outputs.annotation_store import open_annotation_store
 from tiacrossfusion.outputs.files import all_suffixes, output_suffixes, write_outputs
 from tiacrossfusion.outputs.report.making import make_fragment
 from tiacrossfusion.outputs.writers import WRITERS, Writer
-from tiacrossfusion.slides.spec import CELLS_20X, SCALES
-
-SIDE = 512
 
 
 @pytest.fixture(scope="module")
 def bag(demo_bundle) -> FeatureBag:
-    """Features at random of 8 x 8 patches at 20x."""
+    """Features at random of 8 x 8 patches at 20x, as the demonstration model takes them."""
     rng = np.random.default_rng(0)
-    config = demo_bundle.config
-    scales = {}
-    for scale in SCALES:
-        cells = CELLS_20X[scale]
-        rows, columns = np.mgrid[: 8 // cells, : 8 // cells].reshape(2, -1)
-        grid = np.stack([columns, rows], axis=1).astype(np.int32)
-        bounds = np.concatenate([grid, grid + 1], axis=1).astype(np.int64) * cells * SIDE
-        features = rng.random((len(grid), config.encoder.width)).astype(np.float16)
-        scales[scale] = ScaleFeatures(features, bounds, grid)
-    made = Provenance(
-        slide="a.svs",
-        slide_size=1,
-        slide_mtime_ns=1,
-        dimensions=(8 * SIDE, 8 * SIDE),
-        mpp=(0.25, 0.25),
-        power=40,
-        offset=(0, 0),
-        mask="otsu",
-        sampling=config.sampling,
-        encoder=config.encoder,
-        versions={},
-    )
-    return FeatureBag(scales, made)
+    placed, config = make_bag(block(8, 8)), demo_bundle.config
+    scales = {
+        name: ScaleFeatures(
+            rng.random((len(scale), config.encoder.width)).astype(np.float16),
+            scale.bounds,
+            scale.grid,
+        )
+        for name, scale in placed.scales.items()
+    }
+    made = {"sampling": config.sampling, "encoder": config.encoder}
+    return FeatureBag(scales, placed.provenance.model_copy(update=made))
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Where the tiles of a slide lie, and what of each is on the image that a viewer shows."""
+"""Places of the tiles of a slide, and the visible part of each in a viewer."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 def why_no_maps(bag: FeatureBag) -> str:
-    """Say why no map can be drawn of a bag; empty when one can.
+    """Return why no map can be drawn of a bag; empty when one can.
 
-    Features of another program may come without coordinates, or on grids that do not nest.
+    Features of another program may lack coordinates, or have grids that do not nest.
     """
     unplaced = [name for name, scale in bag.scales.items() if scale.bounds is None]
     if unplaced:
@@ -27,7 +27,7 @@ def why_no_maps(bag: FeatureBag) -> str:
 
 
 def slide_size(bag: FeatureBag) -> tuple[int, int]:
-    """Width and height of the slide in level-0 pixels; where not known, as far as its patches reach.
+    """Return width and height of the slide in level-0 pixels; if unknown, the extent of its patches.
 
     Args:
         bag: bag of the slide, with coordinates.
@@ -39,14 +39,14 @@ def slide_size(bag: FeatureBag) -> tuple[int, int]:
 
 
 def tiles_of(bag: FeatureBag, scale: str) -> PatchGrid:
-    """Where the tiles of a scale lie.
+    """Return the places of the tiles of a scale.
 
     Args:
         bag: bag of the slide.
         scale: "5x", "10x" or "20x".
 
     Raises:
-        TiacfError: it is not known.
+        TiacfError: they are unknown.
     """
     if reason := why_no_maps(bag):
         raise TiacfError(
@@ -54,7 +54,7 @@ def tiles_of(bag: FeatureBag, scale: str) -> PatchGrid:
             "it, for maps make the bag with tiacf extract"
         )
     placed = bag.scales[scale]
-    assert placed.bounds is not None  # noqa: S101 - both are there, see above
+    assert placed.bounds is not None  # noqa: S101 - checked above
     assert placed.grid is not None  # noqa: S101
     return PatchGrid(scale, placed.bounds, placed.grid)
 
@@ -62,16 +62,16 @@ def tiles_of(bag: FeatureBag, scale: str) -> PatchGrid:
 def clip_to_slide(bag: FeatureBag, scale: str) -> tuple[np.ndarray, np.ndarray]:
     """Cut the tiles of a grid at the borders of the slide.
 
-    The lattice covers the slide, so tiles hang over its right and lower edge. QuPath shows nothing
-    left of or above the `offset` that some files state; that strip holds no tissue and is cut too.
+    The grid covers the whole slide, so tiles extend over its right and lower edge. QuPath shows nothing
+    left of or above the `offset` that some files state; that strip has no tissue and is cut too.
 
     Args:
         bag: bag of the slide.
         scale: "5x", "10x" or "20x", with N tiles.
 
     Returns:
-        Bounds (N, 4) int64 in level-0 pixels (x0, y0, x1, y1), and (N,) bool: False for a tile of
-        which nothing is left, whose bounds mean nothing.
+        Bounds (N, 4) int64 in level-0 pixels (x0, y0, x1, y1), and (N,) bool: False for a tile that was
+        cut away, whose bounds have no meaning.
     """
     low = np.maximum(bag.provenance.offset, 0)
     bounds = np.clip(tiles_of(bag, scale).bounds, np.tile(low, 2), np.tile(slide_size(bag), 2))

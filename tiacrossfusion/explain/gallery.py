@@ -1,4 +1,4 @@
-"""The patches with the highest and the lowest scores: what the network looks at, in pixels."""
+"""The pixels of the patches with the highest and the lowest scores."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Gallery:
     """The patches of a slide with the highest and the lowest scores.
 
     Attributes:
-        rows: one for each scale that has scores of its own.
+        rows: one for each scale that has scores.
         unreadable: number of patches left out because the slide is damaged there.
     """
 

@@ -7,7 +7,7 @@ A score is a function that returns a list of `Score`::
         values = 1 - bag.scales["20x"].features[:, 0].astype(float)
         return Nesting(bag).spread(Score("Darkness", "20x", values))
 
-It then stands in GeoJSON, annotation stores, figures and the report.
+GeoJSON, annotation stores, figures and the report then contain it.
 """
 
 from __future__ import annotations

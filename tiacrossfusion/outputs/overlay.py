@@ -110,7 +110,7 @@ def attention_figure(
             image = tissue
             heading = "H&E" if thumbnail is not None else "20x patches"
         else:
-            # Hotspots are made of 20x tiles, so their score is drawn on these whatever its own grid.
+            # Hotspots are made of 20x tiles, so their score is drawn on these.
             drawn = score if score is hot else on_own_grid(scores, score.name)
             colours = score_colours(drawn, len(drawn.values))
             heading = "Attribution of the risk" if score.name == TOTAL else score.name
@@ -218,7 +218,7 @@ def _tile_of_pixels(bag: FeatureBag, grid: str, width: int, height: int) -> np.n
         height: of the picture.
 
     Returns:
-        (height, width) index of the tile, -1 where there is none.
+        (height, width) index of the tile, -1 outside all tiles.
     """
     tiles = tiles_of(bag, grid)
     # Each pixel looks up its tile on the lattice: the work grows with the picture, not the tiles.

@@ -6,7 +6,7 @@
   const body = document.querySelector(".ranking tbody");
   root.classList.add("js");
 
-  // One slide at a time; its name stands in the address, so that the browser's way back works.
+  // One slide at a time; its name is in the address, so that the browser's back button works.
   function choose(id) {
     for (const slide of slides) slide.classList.toggle("chosen", slide.id === id);
     for (const row of body.rows) row.classList.toggle("chosen", row.dataset.slide === id);
@@ -33,7 +33,7 @@
     });
   }
 
-  // Sorting; slides without a value stand last either way.
+  // Sorting; slides without a value are last either way.
   const heads = all(".ranking th");
   function sortBy(head) {
     const column = heads.indexOf(head);
@@ -53,7 +53,7 @@
   }
   for (const head of heads) head.querySelector("button").addEventListener("click", () => sortBy(head));
 
-  // Maps: what is chosen for one slide holds for all, so that slides compare.
+  // Maps: a choice for one slide applies to all, so that slides can be compared.
   function showLayer(key) {
     for (const viewer of all("figure.viewer")) {
       const input = all("input[type=radio]", viewer).find((each) => each.value === key);

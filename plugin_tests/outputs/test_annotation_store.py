@@ -1,0 +1,57 @@
+"""The annotation store for TIAToolbox's viewer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from made_up_scores import (
+    ORIGIN,
+    block,
+    hot_attention,
+    make_bag,
+    score,
+    scores_of,
+)
+
+from tiacrossfusion.explain.hotspots import find_hotspots
+from tiacrossfusion.outputs.annotation_store import open_annotation_store, write_annotation_store
+
+
+def test_the_store_is_read_back_with_shares_and_level_0_coordinates(tmp_path: Path):
+    bag = make_bag(block(12, 12), offset=(100, 50))
+    attention = hot_attention(bag, {(1, 1): 2.0, (2, 1): 2.0})
+    attention["20x"][0] = np.nan
+    attribution = {"20x": np.linspace(-1, 0.25, 144)}
+    scores = scores_of(bag, attention, attribution=attribution)["20x"]
+    hotspots = find_hotspots(bag, scores)
+    path = tmp_path / "slide.db"
+    write_annotation_store(path, bag, scores, hotspots, **ORIGIN)
+
+    store = open_annotation_store(path)
+    assert len(store) == 144 + len(hotspots)
+    assert store.metadata["tiacrossfusion"]["model"] == ORIGIN["model"]
+    hot = store.query(
+        where='(props["type"]=="Tile") & (props["Attention fused percentile"] > 0.95)'
+    )
+    assert len(hot) == 8
+    first = store["20x_0_0"]
+    assert first.geometry.bounds == (100, 50, 506, 506)
+    assert "Attention 20x percentile" not in first.properties
+    share = round(score(scores, "Attention 5x").percentiles[0] / 100, 6)
+    assert first.properties["Attention 5x percentile"] == share
+    (spot,) = store.query(where='props["type"]=="Hotspot"').values()
+    assert spot.properties["name"] == "Hotspot 1"
+    assert spot.properties["Attention fused mean"] == 2
+    assert first.properties["Attribution 20x"] == 0
+    assert 0.5 < store["20x_11_11"].properties["Attribution 20x"] < 0.7  # raises the risk a little
+    assert spot.geometry.equals(hotspots[0].polygon)
+    for annotation in store.values():
+        kinds = ("Attention ", "Attribution ")
+        shares = [
+            value
+            for name, value in annotation.properties.items()
+            if name.startswith(kinds) and not name.endswith(" mean")
+        ]
+        assert all(0 <= share <= 1 for share in shares)
+    store.close()
