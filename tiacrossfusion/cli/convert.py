@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -11,14 +10,13 @@ from tiatoolbox.cli.common import cli_output_path
 
 from tiacrossfusion.bags.files import find_bags
 from tiacrossfusion.cli.checks import given, output_folder, refuse_given
-from tiacrossfusion.cli.log_file import LOG_FILE, log_to
+from tiacrossfusion.cli.log_file import log_to
+from tiacrossfusion.cli.outcomes import exit_if_failed, print_done
 from tiacrossfusion.errors import UsageError
 from tiacrossfusion.io.arguments import positive
 from tiacrossfusion.io.paths import is_folder
-from tiacrossfusion.io.text import printable
 
 if TYPE_CHECKING:
-    from tiacrossfusion.interop.conversion import ConversionOutcome
     from tiacrossfusion.interop.sources import SlideFiles
 
 #: What bags know and feature files may not.
@@ -115,20 +113,17 @@ def convert(
     )
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    done = failed = skipped = 0
     with log_to(folder, verbose=verbose):
-        for outcome in convert_slides(
-            sources, folder, output_format=output_format, options=options, overwrite=overwrite
-        ):
-            click.echo(printable(_line(outcome)))
-            failed += outcome.status == "failed"
-            skipped += outcome.status == "skipped"
-            done += outcome.status != "failed"
-    before = f" ({skipped} finished before)" if skipped else ""
-    click.echo(f"{done} of {len(sources)} slides converted{before}: {folder}")
-    if failed:
-        click.echo(f"{failed} failed; details in {folder / LOG_FILE}", err=True)
-        sys.exit(1)
+        outcomes = convert_slides(
+            sources,
+            folder,
+            output_format=output_format,
+            options=options,
+            overwrite=overwrite,
+            show_progress=True,
+        )
+    print_done(outcomes, "slides converted", folder)
+    exit_if_failed(outcomes, folder)
 
 
 def _sources(scales: dict[str, Path | None], bags: Path | None) -> list[SlideFiles] | list[Path]:
@@ -150,15 +145,3 @@ def _sources(scales: dict[str, Path | None], bags: Path | None) -> list[SlideFil
     if bags.suffix != ".zarr" and any(is_folder(bags / name) for name in SCALE_FOLDERS.values()):
         return find_slide_files({scale: bags / name for scale, name in SCALE_FOLDERS.items()})
     return find_bags(bags, "give bags, or folders x5, x10 and x20 of feature files")
-
-
-def _line(outcome: ConversionOutcome) -> str:
-    """The console's line on a slide."""
-    if outcome.status == "failed":
-        return f"FAILED  {outcome.message}"
-    words = [f"{count} at {scale}" for scale, count in outcome.counts.items()]
-    if outcome.status == "skipped":
-        words.append("there with the same content, skipped")
-    if outcome.message:
-        words.append(f"note: {outcome.message}")
-    return f"ok      {outcome.name}: {', '.join(words)}"

@@ -1,18 +1,18 @@
-"""Many slides from one kind of features to another: each on its own, whole or not at all.
+"""Many slides from one kind of features to another.
 
-What is there is compared by content: the target is read and its features, positions and provenance
-(versions of packages and names of source files apart) are compared with what would be written. Only
-what this package imported or wrote is ever replaced, and only with `overwrite`.
+There are no records: a result in place is compared with what would be written by its features, positions
+and provenance (versions of packages and names of source files apart). Only what this package imported or
+wrote is ever replaced, and only with `overwrite`.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import numpy as np
@@ -24,36 +24,18 @@ from tiacrossfusion.interop.importing import ImportOptions, import_bag
 from tiacrossfusion.interop.own_h5 import is_own_h5, write_h5
 from tiacrossfusion.interop.pt_files import is_own_pt, read_pt, write_pt
 from tiacrossfusion.interop.sources import SCALE_FOLDERS, SlideFiles
-from tiacrossfusion.io.atomic import OutputError, writing
+from tiacrossfusion.io.atomic import writing
 from tiacrossfusion.io.paths import stem_for
-from tiacrossfusion.runs.runner import failure
+from tiacrossfusion.io.progress import Progress
+from tiacrossfusion.runs.runner import Outcome, Task, run_tasks
 from tiacrossfusion.slides.spec import SCALES
 
 OutputFormat = Literal["bag", "h5", "pt"]
 
-#: What two results of the same features may differ in.
+#: Fields of the provenance in which two results of the same features may differ.
 _APART = {"versions", "imported"}
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class ConversionOutcome:
-    """What became of one slide.
-
-    Attributes:
-        name: stem of its files.
-        status: "ok", "skipped" (finished before) or "failed".
-        message: why it failed, or what looks odd or is not known; empty otherwise.
-        files: what holds it now; empty when it failed.
-        counts: patches of each scale; empty when it failed.
-    """
-
-    name: str
-    status: Literal["ok", "skipped", "failed"]
-    message: str
-    files: tuple[Path, ...]
-    counts: dict[str, int]
 
 
 def convert(
@@ -63,8 +45,9 @@ def convert(
     output_format: OutputFormat = "bag",
     options: ImportOptions | None = None,
     overwrite: bool = False,
-) -> Iterator[ConversionOutcome]:
-    """Convert slides one after the other; one that fails is recorded and the rest go on.
+    show_progress: bool = False,
+) -> list[Outcome]:
+    """Convert slides one after the other; one that fails is named and the rest go on.
 
     Writes `NAME.zarr` for bags, `x5/NAME.h5` and so on for h5, `x5/pt_files/NAME.pt` and so on for pt.
 
@@ -74,42 +57,74 @@ def convert(
         output_format: "bag", "h5" (as TRIDENT writes them) or "pt" (the authors' layout).
         options: what feature files may not say.
         overwrite: replace results of this package that differ.
+        show_progress: draw bars and print a line for each slide.
 
-    Yields:
-        What became of each slide, in order.
+    Returns:
+        The outcome of each slide, in order; the row holds the number of patches per scale.
 
     Raises:
         OutputError: the folder cannot be written.
     """
-    folder = Path(folder)
-    for source in sources:
-        name = source.stem if isinstance(source, Path) else source.name
-        try:
-            bag, notes = _load(source, options or ImportOptions())
-            place = _place_bag if output_format == "bag" else _place_files(output_format)
-            files, skipped = place(bag, folder, stem_for(name), overwrite)
-        except OutputError:
-            raise
-        except Exception as error:  # the other slides go on: it is recorded, the trace logged
-            yield ConversionOutcome(name, "failed", failure(error, name), (), {})
-            continue
+    tasks = (
+        _ConversionTask(source, Path(folder), output_format, options or ImportOptions(), overwrite)
+        for source in sources
+    )
+    return run_tasks(tasks, len(sources), _line, show_progress=show_progress)
+
+
+class _ConversionTask(Task):
+    """One slide from one kind of features to another."""
+
+    def __init__(
+        self,
+        features: SlideFiles | Path,
+        folder: Path,
+        output_format: OutputFormat,
+        options: ImportOptions,
+        overwrite: bool,
+    ) -> None:
+        self.features, self.folder, self.output_format = features, folder, output_format
+        self.options, self.overwrite = options, overwrite
+        self.source = self.label = features.stem if isinstance(features, Path) else features.name
+
+    def attempt(self, progress: Progress) -> Outcome:
+        """Convert it."""
+        progress.stage(self.label, "convert")
+        if isinstance(self.features, SlideFiles):
+            bag, notes = import_bag(self.features, self.options)
+        else:
+            bag, notes = FeatureBag.load(self.features), []
+        name = stem_for(self.label)
+        if self.output_format == "bag":
+            output, made = _place_bag(bag, self.folder, name, self.overwrite)
+        else:
+            kind = _FORMATS[self.output_format]
+            output, made = _place_files(kind, bag, self.folder, name, self.overwrite)
         message = "; ".join(notes)
         if message:
-            _log.warning("%s: %s", name, message)
-        status: Literal["skipped", "ok"] = "skipped" if skipped else "ok"
-        yield ConversionOutcome(name, status, message, files, bag.counts())
+            _log.warning("%s: %s", self.label, message)
+        status: Literal["ok", "skipped"] = "ok" if made else "skipped"
+        return Outcome(self.label, status, message, output, bag.counts())
+
+    def failed(self, message: str) -> Outcome:
+        """Return the outcome; nothing is recorded."""
+        return Outcome(self.label, "failed", message)
 
 
-def _load(source: SlideFiles | Path, options: ImportOptions) -> tuple[FeatureBag, list[str]]:
-    if isinstance(source, SlideFiles):
-        return import_bag(source, options)
-    return FeatureBag.load(source), []
+def _line(outcome: Outcome) -> str:
+    """Return the console's line on a slide."""
+    if outcome.status == "failed":
+        return f"FAILED  {outcome.message}"
+    words = [f"{count} at {scale}" for scale, count in outcome.row.items()]
+    if outcome.status == "skipped":
+        words.append("there with the same content, skipped")
+    if outcome.message:
+        words.append(f"note: {outcome.message}")
+    return f"ok      {outcome.source}: {', '.join(words)}"
 
 
-def _place_bag(
-    bag: FeatureBag, folder: Path, name: str, overwrite: bool
-) -> tuple[tuple[Path, ...], bool]:
-    """Write a bag unless it is there; returns its path and whether it was."""
+def _place_bag(bag: FeatureBag, folder: Path, name: str, overwrite: bool) -> tuple[Path, bool]:
+    """Write a bag unless it is in place; returns its path and whether it was written."""
     path = folder / f"{name}.zarr"
     if path.exists() or path.is_symlink():
         try:
@@ -123,16 +138,16 @@ def _place_bag(
             )
         differs = _differences(stored, bag)
         if not differs:
-            return (path,), True
+            return path, False
         _permit(path, differs, overwrite)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         bag.save(path)
-    return (path,), False
+    return path, True
 
 
 def _differences(stored: FeatureBag, bag: FeatureBag) -> list[str]:
-    """In what two bags differ."""
+    """Return the names of the parts in which two bags differ."""
     old, new = (b.provenance.model_dump(mode="json", exclude=_APART) for b in (stored, bag))
     differs = [field for field in new if old[field] != new[field]]
     for scale in SCALES:
@@ -143,7 +158,7 @@ def _differences(stored: FeatureBag, bag: FeatureBag) -> list[str]:
 
 
 def _permit(path: Path, differs: list[str], overwrite: bool) -> None:
-    """Refuse to replace what differs unless the user said so."""
+    """Refuse to replace a result that differs unless `overwrite` is set."""
     if not overwrite:
         raise TiacfError(
             f"{path}: exists with other content ({', '.join(differs)}); give --overwrite to replace "
@@ -153,7 +168,7 @@ def _permit(path: Path, differs: list[str], overwrite: bool) -> None:
 
 @dataclass(frozen=True)
 class _FileFormat:
-    """How one kind of file is named, written and known."""
+    """How one kind of file is named, written, recognised and compared."""
 
     relative: Callable[[str, str], Path]
     write: Callable[[Path, FeatureBag, str, str], None]
@@ -162,42 +177,33 @@ class _FileFormat:
 
 
 def _place_files(
-    output_format: OutputFormat,
-) -> Callable[[FeatureBag, Path, str, bool], tuple[tuple[Path, ...], bool]]:
-    """How three files, one a scale, are put in place."""
-    kind = _FORMATS[output_format]
-
-    def place(
-        bag: FeatureBag, folder: Path, name: str, overwrite: bool
-    ) -> tuple[tuple[Path, ...], bool]:
-        targets = {scale: folder / kind.relative(scale, name) for scale in SCALES}
-        parts = {
-            scale: path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
-            for scale, path in targets.items()
-        }
-        try:
-            with writing(folder):
-                for scale, part in parts.items():
-                    part.parent.mkdir(parents=True, exist_ok=True)
-                    kind.write(part, bag, scale, name)
-            new = [
-                scale
-                for scale in SCALES
-                if not _finished(kind, targets[scale], parts[scale], overwrite)
-            ]
-            with writing(folder):
-                for scale in new:
-                    os.replace(parts[scale], targets[scale])
-        finally:
-            for part in parts.values():
-                part.unlink(missing_ok=True)
-        return tuple(targets.values()), not new
-
-    return place
+    kind: _FileFormat, bag: FeatureBag, folder: Path, name: str, overwrite: bool
+) -> tuple[Path, bool]:
+    """Write three files, one a scale, unless in place; returns the 20x file and whether any was new."""
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        staging = TemporaryDirectory(prefix=".staging-", dir=folder)
+    with staging as inner:
+        place = Path(inner)
+        relative = {scale: kind.relative(scale, name) for scale in SCALES}
+        with writing(folder):
+            for scale, path in relative.items():
+                (place / path).parent.mkdir(parents=True)
+                kind.write(place / path, bag, scale, name)
+        new = [
+            path
+            for path in relative.values()
+            if not _same(kind, folder / path, place / path, overwrite)
+        ]
+        with writing(folder):
+            for path in new:
+                (folder / path).parent.mkdir(parents=True, exist_ok=True)
+                os.replace(place / path, folder / path)
+    return folder / relative["20x"], bool(new)
 
 
-def _finished(kind: _FileFormat, target: Path, part: Path, overwrite: bool) -> bool:
-    """Whether a file is there with the same content.
+def _same(kind: _FileFormat, target: Path, part: Path, overwrite: bool) -> bool:
+    """Return whether a file is in place with the same content.
 
     Raises:
         TiacfError: it holds something else and may not be replaced.
@@ -228,7 +234,7 @@ def _same_h5(one: Path, other: Path) -> bool:
 
 
 def _content(path: Path) -> tuple[Any, ...]:
-    """What makes an h5 file of this package what it is."""
+    """Return what two h5 files of this package are compared by."""
     file = read_h5(path)
     if file.own is None:
         raise TiacfError(f"{path}: was not written by tiacf")

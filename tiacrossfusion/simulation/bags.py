@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from tqdm.auto import tqdm
 
 from tiacrossfusion import __version__
 from tiacrossfusion.bags.bag import FeatureBag, Provenance, ScaleFeatures
 from tiacrossfusion.encoders.spec import EncoderSpec
 from tiacrossfusion.errors import UsageError
-from tiacrossfusion.simulation.cohort_folder import CohortFolder
+from tiacrossfusion.simulation.cohort_folder import CohortFolder, SimulationTask
 from tiacrossfusion.simulation.planted import Scenario, draw_planted_cohort, slide_rng
 from tiacrossfusion.slides.spec import CELLS_20X, SCALES, SamplingSpec
 
@@ -197,15 +196,37 @@ def simulate_bags(
     }
     target = CohortFolder(Path(folder), "bags", options)
     target.open(cohort)
-    # Drawing costs far less than writing: those that are there are drawn too, and not written.
-    bags = draw_bags(cohort, seed, encoder_width=encoder_width, side=side, auc=auc)
-    bar = tqdm(bags, total=len(cohort), desc="Bags", unit="bag", disable=None if progress else True)
-    for bag in bar:
-        store = target.items / f"{bag.provenance.slide}.zarr"
-        if not store.exists():
-            with target.writing():
-                bag.save(store)
+    how = {"encoder_width": encoder_width, "side": side, "auc": auc}
+    tasks = [
+        _BagTask(target, target.items / f"{row['slide']}.zarr", row, slide_rng(seed, number), how)
+        for number, row in enumerate(cohort.to_dict("records"))
+    ]
+    target.run(tasks, progress=progress)
     return cohort
+
+
+class _BagTask(SimulationTask):
+    """One bag to draw."""
+
+    def __init__(
+        self,
+        folder: CohortFolder,
+        store: Path,
+        row: Mapping[Hashable, Any],
+        rng: np.random.Generator,
+        how: Mapping[str, Any],
+    ) -> None:
+        self.folder, self.store, self.row, self.rng, self.how = folder, store, row, rng, how
+        self.label = store.name
+
+    @property
+    def finished(self) -> bool:
+        """Whether the bag is in place."""
+        return self.store.exists()
+
+    def draw(self) -> None:
+        """Draw and write the bag."""
+        draw_bag(self.row, self.rng, **self.how).save(self.store)
 
 
 def _check(encoder_width: int, side: int, auc: float) -> None:

@@ -1,16 +1,18 @@
 """The folder of a simulated cohort: its table, the options it was drawn with, and what is finished."""
 
 import json
-import os
-import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 
 from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.io.atomic import replacing, writing
+from tiacrossfusion.io.progress import Progress
+from tiacrossfusion.runs.runner import Executor, Outcome, Task, run_tasks
 
 TABLE = "cohort.csv"
 TRUTH = "truth"
@@ -64,27 +66,39 @@ class CohortFolder:
                 raise TiacfError(msg)
             self.path.mkdir(parents=True, exist_ok=True)
             # The options first: a folder without them is not taken for a simulated cohort.
-            _write_whole(self.path / _OPTIONS, json.dumps(self._options, indent=2) + "\n")
+            _write(self.path / _OPTIONS, json.dumps(self._options, indent=2) + "\n")
             self.items.mkdir(exist_ok=True)
-            _write_whole(path, table)
+            _write(path, table)
 
-    @contextmanager
-    def writing(self) -> Iterator[None]:
-        """Turn what a full or read-only disk raises into one line.
+    def run(
+        self,
+        tasks: Sequence["SimulationTask"],
+        executor: Executor | None = None,
+        *,
+        progress: bool,
+    ) -> None:
+        """Draw what is not finished.
+
+        Args:
+            tasks (Sequence[SimulationTask]):
+                What the cohort consists of.
+            executor (Executor | None):
+                Where it is drawn; None for this process.
+            progress (bool):
+                Whether to show a progress bar.
 
         Raises:
             TiacfError:
-                Instead of an `OSError`.
+                If something cannot be drawn or written.
 
         """
-        try:
-            yield
-        except OSError as error:
-            msg = (
-                f"{self.path}: cannot be written ({error.strerror or error}); make room for it, or "
-                "give another folder."
-            )
-            raise TiacfError(msg) from error
+        for outcome in run_tasks(tasks, len(tasks), executor=executor, show_progress=progress):
+            if outcome.status == "failed":
+                raise TiacfError(outcome.message)
+
+    def writing(self) -> AbstractContextManager[None]:
+        """Turn errors of the file system into one line on the folder."""
+        return writing(self.path)
 
     def _check_options(self) -> None:
         path = self.path / _OPTIONS
@@ -112,11 +126,37 @@ class CohortFolder:
                 raise TiacfError(msg)
 
 
-def _write_whole(path: Path, text: str) -> None:
-    """Write a file that is either whole or not there."""
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
-    try:
+class SimulationTask(Task):
+    """One slide or bag of a simulated cohort; there are no records, finished is what is in place."""
+
+    folder: CohortFolder
+
+    @property
+    @abstractmethod
+    def finished(self) -> bool:
+        """Whether it is in place."""
+
+    @abstractmethod
+    def draw(self) -> None:
+        """Draw and write it.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+
+    def attempt(self, progress: Progress) -> Outcome:  # noqa: ARG002
+        """Draw it unless it is finished."""
+        if self.finished:
+            return Outcome(self.label, "skipped")
+        with self.folder.writing():
+            self.draw()
+        return Outcome(self.label, "ok")
+
+    def failed(self, message: str) -> Outcome:
+        """Return the outcome."""
+        return Outcome(self.label, "failed", message)
+
+
+def _write(path: Path, text: str) -> None:
+    with replacing(path) as part:
         part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)

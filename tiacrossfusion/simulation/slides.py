@@ -1,26 +1,16 @@
 """Cohorts of rendered slides with a planted prognosis."""
 
 import math
-import os
-import signal
-import sys
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from multiprocessing import active_children, get_context, parent_process
-from multiprocessing.process import BaseProcess
 from pathlib import Path
-from threading import Thread
-from types import FrameType
 
 import pandas as pd
-from tqdm.auto import tqdm
 
-from tiacrossfusion.errors import TiacfError, UsageError
+from tiacrossfusion.errors import UsageError
+from tiacrossfusion.io.atomic import replacing
+from tiacrossfusion.runs.process_pool import ProcessPool
 from tiacrossfusion.simulation.aperio import check_numbers
-from tiacrossfusion.simulation.cohort_folder import TRUTH, CohortFolder
+from tiacrossfusion.simulation.cohort_folder import TRUTH, CohortFolder, SimulationTask
 from tiacrossfusion.simulation.parameters import TissueParameters
 from tiacrossfusion.simulation.planted import Scenario, draw_planted_cohort, slide_rng
 from tiacrossfusion.simulation.slide import render_slide
@@ -47,7 +37,7 @@ def simulate_slides(
 
     The coarse burden is that of the architecture, the fine one that of the nuclei; glands are at one
     half on every slide. Slides that the folder holds already are kept when they are of the same
-    cohort, so that a run that was stopped goes on.
+    cohort, so that a run that was stopped is resumed.
 
     Args:
         folder (str | Path):
@@ -111,8 +101,8 @@ def simulate_slides(
     truths = target.path / TRUTH
     with target.writing():
         truths.mkdir(exist_ok=True)
-    jobs = [
-        _Job(
+    tasks = [
+        _SlideTask(
             slide=target.items / row["slide"],
             truth=truths / f"{Path(row['slide']).stem}.npz",
             parameters=TissueParameters(row["coarse_burden"], _GLANDS, row["fine_burden"]),
@@ -121,25 +111,18 @@ def simulate_slides(
             size=size,
             mpp=mpp,
             seed=int(slide_rng(seed, number).integers(2**32)),
+            folder=target,
         )
         for number, row in enumerate(cohort.to_dict("records"))
     ]
-    waiting = [job for job in jobs if not job.finished]
-    bar = tqdm(
-        total=len(jobs),
-        initial=len(jobs) - len(waiting),
-        desc="Slides",
-        unit="slide",
-        disable=None if progress else True,
-    )
-    with bar, target.writing(), _done(waiting, processes) as done:
-        for _ in done:
-            bar.update(1)
+    waiting = [task for task in tasks if not task.finished]
+    together = processes > 1 and len(waiting) > 1
+    target.run(waiting, ProcessPool(processes) if together else None, progress=progress)
     return cohort
 
 
-@dataclass(frozen=True)
-class _Job:
+@dataclass
+class _SlideTask(SimulationTask):
     """One slide to render."""
 
     slide: Path
@@ -150,13 +133,19 @@ class _Job:
     size: tuple[int, int]
     mpp: float
     seed: int
+    folder: CohortFolder
+
+    def __post_init__(self) -> None:
+        """Name the slide."""
+        self.label = self.slide.name
 
     @property
     def finished(self) -> bool:
-        """Whether slide and truth are there; each appears under its name when it is whole."""
+        """Whether slide and truth are in place; each appears under its name when it is whole."""
         return self.slide.exists() and self.truth.exists()
 
-    def run(self) -> None:
+    def draw(self) -> None:
+        """Render the slide, then write its truth."""
         truth = render_slide(
             self.slide,
             self.parameters,
@@ -165,82 +154,5 @@ class _Job:
             seed=self.seed,
             overlap=self.overlap,
         )
-        part = self.truth.with_name(f".{self.truth.name}.part")
-        try:
+        with replacing(self.truth) as part:
             replace(truth, log_hazard=self.log_hazard).save(part)
-            part.replace(self.truth)
-        finally:
-            part.unlink(missing_ok=True)
-
-
-@contextmanager
-def _done(jobs: list[_Job], processes: int) -> Iterator[Iterator[None]]:
-    """Render slides; what is given yields once for each that is done."""
-    if processes == 1 or len(jobs) < 2:
-        yield map(_Job.run, jobs)
-        return
-    try:
-        with _unseen_by_new_processes():  # one keeps an account of the pool's locks
-            pool = ProcessPoolExecutor(
-                min(processes, len(jobs)),
-                get_context("spawn"),  # a fork would copy locks of threads that it does not copy
-                _end_when_told,
-            )
-    except OSError as error:  # no /dev/shm, for one, where their locks would lie
-        msg = f"{processes} processes cannot work together here ({error.strerror}); give 1 process."
-        raise TiacfError(msg) from error
-    others = set(active_children())
-    try:
-        with _unseen_by_new_processes():
-            futures = [pool.submit(_draw, job) for job in jobs]
-        yield (future.result() for future in as_completed(futures))
-    except KeyboardInterrupt:
-        for process in set(active_children()) - others:
-            process.terminate()
-        raise
-    except BrokenProcessPool as error:
-        msg = (
-            "a process that drew slides was ended from outside, perhaps for its memory; finished slides "
-            f"are kept: run it again with fewer than {processes} processes."
-        )
-        raise TiacfError(msg) from error
-    finally:  # on an error the other slides need not be drawn first
-        pool.shutdown(cancel_futures=True)
-
-
-@contextmanager
-def _unseen_by_new_processes() -> Iterator[None]:
-    """Have processes that are started meanwhile never see what a terminal sends to them too."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _end_when_told() -> None:
-    """Have this process end with what it is drawing removed, or at once when its parent is gone."""
-    signal.signal(signal.SIGTERM, _exit)
-    Thread(target=_end_with, args=(parent_process(),), daemon=True).start()
-
-
-def _exit(number: int, _: FrameType | None) -> None:
-    signal.signal(number, signal.SIG_IGN)  # a second one must not break into the tidying up
-    sys.exit()
-
-
-def _draw(job: _Job) -> None:
-    """Do a job; a process that was told to end does not take the next one."""
-    try:
-        job.run()
-    except SystemExit:
-        os._exit(1)
-
-
-def _end_with(parent: BaseProcess | None) -> None:
-    if parent is not None:
-        parent.join()
-    os._exit(1)
