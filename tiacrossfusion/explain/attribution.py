@@ -1,4 +1,4 @@
-"""Which tokens raise the risk and which lower it, and what each scale adds to it."""
+"""Attribution of the risk: which tokens raise or lower it, and what each scale adds to it."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def attribute(bag: FeatureBag, bundle: ModelBundle) -> Attribution:
     (docs/explanations.md has figures). The average token is the mean embedding of typical tokens.
 
     Scales: Shapley values (Shapley, "A Value for n-person Games", 1953; Lundberg and Lee, NeurIPS 2017,
-    equation 8) of the game in which a scale that does not play has typical tokens in place of its own.
+    equation 8) of the game in which a scale that does not play has typical tokens instead of its own.
 
     Typical tokens are drawn from N(mean, sd^2), feature by feature, with the training patients' moments;
     the draw is the same every time. Of a model without moments all of them are the mean of the slide's

@@ -1,4 +1,4 @@
-"""What a model bundle says of itself: the schema of its `config.json`."""
+"""The schema of a model bundle's `config.json`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FORMAT_VERSION: Final = 1
 
 
 class Architecture(BaseModel):
-    """The network, its sizes, and what stands around it.
+    """A network and its sizes, with or without standardisation and proportional hazards.
 
     Attributes:
         name: of the network, see `tiacrossfusion.networks.registry.NETWORKS`.
@@ -74,7 +74,7 @@ class RiskGroup(BaseModel):
 
 
 class RiskReference(BaseModel):
-    """Where a risk stands among the training patients.
+    """The risks of the training patients, to compare a risk with.
 
     Attributes:
         quantiles: risks of the training patients at evenly spaced probabilities from 0 to 1.

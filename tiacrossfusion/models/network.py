@@ -1,4 +1,4 @@
-"""From the architecture that a bundle names to the network."""
+"""Networks from the architectures that bundles name, and the other way round."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def bundle_from_checkpoint(
 ) -> BundleConfig:
     """Write a bundle with the network of an official checkpoint.
 
-    A checkpoint holds weights only. The encoder must be told; the training risks are unknown, and the
+    A checkpoint holds weights only. The encoder must be given; the training risks are unknown, and the
     time bins too unless they are given.
 
     Args:
@@ -37,7 +37,7 @@ def bundle_from_checkpoint(
         folder: folder of the bundle.
         name: name of the model.
         encoder: what made the features that the checkpoint was trained on.
-        num_heads: attention heads, which a checkpoint does not tell.
+        num_heads: attention heads, which cannot be read from a checkpoint.
         time_bins: the bins of the hazards; None when unknown.
         sampling: how patches were laid; None takes this package's default.
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from tiacrossfusion.networks.output import SurvivalOutput
-from tiacrossfusion.networks.token_embedding import BagNetwork, FineOnly, initialise
+from tiacrossfusion.networks.token_embedding import BagNetwork, FineOnly
 
 # L, width of the attention's hidden layer: that of the paper's experiments.
 _HIDDEN = 128
@@ -20,43 +20,19 @@ class ABMIL(BagNetwork):
         a_n    = softmax_n(w^T (tanh(V h_n) * sigmoid(U h_n)))
         logits = Linear(Dropout(sum_n a_n h_n))
 
-    `*` is element by element; V and U have biases. The head gives one logit a time bin in place of
-    the paper's one probability. Scores are a_n.
+    `*` is element by element; V and U have biases. The head gives one logit a time bin instead
+    of the paper's one probability. Scores are a_n.
 
     Source: Ilse, Tomczak and Welling, "Attention-based Deep Multiple Instance Learning", ICML 2018,
     equations 7 and 9.
-
-    Args:
-        encoder_width (int):
-            E, width of the input features.
-        embed_dim (int):
-            D, width of the embedded tokens.
-        num_bins (int):
-            K, time bins of the survival curve.
-        dropout (float):
-            Dropout of the embedded tokens and of the pooled one.
-
-    Raises:
-        UsageError:
-            A size is below 1 or too large.
     """
 
-    def __init__(
-        self,
-        encoder_width: int = 1024,
-        embed_dim: int = 512,
-        num_bins: int = 4,
-        *,
-        dropout: float = 0.3,
-    ) -> None:
-        """Create the network with fresh weights."""
-        super().__init__(encoder_width, embed_dim, num_bins, dropout)
+    def _add_layers(self, embed_dim: int, num_bins: int, dropout: float) -> None:
         self.content = nn.Linear(embed_dim, _HIDDEN)  # V
         self.gate = nn.Linear(embed_dim, _HIDDEN)  # U
         self.score = nn.Linear(_HIDDEN, 1, bias=False)  # w; a softmax does not see a bias
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(embed_dim, num_bins)
-        self.apply(initialise)
 
     def predict(self, scales: list[Tensor], *, attention: bool) -> SurvivalOutput:
         """Predict survival from embedded tokens (B, N, D) of each scale, from coarse to fine."""

@@ -31,24 +31,7 @@ class ClassTokenReader(SurvivalNetwork):
 
     A network of the family adds in `_add_layers` what comes before that map.
 
-    Args:
-        encoder_width (int):
-            E, width of the input features. If it equals `embed_dim` they are not projected.
-        embed_dim (int):
-            D, width inside the network; even, and a multiple of `num_heads`.
-        num_heads (int):
-            H, attention heads.
-        depth (int):
-            L, layers in each of the two blocks of a Pad-Transformer.
-        num_bins (int):
-            K, time bins of the survival curve.
-        layout (Literal["square"]):
-            How tokens become a map: "square" wraps their order into a square, padded with copies
-            of the first tokens. It is not tissue geometry.
-        dropout (float):
-            Dropout of the feed-forward networks and of what fuses the maps.
-        attention_dropout (float):
-            Dropout of the self-attention weights.
+    The arguments are described in `CrossFusion`.
 
     Raises:
         UsageError:

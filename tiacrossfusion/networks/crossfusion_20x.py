@@ -21,27 +21,7 @@ class CrossFusion20x(ClassTokenReader):
 
     Source: the paper's ablation of fusion and context.
 
-    Args:
-        encoder_width (int):
-            As in `CrossFusion`, and so are all the others.
-        embed_dim (int):
-            D.
-        num_heads (int):
-            H.
-        depth (int):
-            L.
-        num_bins (int):
-            K.
-        layout (Literal["square"]):
-            How the 20x tokens become a map.
-        dropout (float):
-            Dropout of the feed-forward networks and of the conv processor's channels.
-        attention_dropout (float):
-            Dropout of the self-attention weights.
-
-    Raises:
-        UsageError:
-            A size is below 1 or too large, `embed_dim` cannot be split, or the layout is unknown.
+    The arguments are those of `CrossFusion`.
     """
 
     map_input = "x20"

@@ -24,7 +24,7 @@ def dropped_attention(
     """Scaled dot-product attention whose softmax weights are dropped at random.
 
     `out = (softmax(q k^T / sqrt(d)) * mask / (1 - p)) v`, a few queries at a time. The backward pass
-    computes each weight again, and draws the same mask again, in place of keeping them; its sums are
+    computes each weight again, and draws the same mask again, instead of keeping them; its sums are
     those of Dao et al., "FlashAttention", NeurIPS 2022, appendix B.
 
     Args:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from tiacrossfusion.networks.output import SurvivalOutput
-from tiacrossfusion.networks.token_embedding import BagNetwork, FineOnly, initialise
+from tiacrossfusion.networks.token_embedding import BagNetwork, FineOnly
 
 # d, width of the queries.
 _QUERY = 128
@@ -30,38 +30,14 @@ class DSMIL(BagNetwork):
 
     Source: Li, Li and Eliceiri, "Dual-stream Multiple Instance Learning Network for Whole Slide
     Image Classification with Self-supervised Contrastive Learning", CVPR 2021, section 3.2.
-
-    Args:
-        encoder_width (int):
-            E, width of the input features.
-        embed_dim (int):
-            D, width of the embedded tokens.
-        num_bins (int):
-            K, time bins of the survival curve.
-        dropout (float):
-            Dropout of the embedded tokens and of the values v_n.
-
-    Raises:
-        UsageError:
-            A size is below 1 or too large.
     """
 
-    def __init__(
-        self,
-        encoder_width: int = 1024,
-        embed_dim: int = 512,
-        num_bins: int = 4,
-        *,
-        dropout: float = 0.3,
-    ) -> None:
-        """Create the network with fresh weights."""
-        super().__init__(encoder_width, embed_dim, num_bins, dropout)
+    def _add_layers(self, embed_dim: int, num_bins: int, dropout: float) -> None:
         self.instance = nn.Linear(embed_dim, num_bins)  # W_0
         self.query = nn.Linear(embed_dim, _QUERY)  # W_q
         self.value = nn.Linear(embed_dim, embed_dim)  # W_v
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(num_bins * embed_dim, num_bins)  # W_b
-        self.apply(initialise)
 
     def predict(self, scales: list[Tensor], *, attention: bool) -> SurvivalOutput:
         """Predict survival from embedded tokens (B, N, D) of each scale, from coarse to fine."""

@@ -1,4 +1,4 @@
-"""Mean pooling with an MLP: what can be told from the average token of each scale."""
+"""Mean pooling with an MLP: prediction from the average token of each scale."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from tiacrossfusion.networks.output import SurvivalOutput
-from tiacrossfusion.networks.token_embedding import BagNetwork, FineOnly, initialise
+from tiacrossfusion.networks.token_embedding import BagNetwork, FineOnly
 
 
 class MeanPool(BagNetwork):
@@ -19,36 +19,12 @@ class MeanPool(BagNetwork):
     The embedding comes before the mean, so the network can count tokens of a kind; the MLP comes
     after it and sees all scales, so it can take their product. Scores are what the mean gives:
     1/N_s to each token of scale s.
-
-    Args:
-        encoder_width (int):
-            E, width of the input features.
-        embed_dim (int):
-            D, width of the embedded tokens and of the MLP's hidden layer.
-        num_bins (int):
-            K, time bins of the survival curve.
-        dropout (float):
-            Dropout of the embedded tokens and of the hidden layer.
-
-    Raises:
-        UsageError:
-            A size is below 1 or too large.
     """
 
-    def __init__(
-        self,
-        encoder_width: int = 1024,
-        embed_dim: int = 512,
-        num_bins: int = 4,
-        *,
-        dropout: float = 0.3,
-    ) -> None:
-        """Create the network with fresh weights."""
-        super().__init__(encoder_width, embed_dim, num_bins, dropout)
+    def _add_layers(self, embed_dim: int, num_bins: int, dropout: float) -> None:
         self.hidden = nn.Linear(len(self.scales) * embed_dim, embed_dim)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(embed_dim, num_bins)
-        self.apply(initialise)
 
     def predict(self, scales: list[Tensor], *, attention: bool) -> SurvivalOutput:
         """Predict survival from embedded tokens (B, N, D) of each scale, from coarse to fine."""

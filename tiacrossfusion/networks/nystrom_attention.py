@@ -50,8 +50,8 @@ class NystromAttention(nn.Module):
         F = softmax(s Q K_l^T),  A = softmax(s Q_l K_l^T),  G = softmax(s Q_l K^T)
         out = Linear(concat_h(F pinv(A) (G V) + depthwise_conv(V)))
 
-    The three softmax matrices hold (N, m), (m, m) and (m, N) weights a head, in place of (N, N). They
-    and the pseudo-inverse are computed in float32 or wider: the iteration does not bear less.
+    The three softmax matrices hold (N, m), (m, m) and (m, N) weights a head, instead of (N, N). They
+    and the pseudo-inverse are computed in float32 or wider: the iteration is unstable in less.
     Source: Xiong et al., "Nystromformer: A Nystrom-based Algorithm for Approximating
     Self-Attention", AAAI 2021, section 3.
 

@@ -182,7 +182,7 @@ def _unwrap(path: Path, content: object) -> dict[str, Tensor]:
             raise TiacfError(
                 f"{path}: {printable(name[:80])} holds {value.dtype}: CrossFusion's weights are floats"
             )
-        if not bool(value.float().isfinite().all()):  # float8 cannot tell by itself
+        if not bool(value.float().isfinite().all()):  # float8 has no isfinite
             raise TiacfError(
                 f"{path}: {printable(name[:80])} is not finite: the training failed, or the file is "
                 "damaged"

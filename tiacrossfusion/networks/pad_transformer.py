@@ -46,7 +46,7 @@ class TransformerLayer(nn.Module):
 
 
 class PyramidPositionEncoding(nn.Module):
-    """PPEG: tells tokens their place by depthwise convolutions of three sizes on their map.
+    """PPEG: encodes the tokens' places by depthwise convolutions of three sizes on their map.
 
     `identity + conv7(x) + conv5(x) + conv3(x)`, each depthwise, with bias and padding `k // 2`.
     Source: Shao et al., "TransMIL", NeurIPS 2021.

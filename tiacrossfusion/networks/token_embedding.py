@@ -14,7 +14,7 @@ from tiacrossfusion.slides.spec import SCALES
 
 
 class TokenEmbedding(nn.Module):
-    """Embeds the tokens of all scales with one projection, and tells them their scale.
+    """Embeds the tokens of all scales with one projection, and adds a vector of their scale.
 
     `h = Dropout(ReLU(W x + b + s))` with `s` one learnt vector a scale. A network made for single
     tokens sees the tokens of the three scales as one bag, and can still tell them apart.
@@ -70,9 +70,7 @@ class BagNetwork(SurvivalNetwork):
         num_bins (int):
             K, time bins of the survival curve.
         dropout (float):
-            Dropout of the embedded tokens.
-        sizes (int):
-            Other sizes to check.
+            Dropout of the embedded tokens and of later layers.
 
     Raises:
         UsageError:
@@ -83,11 +81,27 @@ class BagNetwork(SurvivalNetwork):
     forward: Callable[..., SurvivalOutput] = _read_all
 
     def __init__(
+        self,
+        encoder_width: int = 1024,
+        embed_dim: int = 512,
+        num_bins: int = 4,
+        *,
+        dropout: float = 0.3,
+    ) -> None:
+        """Create the network with fresh weights."""
+        self._create(encoder_width, embed_dim, num_bins, dropout)
+
+    def _create(
         self, encoder_width: int, embed_dim: int, num_bins: int, dropout: float, **sizes: int
     ) -> None:
-        """Create the embedding."""
         super().__init__(encoder_width, num_bins, embed_dim=embed_dim, **sizes)
         self.embed = TokenEmbedding(encoder_width, embed_dim, len(self.scales), dropout)
+        self._add_layers(embed_dim, num_bins, dropout, **sizes)
+        self.apply(initialise)
+
+    def _add_layers(self, embed_dim: int, num_bins: int, dropout: float) -> None:
+        """Add the layers after the embedding."""
+        raise NotImplementedError
 
     def predict(self, scales: list[Tensor], *, attention: bool) -> SurvivalOutput:
         """Predict survival from embedded tokens (B, N, D) of each scale, from coarse to fine."""

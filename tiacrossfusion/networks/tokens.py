@@ -14,7 +14,7 @@ from tiacrossfusion.slides.spec import SCALES
 if TYPE_CHECKING:
     from tiacrossfusion.bags.bag import FeatureBag
 
-#: The inputs that `forward` of a network may name, beside `attention`.
+#: The inputs that `forward` of a network may name, besides `attention`.
 INPUT_NAMES = ("x5", "x10", "x20", "grid5", "grid10", "grid20", "covariates")
 
 
@@ -76,7 +76,7 @@ class SlideTokens:
         return SlideTokens({**self.features, **features}, self.grid, self.covariates)
 
     def keep(self, scale: str, chosen: Tensor) -> SlideTokens:
-        """Return the tokens with those alone of one scale that `chosen` (n,) names by index."""
+        """Return the tokens with, at one scale, only those at the indices `chosen` (n,)."""
 
         def of(parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
             return {s: x[:, chosen.to(x.device)] if s == scale else x for s, x in parts.items()}

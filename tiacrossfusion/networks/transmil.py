@@ -9,14 +9,14 @@ from tiacrossfusion.networks.layout import fold_copies, pad_to_square
 from tiacrossfusion.networks.nystrom_attention import NystromAttention
 from tiacrossfusion.networks.output import SurvivalOutput
 from tiacrossfusion.networks.pad_transformer import PyramidPositionEncoding
-from tiacrossfusion.networks.token_embedding import BagNetwork, FineOnly, initialise
+from tiacrossfusion.networks.token_embedding import BagNetwork, FineOnly
 
 
 class TransMIL(BagNetwork):
     """Two layers of Nystrom attention with a class token, and PPEG between them.
 
-    The embedded tokens of all scales (see `TokenEmbedding`) stand in one sequence, 5x first, squared
-    by repeating its first tokens; z is that sequence after a class token::
+    The embedded tokens of all scales (see `TokenEmbedding`) form one sequence, 5x first, padded to
+    a square with copies of its first tokens; z is that sequence with a class token before it::
 
         z = z + Attention(LN(z));  z = PPEG(z);  z = z + Attention(LN(z));  logits = Linear(LN(z)_0)
 
@@ -31,19 +31,15 @@ class TransMIL(BagNetwork):
 
     Args:
         encoder_width (int):
-            E, width of the input features.
+            As in `BagNetwork`, and so are all without a description.
         embed_dim (int):
-            D, width of the embedded tokens, a multiple of `num_heads`.
+            D, a multiple of `num_heads`.
         num_heads (int):
             H, attention heads.
         num_bins (int):
-            K, time bins of the survival curve.
+            K.
         dropout (float):
             Dropout of the embedded tokens and of the attended ones.
-
-    Raises:
-        UsageError:
-            A size is below 1 or too large, or `embed_dim` cannot be split.
     """
 
     def __init__(
@@ -56,7 +52,12 @@ class TransMIL(BagNetwork):
         dropout: float = 0.3,
     ) -> None:
         """Create the network with fresh weights."""
-        super().__init__(encoder_width, embed_dim, num_bins, dropout, num_heads=num_heads)
+        self._create(encoder_width, embed_dim, num_bins, dropout, num_heads=num_heads)
+        nn.init.normal_(self.class_token, std=0.02)
+
+    def _add_layers(
+        self, embed_dim: int, num_bins: int, dropout: float, num_heads: int = 8
+    ) -> None:
         self.class_token = nn.Parameter(torch.empty(1, 1, embed_dim))
         landmarks = max(1, embed_dim // 2)
         self.norm1 = nn.LayerNorm(embed_dim)
@@ -66,8 +67,6 @@ class TransMIL(BagNetwork):
         self.attention2 = NystromAttention(embed_dim, num_heads, landmarks, dropout)
         self.norm = nn.LayerNorm(embed_dim)
         self.head = nn.Linear(embed_dim, num_bins)
-        self.apply(initialise)
-        nn.init.normal_(self.class_token, std=0.02)
 
     def predict(self, scales: list[Tensor], *, attention: bool) -> SurvivalOutput:
         """Predict survival from embedded tokens (B, N, D) of each scale, from coarse to fine."""
