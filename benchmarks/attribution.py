@@ -77,7 +77,7 @@ def compare(work: Path, width: int, slides: int) -> dict[str, dict[str, float]]:
     run.fit("crossfusion")
     network = load_bundle(folder / "crossfusion" / "fold-0" / "bundle").network.double()
     found: dict[str, dict[str, list[float]]] = {}
-    names = table.slide[table.patient.isin(run.folds[0].test)][:slides]
+    names = table.slide[table.patient.isin(run.plan.folds[0].test)][:slides]
     for name in names:
         bag = cohort.sources[name]
         tokens = {

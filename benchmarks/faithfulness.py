@@ -34,7 +34,8 @@ from tiacrossfusion.models.bundle import load_bundle
 from tiacrossfusion.networks.registry import NETWORKS
 from tiacrossfusion.simulation.bags import draw_bag
 from tiacrossfusion.simulation.planted import slide_rng
-from tiacrossfusion.training.run import Cohort, TrainingRun
+from tiacrossfusion.training.plan import Cohort
+from tiacrossfusion.training.run import TrainingRun
 
 SCENARIO, SHARE = "product", 0.1
 
@@ -58,7 +59,7 @@ def measure(
     run = TrainingRun(work / SCENARIO / model, cohort, settings(model, recipe, {"folds": 5}))
     run.fit(model)
     bundle = load_bundle(work / SCENARIO / model / model / "fold-0" / "bundle")
-    test = set(run.folds[0].test)
+    test = set(run.plan.folds[0].test)
     numbers = [n for n, patient in enumerate(table.patient) if patient in test][:slides]
     bags = [cohort.sources[table.slide[number]] for number in numbers]
     regions = [pattern(table, n, bag) for n, bag in zip(numbers, bags, strict=True)]

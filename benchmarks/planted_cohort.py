@@ -38,7 +38,9 @@ from tiacrossfusion.simulation.bags import draw_bags
 from tiacrossfusion.simulation.planted import draw_planted_cohort
 from tiacrossfusion.survival import TimeBins
 from tiacrossfusion.training.config import make_config
-from tiacrossfusion.training.run import Cohort, TrainingRun
+from tiacrossfusion.training.judge import fold_predictions
+from tiacrossfusion.training.plan import Cohort
+from tiacrossfusion.training.run import TrainingRun
 
 SIDE, WIDTH, AUC, STRENGTH = 4, 32, 0.95, 1.5
 PATIENTS = {"product": 600, "colocation": 300}
@@ -118,7 +120,7 @@ def nothing(work: str, seed: int, model: str, recipe: dict[str, Any]) -> tuple[s
         settings(model, recipe, {"folds": 2}, epochs=6, warm_up=1, patience=3),
     )
     run.fit(model)
-    return model, evaluate(run.predictions(model), draws=100).harrell_c_mean
+    return model, evaluate(fold_predictions(run.plan, model), draws=100).harrell_c_mean
 
 
 def quiet() -> None:

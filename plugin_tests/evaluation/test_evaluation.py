@@ -488,6 +488,7 @@ def test_evaluation_imports_neither_torch_nor_the_toolbox(tmp_path: Path):
     code = (
         "import sys; from pathlib import Path; import tiacrossfusion.evaluation;"
         "light = {'pandas', 'matplotlib', 'lifelines', 'torch'} & set(sys.modules);"
+        "import tiacrossfusion.evaluation.api;"
         "from tiacrossfusion.evaluation.measuring import evaluate;"
         "from tiacrossfusion.evaluation.prediction_files import read_predictions;"
         "from tiacrossfusion.evaluation.report import write_evaluation;"

@@ -27,7 +27,8 @@ from tiacrossfusion.simulation.planted import draw_planted_cohort, slide_rng
 from tiacrossfusion.simulation.truth import SlideTruth
 from tiacrossfusion.slides.spec import SCALES
 from tiacrossfusion.training.config import make_config
-from tiacrossfusion.training.run import Cohort, TrainingRun
+from tiacrossfusion.training.plan import Cohort
+from tiacrossfusion.training.run import TrainingRun
 
 PATIENTS, SEED, WIDTH, SIDE, AUC = 160, 5, 8, 3, 0.97
 
@@ -68,7 +69,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Planted:
     run = TrainingRun(folder / "run", cohort, make_config(settings, "test"))
     run.fit("crossfusion")
     place = folder / "run" / "crossfusion" / "fold-0" / "bundle"
-    test = set(run.folds[0].test)
+    test = set(run.plan.folds[0].test)
     rows = table.to_dict("records")
     numbers = [n for n, row in enumerate(rows) if row["patient"] in test][:12]
     regions = []

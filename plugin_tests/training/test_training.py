@@ -30,10 +30,11 @@ from tiacrossfusion.survival import quantile_bins, survival_curve
 from tiacrossfusion.training import lock
 from tiacrossfusion.training.bags import CohortBags
 from tiacrossfusion.training.config import FittingSettings, make_config, read_settings
-from tiacrossfusion.training.lock import MARK, alone_in
+from tiacrossfusion.training.lock import LOCK, alone_in
 from tiacrossfusion.training.module import SurvivalTraining
 from tiacrossfusion.training.patients import patient_hazards, patients_of, times_and_events
-from tiacrossfusion.training.run import TrainingRun, read_cohort
+from tiacrossfusion.training.plan import read_cohort
+from tiacrossfusion.training.run import TrainingRun
 
 SMALL = {
     "time_unit": "months",
@@ -102,7 +103,7 @@ class TestProtocols:
         # Every patient is tested once, by a model that has not seen him.
         predictions = read_predictions(tmp_path / "run" / "mean-pool")
         tested = [patient for fold in predictions for patient in fold.patients]
-        assert sorted(tested) == sorted(run.cohort.table.patients.index)
+        assert sorted(tested) == sorted(run.plan.cohort.table.patients.index)
         splits = pd.read_csv(tmp_path / "run" / "splits.csv")
         assert not splits.duplicated(["fold", "patient"]).any()
         # The planted covariate is the best model there is.
@@ -124,10 +125,11 @@ class TestProtocols:
         run.train()
         fold = read_predictions(tmp_path / "run" / "mean-pool")[1]
         bundle = load_bundle(tmp_path / "run" / "mean-pool" / "fold-1" / "bundle")
-        slides = run.cohort.table.slides
+        slides = run.plan.cohort.table.slides
         own = slides.slide[slides.patient == fold.patients[0]]
         hazards = [
-            predict_bag(FeatureBag.load(run.cohort.sources[slide]), bundle).hazards for slide in own
+            predict_bag(FeatureBag.load(run.plan.cohort.sources[slide]), bundle).hazards
+            for slide in own
         ]
         assert len(hazards) == 2
         expected = survival_curve(np.mean(hazards, axis=0))
@@ -139,9 +141,9 @@ class TestProtocols:
     def test_the_ensemble_averages_curves_at_common_edges(self, tmp_path, cohort_folder):
         run = run_in(tmp_path / "run", cohort_folder)
         run.train()
-        ensemble = load_bundle(run.ensemble("mean-pool"))
+        ensemble = load_bundle(run.plan.ensemble("mean-pool"))
         folds = [load_bundle(tmp_path / f"run/mean-pool/fold-{k}/bundle") for k in range(3)]
-        bag = FeatureBag.load(next(iter(run.cohort.sources.values())))
+        bag = FeatureBag.load(next(iter(run.plan.cohort.sources.values())))
         edges = ensemble.config.time_bins.edges
         curves = [
             np.interp(
@@ -174,7 +176,7 @@ class TestProtocols:
             cohort_folder,
             protocol={"protocol": "official", "splits": str(splits)},
         )
-        assert any("1 ids are not in the table" in line for line in run.messages)
+        assert any("1 ids are not in the table" in line for line in run.plan.messages)
         evaluation = run.train()["mean-pool"]
         assert evaluation.optimistic
         assert any("ptimistic" in note for note in evaluation.notes)
@@ -183,7 +185,7 @@ class TestProtocols:
         run = run_in(tmp_path / "run", cohort_folder, protocol={"protocol": "holdout"})
         evaluation = run.train()["mean-pool"]
         assert evaluation.pooled.patients == 12
-        assert not run.ensemble("mean-pool").exists()
+        assert not run.plan.ensemble("mean-pool").exists()
 
 
 class TestResume:
@@ -197,10 +199,10 @@ class TestResume:
 
     def test_a_run_killed_at_its_beginning_begins_again(self, tmp_path, cohort_folder):
         (tmp_path / ".run.json.0a1b2c3d.part").write_text("{")
-        folds = run_in(tmp_path, cohort_folder).folds
+        folds = run_in(tmp_path, cohort_folder).plan.folds
         (tmp_path / "splits.csv").unlink()  # which is written after run.json
         run_in(tmp_path, cohort_folder)
-        assert read_folds(tmp_path / "splits.csv") == folds
+        assert tuple(read_folds(tmp_path / "splits.csv")) == folds
 
     def test_what_a_kill_left_is_finished_or_removed(self, tmp_path, cohort_folder):
         run_in(tmp_path, cohort_folder).train()
@@ -286,18 +288,18 @@ class TestTwoRunsInOneFolder:
         finally:
             other.kill()
             other.communicate()
-        assert (tmp_path / MARK).exists()
+        assert (tmp_path / LOCK).exists()
         run.train()
         assert (tmp_path / "models.csv").exists()
         assert not part.exists()
-        assert not (tmp_path / MARK).exists()
+        assert not (tmp_path / LOCK).exists()
 
-    def test_a_run_that_fails_leaves_no_mark(self, tmp_path, cohort_folder, monkeypatch):
+    def test_a_run_that_fails_leaves_no_lock(self, tmp_path, cohort_folder, monkeypatch):
         run = run_in(tmp_path, cohort_folder)
         monkeypatch.setattr(run, "fit", lambda model: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             run.train()
-        assert not (tmp_path / MARK).exists()
+        assert not (tmp_path / LOCK).exists()
 
     def test_a_folder_that_another_run_has_taken_meanwhile(self, tmp_path, cohort_folder):
         run = run_in(tmp_path / "run", cohort_folder)
@@ -306,7 +308,7 @@ class TestTwoRunsInOneFolder:
         with pytest.raises(TiacfError, match="another seed"):
             run.train()
 
-    def test_one_process_of_a_run_on_several_devices_marks(self, tmp_path, cohort_folder):
+    def test_one_process_of_a_run_on_several_devices_locks(self, tmp_path, cohort_folder):
         run = run_in(tmp_path, cohort_folder)
         run.leader = False
         with alone_in(tmp_path):  # the leader
@@ -314,7 +316,7 @@ class TestTwoRunsInOneFolder:
             assert run.train() == {}
 
     @pytest.mark.parametrize("alive", [True, False])
-    def test_without_locks_the_name_in_the_mark_decides(self, tmp_path, monkeypatch, alive):
+    def test_without_locks_the_name_in_the_file_decides(self, tmp_path, monkeypatch, alive):
         def no_locks(*_):
             raise OSError(errno.ENOLCK, "No locks available")
 
@@ -322,32 +324,32 @@ class TestTwoRunsInOneFolder:
         ended = subprocess.Popen([sys.executable, "-c", ""])
         ended.wait()
         number = os.getppid() if alive else ended.pid
-        (tmp_path / MARK).write_text(f"{socket.gethostname()}-{number}")
+        (tmp_path / LOCK).write_text(f"{socket.gethostname()}-{number}")
         if alive:
             with pytest.raises(TiacfError, match=f"process {number} on"), alone_in(tmp_path):
                 pass
         else:
             with alone_in(tmp_path):
-                assert (tmp_path / MARK).read_text() == process_here()
-        assert (tmp_path / MARK).exists() == alive
+                assert (tmp_path / LOCK).read_text() == process_here()
+        assert (tmp_path / LOCK).exists() == alive
 
-    def test_a_mark_that_is_removed_while_it_is_taken_is_made_again(self, tmp_path, monkeypatch):
+    def test_a_lock_that_is_removed_while_it_is_taken_is_made_again(self, tmp_path, monkeypatch):
         take, locked = lock._lock, []
 
         def late(file, folder):
             take(file, folder)
             locked.append(file)
             if len(locked) == 1:
-                (tmp_path / MARK).unlink()
+                (tmp_path / LOCK).unlink()
 
         monkeypatch.setattr(lock, "_lock", late)
         with alone_in(tmp_path):
-            assert (tmp_path / MARK).read_text() == process_here()
+            assert (tmp_path / LOCK).read_text() == process_here()
         assert len(locked) == 2
 
     def test_a_link_in_its_place_is_not_followed(self, tmp_path):
         (tmp_path / "mine.txt").write_text("keep")
-        (tmp_path / MARK).symlink_to(tmp_path / "mine.txt")
+        (tmp_path / LOCK).symlink_to(tmp_path / "mine.txt")
         with pytest.raises(TiacfError, match="cannot be written"), alone_in(tmp_path):
             pass
         assert (tmp_path / "mine.txt").read_text() == "keep"

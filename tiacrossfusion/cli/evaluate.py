@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from tiatoolbox.cli.common import cli_device, cli_output_path
 
-from tiacrossfusion.bags.files import find_bags
 from tiacrossfusion.cli.checks import given, output_folder, refuse_given
+from tiacrossfusion.cli.figures import echo_figures
 from tiacrossfusion.cli.plugins import cli_plugin
-from tiacrossfusion.cli.train import say_figures
-from tiacrossfusion.errors import UsageError
-from tiacrossfusion.io.arguments import at_least, usable_seed
-from tiacrossfusion.io.paths import is_file, is_folder, missing
-from tiacrossfusion.io.text import printable
 
-#: What only one of the two things that the command does has a use for.
+if TYPE_CHECKING:
+    from tiacrossfusion.evaluation.faithfulness import Faithfulness
+
+#: Options of only one of the two things that the command does.
 _OF_PREDICTIONS = ("predictions", "against")
 _OF_FAITHFULNESS = ("bags", "model", "truth", "slides", "device")
 
@@ -82,108 +81,47 @@ def evaluate(
     Writes evaluation.json and pictures; with --against comparison.json, the paired difference of the
     two models' C-indices; with --faithfulness faithfulness.json and faithfulness.csv.
     """
-    at_least("--draws", draws, 1)
-    usable_seed("--seed", seed)
-    at_least("--slides", slides, 1)
     needless = _OF_PREDICTIONS if faithfulness else _OF_FAITHFULNESS
     remedy = "with --faithfulness: leave one of them out"
     if not faithfulness:
         remedy = "without --faithfulness: leave the one out or add the other"
     refuse_given(context, needless, remedy)
     if faithfulness:
-        _judge_scores(
-            given("--bags", None if bags is None else str(bags)),
-            str(given("--model", model)),
-            truth,
-            output_folder(given("--output-path", output_path)),
-            slides,
-            device,
-            draws=draws,
-            seed=seed,
-        )
-        return
-    source = given("--predictions", None if predictions is None else str(predictions))
+        place = given("--bags", None if bags is None else str(bags))
+        network = str(given("--model", model))
+    else:
+        place = given("--predictions", None if predictions is None else str(predictions))
     folder = output_folder(given("--output-path", output_path))
 
-    from tiacrossfusion.evaluation.comparison import compare
-    from tiacrossfusion.evaluation.evaluation_files import read_evaluation
-    from tiacrossfusion.evaluation.measuring import evaluate as judge
-    from tiacrossfusion.evaluation.prediction_files import read_predictions
-    from tiacrossfusion.evaluation.report import write_evaluation
-    from tiacrossfusion.io.atomic import write_text
+    from tiacrossfusion.evaluation import api
 
-    folds = read_predictions(source)
-    other = None if against is None else read_predictions(against)
-    model_folder = source.parent if is_file(source) else source
-    earlier = read_evaluation(model_folder)
-    evaluation = judge(folds, draws=draws, seed=seed, optimistic=earlier.optimistic)
-    # Before anything is written: the two may not go together.
-    comparison = None if other is None else compare(folds, other, draws=draws, seed=seed)
-    title = printable(model_folder.absolute().name)
-    write_evaluation(folder, folds, evaluation, title=title, note="Research use only.")
-    say_figures(title, evaluation)
-    if comparison is not None:
-        write_text(folder / "comparison.json", comparison.model_dump_json(indent=1) + "\n")
-        difference = comparison.difference
+    if faithfulness:
+        figures = api.evaluate_faithfulness(
+            place,
+            network,
+            folder,
+            truth=truth,
+            slides=slides,
+            device=device,
+            draws=draws,
+            seed=seed,
+            progress=True,
+        )
+        _echo_faithfulness(figures)
+        click.echo(f"Figures: {folder}")
+        return
+    judged = api.evaluate_predictions(place, folder, against=against, draws=draws, seed=seed)
+    echo_figures(judged.model, judged.evaluation)
+    if judged.comparison is not None:
+        difference = judged.comparison.difference
         click.echo(
             f"C less that of {against}: {difference.value:.3f} (95 % interval {difference.low:.3f} to "
-            f"{difference.high:.3f}), p = {comparison.p:.2g}"
+            f"{difference.high:.3f}), p = {judged.comparison.p:.2g}"
         )
     click.echo(f"Figures and pictures: {folder}")
 
 
-def _judge_scores(
-    bags: Path,
-    model: str,
-    truth: Path | None,
-    folder: Path,
-    slides: int,
-    device: str,
-    *,
-    draws: int,
-    seed: int,
-) -> None:
-    """Measure, write and say the faithfulness of a model's scores.
-
-    Raises:
-        TiacfError: bags, their truth or the model are not there or do not go together.
-    """
-    stores = find_bags(bags)
-
-    import numpy as np
-
-    from tiacrossfusion.bags.bag import FeatureBag
-    from tiacrossfusion.evaluation.faithfulness import faithfulness
-    from tiacrossfusion.evaluation.faithfulness_files import write_faithfulness
-    from tiacrossfusion.models.bundle import load_bundle
-
-    if len(stores) > slides:
-        drawn = np.random.default_rng(seed).choice(len(stores), slides, replace=False)
-        stores = [stores[number] for number in sorted(drawn)]
-    if truth is not None:
-        for store in stores:
-            if not is_file(truth / f"{store.stem}.npz"):
-                reason = f"holds no {store.stem}.npz" if is_folder(truth) else missing(truth)
-                raise UsageError(f"{truth}: {reason}; check --truth")
-    bundle = load_bundle(model, device)
-    regions = None
-    if truth is not None:
-        from tiacrossfusion.evaluation.true_regions import planted_tokens
-        from tiacrossfusion.simulation.truth import SlideTruth
-
-        regions = (
-            planted_tokens(FeatureBag.load(store), SlideTruth.load(truth / f"{store.stem}.npz"))
-            for store in stores
-        )
-    with click.progressbar(stores, label="Slides") as shown:
-        figures = faithfulness(
-            (FeatureBag.load(store) for store in shown),
-            bundle,
-            regions=regions,
-            draws=draws,
-            seed=seed,
-        )
-    write_faithfulness(folder, figures)
+def _echo_faithfulness(figures: Faithfulness) -> None:
     click.echo("Change of the risk against that of random deletions (95 % interval):")
     for row in figures.deletions:
         click.echo(
@@ -197,4 +135,3 @@ def _judge_scores(
         )
     for note in figures.notes:
         click.echo(note)
-    click.echo(f"Figures: {folder}")

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from tiatoolbox.cli.common import cli_output_path
 
 from tiacrossfusion.cli.checks import given, output_folder
+from tiacrossfusion.cli.figures import echo_figures
 from tiacrossfusion.cli.plugins import cli_plugin
-from tiacrossfusion.errors import UsageError
 from tiacrossfusion.networks.registry import model_names
 
-if TYPE_CHECKING:
-    from tiacrossfusion.evaluation.scores import Evaluation
-
-#: Where the options stand among the settings; None is not given, and leaves the file or the default.
+#: Place of each option among the settings.
 _SETTINGS = {
+    "models": ("models",),
     "time_unit": ("time_unit",),
+    "drop_unusable": ("drop_unusable",),
+    "covariates": ("columns", "covariates"),
     "seed": ("seed",),
     "slide_column": ("columns", "slide"),
     "patient_column": ("columns", "patient"),
@@ -118,71 +118,35 @@ def train(
     table = given("--table", None if table is None else str(table))
     folder = output_folder(given("--output-path", output_path))
 
-    from tiacrossfusion.training.config import make_config, read_settings
+    from tiacrossfusion.training import api
+    from tiacrossfusion.training.config import from_options
     from tiacrossfusion.training.devices import Devices
-    from tiacrossfusion.training.run import MODELS, TrainingRun, read_cohort
 
-    settings = read_settings(config) if config is not None else {}
-    if models:
-        settings["models"] = models
-    if drop_unusable:
-        settings["drop_unusable"] = True
+    options |= {"models": models or None, "drop_unusable": drop_unusable or None}
     if covariates is not None:
-        names = [name.strip() for name in covariates.split(",") if name.strip()]
-        _put(settings, ("columns", "covariates"), names)
-    by_options = {}
-    for option, value in options.items():
-        if value is not None:
-            _put(settings, _SETTINGS[option], value)
-            by_options[_SETTINGS[option]] = f"--{option.replace('_', '-')}"
-    if "time_unit" not in settings:
-        raise UsageError(
-            "--time-unit is missing; give the unit of the table's times, such as months"
-        )
-    checked = make_config(settings, "the options" if config is None else str(config), by_options)
-    where = Devices(accelerator, _number_of(devices), strategy)
-    where.check()
-    cohort = read_cohort(table, bags, checked)
-    run = TrainingRun(
+        options["covariates"] = [name.strip() for name in covariates.split(",") if name.strip()]
+    given_options = {
+        _SETTINGS[name]: (f"--{name.replace('_', '-')}", value)
+        for name, value in options.items()
+        if value is not None
+    }
+    trained = api.train(
+        table,
+        bags,
         folder,
-        cohort,
-        checked,
-        devices=where,
+        config=from_options(config, given_options),
+        devices=Devices(accelerator, _number_of(devices), strategy),
         say=click.echo,
     )
-    for line in run.messages:
-        click.echo(f"note: {line}")
-    evaluations = run.train()
-    if not run.leader:
-        return
-    for model, evaluation in evaluations.items():
-        say_figures(model, evaluation)
-    click.echo(f"Figures of all models: {folder / MODELS}")
-    network = next((model for model in evaluations if run.ensemble(model).is_dir()), None)
-    if network is not None:
-        model_at = shlex.quote(str(run.ensemble(network)))
-        click.echo(
-            f"To predict: tiacf predict --model {model_at} --output-path FOLDER --img-input SLIDES "
-            "(or --bags BAGS)"
-        )
-
-
-def say_figures(model: str, evaluation: Evaluation) -> None:
-    """Print the main figures of a model."""
-    pooled = evaluation.pooled
-    click.echo(f"{model}: {pooled.patients} patients, {pooled.events} events, out of fold")
-    for name, figure in (
-        ("Harrell's C", pooled.harrell_c),
-        ("Uno's C", pooled.uno_c),
-        ("integrated Brier score", pooled.brier),
-        ("   without a model", pooled.brier_without_model),
-    ):
-        value = f"{figure.value:.3f} (95 % interval {figure.low:.3f} to {figure.high:.3f})"
-        click.echo(f"    {name:24}{figure.note or value}")
-    groups = pooled.risk_groups
-    click.echo(f"    {'log-rank p':24}{groups.note or format(groups.log_rank_p, '.2g')}")
-    for note in evaluation.notes:
-        click.echo(f"    note: {note}")
+    for model, evaluation in trained.evaluations.items():
+        echo_figures(model, evaluation)
+    if trained.evaluations:  # with several devices, the first process alone has them
+        click.echo(f"Figures of all models: {trained.table}")
+        for bundle in list(trained.bundles.values())[:1]:
+            click.echo(
+                f"To predict: tiacf predict --model {shlex.quote(str(bundle))} --output-path FOLDER "
+                "--img-input SLIDES (or --bags BAGS)"
+            )
 
 
 def _number_of(devices: str) -> int | str:
@@ -191,12 +155,3 @@ def _number_of(devices: str) -> int | str:
         return int(devices)
     except ValueError:
         return devices
-
-
-def _put(settings: dict[str, Any], place: tuple[str, ...], value: object) -> None:
-    """Set a value among nested settings."""
-    for name in place[:-1]:
-        settings = settings.setdefault(name, {})
-        if not isinstance(settings, dict):
-            raise UsageError(f"{name}: holds no settings by name; mend the file of --config")
-    settings[place[-1]] = value

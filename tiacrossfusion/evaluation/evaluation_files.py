@@ -1,4 +1,4 @@
-"""The file that an evaluation is kept in."""
+"""The files that figures are kept in."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from tiacrossfusion.errors import TiacfError, UsageError
 from tiacrossfusion.evaluation.scores import Evaluation
 
-EVALUATION = "evaluation.json"
+EVALUATION, COMPARISON = "evaluation.json", "comparison.json"
 
 
 def read_evaluation(folder: Path) -> Evaluation:

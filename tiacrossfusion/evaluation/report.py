@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.evaluation.calibration_figure import calibration_figure
+from tiacrossfusion.evaluation.evaluation_files import EVALUATION
 from tiacrossfusion.evaluation.kaplan_meier_figure import kaplan_meier_figure
 from tiacrossfusion.evaluation.learning_figure import learning_figure
 from tiacrossfusion.evaluation.predictions import FoldPredictions
@@ -60,7 +61,7 @@ def write_evaluation(
         staging = Path(tempfile.mkdtemp(prefix=STAGING, dir=folder))
         try:
             text = evaluation.model_dump_json(indent=1) + "\n"
-            (staging / "evaluation.json").write_text(text, encoding="utf-8")
+            (staging / EVALUATION).write_text(text, encoding="utf-8")
             groups = evaluation.pooled.risk_groups
             kaplan_meier_figure(folds, groups, staging / "kaplan_meier.png", **label)
             roc_figure(folds, evaluation, staging / "roc_over_time.png", **label)

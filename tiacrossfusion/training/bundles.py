@@ -9,7 +9,6 @@ import numpy as np
 
 from tiacrossfusion.bags.bag import check_same
 from tiacrossfusion.cohorts.folds import Fold
-from tiacrossfusion.cohorts.table import CohortTable
 from tiacrossfusion.evaluation.measuring import evaluate
 from tiacrossfusion.evaluation.predictions import FoldPredictions
 from tiacrossfusion.evaluation.scores import Estimate, Evaluation
@@ -20,6 +19,7 @@ from tiacrossfusion.survival import quantile_bins, risk_of, survival_curve
 from tiacrossfusion.training.bags import CohortBags
 from tiacrossfusion.training.fold import FittedFold
 from tiacrossfusion.training.patients import patient_hazards, patients_of, times_and_events
+from tiacrossfusion.training.plan import Cohort
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,8 +31,7 @@ _LICENCE = "not stated; its owner decides"
 def save_fold_bundle(
     folder: Path,
     model: str,
-    cohort: str,
-    table: CohortTable,
+    cohort: Cohort,
     bags: CohortBags,
     fold: Fold,
     fitted: FittedFold,
@@ -44,8 +43,7 @@ def save_fold_bundle(
     Args:
         folder: of the bundle.
         model: name of the network.
-        cohort: name of the cohort.
-        table: follow-up of the cohort.
+        cohort: the patients.
         bags: the cohort's bags; the bundle takes encoder and sampling from them.
         fold: who was trained on.
         fitted: what training gave.
@@ -53,7 +51,7 @@ def save_fold_bundle(
             patient are read against them.
         predictions: of the test patients, for the model card.
     """
-    times, events = times_and_events(patients_of(table, fold.train))
+    times, events = times_and_events(patients_of(cohort.table, fold.train))
     optimistic = "optimistic, these patients chose the model: " if fold.optimistic else ""
     figure = evaluate([predictions]).pooled.harrell_c
     config = BundleConfig(
@@ -66,7 +64,7 @@ def save_fold_bundle(
         risk_reference=risk_reference(train_risks, times, events, fitted.bins),
         card=ModelCard(
             description=f"{model}, fold {fold.number} of a cross-validation.",
-            cohort=f"{cohort}: {len(fold.train)} patients for training ({int(events.sum())} events), "
+            cohort=f"{cohort.name}: {len(fold.train)} patients for training ({int(events.sum())} events), "
             f"{len(fold.validation)} for early stopping.",
             performance=f"{optimistic}Harrell's C on {len(fold.test)} patients: {_interval(figure)}.",
             licence=_LICENCE,
@@ -80,8 +78,7 @@ def save_ensemble(
     folder: Path,
     members: Sequence[Path],
     model: str,
-    cohort: str,
-    table: CohortTable,
+    cohort: Cohort,
     bags: CohortBags,
     evaluation: Evaluation,
 ) -> None:
@@ -95,8 +92,7 @@ def save_ensemble(
         folder: of the bundle.
         members: bundle folders of the folds.
         model: name of the network.
-        cohort: name of the cohort.
-        table: follow-up of the cohort.
+        cohort: the patients.
         bags: the cohort's bags.
         evaluation: of the out-of-fold predictions.
 
@@ -110,9 +106,9 @@ def save_ensemble(
     ):  # bags may have been made anew between
         check_same(first.encoder, bundle.config.encoder, "encoder", str(member))
         check_same(first.sampling, bundle.config.sampling, "sampling", str(member))
-    patients = patients_of(table, sorted(table.patients.index))
+    patients = patients_of(cohort.table, sorted(cohort.table.patients.index))
     times, events = times_and_events(patients)
-    bins = quantile_bins(times, events, first.architecture.num_bins, table.time_unit)
+    bins = quantile_bins(times, events, first.architecture.num_bins, cohort.table.time_unit)
     config = BundleConfig(
         name=f"{model}-ensemble",
         version="1",
@@ -124,7 +120,7 @@ def save_ensemble(
         risk_reference=None,
         card=ModelCard(
             description=f"{model}: mean of the survival curves of {len(bundles)} folds.",
-            cohort=f"{cohort}: {len(patients)} patients, {int(events.sum())} events.",
+            cohort=f"{cohort.name}: {len(patients)} patients, {int(events.sum())} events.",
             performance="The ensemble has no test patients of its own. Harrell's C of its members on "
             f"their test patients, pairs within a fold: {_interval(evaluation.pooled.harrell_c)}"
             f"{', optimistic: these patients chose the members' if evaluation.optimistic else ''}.",

@@ -214,3 +214,31 @@ def make_config(
         if first["type"] == "extra_forbidden":
             raise UsageError(f"{where}: unknown setting; remove it or mend its name") from None
         raise UsageError(f"{where}: {reason}") from None
+
+
+def from_options(
+    file: Path | None, options: Mapping[tuple[str, ...], tuple[str, Any]]
+) -> TrainingConfig:
+    """Combine options of the command line with a file of settings, which they override.
+
+    Args:
+        file: YAML; None for options alone.
+        options: by the place of the setting, name and value of each option that is given.
+
+    Raises:
+        TiacfError: the file cannot be read, or a value does not fit.
+    """
+    settings = read_settings(file) if file is not None else {}
+    for place, (_, value) in options.items():
+        within = settings
+        for name in place[:-1]:
+            within = within.setdefault(name, {})
+            if not isinstance(within, dict):
+                raise UsageError(f"{name}: holds no settings by name; mend the file of --config")
+        within[place[-1]] = value
+    if "time_unit" not in settings:
+        raise UsageError(
+            "--time-unit is missing; give the unit of the table's times, such as months"
+        )
+    names = {place: name for place, (name, _) in options.items()}
+    return make_config(settings, "the options" if file is None else str(file), names)

@@ -48,7 +48,7 @@ class FittedFold:
     bins: TimeBins
 
 
-def check_network(model: str, config: TrainingConfig) -> None:
+def check_buildable(model: str, config: TrainingConfig) -> None:
     """Refuse sizes of which a network cannot be built, before anything is trained.
 
     Args:

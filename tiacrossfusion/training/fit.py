@@ -1,0 +1,204 @@
+"""Fit a model on the folds of a training that are not finished, and predict their test patients."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from tiacrossfusion.cohorts.folds import Fold
+from tiacrossfusion.errors import TiacfError, one_line
+from tiacrossfusion.evaluation.prediction_files import TABLE as PREDICTIONS
+from tiacrossfusion.evaluation.prediction_files import read_predictions, write_predictions
+from tiacrossfusion.evaluation.predictions import FoldPredictions
+from tiacrossfusion.evaluation.report import STAGING
+from tiacrossfusion.models.bundle import load_bundle
+from tiacrossfusion.networks.registry import COX_COVARIATES
+from tiacrossfusion.survival import TimeBins, quantile_bins, risk_of, survival_curve
+from tiacrossfusion.training.bags import CohortBags
+from tiacrossfusion.training.bundles import save_fold_bundle
+from tiacrossfusion.training.covariates import CoxCovariates
+from tiacrossfusion.training.devices import Devices
+from tiacrossfusion.training.fold import BEST, LAST, METRICS, fit_fold, wait_for_others
+from tiacrossfusion.training.patients import patient_hazards, patients_of
+from tiacrossfusion.training.plan import BUNDLE, Plan
+
+Say = Callable[[str], None]
+
+
+def fit_model(
+    plan: Plan,
+    model: str,
+    bags: CohortBags | None,
+    *,
+    devices: Devices,
+    leader: bool,
+    say: Say,
+    show_progress: bool,
+) -> None:
+    """Fit a model on the folds that are not finished.
+
+    A fold is finished when its predictions are there, which are written last.
+
+    Args:
+        plan: of the training.
+        model: one of its models.
+        bags: of the cohort; None for a model of covariates only.
+        devices: where networks are trained.
+        leader: whether this process is the one that writes.
+        say: gets a line for each fold.
+        show_progress: draw a bar an epoch.
+
+    Raises:
+        TiacfError: a finished fold is damaged, or something went wrong.
+    """
+    if leader:
+        _sweep(plan, model)
+    for number, fold in enumerate(plan.folds, 1):
+        place = plan.fold_folder(model, fold)
+        label = f"{model}, fold {fold.number} ({number} of {len(plan.folds)})"
+        if is_finished(place):
+            _check_finished(place, model)
+            say(f"{label}: finished before")
+            continue
+        say(
+            f"{label}: {len(fold.train)} patients to train, "
+            f"{len(fold.validation)} to stop by, {len(fold.test)} to test"
+        )
+        if bags is not None and model != COX_COVARIATES:
+            _fit_network(plan, model, fold, bags, devices, leader, show_progress)
+        elif leader:
+            predictions = _fit_covariates(plan, fold, say)
+            write_predictions(place, [predictions])
+
+
+def is_finished(place: Path) -> bool:
+    """Return whether a fold is finished: its predictions are there."""
+    return (place / PREDICTIONS).is_file()
+
+
+@contextmanager
+def or_train_again(place: Path) -> Iterator[None]:
+    """Add a remedy to errors about the files of a fold, which the options did not cause."""
+    try:
+        yield
+    except TiacfError as error:
+        raise TiacfError(f"{error}; or remove {place} to have the fold trained again") from error
+
+
+def read_metrics(path: Path) -> pd.DataFrame:
+    """Read the figures of the epochs of a fold.
+
+    Raises:
+        TiacfError: they are missing or damaged.
+    """
+    try:
+        return pd.read_csv(path)
+    except (OSError, ValueError) as error:
+        raise TiacfError(
+            f"{path}: cannot be read ({one_line(error)}); take the file as training wrote it"
+        ) from error
+
+
+def _check_finished(place: Path, model: str) -> None:
+    """Refuse a fold that lost a file, or of which one was damaged, after it had been finished."""
+    with or_train_again(place):
+        read_predictions(place)
+        if model != COX_COVARIATES:
+            load_bundle(place / BUNDLE)
+            read_metrics(place / METRICS)
+
+
+def _fit_network(
+    plan: Plan,
+    model: str,
+    fold: Fold,
+    bags: CohortBags,
+    devices: Devices,
+    leader: bool,
+    show_progress: bool,
+) -> None:
+    place, cohort = plan.fold_folder(model, fold), plan.cohort
+    training, validation, test = (
+        patients_of(cohort.table, names) for names in (fold.train, fold.validation, fold.test)
+    )
+    fitted = fit_fold(
+        model,
+        plan.config,
+        bags,
+        training,
+        validation,
+        place,
+        seed=plan.config.seed * 1000 + fold.number,
+        devices=devices,
+        show_progress=show_progress,
+    )
+    if leader:
+        on_train = survival_curve(patient_hazards(fitted.network, bags, training))
+        on_test = survival_curve(patient_hazards(fitted.network, bags, test))
+        risks = risk_of(on_train)
+        predictions = _predictions(plan, fold, risk_of(on_test), on_test, risks, fitted.bins)
+        save_fold_bundle(place / BUNDLE, model, cohort, bags, fold, fitted, risks, predictions)
+        # An ensemble in place was made with an earlier training of this fold.
+        shutil.rmtree(plan.ensemble(model), ignore_errors=True)
+        write_predictions(place, [predictions])  # last: the fold is finished
+        _sweep(plan, model)
+    wait_for_others()
+
+
+def _fit_covariates(plan: Plan, fold: Fold, say: Say) -> FoldPredictions:
+    patients, config = plan.cohort.table.patients, plan.config
+    training, test = patients.loc[list(fold.train)], patients.loc[list(fold.test)]
+    bins = quantile_bins(
+        training.time.to_numpy(float),
+        training.event.to_numpy(int),
+        config.network.num_bins,
+        config.time_unit,
+    )
+    fitted = CoxCovariates(config.columns.covariates).fit(training)
+    risks, survival = fitted.risk(test), fitted.survival(test, bins)
+    for line in dict.fromkeys(fitted.messages):
+        say(f"{COX_COVARIATES}, fold {fold.number}: {line}")
+    return _predictions(plan, fold, risks, survival, fitted.risk(training), bins)
+
+
+def _predictions(
+    plan: Plan,
+    fold: Fold,
+    risks: np.ndarray,
+    survival: np.ndarray,
+    train_risks: np.ndarray,
+    bins: TimeBins,
+) -> FoldPredictions:
+    patients = plan.cohort.table.patients
+    training, test = patients.loc[list(fold.train)], patients.loc[list(fold.test)]
+    return FoldPredictions(
+        fold=fold.number,
+        patients=tuple(fold.test),
+        times=test.time.to_numpy(float),
+        events=test.event.to_numpy(int),
+        risks=risks,
+        survival=survival,
+        high=risks > np.median(train_risks),
+        bins=bins,
+        training_times=training.time.to_numpy(float),
+        training_events=training.event.to_numpy(int),
+    )
+
+
+def _sweep(plan: Plan, model: str) -> None:
+    """Remove checkpoints of finished folds, and what a killed run was about to write."""
+    folder = plan.model_folder(model)
+    for part in (*plan.folder.glob(".*.part"), *folder.rglob(".*.part")):
+        part.unlink(missing_ok=True)
+    for staging in folder.glob(f"{STAGING}*"):
+        shutil.rmtree(staging, ignore_errors=True)
+    for fold in plan.folds:
+        place = plan.fold_folder(model, fold)
+        if is_finished(place):
+            for name in (LAST, BEST):
+                (place / name).unlink(missing_ok=True)

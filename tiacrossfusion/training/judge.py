@@ -1,0 +1,117 @@
+"""Judge a model whose folds are finished: figures, pictures, the ensemble, and all models in one table."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+import pandas as pd
+
+from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.evaluation.comparison import compare
+from tiacrossfusion.evaluation.evaluation_files import read_evaluation
+from tiacrossfusion.evaluation.measuring import evaluate
+from tiacrossfusion.evaluation.prediction_files import read_predictions, write_predictions
+from tiacrossfusion.evaluation.predictions import FoldPredictions
+from tiacrossfusion.evaluation.report import write_evaluation
+from tiacrossfusion.evaluation.scores import Evaluation
+from tiacrossfusion.io.atomic import write_text
+from tiacrossfusion.models.bundle import load_bundle
+from tiacrossfusion.networks.registry import COX_COVARIATES
+from tiacrossfusion.training.bags import CohortBags
+from tiacrossfusion.training.bundles import save_ensemble
+from tiacrossfusion.training.fit import or_train_again, read_metrics
+from tiacrossfusion.training.fold import METRICS
+from tiacrossfusion.training.plan import BUNDLE, Plan
+
+MODELS = "models.csv"
+
+
+def judge_model(plan: Plan, model: str, bags: CohortBags | None) -> Evaluation:
+    """Write predictions, figures, pictures and the ensemble of a model whose folds are finished.
+
+    Args:
+        plan: of the training.
+        model: one of its models.
+        bags: of the cohort; None for a model of covariates only.
+
+    Raises:
+        TiacfError: a fold is damaged, or the folder cannot be written.
+    """
+    folds = fold_predictions(plan, model)
+    place = plan.model_folder(model)
+    evaluation = evaluate(folds, seed=plan.config.seed, optimistic=plan.optimistic)
+    write_predictions(place, folds)
+    curves = None
+    if model != COX_COVARIATES:
+        curves = {
+            fold.number: read_metrics(plan.fold_folder(model, fold) / METRICS)
+            for fold in plan.folds
+        }
+    write_evaluation(
+        place,
+        folds,
+        evaluation,
+        title=f"{plan.cohort.name}: {model}",
+        learning_curves=curves,
+        note="Research use only.",
+    )
+    if bags is not None and len(plan.folds) > 1 and not _is_bundle(plan, model):
+        members = [plan.fold_folder(model, fold) / BUNDLE for fold in plan.folds]
+        save_ensemble(plan.ensemble(model), members, model, plan.cohort, bags, evaluation)
+    _write_models(plan)
+    return evaluation
+
+
+def fold_predictions(plan: Plan, model: str) -> list[FoldPredictions]:
+    """Read the predictions of a model whose folds are finished.
+
+    Raises:
+        TiacfError: those of a fold are missing or damaged.
+    """
+    predictions = []
+    for fold in plan.folds:
+        place = plan.fold_folder(model, fold)
+        with or_train_again(place):
+            predictions += read_predictions(place)
+    return predictions
+
+
+def _is_bundle(plan: Plan, model: str) -> bool:
+    """Return whether the ensemble is in place and whole; else it is made from its members."""
+    try:
+        load_bundle(plan.ensemble(model))
+    except TiacfError:
+        return False
+    return True
+
+
+def _write_models(plan: Plan) -> None:
+    """Write `models.csv` from all models that are judged, in the order in which they were named."""
+    finished = {}
+    for model in plan.config.models:
+        place = plan.model_folder(model)
+        with suppress(TiacfError):  # not judged yet, or to be judged again: its turn will come
+            finished[model] = read_evaluation(place).pooled, read_predictions(place)
+    rows, first = [], next(iter(finished))
+    for model, (pooled, predictions) in finished.items():
+        row: dict[str, Any] = {
+            "model": model,
+            "patients": pooled.patients,
+            "events": pooled.events,
+        }
+        for name in ("harrell_c", "uno_c", "brier"):
+            figure = getattr(pooled, name)
+            row |= {name: figure.value, f"{name}_low": figure.low, f"{name}_high": figure.high}
+        row["log_rank_p"] = pooled.risk_groups.log_rank_p
+        if model != first:
+            difference = compare(finished[first][1], predictions, seed=plan.config.seed)
+            row |= {
+                f"{first}_minus_this": difference.difference.value,
+                "difference_low": difference.difference.low,
+                "difference_high": difference.difference.high,
+                "difference_p": difference.p,
+            }
+        rows.append(row)
+    text = pd.DataFrame(rows).to_csv(index=False, lineterminator="\n")
+    write_text(plan.folder / MODELS, text)

@@ -1,0 +1,163 @@
+"""The plan of a training: whose slides, which folds, which models, and where everything is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tiacrossfusion.bags.bag import FeatureBag
+from tiacrossfusion.bags.files import find_bags
+from tiacrossfusion.cohorts.folds import Fold, check_folds, holdout_fold, nested_folds
+from tiacrossfusion.cohorts.matching import match_bags
+from tiacrossfusion.cohorts.splits import given_folds, official_folds, read_splits
+from tiacrossfusion.cohorts.table import CohortTable, read_table
+from tiacrossfusion.errors import UsageError
+from tiacrossfusion.io.text import printable
+from tiacrossfusion.networks.registry import COX_COVARIATES
+from tiacrossfusion.training.config import ProtocolSettings, TrainingConfig
+
+BUNDLE, ENSEMBLE = "bundle", "ensemble"
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Everything a training needs to know of its patients.
+
+    Attributes:
+        name: of the cohort, for titles and model cards.
+        table: follow-up.
+        sources: a bag, or the path of one, for each slide; empty for models of covariates only.
+    """
+
+    name: str
+    table: CohortTable
+    sources: Mapping[str, Path | FeatureBag]
+
+
+def read_cohort(table: Path, bags: Path | None, config: TrainingConfig) -> Cohort:
+    """Read a table and find the bags of its slides.
+
+    Args:
+        table: follow-up, CSV or Parquet.
+        bags: folder of bag stores; None for models of covariates only.
+        config: names the columns, and whether what cannot be used may be left out.
+
+    Raises:
+        TiacfError: the table is at fault, or slides have no bag.
+    """
+    checked = read_table(
+        table, config.columns, config.time_unit, drop_unusable=config.drop_unusable
+    )
+    name = printable(table.stem)
+    if bags is None:
+        return Cohort(name, checked, {})
+    checked, sources = match_bags(checked, find_bags(bags), drop_missing=config.drop_unusable)
+    return Cohort(name, checked, sources)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is trained on whom, and where it is kept.
+
+    Attributes:
+        folder: of the training.
+        cohort: the patients.
+        config: settings.
+        folds: division of the patients; the same for all models.
+        messages: what was left out, and what does not fit between splits and table, one line each.
+    """
+
+    folder: Path
+    cohort: Cohort
+    config: TrainingConfig
+    folds: tuple[Fold, ...]
+    messages: tuple[str, ...]
+
+    @property
+    def optimistic(self) -> bool:
+        """Return whether the patients that judge a model also choose it."""
+        return any(fold.optimistic for fold in self.folds)
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """Return the models that are trained on bags."""
+        return tuple(model for model in self.config.models if model != COX_COVARIATES)
+
+    def model_folder(self, model: str) -> Path:
+        """Return the folder of a model."""
+        return self.folder / model
+
+    def fold_folder(self, model: str, fold: Fold) -> Path:
+        """Return the folder of a fold of a model."""
+        return self.folder / model / f"fold-{fold.number}"
+
+    def ensemble(self, model: str) -> Path:
+        """Return the folder of the bundle of all folds together, which only networks have."""
+        return self.folder / model / ENSEMBLE
+
+    def bag_sources(self) -> dict[str, Path | FeatureBag]:
+        """Return the bags of the slides of all patients in the folds, by slide."""
+        used = {
+            patient
+            for fold in self.folds
+            for patient in (*fold.train, *fold.validation, *fold.test)
+        }
+        slides = self.cohort.table.slides
+        names = slides.slide[slides.patient.isin(used)]
+        return {name: self.cohort.sources[name] for name in names}
+
+
+def make_plan(folder: Path, cohort: Cohort, config: TrainingConfig) -> Plan:
+    """Divide the patients and check that all models can be trained; nothing is written.
+
+    Args:
+        folder: of the training.
+        cohort: the patients.
+        config: settings.
+
+    Raises:
+        TiacfError: the folds cannot be used, or a model lacks something that it needs.
+    """
+    folds, messages = _make_folds(cohort.table, config.protocol, config.seed)
+    check_folds(folds, cohort.table, config.network.num_bins)
+    plan = Plan(folder, cohort, config, tuple(folds), (*cohort.table.messages(), *messages))
+    if COX_COVARIATES in config.models and not config.columns.covariates:
+        raise UsageError(f"{COX_COVARIATES} needs covariates; name columns with --covariates")
+    if plan.networks and not cohort.sources:
+        raise UsageError(f"{plan.networks[0]} needs bags; give their folder with --bags")
+    if plan.networks:
+        from tiacrossfusion.training.fold import check_buildable
+
+        for model in plan.networks:
+            check_buildable(model, config)
+    return plan
+
+
+def _make_folds(
+    table: CohortTable, settings: ProtocolSettings, seed: int
+) -> tuple[list[Fold], list[str]]:
+    """Divide the patients as a protocol says.
+
+    Returns:
+        The folds, and what does not fit between given splits and the table, one line each.
+
+    Raises:
+        TiacfError: the protocol lacks its splits, or a split cannot be used.
+    """
+    if settings.protocol == "holdout":
+        if settings.splits is not None:
+            raise UsageError("--splits with --protocol holdout: leave one of them out")
+        fold = holdout_fold(table, settings.test_share, settings.validation_share, seed=seed)
+        return [fold], []
+    if settings.splits is None:
+        if settings.protocol == "official":
+            raise UsageError(
+                "--protocol official takes the authors' splits; give their folder with --splits"
+            )
+        return nested_folds(table, settings.folds, settings.validation_share, seed=seed), []
+    splits = read_splits(settings.splits, table)
+    messages = [line for split in splits for line in split.messages()]
+    if settings.protocol == "official":
+        return official_folds(splits), messages
+    return given_folds(splits, table, settings.validation_share, seed=seed), messages

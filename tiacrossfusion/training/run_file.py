@@ -1,0 +1,113 @@
+"""`run.json`: what a training was begun with, and whether the one that goes on is the same."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from tiacrossfusion.cohorts.folds import read_folds, write_folds
+from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.io.atomic import write_text, writing
+from tiacrossfusion.io.paths import is_there
+from tiacrossfusion.training.plan import Plan
+
+RUN, SPLITS = "run.json", "splits.csv"
+
+_VERSIONED = ("tiacrossfusion", "torch", "lightning", "numpy", "pandas", "lifelines")
+
+
+def open_folder(plan: Plan) -> None:
+    """Make the folder of a training, or check that it holds one of the same settings and data.
+
+    Models may be added.
+
+    Raises:
+        TiacfError: the folder holds something else, or cannot be written.
+    """
+    path = plan.folder / RUN
+    record: dict[str, Any] = {
+        "config": plan.config.model_dump(mode="json", exclude={"models"}),
+        "table": {"name": plan.cohort.name, "sha256": plan.cohort.table.sha256},
+        "messages": list(plan.messages),
+        "versions": {name: version(name) for name in _VERSIONED},
+    }
+    if is_there(path):
+        with _reading(path):
+            earlier = json.loads(path.read_text(encoding="utf-8"))
+            differs = _differences(earlier["config"], record["config"])
+            if earlier["table"]["sha256"] != plan.cohort.table.sha256:
+                differs.append("table")
+            elif not (plan.folder / SPLITS).is_file():  # killed before it was written
+                write_folds(plan.folder / SPLITS, plan.folds)
+            elif tuple(read_folds(plan.folder / SPLITS)) != plan.folds:
+                differs.append("division of the patients")
+        if differs:
+            raise TiacfError(
+                f"{plan.folder}: holds a run with another {' and '.join(differs)}; give another "
+                "--output-path, or the same settings to go on"
+            )
+        return
+    with writing(plan.folder):
+        unfinished = set(plan.folder.glob(f".{RUN}.*.part"))  # killed while it was written
+        there = set(plan.folder.iterdir()) if plan.folder.is_dir() else set()
+    if there - unfinished:
+        raise TiacfError(
+            f"{plan.folder}: is not empty and holds no training run; give another --output-path"
+        )
+    write_text(path, json.dumps(record, indent=1) + "\n")
+    write_folds(plan.folder / SPLITS, plan.folds)
+
+
+def check_bags(folder: Path, sha256: str) -> None:
+    """Refuse bags with other features than those the training was begun with; record them if new.
+
+    Args:
+        folder: of the training.
+        sha256: hash of all that a network is trained on.
+
+    Raises:
+        TiacfError: they are other bags, or the file cannot be read.
+    """
+    path = folder / RUN
+    with _reading(path):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        begun_with = record.get("bags", {}).get("sha256")
+    if begun_with is None:  # so far, models of covariates alone
+        record["bags"] = {"sha256": sha256}
+        write_text(path, json.dumps(record, indent=1) + "\n")
+    elif begun_with != sha256:
+        raise TiacfError(
+            f"{folder}: holds a run on bags with other features; give another --output-path, or "
+            "the same bags to go on"
+        )
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Say in one line what is wrong with the file."""
+    try:
+        yield
+    except OSError as error:
+        raise TiacfError(
+            f"{path}: cannot be read ({error.strerror or error}); check its rights"
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise TiacfError(
+            f"{path}: damaged; remove the folder or give another --output-path"
+        ) from error
+
+
+def _differences(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Names of the settings that differ."""
+    names = []
+    for name in {**one, **other}:
+        left, right = one.get(name), other.get(name)
+        if isinstance(left, dict) and isinstance(right, dict):
+            names += _differences(left, right, f"{prefix}{name}.")
+        elif left != right:
+            names.append(prefix + name)
+    return names
