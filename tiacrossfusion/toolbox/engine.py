@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from tiacrossfusion.cohorts.patients import read_patients
 from tiacrossfusion.encoders.encoder import Encoder
 from tiacrossfusion.encoders.loading import load_encoder
 from tiacrossfusion.encoders.stored import load_encoder_of
-from tiacrossfusion.errors import ArgumentTypeError, ArgumentValueError, UsageError
+from tiacrossfusion.errors import ArgumentTypeError, ArgumentValueError
 from tiacrossfusion.io.arguments import at_least, usable_device
 from tiacrossfusion.io.plugins import load_plugins
 from tiacrossfusion.models.source import LoadedModel, ModelSource
@@ -38,26 +38,23 @@ from tiacrossfusion.toolbox.arguments import (
     path_of,
     scale_of,
 )
-from tiacrossfusion.toolbox.ioconfig import check_sampling, sampling_ioconfig, sampling_of
+from tiacrossfusion.toolbox.ioconfig import (
+    check_sampling,
+    given_ioconfig,
+    sampling_ioconfig,
+    sampling_of,
+)
 from tiacrossfusion.toolbox.model import CrossFusionModel
+from tiacrossfusion.toolbox.own_network import load_own_weights, own_bundle
+from tiacrossfusion.toolbox.patch_steps import without_patch_steps
 
 if TYPE_CHECKING:
     from tiacrossfusion.runs.patients import PatientOutcome
 
 _SETTINGS = ("batch_size", "num_workers", "device", "verbose")
 
-#: Steps of TIAToolbox's engines that run a network on batches of patches.
-_PATCH_STEPS = (
-    "get_dataloader",
-    "infer_patches",
-    "infer_wsi",
-    "post_process_patches",
-    "post_process_wsi",
-    "save_predictions",
-    "save_predictions_as_zarr",
-)
 
-
+@without_patch_steps
 class SurvivalPredictor(EngineABC):
     """Predict survival from whole-slide images.
 
@@ -142,12 +139,16 @@ class SurvivalPredictor(EngineABC):
         model: str | nn.Module, weights: str | Path | None
     ) -> tuple[nn.Module, ModelIOConfigABC | None]:
         """Load the bundle in place of a model of TIAToolbox's own collection."""
-        if not isinstance(model, str | CrossFusionModel):
+        if not isinstance(model, str | nn.Module):
             raise ArgumentTypeError(
-                f"model: must be a name, a folder, a hub id or a CrossFusionModel, not "
+                "model: must be a name, a folder, a hub id, a CrossFusionModel or another nn.Module, not "
                 f"{type(model).__name__}"
             )
         file = None if weights is None else path_of("weights", weights)
+        if isinstance(model, nn.Module) and not isinstance(model, CrossFusionModel):
+            if file is not None:
+                load_own_weights(model, file)
+            return model, None
         loaded = CrossFusionModel(model) if isinstance(model, str) else model
         if file is not None:
             loaded = CrossFusionModel(loaded.bundle.with_weights(file))
@@ -301,17 +302,7 @@ class SurvivalPredictor(EngineABC):
         if isinstance(self.model, CrossFusionModel):
             check_sampling(self.ioconfig, **given, ioconfig=ioconfig)
             return self.ioconfig
-        if ioconfig is None and None not in (input_resolutions, patch_input_shape):
-            ioconfig = ModelIOConfigABC(**given)
-        ioconfig = ioconfig or self.ioconfig
-        if ioconfig is None:
-            raise ArgumentValueError(
-                "ioconfig: is missing; a network without a model bundle needs it, or input_resolutions and "
-                "patch_input_shape"
-            )
-        own = sampling_ioconfig(sampling_of(ioconfig))
-        check_sampling(own, **given)
-        return own
+        return given_ioconfig(ioconfig or self.ioconfig, **given)
 
     def _settle(self, given: dict[str, Any]) -> None:
         """Take settings over into the engine, all of them or none."""
@@ -336,7 +327,12 @@ class SurvivalPredictor(EngineABC):
                 with_encoder=with_encoder,
                 plugins=self._plugins,
             )
-        return LoadedModel(self._load_encoder() if with_encoder else None, self.model.bundle)
+        if isinstance(self.model, CrossFusionModel):
+            return LoadedModel(self._load_encoder() if with_encoder else None, self.model.bundle)
+        encoder = self._load_encoder()  # a network without bundle does not name it
+        return LoadedModel(
+            encoder, own_bundle(self.model, sampling_of(self.ioconfig), encoder.spec)
+        )
 
     def _load_encoder(self) -> Encoder:
         """Load the encoder once for a device."""
@@ -357,24 +353,6 @@ class SurvivalPredictor(EngineABC):
                 )
             self._encoder_device = self.device
         return self._encoder
-
-
-def _refuse(name: str) -> Callable[..., None]:
-    """Return a method in place of one of the engine's that cannot work."""
-
-    def refused(self: SurvivalPredictor, *args: Any, **kwargs: Any) -> None:  # noqa: ARG001
-        raise UsageError(
-            f"SurvivalPredictor.{name}: survival is predicted from all patches of a slide at once, not "
-            "from batches of patches; call run()"
-        )
-
-    refused.__name__ = name
-    refused.__doc__ = "Raise UsageError: survival is predicted from all patches of a slide at once."
-    return refused
-
-
-for _step in _PATCH_STEPS:
-    setattr(SurvivalPredictor, _step, _refuse(_step))
 
 
 def _check_settings(batch_size: int, num_workers: int, device: str) -> None:

@@ -51,6 +51,35 @@ def sampling_of(ioconfig: Any) -> SamplingSpec:
     return spec
 
 
+def given_ioconfig(ioconfig: ModelIOConfigABC | None, **parts: Any) -> ModelIOConfigABC:
+    """Return the IO configuration of a network without a model bundle, which has none of its own.
+
+    Args:
+        ioconfig: the user's.
+        parts: `input_resolutions`, `patch_input_shape` and `stride_shape`, of which the first two make one.
+
+    Raises:
+        UsageError: neither is given, they contradict each other, or as for `sampling_of`.
+    """
+    if ioconfig is None and (
+        parts["input_resolutions"] is None or parts["patch_input_shape"] is None
+    ):
+        raise ArgumentValueError(
+            "ioconfig: is missing; a network without a model bundle needs it, or input_resolutions and "
+            "patch_input_shape"
+        )
+    try:
+        own = sampling_ioconfig(sampling_of(ioconfig or ModelIOConfigABC(**parts)))
+    except (KeyError, IndexError, TypeError) as error:
+        if isinstance(error, ArgumentTypeError):
+            raise
+        raise ArgumentValueError(
+            f"input_resolutions: are not such as {sampling_ioconfig(SamplingSpec()).input_resolutions}"
+        ) from error
+    check_sampling(own, **parts)
+    return own
+
+
 def check_sampling(own: ModelIOConfigABC, **given: Any) -> None:
     """Refuse any sampling but the model's own.
 
