@@ -28,7 +28,8 @@ from tiacrossfusion.bags.bag import FeatureBag, Provenance, ScaleFeatures
 from tiacrossfusion.encoders.spec import EncoderSpec
 from tiacrossfusion.explain.hotspots import find_hotspots
 from tiacrossfusion.explain.scores import slide_scores
-from tiacrossfusion.outputs.geojson_files import write_geojson
+from tiacrossfusion.inference.slide import SlideResult
+from tiacrossfusion.outputs.geojson_files import QuPathWriter
 from tiacrossfusion.slides.spec import CELLS_20X, SCALES, SamplingSpec
 
 SIDE = 506  # level-0 pixels of a 20x tile
@@ -79,21 +80,16 @@ def one_run(tiles: int, *, compress: bool) -> dict[str, float]:
     prediction = SimpleNamespace(
         attention=attention, rolled=rolled, attribution=SimpleNamespace(values=attribution)
     )
+    config = SimpleNamespace(name="made-up model", card=SimpleNamespace(notice="benchmark"))
     before, started, processor = memory(), time.perf_counter(), time.process_time()
     scores = slide_scores(bag, None, prediction)
     hotspots = find_hotspots(bag, scores["20x"])
+    result = SlideResult(bag, prediction, config, "", scores, hotspots)
     scored = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        paths = write_geojson(
-            Path(folder),
-            "slide",
-            bag,
-            scores,
-            hotspots,
-            model="made-up model",
-            note="benchmark",
-            compress=compress,
-        )
+        writer = QuPathWriter(gzip=compress)
+        writer.write(Path(folder), "slide", result)
+        paths = [Path(folder) / f"slide{suffix}" for suffix in writer.suffixes]
         ended, processor = time.perf_counter(), time.process_time() - processor
         size = sum(path.stat().st_size for path in paths) / 1e6
         first = paths[0].stat().st_size / 1e6

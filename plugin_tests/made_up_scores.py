@@ -11,8 +11,11 @@ from PIL import Image
 
 from tiacrossfusion.bags.bag import FeatureBag, Provenance, ScaleFeatures
 from tiacrossfusion.encoders.spec import EncoderSpec
+from tiacrossfusion.explain.hotspots import Hotspot, find_hotspots
 from tiacrossfusion.explain.score import Score
 from tiacrossfusion.explain.scores import slide_scores
+from tiacrossfusion.inference.slide import SlideResult
+from tiacrossfusion.outputs.geojson_files import QuPathWriter
 from tiacrossfusion.slides.spec import CELLS_20X, SCALES, SamplingSpec
 
 ORIGIN = {
@@ -104,6 +107,28 @@ def scores_of(
     adds = None if attribution is None else SimpleNamespace(values=attribution)
     prediction = SimpleNamespace(attention=attention, rolled=rolled, attribution=adds)
     return slide_scores(bag, None, prediction)
+
+
+def result_of(
+    bag: FeatureBag,
+    scores: dict[str, list[Score]],
+    hotspots: list[Hotspot] | None = None,
+    overview: np.ndarray | None = None,
+) -> SlideResult:
+    """What is written of a slide; its hotspots are found unless they are given."""
+    config = SimpleNamespace(name=ORIGIN["model"], card=SimpleNamespace(notice=ORIGIN["note"]))
+    if hotspots is None:
+        hotspots = find_hotspots(bag, scores["20x"])
+    return SlideResult(bag, None, config, "", scores, hotspots, overview)
+
+
+def write_geojson(
+    folder: Path, stem: str, result: SlideResult, *, gzip: bool = False
+) -> list[Path]:
+    """The files for QuPath, that of 20x first."""
+    writer = QuPathWriter(gzip=gzip)
+    writer.write(folder, stem, result)
+    return [folder / f"{stem}{suffix}" for suffix in writer.suffixes]
 
 
 def score(scores: list[Score], name: str) -> Score:

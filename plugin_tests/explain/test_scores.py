@@ -133,7 +133,7 @@ def test_maps_of_a_bag_without_places_are_refused_in_one_line(placed: bool, nest
 def test_attention_of_another_length_is_refused():
     bag = make_bag(block(4, 4))
     attention = make_attention(bag) | {"fused": np.ones(3)}
-    with pytest.raises(ValueError, match=r"attention fused has the shape \(3,\), not \(4,\)"):
+    with pytest.raises(ValueError, match=r"Attention fused has the shape \(3,\), not \(4,\)"):
         scores_of(bag, attention)
 
 

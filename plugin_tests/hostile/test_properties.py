@@ -11,16 +11,14 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from made_up_scores import scores_of
+from made_up_scores import result_of, scores_of, write_geojson
 from tiatoolbox.wsicore.wsireader import VirtualWSIReader
 
 from tiacrossfusion.bags.bag import FeatureBag, Provenance, ScaleFeatures
 from tiacrossfusion.encoders.spec import EncoderSpec
 from tiacrossfusion.explain.extent import clip_to_slide
-from tiacrossfusion.explain.hotspots import find_hotspots
 from tiacrossfusion.inference.prediction import predict_bag
 from tiacrossfusion.networks.output import SurvivalOutput
-from tiacrossfusion.outputs.geojson_files import write_geojson
 from tiacrossfusion.slides.grid import nested_grids
 from tiacrossfusion.slides.slide import Slide
 from tiacrossfusion.slides.spec import SCALES, SamplingSpec
@@ -120,10 +118,7 @@ def test_bounds_go_from_the_grid_through_bag_and_geojson_and_back(width, height,
     with tempfile.TemporaryDirectory() as folder:
         made.save(Path(folder) / "bag.zarr")
         bag = FeatureBag.load(Path(folder) / "bag.zarr")
-        scores = scores_of(bag, attention)
-        spots = find_hotspots(bag, scores["20x"])
-        origin = {"model": "made-up", "note": "demonstration"}
-        paths = write_geojson(Path(folder), "s", bag, scores, spots, **origin)
+        paths = write_geojson(Path(folder), "s", result_of(bag, scores_of(bag, attention)))
         documents = [json.loads(path.read_text()) for path in paths]
     for scale, document in zip(("20x", "10x", "5x"), documents, strict=True):
         tiles = [f for f in document["features"] if f["properties"]["objectType"] == "tile"]

@@ -10,12 +10,12 @@ from made_up_scores import (
     block,
     hot_attention,
     make_bag,
+    result_of,
     score,
     scores_of,
 )
 
-from tiacrossfusion.explain.hotspots import find_hotspots
-from tiacrossfusion.outputs.annotation_store import open_annotation_store, write_annotation_store
+from tiacrossfusion.outputs.annotation_store import AnnotationStoreWriter, open_annotation_store
 
 
 def test_the_store_is_read_back_with_shares_and_level_0_coordinates(tmp_path: Path):
@@ -23,12 +23,11 @@ def test_the_store_is_read_back_with_shares_and_level_0_coordinates(tmp_path: Pa
     attention = hot_attention(bag, {(1, 1): 2.0, (2, 1): 2.0})
     attention["20x"][0] = np.nan
     attribution = {"20x": np.linspace(-1, 0.25, 144)}
-    scores = scores_of(bag, attention, attribution=attribution)["20x"]
-    hotspots = find_hotspots(bag, scores)
-    path = tmp_path / "slide.db"
-    write_annotation_store(path, bag, scores, hotspots, **ORIGIN)
+    result = result_of(bag, scores_of(bag, attention, attribution=attribution))
+    scores, hotspots = result.scores["20x"], result.hotspots
+    AnnotationStoreWriter().write(tmp_path, "slide", result)
 
-    store = open_annotation_store(path)
+    store = open_annotation_store(tmp_path / "slide.db")
     assert len(store) == 144 + len(hotspots)
     assert store.metadata["tiacrossfusion"]["model"] == ORIGIN["model"]
     hot = store.query(

@@ -12,11 +12,13 @@ from made_up_scores import (
     check_picture,
     make_attention,
     make_bag,
+    result_of,
     scores_of,
 )
 
-from tiacrossfusion.explain.hotspots import find_hotspots
-from tiacrossfusion.outputs.colours import percentile_colours
+from tiacrossfusion.bags.bag import FeatureBag
+from tiacrossfusion.explain.score import Score
+from tiacrossfusion.outputs.colours import score_colours
 from tiacrossfusion.outputs.curve import Curve, GroupCurve
 from tiacrossfusion.outputs.overlay import _paint, attention_figure
 from tiacrossfusion.outputs.survival_plot import survival_figure
@@ -30,11 +32,11 @@ def test_the_attention_figure_takes_slides_of_any_shape(columns: int, rows: int,
     attention = make_attention(bag)
     attention["10x"][0] = np.nan
     thumbnail = np.random.default_rng(0).integers(120, 240, (9 * rows, 9 * columns, 3), np.uint8)
-    texts = {"title": "a $\\slide$", "model": "made-up model", "note": "not for clinical use"}
+    named = bag.provenance.model_copy(update={"slide": "a $\\slide$"})
+    bag = FeatureBag(bag.scales, named)
     for name in ("one.png", "two.png"):
         scores = scores_of(bag, attention, attribution={"20x": attention["20x"] - 0.01})
-        hotspots = find_hotspots(bag, scores["20x"])
-        attention_figure(thumbnail, bag, scores, hotspots, tmp_path / name, **texts)
+        attention_figure(result_of(bag, scores, overview=thumbnail), tmp_path / name)
     check_picture(tmp_path / "one.png")
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
 
@@ -42,7 +44,7 @@ def test_the_attention_figure_takes_slides_of_any_shape(columns: int, rows: int,
 def test_tiles_are_painted_where_they_lie():
     bag = make_bag([(1, 0), (5, 3)], dimensions=(round(8 * SIDE), round(4 * SIDE)))
     white = np.full((40, 80, 3), 250, np.uint8)
-    painted = _paint(white, bag, "20x", percentile_colours(np.array([0.0, 100.0])))
+    painted = _paint(white, bag, "20x", score_colours(Score("Any", "20x", np.array([0.1, 0.9]))))
     changed = (painted != white).any(axis=2)
     expected = np.zeros((40, 80), bool)
     expected[0:10, 10:20] = expected[30:40, 50:60] = True

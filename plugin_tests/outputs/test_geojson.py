@@ -25,24 +25,23 @@ from made_up_scores import (
     imported,
     make_attention,
     make_bag,
+    result_of,
     score,
     scores_of,
+    write_geojson,
 )
 
 from tiacrossfusion.bags.bag import FeatureBag
 from tiacrossfusion.explain.attention_scores import STAGE_GRID
 from tiacrossfusion.explain.hotspots import find_hotspots
-from tiacrossfusion.outputs.annotation_store import write_annotation_store
-from tiacrossfusion.outputs.geojson_files import write_geojson
+from tiacrossfusion.outputs.annotation_store import AnnotationStoreWriter
 from tiacrossfusion.outputs.overlay import attention_figure
 
 CHECKER = Path(__file__).resolve().parents[3] / "shared" / "tools" / "check_geojson.py"
 
 
 def write_all(folder: Path, bag: FeatureBag, attention: dict[str, np.ndarray]) -> list[Path]:
-    scores = scores_of(bag, attention)
-    hotspots = find_hotspots(bag, scores["20x"])
-    return write_geojson(folder, "slide", bag, scores, hotspots, **ORIGIN)
+    return write_geojson(folder, "slide", result_of(bag, scores_of(bag, attention)))
 
 
 def read(path: Path) -> dict:
@@ -150,8 +149,7 @@ def test_tiles_and_hotspots_carry_all_scores_and_what_is_unknown_is_left_out(tmp
     rolled = {scale: np.full(n, np.nan) for scale, n in bag.counts().items()}
     attention = hot_attention(bag, {(1, 1): 2.0, (2, 1): 2.0})
     scores = scores_of(bag, attention, rolled=rolled, attribution=attribution)
-    hotspots = find_hotspots(bag, scores["20x"])
-    paths = write_geojson(tmp_path, "slide", bag, scores, hotspots, **ORIGIN)
+    paths = write_geojson(tmp_path, "slide", result_of(bag, scores))
     (spot, *tiles) = (feature["properties"] for feature in check_rules(paths[0], bag))
     signed = ["Attribution 5x", "Attribution 10x", "Attribution 20x", "Attribution total"]
     for number, tile in enumerate(tiles):
@@ -178,7 +176,7 @@ def test_compressed_files_hold_the_same_and_are_the_same_every_time(
     for name, compress in (("plain", False), ("one", True), ("two", True)):
         (tmp_path / name).mkdir()
         written[name] = write_geojson(
-            tmp_path / name, "slide", bag, scores, [], **ORIGIN, compress=compress
+            tmp_path / name, "slide", result_of(bag, scores, []), gzip=compress
         )
     assert written["one"][0].name == "slide.geojson.gz"
     for plain, one, two in zip(*written.values(), strict=True):
@@ -190,18 +188,18 @@ def test_compressed_files_hold_the_same_and_are_the_same_every_time(
 def test_a_slide_of_unknown_size_and_resolution_has_maps_without_microns(tmp_path: Path):
     bag = imported(make_bag(block(24, 18)), placed=True)
     scores = all_scores(bag)
-    hotspots = find_hotspots(bag, scores["20x"])
-    assert hotspots
-    assert all(hotspot.area is None for hotspot in hotspots)
-    path = write_geojson(tmp_path, "slide", bag, scores, hotspots, **ORIGIN)[0]
+    result = result_of(bag, scores)
+    assert result.hotspots
+    assert all(hotspot.area is None for hotspot in result.hotspots)
+    path = write_geojson(tmp_path, "slide", result)[0]
     assert "null" not in path.read_text("utf-8")
     document = read(path)
     assert "mpp" not in document["tiacrossfusion"]
     assert document["tiacrossfusion"]["features"]["imported"] == "another program, features.h5"
     assert "Area um^2" not in document["features"][0]["properties"]["measurements"]
-    write_annotation_store(tmp_path / "slide.db", bag, scores["20x"], hotspots, **ORIGIN)
+    AnnotationStoreWriter().write(tmp_path, "slide", result)
     picture = tmp_path / "slide.png"
-    attention_figure(None, bag, scores, hotspots, picture, title="a", **ORIGIN)
+    attention_figure(result, picture)
     check_picture(picture)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tiacrossfusion.explain.nesting import Nesting, per_patch
+from tiacrossfusion.explain.nesting import Nesting
 from tiacrossfusion.explain.score import Score
 
 if TYPE_CHECKING:
@@ -34,12 +34,14 @@ def attention_scores(bag: FeatureBag, _bundle: ModelBundle, prediction: Explaine
     nesting = Nesting(bag)
     stages = dict(prediction.attention)
     if prediction.rolled is not None:
-        stages["rolled"] = nesting.share(
-            {s: per_patch(bag, f"rolled {s}", v, s) for s, v in prediction.rolled.items()}
+        parts = (
+            Score(f"Attention rolled {scale}", scale, values)
+            for scale, values in prediction.rolled.items()
         )
-    scores = []
-    for stage, grid in STAGE_GRID.items():
-        if stage in stages:
-            values = per_patch(bag, f"attention {stage}", stages[stage], grid)
-            scores += nesting.spread(Score(f"Attention {stage}", grid, values))
-    return scores
+        stages["rolled"] = nesting.share(parts)
+    return [
+        score
+        for stage, grid in STAGE_GRID.items()
+        if stage in stages
+        for score in nesting.spread(Score(f"Attention {stage}", grid, stages[stage]))
+    ]

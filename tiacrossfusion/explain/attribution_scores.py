@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tiacrossfusion.explain.nesting import Nesting, per_patch
+from tiacrossfusion.explain.nesting import Nesting
 from tiacrossfusion.explain.score import Score
 from tiacrossfusion.slides.spec import SCALES
 
@@ -32,16 +32,12 @@ def attribution_scores(bag: FeatureBag, _bundle: ModelBundle, prediction: Explai
     if prediction.attribution is None:
         return []
     nesting = Nesting(bag)
-    given = {
-        scale: per_patch(bag, f"attribution {scale}", prediction.attribution.values[scale], scale)
-        for scale in SCALES
-        if scale in prediction.attribution.values
-    }
-    if not given:
-        return []
+    values = prediction.attribution.values
     scores = [
-        Score(ATTRIBUTIONS[scale], scale, values, signed=True, unit="risk")
-        for scale, values in given.items()
+        Score(name, scale, values[scale], signed=True, unit="risk")
+        for scale, name in ATTRIBUTIONS.items()
+        if scale in values
     ]
-    scores.append(Score(TOTAL, "20x", nesting.share(given), signed=True, unit="risk"))
+    if scores:
+        scores.append(Score(TOTAL, "20x", nesting.share(scores), signed=True, unit="risk"))
     return [spread for score in scores for spread in nesting.spread(score)]

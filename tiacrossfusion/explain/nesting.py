@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -68,20 +68,21 @@ class Nesting:
                 )
         return scores
 
-    def share(self, values: Mapping[str, np.ndarray]) -> np.ndarray:
+    def share(self, scores: Iterable[Score]) -> np.ndarray:
         """Divide each patch's value equally among the kept patches of the finest grid inside it.
 
         Args:
-            values: values of the patches of some scales.
+            scores: scores of some grids.
 
         Returns:
-            (N,) sum over the scales for each patch of the finest grid.
+            (N,) sum over the scores for each patch of the finest grid.
         """
         *_, around = self._around.values()
         total = np.zeros(len(next(iter(around.values()))))
-        for scale, of_scale in values.items():
-            index = around[scale]
-            total = total + of_scale[index] / np.bincount(index, minlength=len(of_scale))[index]
+        for score in scores:
+            check_score(self._bag, score)
+            index = around[score.scale]
+            total = total + score.values[index] / np.bincount(index)[index]
         return total
 
 
@@ -91,26 +92,9 @@ def check_score(bag: FeatureBag, score: Score) -> None:
     Raises:
         ValueError: it has not.
     """
-    per_patch(bag, score.name, score.values, score.scale)
-
-
-def per_patch(bag: FeatureBag, what: str, values: np.ndarray, scale: str) -> np.ndarray:
-    """Return values as float64, NaN where they are not finite.
-
-    Args:
-        bag: bag of the slide.
-        what: what the values are, for the message.
-        values: (N,) values of the patches of a scale.
-        scale: "5x", "10x" or "20x".
-
-    Raises:
-        ValueError: there is not one value for each patch.
-    """
-    values = np.asarray(values, np.float64)
-    expected = (len(bag.scales[scale]),)
-    if values.shape != expected:
-        raise ValueError(f"{what} has the shape {values.shape}, not {expected}")
-    return np.where(np.isfinite(values), values, np.nan)
+    expected = (len(bag.scales[score.scale]),)
+    if score.values.shape != expected:
+        raise ValueError(f"{score.name} has the shape {score.values.shape}, not {expected}")
 
 
 def _parents(bag: FeatureBag, fine: str, coarse: str) -> np.ndarray:

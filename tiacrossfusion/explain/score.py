@@ -15,7 +15,7 @@ class Score:
     Attributes:
         name: name in every output, such as "Attention fused", "Attention 20x mean" or "Attribution 20x".
         scale: grid of the values, "5x", "10x" or "20x", with N patches.
-        values: (N,) float64 in the order of the grid's patches; NaN where a patch has no value.
+        values: (N,) float64 in the order of the grid's patches; NaN where a value is unknown or not finite.
         signed: whether values above 0 raise and values below 0 lower what `unit` names.
         unit: unit of the values, such as "risk"; empty for shares of attention.
         percentiles: (N,) float64 ranks within the slide, 0 to 100, NaN where the value is. None for signed
@@ -31,6 +31,8 @@ class Score:
 
     def __post_init__(self) -> None:
         """Rank an unsigned score."""
+        values = np.asarray(self.values, np.float64)
+        object.__setattr__(self, "values", np.where(np.isfinite(values), values, np.nan))
         if not self.signed and self.percentiles is None:
             object.__setattr__(self, "percentiles", percentile_rank(self.values))
 

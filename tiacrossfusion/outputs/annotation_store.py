@@ -19,7 +19,6 @@ import shapely
 from tiatoolbox.annotation.storage import Annotation, SQLiteStore
 
 from tiacrossfusion.explain.extent import clip_to_slide, tiles_of
-from tiacrossfusion.explain.hotspots import Hotspot
 from tiacrossfusion.explain.score import Score
 from tiacrossfusion.outputs.colours import score_shares
 from tiacrossfusion.outputs.origin import origin
@@ -53,62 +52,33 @@ def open_annotation_store(path: Path) -> SQLiteStore:
 
 
 class AnnotationStoreWriter(Writer):
-    """A TIAToolbox annotation store of the 20x tiles."""
-
-    suffixes = (".db",)
-
-    def write(self, folder: Path, stem: str, result: SlideResult) -> None:
-        """Write `<stem>.db`."""
-        write_annotation_store(
-            folder / f"{stem}.db",
-            result.bag,
-            result.scores["20x"],
-            result.hotspots,
-            model=result.config.name,
-            note=result.config.card.notice,
-        )
-
-
-def write_annotation_store(
-    path: Path,
-    bag: FeatureBag,
-    scores: Sequence[Score],
-    hotspots: Sequence[Hotspot],
-    *,
-    model: str,
-    note: str,
-) -> None:
-    """Write the 20x tiles and the hotspots of a slide as a store.
+    """A TIAToolbox annotation store, `<stem>.db`, with the 20x tiles and the hotspots.
 
     Each annotation has a "type". Tiles have "Attention fused percentile" and so on, divided by 100, and
     signed scores such as "Attribution total" from 0 (lowers the risk most of the slide's tiles) to 1
     (raises it most). Hotspots have a "name", a "rank", the mean percentile of their tiles divided by
     100, and the mean of every score, such as "Attribution total mean", in its own unit. Unknown values
     are left out. The store's metadata hold the origin under "tiacrossfusion".
-
-    Args:
-        path: a file that does not exist yet; should end in ".db", by which the toolbox knows a store.
-        bag: bag of the slide.
-        scores: scores of its 20x grid.
-        hotspots: hotspots of the slide.
-        model: name of the model.
-        note: what the result may be used for.
     """
-    with closing(open_annotation_store(path)) as store:
-        store.metadata["tiacrossfusion"] = origin(bag, model=model, note=note)
-        annotations = dict(_tiles(bag, scores))
-        for hotspot in hotspots:
-            properties = {"type": HOTSPOT_TYPE, "name": hotspot.name, "rank": hotspot.rank}
-            shares = {
-                f"{name} percentile": round(percentile / 100, 6)
-                for name, percentile in hotspot.percentiles.items()
-            }
-            means = {f"{name} mean": float(f"{mean:.6g}") for name, mean in hotspot.means.items()}
-            annotations[f"hotspot_{hotspot.rank}"] = Annotation(
-                hotspot.polygon,
-                properties | _finite(shares) | _finite(means),
-            )
-        store.append_many(list(annotations.values()), list(annotations))
+
+    suffixes = (".db",)
+
+    def write(self, folder: Path, stem: str, result: SlideResult) -> None:
+        """Write the store."""
+        with closing(open_annotation_store(folder / f"{stem}.db")) as store:
+            store.metadata["tiacrossfusion"] = origin(result)
+            annotations = dict(_tiles(result.bag, result.scores["20x"]))
+            for hotspot in result.hotspots:
+                properties = {"type": HOTSPOT_TYPE, "name": hotspot.name, "rank": hotspot.rank}
+                shares = {
+                    f"{name} percentile": round(percentile / 100, 6)
+                    for name, percentile in hotspot.percentiles.items()
+                }
+                means = {f"{name} mean": float(f"{m:.6g}") for name, m in hotspot.means.items()}
+                annotations[f"hotspot_{hotspot.rank}"] = Annotation(
+                    hotspot.polygon, properties | _finite(shares) | _finite(means)
+                )
+            store.append_many(list(annotations.values()), list(annotations))
 
 
 def _tiles(bag: FeatureBag, scores: Sequence[Score]) -> Iterator[tuple[str, Annotation]]:

@@ -33,20 +33,6 @@ def colour_table() -> np.ndarray:
     return colormaps[COLOUR_MAP](np.arange(256), bytes=True)[:, :3]
 
 
-def percentile_colours(percentiles: np.ndarray) -> np.ndarray:
-    """Colour percentiles.
-
-    Args:
-        percentiles: any shape, 0 to 100; NaN where unknown.
-
-    Returns:
-        uint8 RGB of the same shape with a last axis of 3.
-    """
-    known = np.isfinite(percentiles)
-    index = np.rint(np.where(known, percentiles, 0) * 2.55).astype(np.intp)
-    return np.where(known[..., None], colour_table()[index], np.array(UNKNOWN, np.uint8))
-
-
 @functools.cache
 def signed_colour_table() -> np.ndarray:
     """RGB (256, 3) uint8 from lowering the risk most to raising it most."""
@@ -70,31 +56,17 @@ def signed_shares(values: np.ndarray) -> np.ndarray:
     return 0.5 + 0.5 * np.clip(values / strongest, -1, 1)
 
 
-def signed_colours(values: np.ndarray) -> np.ndarray:
-    """Colour signed values (N,); returns (N, 3) uint8 RGB."""
-    shares = signed_shares(values)
-    known = np.isfinite(shares)
-    index = np.rint(np.where(known, shares, 0) * 255).astype(np.intp)
-    return np.where(known[:, None], signed_colour_table()[index], np.array(UNKNOWN, np.uint8))
-
-
 def score_shares(score: Score) -> np.ndarray:
     """Return where each value lies on its colour scale: (N,) from 0 to 1, NaN where it is unknown."""
     return signed_shares(score.values) if score.percentiles is None else score.percentiles / 100
 
 
-def score_colours(score: Score | None, patches: int) -> np.ndarray:
-    """Colour the patches of a grid by a score.
-
-    Args:
-        score: the score; without one all patches have the colour `UNKNOWN`.
-        patches: number of patches N.
-
-    Returns:
-        (N, 3) uint8 RGB.
-    """
-    if score is None:
-        return np.tile(np.array(UNKNOWN, np.uint8), (patches, 1))
+def score_colours(score: Score) -> np.ndarray:
+    """Return the colour of each value: (N, 3) uint8 RGB, `UNKNOWN` where it is unknown."""
     if score.percentiles is None:
-        return signed_colours(score.values)
-    return percentile_colours(score.percentiles)
+        table, place = signed_colour_table(), signed_shares(score.values) * 255
+    else:
+        table, place = colour_table(), score.percentiles * 2.55
+    known = np.isfinite(place)
+    index = np.rint(np.where(known, place, 0)).astype(np.intp)
+    return np.where(known[:, None], table[index], np.array(UNKNOWN, np.uint8))

@@ -57,24 +57,14 @@ def write_outputs(
         UsageError: there is no such output type.
     """
     writer = WRITERS[output_type](gzip=gzip)
-    note = result.config.card.notice
     if result.scores or not writer.needs_maps:
         writer.write(folder, stem, result)
     if result.scores:
-        attention_figure(
-            result.overview,
-            result.bag,
-            result.scores,
-            result.hotspots,
-            folder / f"{stem}{_ATTENTION}",
-            title=result.name,
-            model=result.config.name,
-            note=note,
-        )
+        attention_figure(result, folder / f"{stem}{_ATTENTION}")
     survival_figure(
         curve_of(result.prediction, result.config),
         folder / f"{stem}{_SURVIVAL}",
         title=result.name,
         risk_group=result.prediction.risk_group,
-        note=note,
+        note=result.config.card.notice,
     )

@@ -12,7 +12,7 @@ import io
 import json
 import math
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -23,7 +23,7 @@ import numpy as np
 from tiacrossfusion.explain.extent import clip_to_slide, tiles_of
 from tiacrossfusion.explain.hotspots import Hotspot
 from tiacrossfusion.explain.score import Score, colour_score
-from tiacrossfusion.outputs.colours import HOTSPOT, score_colours
+from tiacrossfusion.outputs.colours import HOTSPOT, UNKNOWN, score_colours
 from tiacrossfusion.outputs.origin import origin
 from tiacrossfusion.outputs.writers import Writer
 
@@ -50,86 +50,40 @@ _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "tiacrossfusion")
 
 
 class QuPathWriter(Writer):
-    """GeoJSON for QuPath, one file a grid."""
-
-    def __init__(self, *, gzip: bool = False) -> None:
-        """Take compressed files or plain ones."""
-        super().__init__(gzip=gzip)
-        self.suffixes = tuple(
-            f"{ending}{COMPRESSED if gzip else ''}" for ending in FILE_ENDINGS.values()
-        )
-
-    def write(self, folder: Path, stem: str, result: SlideResult) -> None:
-        """Write the files of `write_geojson`."""
-        write_geojson(
-            folder,
-            stem,
-            result.bag,
-            result.scores,
-            result.hotspots,
-            model=result.config.name,
-            note=result.config.card.notice,
-            compress=self.gzip,
-        )
-
-
-def write_geojson(
-    folder: Path,
-    stem: str,
-    bag: FeatureBag,
-    scores: Mapping[str, Sequence[Score]],
-    hotspots: Sequence[Hotspot],
-    *,
-    model: str,
-    note: str,
-    compress: bool = False,
-) -> list[Path]:
-    """Write `<stem>.geojson` (20x tiles and hotspots), `<stem>_10x.geojson`, `<stem>_5x.geojson`.
+    """GeoJSON for QuPath: `<stem>.geojson` (20x tiles, hotspots), `<stem>_10x.geojson`, `<stem>_5x.geojson`.
 
     A tile has each score as a measurement, with its percentile where the score has one.
 
     Coordinates are level-0 pixels of the image as QuPath opens it, that is without the slide's
     `offset`, cut at its borders. Tiles are coloured by `colour_score`; each file names it. Two runs
     write the same bytes.
-
-    Args:
-        folder: an existing folder.
-        stem: beginning of the file names.
-        bag: bag of the slide.
-        scores: scores of each grid.
-        hotspots: hotspots of the slide.
-        model: name of the model.
-        note: what the result may be used for.
-        compress: write gzip, with ".gz" at the end of the names.
-
-    Returns:
-        The three files, the 20x file first.
-
-    Raises:
-        TiacfError: the places of the bag's patches are unknown.
     """
-    record = origin(bag, model=model, note=note)
-    paths = []
-    for scale, ending in FILE_ENDINGS.items():
-        path = Path(folder) / f"{stem}{ending}{COMPRESSED if compress else ''}"
-        header = record | {"tiles": scale, "colour": _colour(scores[scale])}
-        with _open(path, compress=compress) as file:
-            file.write('{"type":"FeatureCollection",\n"tiacrossfusion":')
-            file.write(json.dumps(header, ensure_ascii=False, allow_nan=False))
-            file.write(',\n"features":[')
-            separator = "\n"
-            if scale == "20x":
-                for hotspot in hotspots:
-                    file.write(
-                        separator + geojson.dumps(_hotspot_feature(bag, hotspot, model, note))
-                    )
+
+    def __init__(self, *, gzip: bool = False) -> None:
+        """Take compressed files or plain ones."""
+        super().__init__(gzip=gzip)
+        compressed = COMPRESSED if gzip else ""
+        self.suffixes = tuple(f"{ending}{compressed}" for ending in FILE_ENDINGS.values())
+
+    def write(self, folder: Path, stem: str, result: SlideResult) -> None:
+        """Write the three files."""
+        record = origin(result)
+        for scale, suffix in zip(FILE_ENDINGS, self.suffixes, strict=True):
+            scores = result.scores[scale]
+            header = record | {"tiles": scale, "colour": _colour(scores)}
+            with _open(folder / f"{stem}{suffix}", compress=self.gzip) as file:
+                file.write('{"type":"FeatureCollection",\n"tiacrossfusion":')
+                file.write(json.dumps(header, ensure_ascii=False, allow_nan=False))
+                file.write(',\n"features":[')
+                separator = "\n"
+                if scale == "20x":
+                    for hotspot in result.hotspots:
+                        file.write(separator + geojson.dumps(_hotspot_feature(result, hotspot)))
+                        separator = ",\n"
+                for feature in _tile_features(result.bag, scale, scores):
+                    file.write(separator + feature)
                     separator = ",\n"
-            for feature in _tile_features(bag, scale, scores[scale]):
-                file.write(separator + feature)
-                separator = ",\n"
-            file.write("\n]}\n")
-        paths.append(path)
-    return paths
+                file.write("\n]}\n")
 
 
 def _colour(scores: Sequence[Score]) -> str:
@@ -164,7 +118,8 @@ def _tile_features(bag: FeatureBag, scale: str, scores: Sequence[Score]) -> Iter
     """
     bounds, shown = clip_to_slide(bag, scale)
     bounds = bounds - np.tile(bag.provenance.offset, 2)
-    colours = score_colours(colour_score(scores), len(bounds))
+    score = colour_score(scores)
+    colours = np.full((len(bounds), 3), UNKNOWN) if score is None else score_colours(score)
     columns = [_members(score, shown) for score in scores] or [[""] * len(bounds)]
     prefix = f"{bag.provenance.slide}/{scale}/"
     for (x0, y0, x1, y1), (column, row), (red, green, blue), known in zip(
@@ -209,16 +164,15 @@ def _members(score: Score, shown: np.ndarray) -> list[str]:
     return [texts[index] for index in inverse.tolist()]
 
 
-def _hotspot_feature(bag: FeatureBag, hotspot: Hotspot, model: str, note: str) -> geojson.Feature:
+def _hotspot_feature(result: SlideResult, hotspot: Hotspot) -> geojson.Feature:
     """Return a hotspot as a locked annotation."""
+    made, config = result.bag.provenance, result.config
     scores = {f"{name} mean": mean for name, mean in hotspot.means.items() if math.isfinite(mean)}
     if hotspot.area is not None:
         scores = {"Area um^2": hotspot.area} | scores
-    coordinates = [
-        (ring.astype(np.int64) - bag.provenance.offset).tolist() for ring in hotspot.rings
-    ]
+    coordinates = [(ring.astype(np.int64) - made.offset).tolist() for ring in hotspot.rings]
     return geojson.Feature(
-        id=str(uuid.uuid5(_NAMESPACE, f"{bag.provenance.slide}/hotspot/{hotspot.rank}")),
+        id=str(uuid.uuid5(_NAMESPACE, f"{made.slide}/hotspot/{hotspot.rank}")),
         geometry=geojson.Polygon(coordinates),
         properties={
             "objectType": "annotation",
@@ -230,6 +184,6 @@ def _hotspot_feature(bag: FeatureBag, hotspot: Hotspot, model: str, note: str) -
                 "Tiles": hotspot.tiles,
                 **{name: float(f"{value:.6g}") for name, value in scores.items()},
             },
-            "metadata": {"Model": model, "Notice": note},
+            "metadata": {"Model": config.name, "Notice": config.card.notice},
         },
     )

@@ -5,28 +5,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tiacrossfusion.bags.bag import FeatureBag
+    from tiacrossfusion.inference.slide import SlideResult
 
 
-def origin(bag: FeatureBag, *, model: str, note: str) -> dict[str, Any]:
+def origin(result: SlideResult) -> dict[str, Any]:
     """Describe slide, features and model of a result, without times: two runs write the same bytes.
-
-    Args:
-        bag: bag of the slide.
-        model: name of the model.
-        note: what the result may be used for.
 
     Returns:
         A record of strict JSON without nulls.
     """
-    made = bag.provenance
+    made = result.bag.provenance
     record: dict[str, Any] = {
         "slide": made.slide,
         "dimensions": made.dimensions and list(made.dimensions),
         "mpp": made.mpp and list(made.mpp),
         "offset": list(made.offset),
-        "model": model,
-        "note": note,
+        "model": result.config.name,
+        "note": result.config.card.notice,
     }
     features = {
         "mask": made.mask,

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from tiacrossfusion.bags.bag import FeatureBag
+    from tiacrossfusion.inference.slide import SlideResult
 
 #: How much of a tile's colour covers the tissue: enough to read the colour against the bar, little
 #: enough to see the glands.
@@ -47,34 +48,19 @@ _BAR, _BAR_GAP = 4.5, 1.2  # width of a colour bar, and the gap between two
 _HEAD, _FOOT = 0.55, 1.15  # inches above and below the panels
 
 
-def attention_figure(
-    thumbnail: np.ndarray | None,
-    bag: FeatureBag,
-    scores: Mapping[str, Sequence[Score]],
-    hotspots: Sequence[Hotspot],
-    path: Path,
-    *,
-    title: str,
-    model: str,
-    note: str,
-) -> None:
+def attention_figure(result: SlideResult, path: Path) -> None:
     """Draw the slide and its scores as a PNG.
 
     There is a map of each score of the 20x grid, each on its own grid; of the attributions only their
     total has one. The tissue under the maps is grey, so that their colours mean scores only: percentiles
-    within the slide on one scale, and signed scores from what lowers the risk to what raises it.
+    within the slide on one scale, and signed scores from what lowers the risk to what raises it. Without
+    an overview of the slide, patches lie on white, and the first panel shows those of 20x.
 
     Args:
-        thumbnail: (h, w, 3) uint8 RGB of the whole slide at any resolution. Without it, patches lie on
-            white, and the first panel shows where those of 20x are.
-        bag: bag of the slide.
-        scores: scores of each grid.
-        hotspots: hotspots of the slide.
+        result: the slide, its scores and hotspots.
         path: the PNG file.
-        title: heading of the figure.
-        model: name of the model.
-        note: what the figure may be used for, written at the foot.
     """
+    bag, scores, hotspots, overview = result.bag, result.scores, result.hotspots, result.overview
     width, height = slide_size(bag)
     unsigned = [score for score in scores["20x"] if not score.signed]
     signed = [s for s in scores["20x"] if s.signed and s.name not in ATTRIBUTIONS.values()]
@@ -92,12 +78,12 @@ def attention_figure(
     figure = Figure(figsize=(figure_w, figure_h), dpi=_DPI, facecolor="white")
 
     size = (max(1, round(panel_w * _DPI)), max(1, round(panel_h * _DPI)))
-    if thumbnail is None:
+    if overview is None:
         tissue = _draw_patches(bag, "20x", size)
     else:
-        shrinks = size[0] < thumbnail.shape[1]
+        shrinks = size[0] < overview.shape[1]
         tissue = cv2.resize(
-            thumbnail, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+            overview, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
         )
     grey = np.repeat(cv2.cvtColor(tissue, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
     for place, score in enumerate(panels):
@@ -108,13 +94,13 @@ def attention_figure(
         axes = figure.add_axes((x / figure_w, y / figure_h, panel_w / figure_w, panel_h / figure_h))
         if score is None:
             image = tissue
-            heading = "H&E" if thumbnail is not None else "20x patches"
+            heading = "H&E" if overview is not None else "20x patches"
         else:
             # Hotspots are made of 20x tiles, so their score is drawn on these.
             drawn = score if score is hot else on_own_grid(scores, score.name)
-            colours = score_colours(drawn, len(drawn.values))
+            colours = score_colours(drawn)
             heading = "Attribution of the risk" if score.name == TOTAL else score.name
-            ground = grey if thumbnail is not None else _draw_patches(bag, drawn.scale, size)
+            ground = grey if overview is not None else _draw_patches(bag, drawn.scale, size)
             image = _paint(ground, bag, drawn.scale, colours)
         axes.imshow(image, extent=(0, width, height, 0), interpolation="nearest", aspect="auto")
         axes.set_title(heading, fontsize=11, pad=5)
@@ -126,11 +112,12 @@ def attention_figure(
             for hotspot in hotspots:
                 _outline(axes, hotspot, height)
 
-    add_caption(figure, 1 - 0.3 / figure_h, title, size=14)
+    add_caption(figure, 1 - 0.3 / figure_h, result.name, size=14)
     for number, (label, table, ticks) in enumerate(bars):
         shift = (number - (len(bars) - 1) / 2) * (_BAR + _BAR_GAP)
         _colour_bar(figure, label, table, ticks, shift=shift)
-    add_caption(figure, 0.22 / figure_h, f"{model}  ·  {note}", size=9, colour="0.35")
+    foot = f"{result.config.name}  ·  {result.config.card.notice}"
+    add_caption(figure, 0.22 / figure_h, foot, size=9, colour="0.35")
     save_png(figure, path)
 
 
