@@ -19,8 +19,12 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "encoders.loading": ["load_encoder"],
         "errors": ["TiacfError", "UsageError"],
         "models.bundle": ["load_bundle"],
+        "models.source": ["ModelSource"],
         "networks.crossfusion": ["CrossFusion"],
         "networks.official": ["load_official_checkpoint"],
+        "runs.extraction": ["ExtractionOptions", "extract"],
+        "runs.runner": ["Outcome"],
+        "slides.options": ["ReadOptions", "Scale"],
         "slides.spec": ["SamplingSpec"],
         "toolbox.engine": ["SurvivalPredictor"],
         "toolbox.model": ["CrossFusionModel"],
@@ -33,10 +37,16 @@ if TYPE_CHECKING:
     from tiacrossfusion.errors import TiacfError as TiacfError
     from tiacrossfusion.errors import UsageError as UsageError
     from tiacrossfusion.models.bundle import load_bundle as load_bundle
+    from tiacrossfusion.models.source import ModelSource as ModelSource
     from tiacrossfusion.networks.crossfusion import CrossFusion as CrossFusion
     from tiacrossfusion.networks.official import (
         load_official_checkpoint as load_official_checkpoint,
     )
+    from tiacrossfusion.runs.extraction import ExtractionOptions as ExtractionOptions
+    from tiacrossfusion.runs.extraction import extract as extract
+    from tiacrossfusion.runs.runner import Outcome as Outcome
+    from tiacrossfusion.slides.options import ReadOptions as ReadOptions
+    from tiacrossfusion.slides.options import Scale as Scale
     from tiacrossfusion.slides.spec import SamplingSpec as SamplingSpec
     from tiacrossfusion.toolbox.engine import SurvivalPredictor as SurvivalPredictor
     from tiacrossfusion.toolbox.model import CrossFusionModel as CrossFusionModel

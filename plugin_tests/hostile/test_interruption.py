@@ -167,11 +167,11 @@ def test_what_follows_from_ctrl_c_is_not_taken_for_a_bad_slide(slides, tmp_path,
 
     monkeypatch.setattr(extraction_task, "extract_bag", fail)
     with pytest.raises(KeyboardInterrupt):
-        extraction.extract_slides(
+        extraction.extract(
             [slides / "0.svs"], tmp_path, ModelSource("stain-texture"), show_progress=False
         )
     monkeypatch.undo()
-    (outcome,) = extraction.extract_slides(
+    (outcome,) = extraction.extract(
         [slides / "0.svs"], tmp_path, ModelSource("stain-texture"), show_progress=False
     )
     assert outcome.status == "ok"

@@ -23,7 +23,8 @@ from tiacrossfusion.cli import main
 from tiacrossfusion.encoders.spec import EncoderSpec
 from tiacrossfusion.io.atomic import OutputError
 from tiacrossfusion.runs.bags_folder import BagsFolder, record_names, source_of
-from tiacrossfusion.runs.extraction import ExtractionOptions, extract_slides, plan_extraction
+from tiacrossfusion.runs.extraction import ExtractionOptions, plan_extraction
+from tiacrossfusion.runs.extraction import extract as extract_slides
 from tiacrossfusion.runs.processes import process_here
 from tiacrossfusion.runs.record import Record
 from tiacrossfusion.slides.options import ReadOptions, Scale

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -27,8 +26,3 @@ def cli_precision(command: Any) -> Any:
         show_default=True,
         help="Of the encoder's arithmetic; auto is float16 on a GPU and float32 elsewhere.",
     )(command)
-
-
-def seen_from_workers(path: str | None, cluster: str | None) -> str | None:
-    """Write a path in full where workers with other working folders are to find it."""
-    return path if path is None or cluster is None else str(Path(path).absolute())

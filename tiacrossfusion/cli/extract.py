@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import re
 import shlex
-import sys
 import time
-from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 from tiatoolbox.cli.common import (
@@ -22,8 +20,9 @@ from tiatoolbox.cli.common import (
 )
 
 from tiacrossfusion.cli.checks import check_masks, given, output_folder
-from tiacrossfusion.cli.cluster import cli_cluster, cli_precision, seen_from_workers
-from tiacrossfusion.cli.log_file import LOG_FILE, log_to
+from tiacrossfusion.cli.cluster import cli_cluster, cli_precision
+from tiacrossfusion.cli.log_file import log_to
+from tiacrossfusion.cli.outcomes import exit_if_failed, print_done
 from tiacrossfusion.cli.plugins import cli_plugin
 from tiacrossfusion.cli.sizes import bytes_text, seconds_text
 from tiacrossfusion.errors import UsageError
@@ -117,57 +116,41 @@ def extract(
     part = _parse_shard(shard)
     if cluster is not None:
         _refuse_with_cluster(dry_run=dry_run, shard=shard)
-        slides = [slide.absolute() for slide in slides]
     folder = output_folder(given("--output-path", output_path))
 
     # Imported here: torch and the slide readers take seconds, and a wrong option should not.
     from tiacrossfusion.io.atomic import writing
     from tiacrossfusion.models.source import ModelSource
-    from tiacrossfusion.runs.cluster import Cluster
-    from tiacrossfusion.runs.extraction import (
-        ExtractionOptions,
-        check_shard,
-        extract_slides,
-        plan_extraction,
-    )
+    from tiacrossfusion.runs.cluster import connect
+    from tiacrossfusion.runs.extraction import ExtractionOptions, check_shard, plan_extraction
+    from tiacrossfusion.runs.extraction import extract as extract_slides
     from tiacrossfusion.slides.options import ReadOptions, Scale
 
     check_shard(part)
     source = ModelSource(
         encoder=encoder_name,
-        weights=seen_from_workers(encoder_weights, cluster),
+        weights=encoder_weights,
         device=device,
         precision=precision,
         plugins=plugins,
     )
     options = ExtractionOptions(
-        ReadOptions(
-            Scale(mpp, power),
-            seen_from_workers(masks, cluster),
-            batch_size=batch_size,
-            num_workers=num_workers,
-        ),
+        ReadOptions(Scale(mpp, power), masks, batch_size=batch_size, num_workers=num_workers),
         overwrite=overwrite,
         retry_failed=retry_failed,
     )
     if dry_run:
-        _say_plans(plan_extraction(slides, folder, source, options, shard=part))
+        _print_plans(plan_extraction(slides, folder, source, options, shard=part))
         return
     if cluster is None:
-        source.load()  # a wrong name should not wait for the first slide
-        connection: Any = nullcontext()
-    else:
-        connection = Cluster(cluster, source)
-        folder = folder.absolute()
+        source.load()  # before the folder is made
     started = time.monotonic()
-    with connection as connected:
+    with connect(cluster, source) as executor:
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
         with log_to(folder, verbose=verbose):
-            outcomes = extract_slides(
-                slides, folder, source, options, shard=part, executor=connected
-            )
-    _say_outcomes(outcomes, folder, time.monotonic() - started)
+            outcomes = extract_slides(slides, folder, source, options, shard=part, cluster=executor)
+    _print_outcomes(outcomes, folder, time.monotonic() - started)
 
 
 def _parse_shard(shard: str | None) -> tuple[int, int]:
@@ -192,8 +175,8 @@ def _refuse_with_cluster(*, dry_run: bool, shard: str | None) -> None:
         raise UsageError("--shard and --cluster: each shares out the slides; leave one of them out")
 
 
-def _say_plans(plans: Iterable[ExtractionPlan]) -> None:
-    """Say what would be done with each slide, and in all."""
+def _print_plans(plans: Iterable[ExtractionPlan]) -> None:
+    """Print what would be done with each slide, and in all."""
     counts = {"extract": 0, "skip": 0, "fail": 0}
     patches = size = 0
     for plan in plans:
@@ -214,14 +197,11 @@ def _say_plans(plans: Iterable[ExtractionPlan]) -> None:
     )
 
 
-def _say_outcomes(outcomes: list[Outcome], folder: Path, seconds: float) -> None:
+def _print_outcomes(outcomes: list[Outcome], folder: Path, seconds: float) -> None:
     """Print the outcomes of the slides; exits with 1 when some failed."""
     from tiacrossfusion.runs.bags_folder import TABLE
 
-    failed = sum(outcome.status == "failed" for outcome in outcomes)
-    skipped = sum(outcome.status == "skipped" for outcome in outcomes)
-    before = f" ({skipped} finished before)" if skipped else ""
-    click.echo(f"{len(outcomes) - failed} of {len(outcomes)} slides done{before}: {folder / TABLE}")
+    print_done(outcomes, "slides done", folder / TABLE)
     made = [outcome.row for outcome in outcomes if outcome.status == "ok"]
     patches = sum(row[f"patches_{scale}"] for row in made for scale in _SCALES)
     click.echo(f"{patches} patches of {len(made)} slides in {seconds_text(seconds)}")
@@ -231,12 +211,10 @@ def _say_outcomes(outcomes: list[Outcome], folder: Path, seconds: float) -> None
             f"{sum(dropped)} patches left out of {sum(map(bool, dropped))} damaged slides; "
             f"see {folder / TABLE}"
         )
-    if failed < len(outcomes):
+    if any(outcome.status != "failed" for outcome in outcomes):
         bags = shlex.quote(str(folder))
         click.echo(
             f"Next: tiacf train --bags {bags} --table TABLE --time-unit UNIT --output-path FOLDER, "
             f"or tiacf predict --bags {bags} --model MODEL --output-path FOLDER"
         )
-    if failed:
-        click.echo(f"{failed} failed; details in {folder / LOG_FILE}", err=True)
-        sys.exit(1)
+    exit_if_failed(outcomes, folder)

@@ -25,6 +25,7 @@ from tiacrossfusion.bags.files import find_bags
 from tiacrossfusion.cli.checks import check_masks, given, output_folder, refuse_given
 from tiacrossfusion.cli.cluster import cli_cluster, cli_precision
 from tiacrossfusion.cli.log_file import LOG_FILE, log_to
+from tiacrossfusion.cli.outcomes import print_done
 from tiacrossfusion.cli.plugins import cli_plugin
 from tiacrossfusion.cli.registered import RegisteredName
 from tiacrossfusion.errors import UsageError
@@ -230,13 +231,9 @@ def predict(
                 executor=executor,
             )
     failed = sum(outcome.status == "failed" for outcome in done.outcomes)
-    skipped = sum(outcome.status == "skipped" for outcome in done.outcomes)
-    before = f" ({skipped} finished before)" if skipped else ""
     kind = "slides" if bags is None else "bags"
-    click.echo(
-        f"{len(sources) - failed} of {len(sources)} {kind} done{before}: {folder.path / TABLE}, "
-        f"to look at: {folder.path / REPORT}"
-    )
+    where = f"{folder.path / TABLE}, to look at: {folder.path / REPORT}"
+    print_done(done.outcomes, f"{kind} done", where)
     lost = 0
     if table is not None:
         lost = _print_patients(done.patients, folder.path / PATIENTS)

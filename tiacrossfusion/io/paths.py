@@ -7,6 +7,7 @@ import hashlib
 import os
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from tiacrossfusion.io.text import written
 
@@ -66,6 +67,11 @@ def missing(path: Path) -> str:
         if error.errno == errno.ENAMETOOLONG:
             return "a name too long for any file"
     return "a link to a file that is not there" if path.is_symlink() else "no such file or folder"
+
+
+def absolute(given: Any) -> Any:
+    """Return a path as an absolute one, for processes with other working folders; other things as is."""
+    return Path(given).absolute() if isinstance(given, str | Path) else given
 
 
 def size_on_disk(path: Path) -> int:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tiacrossfusion.io.paths import absolute
 from tiacrossfusion.models.source import LoadedModel, ModelSource
 from tiacrossfusion.runs.patients import PatientOutcome, predict_patients
 from tiacrossfusion.runs.prediction import predict_bags, predict_slides
@@ -65,9 +65,9 @@ def predict(
     if folder is not None and patients is not None:
         folder.check_patients_free()
     if executor is not None:
-        sources = [_absolute(source) for source in sources]
-        masks = None if masks is None else [_absolute(mask) for mask in masks]
-        read = replace(options.read, mask=_absolute(options.read.mask))
+        sources = [absolute(source) for source in sources]
+        masks = None if masks is None else [absolute(mask) for mask in masks]
+        read = replace(options.read, mask=absolute(options.read.mask))
         options = replace(options, read=read)
     how: dict[str, Any] = {"executor": executor, "show_progress": show_progress}
     if are_bags:
@@ -80,8 +80,3 @@ def predict(
     if folder is not None:
         folder.write_patients([outcome.row for outcome in of_patients])
     return PredictionRun(outcomes, of_patients)
-
-
-def _absolute(given: Any) -> Any:
-    """Return a path as an absolute one, anything else as it is."""
-    return Path(given).absolute() if isinstance(given, str | Path) else given
