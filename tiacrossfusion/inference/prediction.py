@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says of one slide or one patient. No value here is a medical finding.
+    """What a model predicts for one slide or one patient. No value here is a medical finding.
 
     Attributes:
         risk: minus the sum of S over the bins; higher is worse, comparable within one model only.
@@ -59,6 +59,19 @@ class Prediction:
         if self.member_risks is None or len(self.member_risks) < 2:
             return None
         return float(np.std(self.member_risks, ddof=1))
+
+    def values(self) -> dict[str, Any]:
+        """Return risk, curve, percentile, group and median by name; tables and dictionaries use these."""
+        return {
+            "risk": self.risk,
+            "hazards": self.hazards,
+            "survival": self.survival,
+            "percentile": self.percentile,
+            "risk_group": self.risk_group,
+            "median_survival": self.median,
+            "median_reached": self.median_reached,
+            "member_risks": self.member_risks,
+        }
 
 
 def predict_bag(bag: FeatureBag, bundle: ModelBundle) -> Prediction:
@@ -140,7 +153,7 @@ def read_off(
 
 
 def risk_caveat(prediction: Prediction, config: BundleConfig) -> str:
-    """Say that a risk lies outside those of the training patients; empty when it does not."""
+    """Return a note that a risk lies outside those of the training patients; empty when it does not."""
     reference = config.risk_reference
     if reference is None or reference.covers(prediction.risk):
         return ""

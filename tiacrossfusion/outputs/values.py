@@ -25,14 +25,7 @@ def prediction_dict(result: SlideResult) -> dict[str, Any]:
     prediction = result.prediction
     adds = prediction.attribution
     return {
-        "risk": prediction.risk,
-        "hazards": prediction.hazards,
-        "survival": prediction.survival,
-        "percentile": prediction.percentile,
-        "risk_group": prediction.risk_group,
-        "median_survival": prediction.median,
-        "median_reached": prediction.median_reached,
-        "member_risks": prediction.member_risks,
+        **prediction.values(),
         "attention": dict(prediction.attention),
         "rolled": dict(prediction.rolled or {}),
         "attribution": {} if adds is None else dict(adds.values),
@@ -54,13 +47,11 @@ def prediction_row(prediction: Prediction, config: BundleConfig) -> dict[str, An
     The hazards are not a column of the table: they are kept for the mean over a patient's slides.
     """
     bins, adds = config.time_bins, prediction.attribution
+    values = prediction.values()
+    del values["member_risks"]
     return {
-        "risk": prediction.risk,
+        **values,
         "risk_sd": prediction.risk_sd,
-        "percentile": prediction.percentile,
-        "risk_group": prediction.risk_group,
-        "median_survival": prediction.median,
-        "median_reached": prediction.median_reached,
         "time_unit": None if bins is None else bins.unit,
         "bin_edge": [] if bins is None else list(bins.edges[1:]),
         "survival": prediction.survival.tolist(),
