@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import shutil
 import signal
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 # Small networks are fastest with one thread of torch, here and in the processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -16,6 +19,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+#: Makes a folder under a name unless it is there, by a function that is given it; returns the folder.
+MadeOnce = Callable[[str, Callable[[Path], object]], Path]
 
 
 @pytest.hookimpl(wrapper=True)
@@ -58,27 +64,70 @@ def real_slides(shared_data: Path) -> Path:
     return shared_data / "slides"
 
 
+@pytest.fixture(autouse=True)
+def _quick_collections() -> None:
+    """Leave imported libraries out of the garbage collection that follows each slide: it took longest."""
+    if len(gc.get_objects()) > 100_000:
+        gc.collect()
+        gc.freeze()
+
+
 @pytest.fixture(scope="session")
-def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made_once(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> MadeOnce:
+    """Makes a folder under a name and returns it; workers of xdist share what one of them made."""
+    own = tmp_path_factory.getbasetemp()
+    common = own if worker_id == "master" else own.parent
+
+    def made_once(name: str, make: Callable[[Path], object]) -> Path:
+        folder = common / name
+        with FileLock(common / f"{name}.lock"):
+            if not folder.exists():
+                begun = common / f"{name}.begun"
+                shutil.rmtree(begun, ignore_errors=True)
+                begun.mkdir()
+                make(begun)
+                begun.rename(folder)
+        return folder
+
+    return made_once
+
+
+@pytest.fixture(scope="session")
+def simulated(made_once: MadeOnce) -> Path:
     """Folder with two small simulated slides: `low.svs` at 0.5 mpp and `high.svs` at 0.25 mpp."""
     from tiacrossfusion.simulation.parameters import TissueParameters
     from tiacrossfusion.simulation.slide import render_slide
 
-    folder = tmp_path_factory.mktemp("slides")
-    low, high = TissueParameters(0.1, 0.1, 0.1), TissueParameters(0.9, 0.9, 0.9)
-    render_slide(folder / "low.svs", low, size=(1800, 1500), mpp=0.5, seed=1)
-    render_slide(folder / "high.svs", high, size=(3000, 2600), mpp=0.25, seed=2)
-    return folder
+    def draw(folder: Path) -> None:
+        low, high = TissueParameters(0.1, 0.1, 0.1), TissueParameters(0.9, 0.9, 0.9)
+        render_slide(folder / "low.svs", low, size=(1800, 1500), mpp=0.5, seed=1)
+        render_slide(folder / "high.svs", high, size=(3000, 2600), mpp=0.25, seed=2)
+
+    return made_once("simulated", draw)
 
 
 @pytest.fixture(scope="session")
-def blank(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def small_slide(made_once: MadeOnce) -> Path:
+    """A sound slide of 1000 x 800 pixels at 0.5 mpp with three levels, all of it tissue."""
+    from tiacrossfusion.simulation.parameters import TissueParameters
+    from tiacrossfusion.simulation.slide import render_slide
+
+    def draw(folder: Path) -> None:
+        middle = TissueParameters(0.5, 0.5, 0.5)
+        render_slide(folder / "small.svs", middle, size=(1000, 800), mpp=0.5)
+
+    return made_once("small", draw) / "small.svs"
+
+
+@pytest.fixture(scope="session")
+def blank(made_once: MadeOnce) -> Path:
     """A slide of glass with scanner noise and dust."""
     from tiacrossfusion.simulation.slide import blank_slide
 
-    path = tmp_path_factory.mktemp("blank") / "blank.svs"
-    blank_slide(path, size=(3000, 2500), mpp=0.5, seed=0)
-    return path
+    def draw(folder: Path) -> None:
+        blank_slide(folder / "blank.svs", size=(3000, 2500), mpp=0.5, seed=0)
+
+    return made_once("blank", draw) / "blank.svs"
 
 
 @pytest.fixture(scope="session")

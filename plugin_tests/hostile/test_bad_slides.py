@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import gc
 import json
 import os
 import pickle
@@ -167,29 +166,10 @@ def marked(pixels: np.ndarray, colour: tuple[int, int, int], width: int) -> np.n
     return cv2.line(pixels.copy(), (0, 120), (1000, 700), colour, width)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _quick_collections():
-    """Leave the libraries out of the garbage collection after each slide, which takes longest here."""
-    import torch  # noqa: F401
-
-    from tiacrossfusion.inference.slide import load_readers
-
-    load_readers()
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
 @pytest.fixture(scope="module")
-def good(tmp_path_factory) -> Path:
+def good(small_slide, tmp_path_factory) -> Path:
     """A sound slide of 1000 x 800 pixels at 0.5 mpp with three levels."""
-    from tiacrossfusion.simulation.parameters import TissueParameters
-    from tiacrossfusion.simulation.slide import render_slide
-
-    path = tmp_path_factory.mktemp("good") / "good.svs"
-    render_slide(path, TissueParameters(0.5, 0.5, 0.5), size=(1000, 800), mpp=0.5, seed=1)
-    return path
+    return Path(shutil.copy(small_slide, tmp_path_factory.mktemp("good") / "good.svs"))
 
 
 @pytest.fixture(scope="module")

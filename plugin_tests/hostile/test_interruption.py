@@ -114,15 +114,11 @@ def test_nohup_is_respected():
 
 
 @pytest.fixture(scope="module")
-def slides(tmp_path_factory) -> Path:
+def slides(small_slide, tmp_path_factory) -> Path:
     """Six small slides."""
-    from tiacrossfusion.simulation.parameters import TissueParameters
-    from tiacrossfusion.simulation.slide import render_slide
-
     folder = tmp_path_factory.mktemp("slides")
-    render_slide(folder / "0.svs", TissueParameters(0.5, 0.5, 0.5), size=(1000, 800), mpp=0.5)
-    for number in range(1, 6):
-        shutil.copy(folder / "0.svs", folder / f"{number}.svs")
+    for number in range(6):
+        shutil.copy(small_slide, folder / f"{number}.svs")
     return folder
 
 

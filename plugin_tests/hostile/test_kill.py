@@ -21,15 +21,11 @@ SLIDES = ("a.svs", "b.svs", "c.svs", "d.svs")
 
 
 @pytest.fixture(scope="module")
-def slides(tmp_path_factory) -> Path:
+def slides(small_slide, tmp_path_factory) -> Path:
     """Four small slides."""
-    from tiacrossfusion.simulation.parameters import TissueParameters
-    from tiacrossfusion.simulation.slide import render_slide
-
     folder = tmp_path_factory.mktemp("slides")
-    render_slide(folder / SLIDES[0], TissueParameters(0.5, 0.5, 0.5), size=(1000, 800), mpp=0.5)
-    for name in SLIDES[1:]:
-        shutil.copy(folder / SLIDES[0], folder / name)
+    for name in SLIDES:
+        shutil.copy(small_slide, folder / name)
     return folder
 
 

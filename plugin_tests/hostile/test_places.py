@@ -24,15 +24,11 @@ NO_SPACE = "No space left on device"
 
 
 @pytest.fixture(scope="module")
-def slides(tmp_path_factory) -> Path:
+def slides(small_slide, tmp_path_factory) -> Path:
     """Three small slides."""
-    from tiacrossfusion.simulation.parameters import TissueParameters
-    from tiacrossfusion.simulation.slide import render_slide
-
     folder = tmp_path_factory.mktemp("slides")
-    render_slide(folder / "a.svs", TissueParameters(0.5, 0.5, 0.5), size=(1000, 800), mpp=0.5)
-    for name in ("b.svs", "c.svs"):
-        shutil.copy(folder / "a.svs", folder / name)
+    for name in ("a.svs", "b.svs", "c.svs"):
+        shutil.copy(small_slide, folder / name)
     return folder
 
 

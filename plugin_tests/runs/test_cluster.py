@@ -44,15 +44,11 @@ def contents(folder: Path, pattern: str) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def slides(tmp_path_factory) -> Path:
+def slides(small_slide, tmp_path_factory) -> Path:
     """Four small slides, and a file that is none."""
-    from tiacrossfusion.simulation.parameters import TissueParameters
-    from tiacrossfusion.simulation.slide import render_slide
-
     folder = tmp_path_factory.mktemp("slides")
-    render_slide(folder / "a.svs", TissueParameters(0.5, 0.5, 0.5), size=(1000, 800), mpp=0.5)
-    for name in ("b.svs", "c.svs", "d.svs"):
-        shutil.copy(folder / "a.svs", folder / name)
+    for name in ("a.svs", "b.svs", "c.svs", "d.svs"):
+        shutil.copy(small_slide, folder / name)
     (folder / "text.svs").write_text("not a slide")
     return folder
 

@@ -67,15 +67,15 @@ class MeanColour:
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory) -> Path:
+def drawn(small_slide, tmp_path_factory) -> Path:
     """Folder with two tiny slides of 0.5 mpp."""
     from tiacrossfusion.simulation.parameters import TissueParameters
     from tiacrossfusion.simulation.slide import render_slide
 
     folder = tmp_path_factory.mktemp("drawn")
-    for seed, name in enumerate(("first.svs", "second.svs")):
-        tissue = TissueParameters(0.5, 0.5, 0.5)
-        render_slide(folder / name, tissue, size=(1000, 800), mpp=0.5, seed=seed)
+    shutil.copy(small_slide, folder / "first.svs")
+    tissue = TissueParameters(0.5, 0.5, 0.5)
+    render_slide(folder / "second.svs", tissue, size=(1000, 800), mpp=0.5, seed=1)
     return folder
 
 
