@@ -17,7 +17,7 @@ import tifffile
 
 from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.slides.readers.jpeg_stream import DamagedTileError, check_jpeg2000
-from tiacrossfusion.slides.readers.tiff_structure import check_tiff
+from tiacrossfusion.slides.readers.tiff_directory import read_tiff
 from tiacrossfusion.slides.readers.tiff_tiles import tiled_page
 from tiacrossfusion.slides.slide import open_slide
 
@@ -118,7 +118,7 @@ def changed(whole: Path, to: Path, page: int, tag: str, field: str, value: int) 
 def test_sizes_that_the_file_cannot_hold_are_refused(
     whole, tmp_path, page, tag, field, value, words
 ):
-    check_tiff(whole)
+    read_tiff(whole)
     path = changed(whole, tmp_path / "slide.svs", page, tag, field, value)
     with pytest.raises(TiacfError, match=words) as caught:
         open_slide(path)
@@ -169,7 +169,7 @@ def test_values_that_are_read_again_and_again_are_refused(tmp_path):
                 file.write(struct.pack("<HHII", code, 4, count, 8))
             file.write(struct.pack("<I", file.tell() + 4 if number < 999 else 0))
     with pytest.raises(TiacfError, match="more values than the file has room for"):
-        check_tiff(path)
+        read_tiff(path)
 
 
 def test_a_tag_that_stands_twice_is_refused(whole, tmp_path):
@@ -191,9 +191,9 @@ def test_a_suffix_does_not_spare_a_file_its_look(whole, tmp_path):
 
 def test_real_slides_and_other_files_pass(real_slides, tmp_path):
     for path in real_slides.iterdir():
-        check_tiff(path)
+        read_tiff(path)
     (tmp_path / "slide.svs").write_text("no TIFF")
-    check_tiff(tmp_path / "slide.svs")
+    read_tiff(tmp_path / "slide.svs")
 
 
 @pytest.mark.parametrize(("mpp", "refused"), [(0.5, False), (100.0, False), (0.01, True)])
@@ -256,8 +256,8 @@ def test_what_unpacks_to_more_than_a_tile_is_damaged(tmp_path, compression):
     pixels = np.zeros((64, 64, 3), np.uint8)
     tifffile.imwrite(path, pixels, tile=(64, 64), compression=compression, photometric="rgb")
     encode = {"zlib": imagecodecs.zlib_encode, "lzw": imagecodecs.lzw_encode}[compression]
-    with tifffile.TiffFile(path) as tiff:
-        page = tiled_page(tiff.pages[0])
+    with path.open("rb") as file:
+        page = tiled_page(read_tiff(path).pictures[0], file.fileno())
     assert page.decode(encode(bytes(pixels.size))).shape == pixels.shape
     for size in (pixels.size - 1, pixels.size + 1, 50_000_000):
         with pytest.raises((DamagedTileError, imagecodecs.ZlibError)):

@@ -16,8 +16,7 @@ from tiacrossfusion.errors import TiacfError, one_line
 from tiacrossfusion.io.paths import is_endless, is_there, missing
 from tiacrossfusion.io.text import is_written
 from tiacrossfusion.slides.files import is_dicom_folder
-from tiacrossfusion.slides.readers.tiff_structure import check_tiff
-from tiacrossfusion.slides.readers.tiff_tags import read_tiff_tags
+from tiacrossfusion.slides.readers.tiff_directory import Tiff, read_tiff
 from tiacrossfusion.slides.slide_checks import (
     cannot_open,
     check_levels,
@@ -65,6 +64,7 @@ class Slide:
         offset: level-0 position (x, y) of the scanned area where the file states one
             (`openslide.bounds-x/-y`: MIRAX, Leica SCN). QuPath counts its coordinates from there.
         caveat: what speaks against its scale, size or samples; empty where nothing does.
+        tiff: directories of the file; None where it is no TIFF.
         at_close: what leaving a `with` block does.
     """
 
@@ -75,6 +75,7 @@ class Slide:
     power: float
     offset: tuple[int, int] = (0, 0)
     caveat: str = ""
+    tiff: Tiff | None = field(default=None, repr=False, compare=False)
     at_close: Callable[[], None] = field(default=lambda: None, repr=False, compare=False)
 
     def __enter__(self) -> Slide:
@@ -141,12 +142,11 @@ def open_slide(
         path = Path(image)
         _check_file(path)
     label = path or "array"
-    tags = None
+    tiff = None
     try:
         if path is not None:
-            check_tiff(path)
-            tags = read_tiff_tags(path)
-            check_levels(label, tags)
+            tiff = read_tiff(path)
+            check_levels(label, tiff)
         if not isinstance(image, WSIReader):
             reader = WSIReader.open(path)  # without mpp and power: the file's own are wanted too
             _tolerate_units(reader)
@@ -155,8 +155,8 @@ def open_slide(
         raise
     except Exception as error:  # readers raise whatever their file format library raises
         is_dicom = path is not None and (is_dicom_folder(path) or path.suffix.lower() == ".dcm")
-        raise TiacfError(cannot_open(label, error, tags, is_dicom=is_dicom)) from error
-    caveats = [check_sizes(reader, label), check_samples(reader, label, tags), cut_off(tags)]
+        raise TiacfError(cannot_open(label, error, tiff, is_dicom=is_dicom)) from error
+    caveats = [check_sizes(reader, label), check_samples(reader, label, tiff), cut_off(tiff)]
     slide_mpp, slide_power = _scale(info.mpp, info.objective_power, mpp, power)
     if slide_mpp is None or slide_power is None:
         raise TiacfError(
@@ -198,6 +198,7 @@ def open_slide(
         power=slide_power,
         offset=(int(raw.get("openslide.bounds-x", 0)), int(raw.get("openslide.bounds-y", 0))),
         caveat="; ".join(filter(None, caveats)),
+        tiff=tiff,
         at_close=partial(_close, reader)
         if reader is not image
         else partial(setattr, reader, "info", info),

@@ -13,15 +13,18 @@ from tiacrossfusion.errors import TiacfError, one_line
 if TYPE_CHECKING:
     from tiatoolbox.wsicore.wsireader import WSIReader
 
-    from tiacrossfusion.slides.readers.tiff_tags import TiffTags
+    from tiacrossfusion.slides.readers.tiff_directory import Tiff
 
 #: A size in the description that Aperio's scanners write, "46000x32914 [0,0 2220x2967]".
 _SIZE = re.compile(r"(\d+)x(\d+)")
 
+#: Compression: JPEG, and Aperio's number for JPEG 2000 in YCbCr.
+_JPEG, _APERIO_YCBCR = 7, 33003
+
 _REMEDY = "convert it to a tiled TIFF or SVS in RGB with 8 bits a sample"
 
 
-def check_samples(reader: WSIReader, label: Path | str, tags: TiffTags | None) -> str:
+def check_samples(reader: WSIReader, label: Path | str, tiff: Tiff | None) -> str:
     """Refuse samples that are not 8 bits of red, green and blue, and that the reader does not convert.
 
     OpenSlide converts grey-scale, palettes, CMYK, YCbCr and 16 bits. The other readers give the samples
@@ -30,7 +33,7 @@ def check_samples(reader: WSIReader, label: Path | str, tags: TiffTags | None) -
     Args:
         reader: of the slide.
         label: names the slide.
-        tags: of the file, where it is a TIFF.
+        tiff: directories of the file, where it is a TIFF.
 
     Returns:
         What OpenSlide has converted that may matter; empty where there is nothing.
@@ -39,15 +42,15 @@ def check_samples(reader: WSIReader, label: Path | str, tags: TiffTags | None) -
         TiacfError: the samples are something else.
     """
     if hasattr(reader, "openslide_wsi"):
-        if tags is not None and tags.bits > 16:
-            raise TiacfError(f"{label}: {tags.bits} bits a sample, not 8; {_REMEDY}")
-        if tags is not None and tags.bits > 8:
-            return f"{tags.bits} bits a sample, of which the upper 8 are read"
+        if tiff is not None and tiff.bits > 16:
+            raise TiacfError(f"{label}: {tiff.bits} bits a sample, not 8; {_REMEDY}")
+        if tiff is not None and tiff.bits > 8:
+            return f"{tiff.bits} bits a sample, of which the upper 8 are read"
         return ""
-    if tags is not None and hasattr(reader, "tiff"):
-        converted = tags.colour == "YCBCR" and tags.compression == "JPEG"
-        if not (converted or tags.colour == "RGB") or tags.compression == "APERIO_JP2000_YCBC":
-            colour = tags.colour if tags.colour != "RGB" else "YCBCR"
+    if tiff is not None and hasattr(reader, "tiff"):
+        converted = tiff.colour == "YCBCR" and tiff.compression == _JPEG
+        if not (converted or tiff.colour == "RGB") or tiff.compression == _APERIO_YCBCR:
+            colour = tiff.colour if tiff.colour != "RGB" else "YCBCR"
             raise TiacfError(
                 f"{label}: its colours are {colour}, which TIAToolbox's reader of this format takes "
                 f"for RGB; {_REMEDY}"
@@ -57,7 +60,7 @@ def check_samples(reader: WSIReader, label: Path | str, tags: TiffTags | None) -
         raise TiacfError(f"{label}: its samples are {array.dtype}, not 8 bits; {_REMEDY}")
     try:
         corner = reader.read_rect((0, 0), (4, 4), resolution=0, units="level")
-    except Exception:  # damage is for those to say who read the whole
+    except Exception:  # damage is reported by the code that reads the whole slide
         return ""
     if corner.dtype != np.uint8:
         raise TiacfError(f"{label}: its samples are {corner.dtype}, not 8 bits; {_REMEDY}")
@@ -67,7 +70,7 @@ def check_samples(reader: WSIReader, label: Path | str, tags: TiffTags | None) -
     return ""
 
 
-def check_levels(label: Path | str, tags: TiffTags | None) -> None:
+def check_levels(label: Path | str, tiff: Tiff | None) -> None:
     """Refuse a TIFF with a level that holds nothing.
 
     OpenSlide paints missing tiles from the other levels, which takes it a minute for a tile of a large
@@ -76,17 +79,17 @@ def check_levels(label: Path | str, tags: TiffTags | None) -> None:
     Raises:
         TiacfError: no tile of a level holds data.
     """
-    if tags is not None and tags.empty is not None:
-        width, height, count = tags.empty
+    if tiff is not None and tiff.empty is not None:
+        (width, height), count = tiff.empty.size, len(tiff.empty.sizes)
         raise TiacfError(
             f"{label}: a level of {width} x {height} pixels is empty, none of its {count} tiles holds "
             "data; copy the file again, or export the slide again"
         )
 
 
-def cut_off(tags: TiffTags | None) -> str:
+def cut_off(tiff: Tiff | None) -> str:
     """Say that a slide that could be opened is not all there; empty where it is."""
-    if tags is None or not tags.cut_off:
+    if tiff is None or not tiff.cut_off:
         return ""
     return "the file ends before its last tiles do, it was not copied to its end"
 
@@ -147,15 +150,13 @@ def check_scale(reader: WSIReader) -> str:
     )
 
 
-def cannot_open(
-    label: Path | str, error: Exception, tags: TiffTags | None, *, is_dicom: bool
-) -> str:
+def cannot_open(label: Path | str, error: Exception, tiff: Tiff | None, *, is_dicom: bool) -> str:
     """Say in one line why a slide could not be opened, and what to do.
 
     Args:
         label: names the slide.
         error: what its reader said.
-        tags: of the file, where it is a TIFF.
+        tiff: directories of the file, where it is a TIFF.
         is_dicom: it is a DICOM slide.
     """
     reason = one_line(error)
@@ -164,11 +165,11 @@ def cannot_open(
             f"{label}: TIAToolbox's DICOM reader cannot open this slide ({reason}); "
             "convert it to a tiled TIFF or SVS"
         )
-    if tags is not None and tags.cut_off:
-        return f"{label}: {cut_off(tags)} ({reason}); copy it again"
-    if tags is not None and (tags.colour not in ("RGB", "YCBCR") or tags.bits != 8):
+    if tiff is not None and tiff.cut_off:
+        return f"{label}: {cut_off(tiff)} ({reason}); copy it again"
+    if tiff is not None and (tiff.colour not in ("RGB", "YCBCR") or tiff.bits != 8):
         return (
-            f"{label}: a picture in {tags.colour} with {tags.bits} bits a sample, which TIAToolbox "
+            f"{label}: a picture in {tiff.colour} with {tiff.bits} bits a sample, which TIAToolbox "
             f"cannot open ({reason}); {_REMEDY}"
         )
     suffix = Path(label).suffix

@@ -6,7 +6,6 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import cv2
 import imagecodecs
@@ -19,9 +18,7 @@ from tiacrossfusion.slides.readers.jpeg_stream import (
     check_jpeg2000,
     with_filler,
 )
-
-if TYPE_CHECKING:
-    from tifffile import TiffPage
+from tiacrossfusion.slides.readers.tiff_directory import Tag, TiffPicture
 
 _RGB, _YCBCR = 2, 6  # TIFF 6.0, PhotometricInterpretation
 _NONE, _LZW, _JPEG, _DEFLATES = 1, 5, 7, (8, 32946)  # Compression
@@ -97,73 +94,76 @@ class TiledPage:
         return tile
 
 
-def tiled_page(page: TiffPage) -> TiledPage:
-    """Find out how the tiles of a page are read.
+def tiled_page(picture: TiffPicture, file: int) -> TiledPage:
+    """Find out how the tiles of a picture are read.
 
     Args:
-        page: a page of an open file.
+        picture: its directory.
+        file: descriptor of the open file.
 
     Raises:
         UnknownLayoutError: it is not certain that its pixels would be those of the reference reader.
     """
-    if not page.is_tiled:
+    if not picture.is_tiled:
         raise UnknownLayoutError("strips, not tiles")
+    value = picture.value
+    eight_bits = (picture.all_values(Tag.BITS) == 8).all() and Tag.BITS in picture.values
     for known, otherwise in (
-        (page.samplesperpixel == 3 and not page.extrasamples, "not three samples a pixel"),
-        (page.dtype == np.uint8 and page.bitspersample == 8, "not 8 bits a sample"),
-        (page.planarconfig == 1, "separate colour planes"),
-        (page.imagedepth == 1 and page.tiledepth == 1, "a stack of planes"),
-        (page.fillorder == 1, "bits in reverse order"),
-        (_orientation(page) == 1, "not stored from the top left corner"),
+        (
+            value(Tag.SAMPLES, 1) == 3 and Tag.EXTRA_SAMPLES not in picture.counts,
+            "not three samples a pixel",
+        ),
+        (eight_bits and (picture.all_values(Tag.SAMPLE_FORMAT) == 1).all(), "not 8 bits a sample"),
+        (value(Tag.PLANES, 1) == 1, "separate colour planes"),
+        (value(Tag.IMAGE_DEPTH, 1) == value(Tag.TILE_DEPTH, 1) == 1, "a stack of planes"),
+        (value(Tag.FILL_ORDER, 1) == 1, "bits in reverse order"),
+        (value(Tag.ORIENTATION, 1) == 1, "not stored from the top left corner"),
     ):
         if not known:
             raise UnknownLayoutError(otherwise)
-    rows, columns = -(-page.imagelength // page.tilelength), -(-page.imagewidth // page.tilewidth)
-    offsets = np.asarray(page.dataoffsets, np.int64)
-    sizes = np.asarray(page.databytecounts, np.int64)
+    (width, height), (tile_width, tile_height) = picture.size, picture.tile_size
+    rows, columns = -(-height // tile_height), -(-width // tile_width)
+    offsets, sizes = picture.offsets, picture.sizes
     if offsets.size != rows * columns or sizes.size != rows * columns:
         raise UnknownLayoutError(f"{offsets.size} tiles where {rows} x {columns} are due")
     if not (sizes.all() and offsets.all()):
         # OpenSlide paints missing tiles from another level, tifffile black.
         raise UnknownLayoutError("some tiles are missing")
     return TiledPage(
-        page.imagewidth,
-        page.imagelength,
-        page.tilewidth,
-        page.tilelength,
+        width,
+        height,
+        tile_width,
+        tile_height,
         offsets.reshape(rows, columns),
         sizes.reshape(rows, columns),
-        _decoder(page),
+        _decoder(picture, file),
     )
 
 
-def _orientation(page: TiffPage) -> int:
-    tag = page.tags.get("Orientation")
-    return 1 if tag is None else int(tag.value)
-
-
-def _decoder(page: TiffPage) -> Callable[[bytes], np.ndarray]:
+def _decoder(picture: TiffPicture, file: int) -> Callable[[bytes], np.ndarray]:
     """Choose the decoder by compression and colour."""
-    compression, photometric = int(page.compression), int(page.photometric)
+    compression, predictor = picture.value(Tag.COMPRESSION, 1), picture.value(Tag.PREDICTOR, 1)
+    photometric = picture.value(Tag.PHOTOMETRIC, 0)
     if compression == _JPEG and photometric in (_RGB, _YCBCR):
-        if photometric == _RGB and page.is_jfif:
+        if photometric == _RGB and os.pread(file, 4, int(picture.offsets[0]) + 6) == b"JFIF":
             raise UnknownLayoutError("JPEG tiles in JFIF, which is YCbCr, said to be RGB")
-        return _jpeg_decoder(page, photometric)
+        return _jpeg_decoder(picture, photometric)
     if compression in (_APERIO_RGB, _APERIO_YCBCR):
-        return _jpeg2000_decoder(page, ycbcr=compression == _APERIO_YCBCR)
-    if photometric == _RGB and page.predictor in (1, _HORIZONTAL):
-        if compression == _NONE and page.predictor == 1:
-            return _plain_decoder(page, lambda data, *, out: data[:out])
+        return _jpeg2000_decoder(picture, ycbcr=compression == _APERIO_YCBCR)
+    if photometric == _RGB and predictor in (1, _HORIZONTAL):
+        if compression == _NONE and predictor == 1:
+            return _plain_decoder(picture, lambda data, *, out: data[:out])
         if compression == _LZW:
-            return _plain_decoder(page, imagecodecs.lzw_decode)
+            return _plain_decoder(picture, imagecodecs.lzw_decode)
         if compression in _DEFLATES:
-            return _plain_decoder(page, imagecodecs.zlib_decode)
+            return _plain_decoder(picture, imagecodecs.zlib_decode)
     raise UnknownLayoutError(f"compression {compression} with photometric {photometric}")
 
 
-def _jpeg_decoder(page: TiffPage, photometric: int) -> Callable[[bytes], np.ndarray]:
-    tables = page.jpegtables
-    width, height = page.tilewidth, page.tilelength
+def _jpeg_decoder(picture: TiffPicture, photometric: int) -> Callable[[bytes], np.ndarray]:
+    found = picture.values.get(Tag.JPEG_TABLES)
+    tables = None if found is None else found.tobytes()
+    width, height = picture.tile_size
     # Aperio writes RGB components without a marker that says so.
     colour = _RGB if photometric == _RGB else None
 
@@ -182,8 +182,8 @@ def _jpeg_decoder(page: TiffPage, photometric: int) -> Callable[[bytes], np.ndar
     return decode
 
 
-def _jpeg2000_decoder(page: TiffPage, *, ycbcr: bool) -> Callable[[bytes], np.ndarray]:
-    width, height = page.tilewidth, page.tilelength
+def _jpeg2000_decoder(picture: TiffPicture, *, ycbcr: bool) -> Callable[[bytes], np.ndarray]:
+    width, height = picture.tile_size
 
     def decode(data: bytes) -> np.ndarray:
         check_jpeg2000(data, width, height)
@@ -197,11 +197,11 @@ def _jpeg2000_decoder(page: TiffPage, *, ycbcr: bool) -> Callable[[bytes], np.nd
 
 
 def _plain_decoder(
-    page: TiffPage, unpack: Callable[..., bytes | bytearray]
+    picture: TiffPicture, unpack: Callable[..., bytes | bytearray]
 ) -> Callable[[bytes], np.ndarray]:
-    shape = (page.tilelength, page.tilewidth, 3)
+    shape = (*picture.tile_size[::-1], 3)
     due = math.prod(shape)
-    differences = page.predictor == _HORIZONTAL
+    differences = picture.value(Tag.PREDICTOR, 1) == _HORIZONTAL
 
     def decode(data: bytes) -> np.ndarray:
         # Some bytes can be unpacked to a thousand times as many: one too many tells enough.

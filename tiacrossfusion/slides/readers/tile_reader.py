@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tiacrossfusion.errors import one_line
 from tiacrossfusion.slides.grid import PatchGrid
 from tiacrossfusion.slides.readers.base import PatchReader, ReadPatch, UnreadableError
 from tiacrossfusion.slides.readers.jpeg_stream import DamagedTileError
 from tiacrossfusion.slides.readers.scale_source import scale_source
+from tiacrossfusion.slides.readers.tiff_directory import TiffPicture
 from tiacrossfusion.slides.readers.tiff_tiles import TiledPage, UnknownLayoutError, tiled_page
 from tiacrossfusion.slides.readers.tile_cache import Span, TileCache, count_uses
 from tiacrossfusion.slides.readers.toolbox_reader import ToolboxReader
@@ -25,7 +26,6 @@ from tiacrossfusion.slides.spec import SCALES, SamplingSpec
 
 if TYPE_CHECKING:
     from tiatoolbox.wsicore.wsireader import WSIReader
-    from tifffile import TiffFile, TiffPage
 
 #: Vendors, in OpenSlide's words, whose tiles lie side by side and are painted as they are.
 _PLAIN_VENDORS = ("aperio", "generic-tiff")
@@ -63,10 +63,11 @@ class TileReader(PatchReader):
         self.sources = {
             scale: scale_source(reader, spec, scale, between_pixels=openslide) for scale in SCALES
         }
-        self._pages = _pages(reader, {source.level for source in self.sources.values()}, openslide)
         self._counting = threading.Lock()
         self._file = os.open(reader.input_path, os.O_RDONLY)
         try:
+            levels = sorted({source.level for source in self.sources.values()})
+            self._pages = {level: self._tiled_page(slide, level) for level in levels}
             self._compare(slide, spec)
         except BaseException:
             self.close()
@@ -93,6 +94,18 @@ class TileReader(PatchReader):
             return self._pages[level].read(self._file, row, column)
         except DamagedTileError as error:
             return error
+
+    def _tiled_page(self, slide: Slide, level: int) -> TiledPage:
+        """Find the tiles of a level.
+
+        Raises:
+            UnknownLayoutError: they are not there, or not in a layout that is known.
+        """
+        page = tiled_page(_picture(slide, level), self._file)
+        waiting = 2 * page.grid[1] * page.tile_height * page.tile_width * 3
+        if waiting > MOST_WAITING:
+            raise UnknownLayoutError(f"two rows of tiles take {waiting / 2**20:.0f} MiB")
+        return page
 
     def _compare(self, slide: Slide, spec: SamplingSpec) -> None:
         """Compare three patches of each level with those of the slide's reader.
@@ -216,42 +229,26 @@ def _is_openslide(reader: WSIReader) -> bool:
     return True
 
 
-def _pages(reader: WSIReader, levels: set[int], openslide: bool) -> dict[int, TiledPage]:
-    """Find the tiles of some levels of a slide.
-
-    Raises:
-        UnknownLayoutError: not all are there, or not in a layout that is known.
-    """
-    from tifffile import TiffFile
-
-    try:
-        with TiffFile(reader.input_path) as tiff:
-            pages = {
-                level: tiled_page(_page(tiff, reader, level, openslide)) for level in sorted(levels)
-            }
-    except UnknownLayoutError:
-        raise
-    except Exception as error:  # tifffile raises whatever a broken directory of tags leads to
-        raise UnknownLayoutError(f"tifffile cannot read it ({one_line(error)})") from error
-    for page in pages.values():
-        waiting = 2 * page.grid[1] * page.tile_height * page.tile_width * 3
-        if waiting > MOST_WAITING:
-            raise UnknownLayoutError(f"two rows of tiles take {waiting / 2**20:.0f} MiB")
-    return pages
-
-
-def _page(tiff: TiffFile, reader: WSIReader, level: int, openslide: bool) -> TiffPage:
-    """Find the page of a level by its size."""
+def _picture(slide: Slide, level: int) -> TiffPicture:
+    """Find the directory of a level by its size."""
     from tifffile import TiffPage
 
-    if openslide:
-        candidates = [page for page in tiff.pages if page.is_tiled]
+    reader = slide.reader
+    if slide.tiff is None:
+        raise UnknownLayoutError("no TIFF whose directories can be read")
+    candidates: Iterable[TiffPicture] = slide.tiff.main
+    if hasattr(reader, "openslide_wsi"):
+        candidates = [picture for picture in candidates if picture.is_tiled]
     else:
-        candidates = [page for one in tiff.series[reader.series_n].levels for page in one.pages]
-    size = tuple(int(side) for side in reader.info.level_dimensions[level])
-    found = [page for page in candidates if (page.imagewidth, page.imagelength) == size]
-    if len(found) != 1 or not isinstance(found[0], TiffPage):
-        strips = any((page.imagewidth, page.imagelength) == size for page in tiff.pages)
+        levels = reader.tiff.series[reader.series_n].levels
+        offsets = [
+            page.offset for one in levels for page in one.pages if isinstance(page, TiffPage)
+        ]
+        candidates = [picture for picture in slide.tiff.pictures if picture.offset in offsets]
+    width, height = (int(side) for side in reader.info.level_dimensions[level])
+    found = [picture for picture in candidates if picture.size == (width, height)]
+    if len(found) != 1:
+        strips = any(picture.size == (width, height) for picture in slide.tiff.main)
         reason = "strips, not tiles" if strips and not found else f"{len(found)} pages in tiles"
-        raise UnknownLayoutError(f"level {level}: {reason} of {size[0]} x {size[1]} pixels")
+        raise UnknownLayoutError(f"level {level}: {reason} of {width} x {height} pixels")
     return found[0]
