@@ -23,13 +23,13 @@ from tiacrossfusion.slides.spec import SCALES, SamplingSpec
 #: What `Provenance.imported` begins with of files that this package wrote for other programs.
 OWN_FORMAT = "tiacrossfusion h5"
 
-#: What to do about a bag that a model does not take.
+#: Remedy for a bag that a model does not accept.
 EXTRACT_AGAIN = "extract the slide again for this model"
 
-#: Level-0 pixels and cells of a grid are far below it; sums and products of them stay exact.
+#: Upper limit of level-0 pixels; sums and products below it are exact.
 _FARTHEST = 2**40
 
-#: Columns and rows of a grid: a slide a metre long has fewer, and maps of them fit into memory.
+#: Most columns and rows of a grid: a slide one metre long has fewer, and maps fit in memory.
 _MOST_CELLS = 2**14
 
 _Size = Annotated[int, Field(gt=0, lt=_FARTHEST)]
@@ -38,7 +38,7 @@ _Scale = Annotated[float, Field(gt=0, lt=1e6, allow_inf_nan=False)]
 
 
 class Provenance(BaseModel):
-    """Where a bag comes from: enough to tell whether it serves, and to make it again.
+    """Where a bag comes from: enough to check whether a model accepts it, and to make it again.
 
     Attributes:
         slide: file name of the slide.
@@ -116,10 +116,10 @@ class FeatureBag:
     provenance: Provenance
 
     def __post_init__(self) -> None:
-        """Check that the arrays belong together.
+        """Check shapes, types and values.
 
         Raises:
-            TiacfError: an array is missing, its shape or type does not fit, or a value cannot be.
+            TiacfError: an array is missing, has a wrong shape or type, or holds an impossible value.
         """
         label = f"bag of {self.provenance.slide}"
         known = [scale for scale in SCALES if scale in self.scales]
@@ -135,7 +135,7 @@ class FeatureBag:
                 ("grid", scale.grid, (n, 2), ("int32",)),
             ):
                 if array is None and self.provenance.imported:
-                    continue  # other programs' features may go without
+                    continue  # features of other programs may lack positions
                 if array is None or array.shape != shape:
                     have = "no array" if array is None else f"the shape {array.shape}"
                     raise TiacfError(
@@ -203,7 +203,7 @@ class FeatureBag:
 
 
 def _wrong_values(scale: ScaleFeatures) -> str:
-    """Say which values of a scale cannot be; empty when all can."""
+    """Return which values of a scale are impossible; empty where all are valid."""
     not_finite = scale.features.size - int(np.isfinite(scale.features).sum())
     if not_finite:
         return f"features are not finite, {not_finite} of {scale.features.size}"
@@ -225,7 +225,7 @@ def check_same(
     label: str,
     remedy: str = EXTRACT_AGAIN,
 ) -> None:
-    """Refuse a bag made in another way than a model wants, saying which field differs.
+    """Refuse a bag that was made in another way than a model needs, and name the field that differs.
 
     Args:
         wanted: what the model was trained with.
@@ -235,7 +235,7 @@ def check_same(
         remedy: what to do.
 
     Raises:
-        TiacfError: a field differs; one that is None on either side is unknown and matches anything.
+        TiacfError: a field differs; None means unknown and matches any value.
     """
     for field in type(wanted).model_fields:
         if field == "package":  # which an encoder comes from does not change its features

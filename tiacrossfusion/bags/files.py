@@ -11,11 +11,11 @@ from tiacrossfusion.io.paths import is_there, missing
 
 
 def find_bags(source: Path, remedy: str = "make them with tiacf extract") -> list[Path]:
-    """List the bags that a path stands for, by name.
+    """Return the bags that a path stands for, sorted by name.
 
     Args:
         source: a bag, or a folder of bags.
-        remedy: what to do where there is none.
+        remedy: for the message where no bag is found.
 
     Raises:
         TiacfError: the path does not exist, or holds no bag.

@@ -1,6 +1,6 @@
-"""Kinds of bag stores by the suffix of their paths: zarr, those of installed packages, and a user's own.
+"""Kinds of bag stores by suffix: zarr, those of installed packages, and your own.
 
-A store of one's own is a class with two methods::
+Your own store is a class with two methods::
 
     @STORES.register("npz")
     class NpzStore:

@@ -1,8 +1,8 @@
 """Bags in zarr, of which every part must be there and whole.
 
-zarr reads a chunk that is missing as zeros, waits on a pipe, makes room for whatever size the metadata
-declare, and decodes with any codec that is installed. None of that is for files that others send: what
-is declared is compared with what lies there before anything is decoded.
+zarr reads a missing chunk as zeros, waits on a pipe, allocates any size that the metadata declare, and
+decodes with any installed codec. For files of others that is unsafe, so the metadata are compared with the
+files before anything is decoded.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ STORE_VERSION = 1
 
 _METADATA = "zarr.json"
 
-#: As `_write_array` packs; each chunk then says how many bytes it holds.
+#: Codecs of `_write_array`, with which each chunk declares how many bytes it holds.
 _CODECS = ["bytes", "zstd"]
 
 #: Start of a zstd frame, and bytes of its size by the first two bits after it (RFC 8878, 3.1.1.1).
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _SIZE_BYTES = (0, 2, 4, 8)
 
-#: Arrays of up to this many bytes are read whatever they were compressed to. Larger ones, of features
-#: mostly, take about as much room on disk as in memory.
+#: Arrays of up to this many bytes are read at any compression ratio. Larger ones are mostly features, which
+#: hardly compress.
 _ANY_RATIO = 64 * 2**20
 _LARGEST_RATIO = 1000
 
@@ -90,10 +90,10 @@ class ZarrStore:
 
 
 def _open(store: Path) -> zarr.Group:
-    """Open a store for reading.
+    """Open a zarr group for reading.
 
     Raises:
-        Exception: of whatever kind zarr has for stores that it cannot open.
+        Exception: zarr cannot open it; zarr has no common exception.
     """
     import zarr
 
@@ -102,7 +102,7 @@ def _open(store: Path) -> zarr.Group:
 
 
 def _write_array(group: zarr.Group, name: str, array: np.ndarray) -> None:
-    """Write an array so that a missing chunk and changed bytes are noticed when it is read.
+    """Write an array so that missing chunks and changed bytes are detected when it is read.
 
     Raises:
         OSError: it cannot be written.
@@ -126,12 +126,12 @@ def _read_array(group: zarr.Group, store: Path, name: str) -> np.ndarray | None:
         name: of the scale and the array in it, such as "20x/features".
 
     Returns:
-        The array; None when there is none.
+        The array; None where it does not exist.
 
     Raises:
         TiacfError: part of it is missing, it holds no numbers, or it is packed in an unknown way or much
             larger than its files can be.
-        Exception: of whatever kind zarr has for chunks that it cannot decode.
+        Exception: zarr cannot decode a chunk.
     """
     import zarr
 
@@ -154,7 +154,7 @@ def _read_array(group: zarr.Group, store: Path, name: str) -> np.ndarray | None:
 
 
 def _check_chunks(array: zarr.Array, folder: Path, store: Path) -> None:
-    """Check that all chunks are there, and that they hold what is declared, no more and no less."""
+    """Check that all chunks exist, and that they have the declared sizes."""
     sizes = [
         (Path(place) / file).stat().st_size
         for place, _, files in os.walk(folder, onerror=_cannot_list)
@@ -165,7 +165,7 @@ def _check_chunks(array: zarr.Array, folder: Path, store: Path) -> None:
         -(-size // chunk) for size, chunk in zip(array.shape, array.chunks, strict=True)
     ]  # exact, however large
     total = math.prod(counts)
-    if len(sizes) < total:  # else there may be very many to look for
+    if len(sizes) < total:  # otherwise the metadata may declare a huge number
         absent = total - len(sizes)
     else:
         keys = map(array.metadata.encode_chunk_key, np.ndindex(*counts))
@@ -191,7 +191,7 @@ def _check_chunks(array: zarr.Array, folder: Path, store: Path) -> None:
 
 
 def _unpacked_size(chunk: Path) -> int | None:
-    """Bytes that a chunk says it holds, for which its decoder makes room; None where it does not say."""
+    """Return the unpacked size that a chunk declares; None where it declares none."""
     with chunk.open("rb") as file:
         head = file.read(18)
     if len(head) < 6 or not head.startswith(_ZSTD):
@@ -204,12 +204,12 @@ def _unpacked_size(chunk: Path) -> int | None:
 
 
 def _cannot_list(error: OSError) -> NoReturn:
-    """Raise the error; `os.walk` would take a folder that cannot be read for an empty one."""
+    """Raise instead of treating an unreadable folder as empty."""
     raise error
 
 
 def _check_file(path: Path, store: Path) -> None:
-    """Refuse a store without one of its files, or with something else in its place."""
+    """Refuse a store in which a file is missing or is not a regular file."""
     if not path.is_file():
         name = path.relative_to(store).as_posix()
         raise TiacfError(

@@ -1,4 +1,4 @@
-"""What can be named, for `tiacf encoders`."""
+"""The list of encoders, for `tiacf encoders`."""
 
 from dataclasses import dataclass
 
@@ -12,15 +12,11 @@ class AvailableEncoder:
     """One line of the list.
 
     Attributes:
-        name (str):
-            What `load_encoder` takes; patterns such as `timm:<model>` stand for many.
-        width (int or None):
-            Features a patch, when known without loading.
-        offline (bool):
-            Whether it works with neither network nor file. Every other one works offline with
+        name: what `load_encoder` takes; patterns such as `timm:<model>` stand for many.
+        width: number of features of a patch, where it is known without loading.
+        offline: whether it works without network access and without a file. The others work offline with
             `--encoder-weights FILE`.
-        note (str):
-            One line.
+        note: one line.
     """
 
     name: str

@@ -14,10 +14,10 @@ from tiacrossfusion.encoders.spec import EncoderSpec, Triple
 from tiacrossfusion.encoders.weights import state_dict_sha256
 from tiacrossfusion.errors import TiacfError, UsageError
 
-#: Of the arithmetic inside the network; features are stored as float16 whatever it is.
+#: Of the arithmetic inside the network; features are always stored as float16.
 Precision = Literal["float32", "bfloat16", "float16"]
 
-#: Batches that a GPU has before it at once: one being computed, one on its way.
+#: Batches on a GPU at once: one being computed, one being copied.
 _IN_FLIGHT = 2
 
 
@@ -27,12 +27,9 @@ class Encoder:
     Made by `load_encoder`.
 
     Attributes:
-        spec (EncoderSpec):
-            What identifies these features.
-        device (torch.device):
-            Where it computes.
-        precision (str):
-            "float32" on the CPU; "float16" or "bfloat16" is torch's autocast.
+        spec: what identifies these features.
+        device: where it computes.
+        precision: "float32" on the CPU; "float16" or "bfloat16" is torch's autocast.
     """
 
     def __init__(
@@ -75,19 +72,15 @@ class Encoder:
         images for every core.
 
         Args:
-            images (np.ndarray):
-                RGB, uint8, `(B, S, S, 3)`; any S that the network can take, resized (bicubic,
+            images: RGB, uint8, `(B, S, S, 3)`; any S that the network can take, resized (bicubic,
                 antialiased) for a network of fixed input size.
 
         Returns:
-            np.ndarray:
-                float16, `(B, E)`.
+            float16, `(B, E)`.
 
         Raises:
-            ValueError:
-                When `images` has another dtype or shape.
-            TiacfError:
-                When a feature is not finite, or too large for float16.
+            ValueError: `images` has another dtype or shape.
+            TiacfError: a feature is not finite, or too large for float16.
         """
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
             msg = f"images must be uint8 (B, S, S, 3), not {images.dtype} {images.shape}"
@@ -144,12 +137,11 @@ class Encoder:
     def encode_stream(self, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """Compute the features of batches in order, as `encode` does.
 
-        A GPU gets the next batch while it computes one, and does not wait for pixels or for the copy
-        of features. The CPU's cores are all taken by one batch.
+        A GPU receives the next batch while it computes one, and does not wait for pixels or for the copy
+        of features. On the CPU one batch takes all cores.
 
         Args:
-            batches (Iterable[np.ndarray]):
-                Images as `encode` takes them; read one or two ahead of the features given.
+            batches: images as `encode` takes them; read one or two ahead of the features given.
         """
         if self.device.type == "cpu":
             yield from map(self.encode, batches)
@@ -164,7 +156,7 @@ class Encoder:
                 yield waiting.popleft().result()
 
     def _prepare(self, images: np.ndarray) -> torch.Tensor:
-        """From uint8 `(B, S, S, 3)` to normalised `(B, 3, S', S')` on the device."""
+        """Normalise images: uint8 `(B, S, S, 3)` to float32 `(B, 3, S', S')` on the device."""
         batch = torch.from_numpy(np.ascontiguousarray(images))
         if self.device.type == "cuda":
             batch = batch.pin_memory()  # from where it is sent without stopping what is computed
@@ -178,11 +170,10 @@ class Encoder:
 
 
 def _precision(wanted: str, device: torch.device) -> Precision:
-    """Settle the precision on a device; "auto" is float16 on a GPU and float32 elsewhere.
+    """Return the precision on a device; "auto" is float16 on a GPU and float32 elsewhere.
 
     Raises:
-        TiacfError:
-            When it is unknown, or the device is not made for it.
+        TiacfError: it is unknown, or the device is not made for it.
     """
     if wanted == "auto":
         return "float16" if device.type == "cuda" else "float32"

@@ -24,31 +24,21 @@ _BIOPTIMUS_STD: Triple = (0.211883, 0.230117, 0.177517)
 
 @dataclass(frozen=True, slots=True)
 class FoundationModel:
-    """One tile encoder: where it lives and how timm builds it.
+    """A patch encoder: where its weights are and how timm builds it.
 
     Attributes:
-        repository (str):
-            Its Hugging Face repository.
-        architecture (str):
-            timm's name of the plain architecture.
-        arguments (dict):
-            Keyword arguments for timm.
-        swiglu (bool):
-            Whether the MLPs are `SwiGLUPacked` with SiLU; classes cannot stand in `arguments`
-            without importing torch.
-        pooling (str):
-            `class` for the class token, `class+mean` for the class token followed by the mean of
-            the patch tokens, as the model card says.
-        width (int):
-            Features a patch.
-        parameters (float):
-            Millions of parameters, as the card says.
-        gated (bool):
-            Whether the hub asks for an accepted licence.
-        mean (tuple[float, float, float]):
-            Mean of RGB in 0..1.
-        std (tuple[float, float, float]):
-            Standard deviation of RGB in 0..1.
+        repository: its Hugging Face repository.
+        architecture: timm's name of the plain architecture.
+        arguments: keyword arguments for timm.
+        swiglu: whether the MLPs are `SwiGLUPacked` with SiLU; classes cannot stand in `arguments` without
+            importing torch.
+        pooling: `class` for the class token, `class+mean` for the class token followed by the mean of the
+            patch tokens, as the model card says.
+        width: number of features of a patch.
+        parameters: millions of parameters, as the card says.
+        gated: whether the hub asks for an accepted licence.
+        mean: mean of RGB in 0..1.
+        std: standard deviation of RGB in 0..1.
     """
 
     repository: str

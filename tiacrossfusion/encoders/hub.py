@@ -1,4 +1,4 @@
-"""Fetching weights: whether to try, how to fail fast, and what to say when it fails."""
+"""Downloads of weights, which fail fast and with one line."""
 
 import os
 import socket
@@ -15,7 +15,7 @@ _LOCAL_FILE = "give a local file with --encoder-weights FILE"
 
 
 def offline_variable() -> str | None:
-    """The environment variable that forbids the network, or None."""
+    """Return the environment variable that forbids network access, or None."""
     for variable in ("TIACF_OFFLINE", "HF_HUB_OFFLINE"):
         if os.environ.get(variable, "").strip().lower() in ("1", "on", "yes", "true"):
             return variable
@@ -24,7 +24,7 @@ def offline_variable() -> str | None:
 
 @contextmanager
 def hub_offline() -> Iterator[None]:
-    """Let huggingface_hub use its cache only."""
+    """Restrict huggingface_hub to its cache."""
     from huggingface_hub import constants
 
     before = constants.HF_HUB_OFFLINE
@@ -37,21 +37,17 @@ def hub_offline() -> Iterator[None]:
 
 @contextmanager
 def fetching_from_hub(name: str, repository: str) -> Iterator[None]:
-    """Run a download from the Hugging Face hub, or turn its failure into one line.
+    """Turn the failure of a download from the Hugging Face hub into one line.
 
-    One short request comes first: huggingface_hub repeats every failing request for minutes. When
-    the hub cannot be reached, or an environment variable forbids to try, the body still runs on
-    the local cache.
+    One short request comes first: huggingface_hub repeats a failing request for minutes. When the hub
+    cannot be reached, or an environment variable forbids it, the body still runs on the local cache.
 
     Args:
-        name (str):
-            Encoder, for the message.
-        repository (str):
-            `org/model`, perhaps with `@revision`.
+        name: encoder, for the message.
+        repository: `org/model`, perhaps with `@revision`.
 
     Raises:
-        TiacfError:
-            When access is refused, or the hub is out of reach and the cache lacks the model.
+        TiacfError: access is refused, or the hub is out of reach and the cache lacks the model.
     """
     from huggingface_hub import errors, get_hf_file_metadata, hf_hub_url
 
@@ -112,17 +108,14 @@ def _refused(name: str, page: str) -> TiacfError:
 
 @contextmanager
 def fetching_from_url(name: str, url: str) -> Iterator[None]:
-    """Run a download through `torch.hub`, or turn its failure into one line.
+    """Turn the failure of a download through `torch.hub` into one line.
 
     Args:
-        name (str):
-            Encoder, for the message.
-        url (str):
-            The weights file. Its copy in torch's cache is used without asking the network.
+        name: encoder, for the message.
+        url: the weights file. Its copy in torch's cache is used without asking the network.
 
     Raises:
-        TiacfError:
-            When the network is forbidden or does not answer.
+        TiacfError: the network is forbidden or does not answer.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""From a name to an encoder that works."""
+"""Load an encoder by name."""
 
 from collections.abc import Mapping, Sequence
 from math import isfinite
@@ -28,33 +28,23 @@ def load_encoder(
     """Load an encoder.
 
     Args:
-        name (str):
-            `stain-texture` or another registered name, `timm:<model>`,
-            `timm:hf-hub:<org>/<model>` or `tiatoolbox:<backbone>`; without a prefix when only one
-            of them has it.
-        weights (str or Path or None):
-            Local weights file, with which no network access happens; None for the default
-            pretrained weights. A network never runs on random weights.
-        mean (Sequence[float] or None):
-            Three numbers instead of the encoder's own mean of RGB in 0..1.
-        std (Sequence[float] or None):
-            Three numbers instead of the encoder's own standard deviation.
-        options (Mapping or None):
-            Extra arguments of `timm.create_model`, for `timm:` names only.
-        device (str):
-            torch device.
-        precision (str):
-            Of the arithmetic: "float32", on a GPU also "float16" or "bfloat16"; "auto" takes float16 on
-            a GPU and float32 elsewhere.
+        name: `stain-texture` or another registered name, `timm:<model>`, `timm:hf-hub:<org>/<model>` or
+            `tiatoolbox:<backbone>`; without a prefix when only one of them has it.
+        weights: local weights file, with which no network access happens; None for the default pretrained
+            weights. A network never runs on random weights.
+        mean: three numbers instead of the encoder's own mean of RGB in 0..1.
+        std: three numbers instead of the encoder's own standard deviation.
+        options: extra arguments of `timm.create_model`, for `timm:` names only.
+        device: torch device.
+        precision: of the arithmetic: "float32", on a GPU also "float16" or "bfloat16"; "auto" takes
+            float16 on a GPU and float32 elsewhere.
 
     Returns:
-        Encoder:
-            In evaluation mode on `device`.
+        In evaluation mode on `device`.
 
     Raises:
-        TiacfError:
-            When the name is unknown or ambiguous, the weights cannot be fetched or do not fit, or
-            an argument does not apply to this encoder.
+        TiacfError: the name is unknown or ambiguous, the weights cannot be fetched or do not fit, or an
+            argument does not apply to this encoder.
     """
     resolved = resolve_name(name)
     checked_mean = _triple("mean", mean)
@@ -93,11 +83,10 @@ def check_arguments(
     std: Triple | None,
     options: Mapping[str, OptionValue] | None,
 ) -> None:
-    """Refuse what no encoder, or not this one, can take.
+    """Refuse arguments that no encoder, or not this one, can take.
 
     Raises:
-        TiacfError:
-            When mean or standard deviation are not finite, the latter is not positive, or options are
+        TiacfError: mean or standard deviation are not finite, the latter is not positive, or options are
             given to another family than timm's.
     """
     if not all(isfinite(value) for value in (*(mean or ()), *(std or ()))):

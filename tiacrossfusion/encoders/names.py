@@ -40,10 +40,8 @@ class EncoderName(NamedTuple):
     """A resolved name.
 
     Attributes:
-        family (str):
-            Which module builds it; `hub` is timm's `hf-hub:org/model`.
-        model (str):
-            The name inside the family.
+        family: which module builds it; `hub` is timm's `hf-hub:org/model`.
+        model: the name inside the family.
     """
 
     family: Family
@@ -80,14 +78,13 @@ def _unknown(name: str, candidates: list[str]) -> UsageError:
 
 
 def resolve_name(name: str) -> EncoderName:
-    """Find out what `name` means.
+    """Return the encoder that `name` means.
 
     A registered name comes first; another one without a prefix is taken when exactly one family has
     it. timm is imported only to look up its own or an unprefixed name, and TIAToolbox never.
 
     Raises:
-        TiacfError:
-            When no family has the name, or more than one has.
+        TiacfError: no family has the name, or more than one has.
     """
     if ":" not in name and name in ENCODERS:
         return EncoderName("registered", name)

@@ -1,6 +1,6 @@
-"""Encoders by name: the built-in one, those of installed packages, and a user's own.
+"""Encoders by name: the built-in one, those of installed packages, and your own.
 
-An encoder of one's own is a function that returns its network::
+Your own encoder is a function that returns its network::
 
     @ENCODERS.register("my-encoder")
     def my_encoder() -> EncoderNetwork:

@@ -1,4 +1,4 @@
-"""What has to be known of an encoder to make the same features again."""
+"""What identifies an encoder."""
 
 from typing import Annotated
 
@@ -14,24 +14,16 @@ class EncoderSpec(BaseModel):
     """Identity and preprocessing of an encoder; part of a bundle's `config.json`.
 
     Attributes:
-        name (str):
-            Canonical name: a registered one such as `stain-texture`, `timm:...` or
-            `tiatoolbox:...`; `load_encoder` takes it back.
-        width (int):
-            Number of features of a patch (E).
-        weights_sha256 (str or None):
-            Hash over the sorted state dict (key, dtype, shape, bytes), so that it does not depend
-            on the file format; None when unknown.
-        mean (tuple[float, float, float]):
-            Subtracted from RGB in 0..1; None when unknown.
-        std (tuple[float, float, float]):
-            Divided by afterwards; None when unknown.
-        input_size (int):
-            Side in pixels of what the model gets for a patch of 256 pixels; None when unknown.
-        options (dict):
-            Extra keyword arguments of `timm.create_model`.
-        package (str or None):
-            Installed package or Python file that registers the encoder; None for a built-in one.
+        name: canonical name: a registered one such as `stain-texture`, `timm:...` or `tiatoolbox:...`;
+            `load_encoder` takes it back.
+        width: number of features of a patch (E).
+        weights_sha256: hash over the sorted state dict (key, dtype, shape, bytes), so that it does not
+            depend on the file format; None when unknown.
+        mean: subtracted from RGB in 0..1; None when unknown.
+        std: divided by afterwards; None when unknown.
+        input_size: side in pixels of what the model gets for a patch of 256 pixels; None when unknown.
+        options: extra keyword arguments of `timm.create_model`.
+        package: installed package or Python file that registers the encoder; None for a built-in one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

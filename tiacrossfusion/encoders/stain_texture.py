@@ -202,12 +202,10 @@ class StainTexture(nn.Module):
         """Describe a batch.
 
         Args:
-            images (torch.Tensor):
-                RGB in 0..1, `(B, 3, H, W)`, sides of at least 64 pixels.
+            images: RGB in 0..1, `(B, 3, H, W)`, sides of at least 64 pixels.
 
         Returns:
-            torch.Tensor:
-                `(B, len(FEATURE_NAMES))`, float32.
+            `(B, len(FEATURE_NAMES))`, float32.
         """
         finest, half = self._split(images)
         # One grey level is the least light that is told from none.

@@ -27,18 +27,13 @@ def load_encoder_of(
     """Load the encoder that a model was trained with.
 
     Args:
-        spec (EncoderSpec):
-            What the model says of its encoder.
-        weights (str or Path or None):
-            Local weights file; None for the encoder's default weights.
-        device (str):
-            torch device.
-        precision (str):
-            As for `load_encoder`.
+        spec: encoder of the model.
+        weights: local weights file; None for the encoder's default weights.
+        device: torch device.
+        precision: as for `load_encoder`.
 
     Raises:
-        TiacfError:
-            When it cannot be loaded, or turns out to be another one than the model's.
+        TiacfError: it cannot be loaded, or its weights are not those of the model.
     """
     if spec.package is not None and spec.name not in ENCODERS:
         raise ENCODERS.absent(spec.name, spec.package)
@@ -53,7 +48,7 @@ def load_encoder_of(
             precision=precision,
         )
     except UsageError as error:
-        if weights is not None or precision != "auto":  # perhaps these
+        if weights is not None or precision != "auto":  # these options may be wrong, not the model
             raise
         raise TiacfError(f"the model's encoder: {error}") from error
     wanted, found = spec.weights_sha256, encoder.spec.weights_sha256
@@ -78,21 +73,15 @@ def describe_encoder(
     """Describe an encoder without fetching its weights.
 
     Args:
-        name (str):
-            As for `load_encoder`.
-        weights (str or Path or None):
-            Local weights file, whose hash is then part of the description; without it the hash is
+        name: as for `load_encoder`.
+        weights: local weights file, whose hash is then part of the description; without it the hash is
             unknown (None), which matches any.
-        mean (tuple or None):
-            Normalisation that the weights were trained with, instead of the encoder's own.
-        std (tuple or None):
-            Likewise.
-        options (Mapping or None):
-            Extra arguments of `timm.create_model`, for `timm:` names only.
+        mean: normalisation that the weights were trained with, instead of the encoder's own.
+        std: likewise.
+        options: extra arguments of `timm.create_model`, for `timm:` names only.
 
     Raises:
-        TiacfError:
-            When the name is unknown, or the file does not fit.
+        TiacfError: the name is unknown, or the file does not fit.
     """
     resolved = resolve_name(name)
     check_arguments(resolved, mean, std, options)

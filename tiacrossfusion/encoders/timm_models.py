@@ -44,21 +44,16 @@ def load_timm(
     """Build a timm model and load its weights.
 
     Args:
-        name (EncoderName):
-            Of the family `timm` or `hub`.
-        weights (Path or None):
-            Local file, used without any network access; None for timm's pretrained weights.
-        options (dict):
-            Extra arguments of `timm.create_model`.
+        name: of the family `timm` or `hub`.
+        weights: local file, used without any network access; None for timm's pretrained weights.
+        options: extra arguments of `timm.create_model`.
 
     Returns:
-        EncoderNetwork:
-            Named with timm's full tag when the weights are timm's own.
+        Named with timm's full tag when the weights are timm's own.
 
     Raises:
-        TiacfError:
-            When the model cannot be built with these options, has no pretrained weights, they
-            cannot be fetched, the file does not fit, or it returns something else than a vector.
+        TiacfError: the model cannot be built with these options, has no pretrained weights, they cannot
+            be fetched, the file does not fit, or it returns something else than a vector.
     """
     if weights is None:
         model = _pretrained(name, options)
@@ -74,7 +69,7 @@ def load_timm(
 
 
 def describe_timm(name: EncoderName, options: dict[str, OptionValue]) -> EncoderNetwork:
-    """Build a timm model on random weights, to tell its width and preprocessing only."""
+    """Build a timm model with random weights, of which only width and preprocessing are used."""
     model = _untrained(name, options)
     name = _tagged(name, model)
     _remove_classifier(model)
@@ -82,7 +77,7 @@ def describe_timm(name: EncoderName, options: dict[str, OptionValue]) -> Encoder
 
 
 def _tagged(name: EncoderName, model: Any) -> EncoderName:
-    """The name with the tag of timm's own weights."""
+    """Return the name with the tag of timm's own weights."""
     if name.family != "timm":
         return name
     config = model.pretrained_cfg
@@ -108,7 +103,7 @@ def _network(name: EncoderName, model: Any, options: dict[str, OptionValue]) -> 
 
 
 def _create(name: EncoderName, options: dict[str, OptionValue], *, pretrained: bool) -> Any:
-    """Call timm with its complaints about options in one line."""
+    """Call timm, and turn its errors about options into one line."""
     _check_options(name, options)
     model = f"hf-hub:{name.model}" if name.family == "hub" else name.model
     try:
@@ -116,16 +111,16 @@ def _create(name: EncoderName, options: dict[str, OptionValue], *, pretrained: b
             _check_size(name, model, options)
         return timm.create_model(model, pretrained=pretrained, **options)
     except (OSError, EntryNotFoundError, HfHubHTTPError, TiacfError):
-        raise  # the network's or the cache's, for the caller; or said already
-    except Exception as error:  # a wrong option fails anywhere in timm, in any way
+        raise  # of the network or the cache, which the caller handles
+    except Exception as error:  # timm has no common exception for a wrong option
         msg = f"encoder {name}: timm cannot build it with options {options}: {one_line(error)}"
         raise UsageError(msg) from error
 
 
 def _check_options(name: EncoderName, options: dict[str, OptionValue]) -> None:
-    """Refuse options that are the package's own, files of weights among them, and absurd sizes.
+    """Refuse options that this package sets itself, such as files of weights, and absurd sizes.
 
-    A model names its encoder's options, and may come from anybody.
+    A model bundle names the options of its encoder, and bundles come from others.
     """
     if own := sorted(_OWN_ARGUMENTS & options.keys()):
         msg = f"encoder {name}: option {own[0]!r} is set by this package and cannot be given"
@@ -139,8 +134,8 @@ def _check_options(name: EncoderName, options: dict[str, OptionValue]) -> None:
 def _check_size(name: EncoderName, architecture: str, options: dict[str, OptionValue]) -> None:
     """Refuse a network that would fill the memory, before it does.
 
-    A few of timm's networks (RegNets) look at numbers while they are made, of which a device without
-    memory has none. Of those no option may be a number.
+    Some timm networks (RegNets) read tensor values while being built, which the meta device lacks; numeric
+    options are refused for them.
     """
     try:
         with torch.device("meta"):
@@ -161,7 +156,7 @@ def _check_size(name: EncoderName, architecture: str, options: dict[str, OptionV
 
 
 def _pretrained(name: EncoderName, options: dict[str, OptionValue]) -> Any:
-    """With timm's own weights. The classifier is still on, so that timm loads all of them."""
+    """Return the model with timm's weights, with its classifier, so that timm loads all of them."""
     if name.family == "hub":
         with fetching_from_hub(str(name), name.model):
             return _create(name, options, pretrained=True)
@@ -183,7 +178,7 @@ def _pretrained(name: EncoderName, options: dict[str, OptionValue]) -> Any:
 
 
 def _untrained(name: EncoderName, options: dict[str, OptionValue]) -> Any:
-    """The architecture alone, without the network."""
+    """Return the architecture with random weights, without network access."""
     if name.family != "hub":
         return _create(name, options, pretrained=False)
     try:
@@ -213,11 +208,11 @@ def _remove_classifier(model: Any) -> None:
 
 
 def _width(model: nn.Module, size: int, name: str) -> int:
-    """Features a patch, found by trying."""
+    """Return the number of features of a patch, from a trial."""
     try:
         with torch.inference_mode():
             shape = tuple(model.eval()(torch.zeros(1, 3, size, size)).shape)
-    except Exception as error:  # as when it is built
+    except Exception as error:  # as above
         msg = f"encoder {name}: cannot take a patch of {size} pixels ({one_line(error)}); change its options"
         raise UsageError(msg) from error
     if len(shape) != 2:

@@ -27,20 +27,16 @@ _OLD_DENSENET_KEY = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
 
 
 def load_torchvision(name: str, model: str, weights: Path | None) -> EncoderNetwork:
-    """One of the toolbox's torchvision backbones, with ImageNet weights or a local file's.
+    """Return one of the toolbox's torchvision backbones, with ImageNet weights or a local file's.
 
     Args:
-        name (str):
-            Canonical name.
-        model (str):
-            Key of TIAToolbox's `torch_cnn_backbone_dict`.
-        weights (Path or None):
-            A file with torchvision's keys, or with those of TIAToolbox's `CNNModel` and
+        name: canonical name.
+        model: key of TIAToolbox's `torch_cnn_backbone_dict`.
+        weights: a file with torchvision's keys, or with those of TIAToolbox's `CNNModel` and
             `CNNBackbone`; None for torchvision's default weights.
 
     Raises:
-        TiacfError:
-            When the weights cannot be fetched, or the file does not fit.
+        TiacfError: the weights cannot be fetched, or the file does not fit.
     """
     # 15 s on two cores: the toolbox's whole model zoo comes along.
     from tiatoolbox.models.architecture.vanilla import CNNBackbone
@@ -73,7 +69,7 @@ def load_torchvision(name: str, model: str, weights: Path | None) -> EncoderNetw
 
 
 def describe_torchvision(name: str, model: str) -> EncoderNetwork:
-    """A backbone on random weights, to tell its width and preprocessing only."""
+    """Return a backbone with random weights, of which only width and preprocessing are used."""
     from tiatoolbox.models.architecture.vanilla import CNNBackbone
 
     return _torchvision_network(name, model, CNNBackbone(model))
@@ -107,7 +103,7 @@ class _TokenPooling(nn.Module):
 
 
 def build_foundation(model: FoundationModel) -> nn.Module:
-    """The architecture of a foundation model on the meta device, tokens not yet pooled.
+    """Return the architecture of a foundation model on the meta device, tokens not yet pooled.
 
     Without memory, because filling a billion parameters at random would take half a minute.
     """
@@ -122,19 +118,15 @@ def build_foundation(model: FoundationModel) -> nn.Module:
 
 
 def load_foundation(name: str, model: str, weights: Path | None) -> EncoderNetwork:
-    """One of the toolbox's foundation models, from the hub or a local file.
+    """Return one of the toolbox's foundation models, from the hub or a local file.
 
     Args:
-        name (str):
-            Canonical name.
-        model (str):
-            Key of TIAToolbox's `timm_arch_dict`.
-        weights (Path or None):
-            The model's own weights file; None to fetch it.
+        name: canonical name.
+        model: key of TIAToolbox's `timm_arch_dict`.
+        weights: the model's own weights file; None to fetch it.
 
     Raises:
-        TiacfError:
-            When access is refused or the hub out of reach, or the file does not fit.
+        TiacfError: access is refused or the hub out of reach, or the file does not fit.
     """
     description = FOUNDATION_MODELS[model]
     if weights is None:
@@ -142,7 +134,7 @@ def load_foundation(name: str, model: str, weights: Path | None) -> EncoderNetwo
 
         # Before the model is built, which takes long enough to keep a user waiting for a refusal.
         with fetching_from_hub(name, description.repository):
-            # Said, as timm's own default would run what a pickled file holds.
+            # Passed explicitly: timm's default would unpickle code.
             state = load_state_dict_from_hf(description.repository, weights_only=True)
         source = f"https://huggingface.co/{description.repository}"
     else:

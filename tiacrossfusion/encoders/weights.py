@@ -29,7 +29,7 @@ _COUNTER = "num_batches_tracked"
 
 
 def state_dict_sha256(model: nn.Module) -> str:
-    """Hash of the weights of `model`, whatever file they came from.
+    """Return the SHA-256 of the weights of `model`, which does not depend on the file format.
 
     Over the keys in sorted order, each with dtype, shape and bytes. `num_batches_tracked` is left
     out: it does not change what the model computes, and some files lack it.
@@ -51,16 +51,13 @@ def read_state_dict(path: Path) -> StateDict:
     taken off.
 
     Args:
-        path (Path):
-            `.pt`, `.pth`, `.bin` or `.safetensors`.
+        path: `.pt`, `.pth`, `.bin` or `.safetensors`.
 
     Returns:
-        dict[str, Tensor]:
-            On the CPU, in the order of the file.
+        on the CPU, in the order of the file.
 
     Raises:
-        TiacfError:
-            When the file is missing, of another kind, damaged, or holds no tensors.
+        TiacfError: the file is missing, of another kind, damaged, or holds no tensors.
     """
     suffix = path.suffix.lower()
     if suffix not in (".pt", ".pth", ".bin", ".safetensors"):
@@ -120,20 +117,14 @@ def load_strictly(
     architecture's original formats, and the order of the tensors when no key agrees.
 
     Args:
-        model (nn.Module):
-            Without its classifier; on the meta device if nothing in it but the state is needed.
-        state (dict[str, Tensor]):
-            From `read_state_dict`.
-        source (str):
-            File or page, for the message.
-        heads (Iterable[str]):
-            Names of classifier modules of this model that the file may have in addition.
-        rename (Callable):
-            Turns another convention's key into the model's.
+        model: without its classifier; on the meta device if nothing in it but the state is needed.
+        state: from `read_state_dict`.
+        source: file or page, for the message.
+        heads: names of classifier modules of this model that the file may have in addition.
+        rename: turns another convention's key into the model's.
 
     Raises:
-        TiacfError:
-            When a tensor is missing, superfluous, or of another shape. The model is unchanged then.
+        TiacfError: a tensor is missing, superfluous, or of another shape. The model is unchanged then.
     """
     wanted = {k: v for k, v in model.state_dict().items() if not k.endswith(_COUNTER)}
     heads = tuple(heads)

@@ -1,4 +1,4 @@
-"""Whether an HDF5 file itself holds what its datasets declare."""
+"""Checks that an HDF5 file holds what its datasets declare."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import h5py
 
 from tiacrossfusion.errors import TiacfError
 
-#: Datasets of up to this many bytes are read whatever they were packed to. Larger ones, of features
-#: mostly, take about as much room in the file as in memory.
+#: Datasets of up to this many bytes are read at any compression ratio. Larger ones are mostly features,
+#: which hardly compress.
 _ANY_RATIO = 64 * 2**20
 _LARGEST_RATIO = 1000
 
 
 def check_links(file: h5py.File, label: str) -> None:
-    """Refuse a file that takes a dataset from somewhere else, before it is followed there.
+    """Refuse links to other datasets and files, before they are followed.
 
     Args:
         file: opened.
         label: names it.
 
     Raises:
-        TiacfError: it does.
+        TiacfError: an entry is a link.
     """
     for name in file:
         if not isinstance(file.get(name, getlink=True), h5py.HardLink):
@@ -30,10 +30,9 @@ def check_links(file: h5py.File, label: str) -> None:
 
 
 def check_written(dataset: h5py.Dataset, label: str) -> None:
-    """Refuse a dataset of which parts were never written; HDF5 reads zeros for them, of any number.
+    """Refuse a dataset of which parts were never written, which HDF5 reads as zeros.
 
-    Nor is one read whose numbers lie in other files, or are packed so that a small file could fill the
-    memory.
+    Datasets in other files, and small ones that unpack to fill the memory, are refused too.
 
     Args:
         dataset: of the file.

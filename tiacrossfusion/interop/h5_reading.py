@@ -29,7 +29,7 @@ from tiacrossfusion.interop.h5_datasets import check_links, check_written
 from tiacrossfusion.interop.own_h5 import own_record
 from tiacrossfusion.interop.scale_file import FileFacts, ScaleFile, as_features
 
-#: No size of a slide or patch is larger; what is said beyond it is passed over, as a zero is.
+#: Upper limit of sizes and coordinates; larger values are ignored, as zeros are.
 _LARGEST = 2.0**40
 
 _TILE_NAME = re.compile(r"\d+_\d+_\d+_(\d+)\.\w+")
@@ -75,7 +75,7 @@ def _read(file: h5py.File, path: Path) -> ScaleFile:
 
 
 def _coords(file: h5py.File, count: int, label: str) -> np.ndarray | None:
-    """Coordinates (N, 2) as they stand."""
+    """Return the coordinates (N, 2) as in the file."""
     if "coords" not in file:
         return None
     if not isinstance(file["coords"], h5py.Dataset):
@@ -122,7 +122,7 @@ def _side_from_names(file: h5py.File, count: int, label: str) -> float | None:
 
 
 def _facts(file: h5py.File, key: str) -> FileFacts:
-    """What the attributes say; those of the coordinates come before those of the features and file."""
+    """Return the metadata; attributes of the coordinates have precedence over those of features and file."""
     said: dict[str, Any] = dict(file.attrs)
     said |= dict(file[key].attrs)
     if "coords" in file:
@@ -144,7 +144,7 @@ def _facts(file: h5py.File, key: str) -> FileFacts:
         power=_number(said, "level0_magnification"),
         magnification=_number(said, "target_magnification"),
         dimensions=(round(width), round(height)) if width and height else None,
-        # CLAM and TRIDENT count level-0 pixels; who writes `feats` does not.
+        # CLAM and TRIDENT write level-0 pixels; programs that write `feats` do not.
         unit="micron" if microns else "level0" if key == "features" or side else None,
     )
 
@@ -166,7 +166,7 @@ def _text(said: dict[str, Any], name: str) -> str | None:
 
 
 def _format(file: h5py.File, facts: FileFacts, own: bool) -> str:
-    """What wrote a file, for people."""
+    """Return the name of the format, for messages."""
     if own:
         return OWN_FORMAT
     if facts.unit == "micron":

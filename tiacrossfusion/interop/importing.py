@@ -30,14 +30,14 @@ _PATCH_SIZE = 256
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """What files may not say of themselves; what they do say wins, or must agree.
+    """What the files do not state; what they state has precedence, or must agree.
 
     Attributes:
-        encoder: what made the features, as `tiacf encoders` has it; over the name in the files.
+        encoder: a name as in `tiacf encoders`; over the name in the files.
         patch_size: side of a patch in pixels of its scale; None for what the files say, else 256.
         mpp: microns per level-0 pixel of the slides.
         power: objective power of level 0 of the slides.
-        coords: what coordinates count where the files do not say.
+        coords: unit of the coordinates where the files do not state it.
         units: how other slides are to be sampled for a model that is trained on the bags.
     """
 
@@ -85,7 +85,7 @@ def _read(path: Path) -> ScaleFile:
 
 
 def _own_bag(files: dict[str, ScaleFile], options: ImportOptions) -> tuple[FeatureBag, list[str]]:
-    """A bag from files that this package wrote: all is known."""
+    """Return the bag of files that this package wrote."""
     scales = {}
     for scale, file in files.items():
         assert file.own is not None  # noqa: S101 - the caller has looked
@@ -103,7 +103,7 @@ def _own_bag(files: dict[str, ScaleFile], options: ImportOptions) -> tuple[Featu
 def _foreign_bag(
     name: str, files: dict[str, ScaleFile], options: ImportOptions
 ) -> tuple[FeatureBag, list[str]]:
-    """A bag from files of another program, with what can be found out of them."""
+    """Return a bag of files of another program, with notes."""
     encoder = options.encoder or _first(files, "encoder")
     if not encoder:
         raise TiacfError(
@@ -181,11 +181,11 @@ def _patch_size(name: str, files: dict[str, ScaleFile], options: ImportOptions) 
 
 
 def _first(files: dict[str, ScaleFile], fact: str) -> Any:
-    """What the first file that says it says; they have been compared."""
+    """Return a fact from the first file that states it; the files have been compared."""
     return next((v for f in files.values() if (v := getattr(f.facts, fact)) is not None), None)
 
 
 def _imported(files: dict[str, ScaleFile]) -> str:
-    """Format and files, for the provenance."""
+    """Return format and files, for the provenance."""
     formats = dict.fromkeys(file.format for file in files.values())
     return f"{', '.join(formats)}: {', '.join(str(f.path) for f in files.values())}"

@@ -1,4 +1,4 @@
-"""The check that three files, one a scale, come from one slide and one encoder."""
+"""Check that three files, one a scale, come from one slide and one encoder."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MOST_FINER = 8
 
 
 def check_same_origin(files: dict[str, ScaleFile], label: str) -> None:
-    """Check what the files say of their encoder and slide.
+    """Check that the files state one encoder and one slide.
 
     Args:
         files: file of each scale.

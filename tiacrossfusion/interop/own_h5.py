@@ -1,4 +1,4 @@
-"""TRIDENT-style h5 files written from bags, with what is needed to make the same bag again."""
+"""TRIDENT-style h5 files of bags, which hold all that is needed to restore the bag."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tiacrossfusion.interop.scale_file import OwnRecord
 if TYPE_CHECKING:
     from tiacrossfusion.bags.bag import FeatureBag
 
-#: Attribute of the file with the bag's provenance; other programs pass over it.
+#: Attribute with the provenance of the bag; other programs ignore it.
 _RECORD = "tiacrossfusion_provenance"
 
 
@@ -50,10 +50,10 @@ def write_h5(path: Path, bag: FeatureBag, scale: str, name: str) -> None:
         attributes["level0_magnification"] = provenance.power
     if provenance.dimensions is not None:
         attributes["level0_width"], attributes["level0_height"] = provenance.dimensions
-    # In memory first: HDF5 may crash the interpreter when a disk fills up under it.
+    # In memory first: HDF5 may crash the interpreter when the disk is full.
     content = io.BytesIO()
     with h5py.File(content, "w") as file:
-        # Loaders of the others feed float32 networks without a cast.
+        # Other programs feed them to float32 networks without a cast.
         features = file.create_dataset("features", data=data.features.astype(np.float32))
         features.attrs.update({"name": name, "encoder": provenance.encoder.name})
         coords = file.create_dataset("coords", data=data.bounds[:, :2].astype(np.int64))
@@ -66,7 +66,7 @@ def write_h5(path: Path, bag: FeatureBag, scale: str, name: str) -> None:
 
 
 def own_record(file: h5py.File, coords: np.ndarray | None, label: str) -> OwnRecord | None:
-    """What this package added to a file; None when another program wrote it.
+    """Return what this package added to a file; None where another program wrote it.
 
     Raises:
         TiacfError: the file was changed since, so that its parts no longer belong together.
@@ -94,7 +94,7 @@ def own_record(file: h5py.File, coords: np.ndarray | None, label: str) -> OwnRec
 
 
 def is_own_h5(path: Path) -> bool:
-    """Whether this package wrote an h5 file."""
+    """Return whether this package wrote an h5 file."""
     try:
         with h5py.File(path) as file:
             return _RECORD in file.attrs

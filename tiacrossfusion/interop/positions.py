@@ -1,4 +1,4 @@
-"""Where the patches of imported features lie, in level-0 pixels, and whether their grids nest."""
+"""Positions of imported patches in level-0 pixels, and their nested grids."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def level0_corners(
     Args:
         file: what one file holds.
         scale: which scale it is.
-        unit: what coordinates count where the file does not say.
+        unit: of the coordinates where the file does not state it.
         mpp: microns per level-0 pixel, where known.
         power: objective power of level 0, where known.
 
@@ -43,8 +43,8 @@ def level0_corners(
     """
     if file.coords is None:
         return None, "no coordinates"
-    # A file that tells the side in level-0 pixels counts in them; else the user's word is better than
-    # what its kind of file does mostly.
+    # A file that states the side in level-0 pixels has level-0 coordinates; else the option has precedence
+    # over what is usual for the format.
     said = file.facts.unit == "micron" or file.facts.side is not None
     unit = file.facts.unit if said or unit is None else unit
     if unit == "level0":
@@ -72,7 +72,7 @@ def patch_sides(
     """Sides of the patches of each scale in level-0 pixels.
 
     A side is taken from the file; else from the distance between neighbours (as if patches did not
-    overlap), unless `patch_size` and the slide's resolution tell another size; else from those; else
+    overlap), unless `patch_size` and the slide's resolution give another size; else from those; else
     from another scale of the slide.
 
     Args:
@@ -84,7 +84,7 @@ def patch_sides(
         label: names the slide.
 
     Returns:
-        Side of each scale; empty where nothing tells them.
+        Side of each scale; empty where they are unknown.
 
     Raises:
         TiacfError: the sides contradict each other, the slide's resolution or the distances.
@@ -176,7 +176,7 @@ def _nominal_side(
 def _step(corners: np.ndarray) -> float | None:
     """Commonest distance between neighbours in a row or column; None without neighbours.
 
-    Some programs lay a lattice for each piece of tissue, so that only neighbours tell.
+    Some programs lay a lattice for each piece of tissue, so only neighbours are compared.
     """
     distances = []
     for along, across in ((0, 1), (1, 0)):

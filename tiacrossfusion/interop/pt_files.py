@@ -11,8 +11,8 @@ import numpy as np
 from tiacrossfusion.errors import TiacfError, one_line
 from tiacrossfusion.interop.scale_file import ScaleFile, as_features
 
-#: Comment of the zip archive that a tensor file is; by it this package knows its own files.
-_MARK = b"written by tiacrossfusion"
+#: Comment of the zip archive of a tensor file, by which this package recognises its own files.
+_COMMENT = b"written by tiacrossfusion"
 
 
 def read_pt(path: Path) -> ScaleFile:
@@ -45,7 +45,7 @@ def read_pt(path: Path) -> ScaleFile:
         raise TiacfError(
             f"{path}: holds a nested, quantised or sparse tensor; save the features as plain float32"
         )
-    loaded = loaded.detach()  # one that was saved while it was trained has no numbers for numpy
+    loaded = loaded.detach()  # numpy takes no tensor that requires gradients
     tensor = loaded[0] if loaded.ndim == 3 and len(loaded) == 1 else loaded
     if tensor.is_floating_point() and tensor.dtype not in (torch.float16, torch.float64):
         tensor = tensor.float()  # numpy has no bfloat16 and no float8
@@ -62,13 +62,13 @@ def write_pt(path: Path, features: np.ndarray) -> None:
     with path.open("wb") as file:  # given a path, torch hides why it could not write
         torch.save(torch.from_numpy(features.astype(np.float32)), file)
     with zipfile.ZipFile(path, "a") as archive:
-        archive.comment = _MARK
+        archive.comment = _COMMENT
 
 
 def is_own_pt(path: Path) -> bool:
-    """Whether this package wrote a tensor file."""
+    """Return whether this package wrote a tensor file."""
     try:
         with zipfile.ZipFile(path) as archive:
-            return archive.comment == _MARK
+            return archive.comment == _COMMENT
     except (OSError, zipfile.BadZipFile):
         return False

@@ -1,4 +1,4 @@
-"""What one feature file says: the patches of a slide at one scale, in any of the formats."""
+"""The content of one feature file: the patches of a slide at one scale, in any format."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from tiacrossfusion.bags.bag import Provenance
 
-#: What coordinates count: pixels of level 0, pixels of the scale, or microns.
+#: Unit of coordinates: pixels of level 0, pixels of the scale, or microns.
 CoordsUnit = Literal["level0", "scale", "micron"]
 
 #: Rows that are converted at once, so that a file is never in memory twice.
@@ -25,7 +25,7 @@ _LARGEST = float(np.finfo(np.float16).max)
 
 @dataclass(frozen=True)
 class OwnRecord:
-    """What this package adds to the h5 files that it writes, so that bags come back as they were.
+    """What this package adds to its h5 files, so that the bag can be restored.
 
     Attributes:
         provenance: of the bag.
@@ -40,7 +40,7 @@ class OwnRecord:
 
 @dataclass(frozen=True)
 class FileFacts:
-    """What a file says of itself; None is not said.
+    """Metadata of a file; None where it states nothing.
 
     Attributes:
         name: the slide.
@@ -51,7 +51,7 @@ class FileFacts:
         power: objective power of level 0.
         magnification: of the patches, such as 20.
         dimensions: width and height in level-0 pixels.
-        unit: what the coordinates count.
+        unit: of the coordinates.
     """
 
     name: str | None = None
@@ -71,10 +71,10 @@ class ScaleFile:
 
     Attributes:
         path: the file.
-        format: what wrote it, for people.
+        format: name of the format, for messages.
         features: (N, E) float16.
-        coords: (N, 2) float64, corners at the top left as they stand in the file; None when it has none.
-        facts: what it says of itself.
+        coords: (N, 2) float64, top left corners as in the file; None without coordinates.
+        facts: its metadata.
         own: present when this package wrote it.
     """
 
@@ -97,14 +97,14 @@ def as_features(
 
     Args:
         shape: (N, E), or (1, N, E) as some writers have it.
-        rows: gives rows from a first to a last one (exclusive), (n, E).
+        rows: returns the rows from a first to a last one (exclusive), (n, E).
         label: names the file.
 
     Returns:
         (N, E) float16.
 
     Raises:
-        TiacfError: the shape is another one, there is no patch, or a value is not finite or larger
+        TiacfError: the shape is wrong, there is no patch, or a value is not finite or larger
             than a float16 can be.
     """
     if len(shape) == 3 and shape[0] == 1:

@@ -1,4 +1,4 @@
-"""Which files belong to one slide: three folders, one a scale, matched by the stem of the file."""
+"""Find the feature files of slides: three folders, one a scale, matched by file-name stem."""
 
 from __future__ import annotations
 

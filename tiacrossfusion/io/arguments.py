@@ -1,4 +1,4 @@
-"""Checks of values that users give, answered in one line."""
+"""Checks of arguments, with errors of one line."""
 
 from __future__ import annotations
 

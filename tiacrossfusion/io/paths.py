@@ -1,4 +1,4 @@
-"""What lies at a path, and names that a file system takes."""
+"""What a path points to, and file names."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ from typing import Any
 
 from tiacrossfusion.io.text import written
 
-#: Bytes of a name that leave room for what is added to it; file systems allow 255.
+#: Longest stem in bytes; file systems allow 255, and suffixes are added.
 _LONGEST = 200
 
 
 def stem_for(name: str) -> str:
-    """What names of files can begin with that are to be told by a slide's name.
+    """Return a file-name stem for a slide, short enough to add suffixes to.
 
-    It is the name itself, unless nothing more could be added to it: a long one is cut, with a hash of
-    the whole.
+    That is the name itself; a long one is cut, and a hash of the whole name added.
     """
     name = written(name)
     if len(os.fsencode(name)) <= _LONGEST:
@@ -29,15 +28,15 @@ def stem_for(name: str) -> str:
 
 
 def is_there(path: Path) -> bool:
-    """Tell whether there is something at a path that may be looked at."""
+    """Return whether a path exists and can be accessed."""
     try:
         return path.exists()
-    except OSError:  # a folder on the way may not be entered, or the name is too long
+    except OSError:  # no permission for a parent folder, or the name is too long
         return False
 
 
 def is_folder(path: Path) -> bool:
-    """Tell whether a path is a folder that may be looked at."""
+    """Return whether a path is a folder that can be accessed."""
     try:
         return path.is_dir()
     except OSError:  # as above
@@ -45,7 +44,7 @@ def is_folder(path: Path) -> bool:
 
 
 def is_file(path: Path) -> bool:
-    """Tell whether a path is a file that may be looked at."""
+    """Return whether a path is a file that can be accessed."""
     try:
         return path.is_file()
     except OSError:  # as above
@@ -53,12 +52,12 @@ def is_file(path: Path) -> bool:
 
 
 def is_endless(path: Path) -> bool:
-    """Tell whether a path is a pipe or a device, which would be waited for or read without end."""
+    """Return whether a path is a pipe or a device; reading it might never end."""
     return is_there(path) and not (path.is_file() or path.is_dir())
 
 
 def missing(path: Path) -> str:
-    """Say in what way a path is not there."""
+    """Return why a path cannot be found, for a message."""
     try:
         path.stat()
     except PermissionError:
@@ -75,7 +74,7 @@ def absolute(given: Any) -> Any:
 
 
 def size_on_disk(path: Path) -> int:
-    """Bytes of a file, or of all files of a store; 0 where there is none."""
+    """Return the bytes of a file or of all files in a folder; 0 where there is nothing."""
     if path.is_file():
         with suppress(FileNotFoundError):  # another run may just have replaced it
             return path.stat().st_size

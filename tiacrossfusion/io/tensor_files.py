@@ -1,4 +1,4 @@
-"""PyTorch's files of tensors, read without running code and without making room for what is not there."""
+"""PyTorch's files of tensors, read without running code and without allocating more than they hold."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from torch import Tensor
 def load_tensors(path: str | Path, map_location: Any = "cpu") -> Any:
     """Unpickle tensors and plain containers, and nothing else.
 
-    A file of a few bytes may declare tensors that fill any memory: packed in its archive, or as one
-    number that is repeated. Both are refused, for nobody's weights or features are like that.
+    A file of a few bytes may declare tensors that fill any memory: compressed in its archive, or as one
+    number that is repeated. Both are refused; weights and features are never stored so.
 
     Args:
         path: file that `torch.save` wrote.
@@ -29,16 +29,16 @@ def load_tensors(path: str | Path, map_location: Any = "cpu") -> Any:
         pickle.UnpicklingError: the file holds more than tensors and plain values.
         OSError: it cannot be read.
         ValueError: it declares more than it holds.
-        Exception: it is no such file, or damaged: KeyError, IndexError, EOFError, UnicodeDecodeError,
-            RuntimeError and others were seen.
+        Exception: it is not a file of tensors, or damaged: KeyError, IndexError, EOFError,
+            UnicodeDecodeError, RuntimeError and others were seen.
     """
     path = Path(path)
     if zipfile.is_zipfile(path):
         _check_archive(path)
         content = torch.load(path, map_location=map_location, weights_only=True)
-    else:  # the format of before PyTorch 1.6, or nothing that torch reads
-        # A file makes room for what it is asked for, and the pickle says how much that is; a view of it
-        # gives what there is.
+    else:  # the format before PyTorch 1.6, or another file
+        # Reading from a file allocates as many bytes as the pickle declares; a memory map returns only
+        # those that exist.
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
             content = torch.load(
                 cast(IO[bytes], view), map_location=map_location, weights_only=True
@@ -48,7 +48,7 @@ def load_tensors(path: str | Path, map_location: Any = "cpu") -> Any:
 
 
 def _check_archive(path: Path) -> None:
-    """Refuse an archive that unpacks to more than it is; torch stores tensors as they are."""
+    """Refuse a compressed archive; torch stores tensors uncompressed."""
     with zipfile.ZipFile(path) as archive:
         unpacked = sum(member.file_size for member in archive.infolist())
     if unpacked > path.stat().st_size:
@@ -56,7 +56,7 @@ def _check_archive(path: Path) -> None:
 
 
 def _check_tensors(content: object) -> None:
-    """Refuse tensors without a number in the file for each of their values."""
+    """Refuse tensors with more values than the file holds."""
     waiting: list[object] = [content]
     seen: set[int] = set()
     while waiting:
@@ -67,5 +67,5 @@ def _check_tensors(content: object) -> None:
             if value.untyped_storage().nbytes() < value.numel() * value.element_size():
                 raise ValueError(f"a tensor {tuple(value.shape)} repeats fewer values")
         elif isinstance(value, Mapping | list | tuple) and id(value) not in seen:
-            seen.add(id(value))  # a list may hold itself
+            seen.add(id(value))  # a list may contain itself
             waiting += value.values() if isinstance(value, Mapping) else value

@@ -1,4 +1,4 @@
-"""Patches of all scales in batches, read ahead by threads."""
+"""Read patches of all scales in batches, ahead and in threads."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from tiacrossfusion.slides.readers.base import PatchReader, ReadPatch, Unreadabl
 from tiacrossfusion.slides.slide import Slide
 from tiacrossfusion.slides.spec import CELLS_20X, SCALES, SamplingSpec
 
-#: A slide is given up when this many patches from its beginning on are all unreadable.
+#: Reading stops when this many patches from the beginning on are all unreadable.
 GIVE_UP_AFTER = 1000
 
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A patch that touches a damaged part of the file.
+    """A patch that overlaps a damaged part of the file.
 
     Attributes:
         scale: "5x", "10x" or "20x".
         index: on the grid of its scale.
         bounds: level-0 pixels (x0, y0, x1, y1).
-        reason: what the decoder said.
+        reason: error of the decoder.
     """
 
     scale: str
@@ -39,13 +39,13 @@ class Unreadable:
 
 @dataclass(frozen=True)
 class PatchBatch:
-    """Patches that follow each other on the way over the slide; scales are mixed.
+    """Consecutive patches of a slide; scales are mixed.
 
     Attributes:
         scales: (B,) int8, index into `SCALES`.
         indices: (B,) int64, index on the grid of that scale.
         images: (B, patch_size, patch_size, 3) uint8 RGB.
-        unreadable: patches met on the way that could not be decoded; they are not in the images.
+        unreadable: patches in between that could not be decoded; they are not in the images.
     """
 
     scales: np.ndarray
@@ -54,7 +54,7 @@ class PatchBatch:
     unreadable: tuple[Unreadable, ...]
 
 
-#: Index into SCALES, index on the grid, and the image or what is wrong with the patch.
+#: Index into SCALES, index on the grid, and the image or the error.
 _Patch = tuple[int, int, np.ndarray | str]
 
 
@@ -67,14 +67,14 @@ def read_batches(
     batch_size: int,
     num_workers: int,
 ) -> Iterator[PatchBatch]:
-    """Read all patches of all scales, ahead of the one who uses them.
+    """Read all patches of all scales, ahead of their use.
 
-    The way over the slide goes from 5x cell to 5x cell, row by row; in each comes the 5x patch, then the
-    10x and the 20x patches in it. So a tile of the file that all three need is met once. The order does
-    not depend on batch size, workers and reader.
+    The 5x cells are read row by row; in each comes the 5x patch, then the 10x and 20x patches in it, so
+    that a tile of the file that all three need is decoded once. The order does not depend on batch size,
+    workers and reader.
 
-    Threads serve here, not processes: the decoders release the interpreter's lock. At most
-    `num_workers + 2` cells and a batch wait in memory.
+    Threads are enough, as decoders release the GIL. At most `num_workers + 2` cells and a batch are in
+    memory.
 
     Args:
         slide: an open slide.
@@ -86,7 +86,7 @@ def read_batches(
         num_workers: reading threads; 0 reads in the calling thread.
 
     Raises:
-        TiacfError: the first thousand patches are all unreadable.
+        TiacfError: the first `GIVE_UP_AFTER` patches are all unreadable.
     """
     read = reader.reading(grids)
 
@@ -109,7 +109,7 @@ def read_batches(
                     f"({image}); the file is damaged, copy it again"
                 )
             continue
-        # Not sooner, so that what is unreadable at the end goes with the last batch.
+        # Not earlier, so that unreadable patches at the end go with the last batch.
         if len(waiting) == batch_size:
             yield _batch(waiting, unreadable, side)
             waiting, unreadable = [], []
@@ -141,7 +141,7 @@ def _batch(
 
 
 def _cells(grids: dict[str, PatchGrid]) -> list[np.ndarray]:
-    """For each 5x cell, row by row, (n, 2) int64: scale, as index into SCALES, and index on its grid."""
+    """Return for each 5x cell, row by row, (n, 2) int64: index into SCALES and index on the grid."""
     patches = []
     for number, scale in enumerate(SCALES):
         column, row = grids[scale].grid.T.astype(np.int64) * CELLS_20X[scale] // CELLS_20X["5x"]
@@ -157,7 +157,7 @@ def _cells(grids: dict[str, PatchGrid]) -> list[np.ndarray]:
 def _in_order(
     read_cell: Callable[[np.ndarray], list[_Patch]], cells: list[np.ndarray], num_workers: int
 ) -> Iterator[_Patch]:
-    """Read cell after cell, some of them ahead, and give their patches in order."""
+    """Read the cells, some of them ahead, and yield their patches in order."""
     if num_workers == 0:
         for cell in cells:
             yield from read_cell(cell)
@@ -171,6 +171,6 @@ def _in_order(
                 patches = ahead.popleft().result()
                 ahead.extend(pool.submit(read_cell, cell) for cell in islice(coming, 1))
                 yield from patches
-        finally:  # on an error or when the one who uses them stops early
+        finally:  # on an error, or when the iterator is closed early
             for future in ahead:
                 future.cancel()

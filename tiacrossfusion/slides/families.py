@@ -1,4 +1,4 @@
-"""Which patches of nested grids belong together: a cell, the cells in it, the cell around it."""
+"""Parents and children in nested grids: a cell lies in its parent of the next coarser grid."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from tiacrossfusion.slides.spec import SCALES
 
 
 def parents_of(fine: np.ndarray, coarse: np.ndarray) -> np.ndarray:
-    """Find the cell of the next coarser grid around each cell: the one at (column // 2, row // 2).
+    """Return the parent of each cell: the cell at (column // 2, row // 2) of the next coarser grid.
 
     Args:
         fine: (N, 2) column and row on a grid.
         coarse: (M, 2) column and row on the next coarser grid, in any order.
 
     Returns:
-        (N,) int64 index of the cell around each; -1 where it is not on the coarser grid.
+        (N,) int64 index of the parent of each cell; -1 where it is not on the coarser grid.
     """
     wanted, there = fine.astype(np.int64) // 2, coarse.astype(np.int64)
     if len(there) == 0:
@@ -35,10 +35,10 @@ def parents_of(fine: np.ndarray, coarse: np.ndarray) -> np.ndarray:
 def whole_families(
     grids: Mapping[str, PatchGrid], readable: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """Choose what is kept of grids of which some patches cannot be read.
+    """Choose the cells to keep when some patches cannot be read.
 
-    A 20x cell is kept when it and the cells around it can be read, a coarser cell when it can be read
-    and a 20x cell in it is kept: so every kept cell has its ancestors, as on an undamaged slide.
+    A 20x cell is kept when it and its ancestors can be read, a coarser cell when it can be read and a 20x
+    cell in it is kept. So every kept cell has its ancestors, as on an undamaged slide.
 
     Args:
         grids: the cells of each scale.

@@ -1,4 +1,4 @@
-"""Which slides or bags a path stands for. Imports nothing heavy: the command line asks before all else."""
+"""Find the slides that a path stands for. Imports nothing heavy: commands check paths first."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from pathlib import Path
 from tiacrossfusion.errors import TiacfError, UsageError
 from tiacrossfusion.io.paths import is_there, missing
 
-#: Patterns of slide files looked for in a folder. PNG and JPEG are left out: beside slides they are
-#: mostly thumbnails.
+#: Patterns of slide files in a folder. PNG and JPEG are left out: beside slides they are mostly
+#: thumbnails.
 DEFAULT_FILE_TYPES = "*.svs, *.ndpi, *.mrxs, *.tif, *.tiff, *.qptiff, *.jp2"
 
 
 def find_slides(source: Path, file_types: str = DEFAULT_FILE_TYPES) -> list[Path]:
-    """List the slides a path stands for, sorted by name.
+    """Return the slides that a path stands for, sorted by name.
 
-    A file is itself. A folder with `.dcm` files is one DICOM slide. Any other folder gives the files
-    in it that match `file_types`, its sub-folders that do, and those that are DICOM slides.
+    A file stands for itself. A folder with `.dcm` files is one DICOM slide. Of any other folder these are
+    the files and sub-folders that match `file_types`, and sub-folders that are DICOM slides.
 
     Args:
         source: file or folder.
@@ -48,16 +48,16 @@ def find_slides(source: Path, file_types: str = DEFAULT_FILE_TYPES) -> list[Path
 
 
 def _is_slide(entry: Path, patterns: list[str]) -> bool:
-    if entry.name.startswith("."):  # "._a.svs" is what macOS leaves beside a.svs on other disks
+    if entry.name.startswith("."):  # macOS leaves "._a.svs" beside a.svs on other disks
         return False
     try:
         folder, file = entry.is_dir(), entry.is_file() or entry.is_symlink()
-    except OSError:  # a link into a folder that may not be entered is refused by name
+    except OSError:  # a link into a folder without permission: opening it reports the error
         return _matches(entry, patterns)
     if folder:
-        # A folder named like a slide is taken for one, and then refused by name rather than passed over.
+        # A folder named like a slide is returned: opening it reports the error.
         return is_dicom_folder(entry) or (entry.suffix != "" and _matches(entry, patterns))
-    if not file:  # a pipe would be waited on for ever
+    if not file:  # reading a pipe might never end
         return False
     return _matches(entry, patterns)
 
@@ -67,15 +67,15 @@ def _matches(entry: Path, patterns: list[str]) -> bool:
 
 
 def is_dicom_folder(path: Path) -> bool:
-    """Tell whether a path is a folder with DICOM files, which is one slide."""
+    """Return whether a path is a folder with DICOM files, which is one slide."""
     try:
         return any(entry.suffix.lower() == ".dcm" for entry in path.iterdir())
-    except OSError:  # no folder, or one that cannot be read
+    except OSError:  # not a folder, or one that cannot be read
         return False
 
 
 def slide_identity(path: Path) -> tuple[int, int]:
-    """Size in bytes and time of last change (ns) of a slide file, or of all files of a folder."""
+    """Return size in bytes and modification time (ns) of a slide file, or of all files of a folder."""
     files = path.rglob("*") if path.is_dir() else [path]
     stats = [file.stat() for file in files if not file.is_dir()]
     return sum(s.st_size for s in stats), max((s.st_mtime_ns for s in stats), default=0)

@@ -44,7 +44,7 @@ class PatchGrid:
 def nested_grids(
     slide: Slide, mask: VirtualWSIReader | None, spec: SamplingSpec
 ) -> dict[str, PatchGrid]:
-    """Lay the three grids over a slide and keep the cells with tissue.
+    """Lay three nested grids over a slide and keep the cells with tissue.
 
     Args:
         slide: an open slide.
@@ -103,7 +103,7 @@ def _on_tissue(
     dimensions: tuple[int, int],
     min_ratio: float,
 ) -> np.ndarray:
-    """Tell which cells of a lattice are tissue to more than a share of their part on the slide.
+    """Return which cells of a lattice are tissue to more than a share of their part on the slide.
 
     The rule is that of TIAToolbox's `PatchExtractor.filter_coordinates`, to the rounding. That looks
     at one cell after another, on glass too, and takes seconds for a large slide; on a lattice, whose

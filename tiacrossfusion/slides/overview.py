@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 #: Side of the blocks that a large level is read in; one of up to four blocks is read at once.
 BLOCK = 2048
 
-#: Side of the blocks that are given up where the file is damaged.
+#: Side of the blocks that are left grey where the file is damaged.
 DAMAGED_BLOCK = 256
 
-#: Grey level that is shown where nothing can be read.
+#: Grey level where nothing can be read.
 _UNKNOWN = 200
 
 
@@ -27,7 +27,7 @@ def read_overview(slide: Slide, side: int) -> np.ndarray:
     """Read the whole slide, (h, w, 3) uint8, with its longer side at most `side` pixels.
 
     Raises:
-        TiacfError: none of it can be decoded.
+        TiacfError: no part of it can be decoded.
     """
     longest = max(d * mpp for d, mpp in zip(slide.dimensions, slide.mpp, strict=True))
     return read_whole(slide, max(longest / side, *slide.mpp))[0]
@@ -50,7 +50,7 @@ def read_whole(slide: Slide, mpp: float, *, block: int = BLOCK) -> tuple[np.ndar
         (h, w, 3) uint8 RGB, and (h, w) bool where the file is damaged and the picture grey.
 
     Raises:
-        TiacfError: none of it can be decoded.
+        TiacfError: no part of it can be decoded.
     """
     reader = slide.reader
     level, bounds, size, _ = reader.find_read_bounds_params((0, 0, *slide.dimensions), mpp, "mpp")

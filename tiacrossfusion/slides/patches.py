@@ -1,4 +1,4 @@
-"""Reading pixels through TIAToolbox's reader, one patch at a time."""
+"""Read single patches through TIAToolbox's reader."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import numpy as np
 from tiacrossfusion.slides.slide import Slide
 from tiacrossfusion.slides.spec import SamplingSpec
 
-#: Patches enlarged by more than this are remarked on: scanners of one power differ by 10 % or so.
+#: A warning is given when patches are enlarged by more than this; scanners of one power differ by 10 %.
 MAX_ENLARGEMENT = 1.2
 
 
 def read_patch(slide: Slide, bounds: np.ndarray, scale: str, spec: SamplingSpec) -> np.ndarray:
-    """Read one patch at its scale; what lies beyond the slide is white.
+    """Read one patch at its scale; beyond the slide it is white.
 
     Args:
         slide: an open slide.
@@ -45,7 +45,7 @@ def read_patch(slide: Slide, bounds: np.ndarray, scale: str, spec: SamplingSpec)
 
 
 def coarse_base(slide: Slide, spec: SamplingSpec) -> str:
-    """Say that a slide was scanned too coarsely for 20x patches; empty when it was not."""
+    """Return a warning that a slide was scanned too coarsely for 20x patches; else empty."""
     wanted = spec.resolution("20x")
     base = max(slide.mpp) if spec.units == "mpp" else slide.power
     ratio = base / wanted if spec.units == "mpp" else wanted / base

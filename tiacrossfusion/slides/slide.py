@@ -1,4 +1,4 @@
-"""Opening slides: what TIAToolbox reads, and one clear line when it cannot."""
+"""Open slides with TIAToolbox; what it cannot read is refused with one clear line."""
 
 from __future__ import annotations
 
@@ -30,24 +30,24 @@ if TYPE_CHECKING:
     from tiatoolbox.wsicore.wsireader import WSIReader
 
 
-#: Suffixes by which TIAToolbox chooses the reader of a slide. Those that it has besides are of no slides:
-#: annotations (.db), and lists of addresses (.json) that would be fetched.
+#: Suffixes by which TIAToolbox chooses the reader of a slide. It knows others, which are not of slides:
+#: annotations (.db), and lists of addresses (.json) that it would download.
 _SUFFIXES = (
     *(".svs", ".ndpi", ".mrxs", ".tif", ".tiff", ".qptiff", ".jp2", ".dcm", ".zarr"),
     *(".png", ".jpg", ".jpeg", ".npy"),
 )
 
-#: A scale given by the user that differs by more than this share from the file's is remarked on.
+#: A note is made when the scale given by the user differs by more than this share from the file's.
 MAX_DEVIATION = 0.1
 
-#: Microns per pixel: finer than any objective resolves, so that a patch at 5x would be a region of more
-#: than 10,000 pixels along a side, and coarser than an overview.
+#: Plausible microns per pixel: from finer than any objective resolves (a 5x patch would be a region of more
+#: than 10,000 pixels along a side) to coarser than an overview.
 MPP_RANGE = (0.05, 100.0)
 
-#: Objective powers that are made; others are a program's mistake, and stand in files as 0 or as 40,000.
+#: Objective powers that exist; files with other values, such as 0 or 40,000, were written wrongly.
 POWER_RANGE = (0.5, 200.0)
 
-#: Millimetres along a side; the largest slides, of whole brains, have 200 x 150.
+#: Longest side of a slide in millimetres; the largest slides, of whole brains, measure 200 x 150.
 LARGEST_SIDE = 250.0
 
 
@@ -63,9 +63,9 @@ class Slide:
         power: objective power of level 0.
         offset: level-0 position (x, y) of the scanned area where the file states one
             (`openslide.bounds-x/-y`: MIRAX, Leica SCN). QuPath counts its coordinates from there.
-        caveat: what speaks against its scale, size or samples; empty where nothing does.
+        caveat: warnings about its scale, size or samples; empty without any.
         tiff: directories of the file; None where it is no TIFF.
-        at_close: what leaving a `with` block does.
+        at_close: called at the end of a `with` block.
     """
 
     reader: WSIReader
@@ -83,19 +83,19 @@ class Slide:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Close the file, or give the user's reader back as it was."""
+        """Close the file, or restore the user's reader."""
         self.at_close()
 
     @contextmanager
     def reading(self, what: str) -> Iterator[None]:
-        """Turn whatever a reader raises on a damaged file into one line on `what` was read.
+        """Turn the errors that readers raise on damaged files into one line.
 
         Raises:
             TiacfError: instead of the reader's error.
         """
         try:
             yield
-        except Exception as error:  # each format library has its own kinds
+        except Exception as error:  # format libraries have no common exception
             raise TiacfError(
                 f"{self.path or self.name}: {what} cannot be read ({one_line(error)}); "
                 "the file is damaged, copy it again"
@@ -114,14 +114,14 @@ class Slide:
 
     @property
     def name(self) -> str:
-        """Name to show: that of the file, or "array" for a reader without one."""
+        """File name of the slide; "array" for a reader without a file."""
         return self.path.name if self.path is not None else "array"
 
 
 def open_slide(
     image: str | Path | WSIReader, *, mpp: float | None = None, power: float | None = None
 ) -> Slide:
-    """Open a slide with TIAToolbox and settle its scale.
+    """Open a slide with TIAToolbox and determine its scale.
 
     Args:
         image: path of a slide, or a TIAToolbox reader.
@@ -129,9 +129,9 @@ def open_slide(
         power: objective power of level 0; overrides what the file says.
 
     Raises:
-        TiacfError: the file is missing, empty, damaged, of a format TIAToolbox does not read or reads
-            in wrong colours; it has neither mpp nor objective power, or none that can be; a level is
-            empty or of another shape than the first, or the whole larger than any slide.
+        TiacfError: the file is missing, empty, damaged, or of a format that TIAToolbox does not read or
+            reads in wrong colours; it has neither mpp nor objective power, or implausible ones; a level is
+            empty or of another shape than the first; or the slide is larger than slides can be.
     """
     from tiatoolbox.wsicore.wsireader import WSIReader
 
@@ -153,7 +153,7 @@ def open_slide(
         info = reader.info
     except TiacfError:
         raise
-    except Exception as error:  # readers raise whatever their file format library raises
+    except Exception as error:  # readers pass on the errors of their format libraries
         is_dicom = path is not None and (is_dicom_folder(path) or path.suffix.lower() == ".dcm")
         raise TiacfError(cannot_open(label, error, tiff, is_dicom=is_dicom)) from error
     caveats = [check_sizes(reader, label), check_samples(reader, label, tiff), cut_off(tiff)]
@@ -184,8 +184,8 @@ def open_slide(
             caveats.append(
                 f"taken as {slide_mpp[0]:g} microns per pixel while the file says {stated:g}"
             )
-    # The readers look the scale up in their info at every read, and leave mpp empty when only the
-    # power is given. A reader that belongs to the user gets its own info back at the end.
+    # Readers look up the scale in their info at every read, and leave mpp empty when only the power is
+    # given. The info of a reader that belongs to the user is restored at the end.
     settled = copy(info)
     settled.mpp, settled.objective_power = np.array(slide_mpp), slide_power
     reader.info = settled
@@ -206,7 +206,7 @@ def open_slide(
 
 
 def _tolerate_units(reader: WSIReader) -> None:
-    """Let an OpenSlide reader take a resolution without a unit, or of 0, as none.
+    """Make an OpenSlide reader ignore a resolution without a unit, or of 0.
 
     TIAToolbox gives up on such a file, also where it states the objective power.
     """
@@ -237,7 +237,7 @@ def _scale(
     mpp: float | None,
     power: float | None,
 ) -> tuple[tuple[float, float] | None, float | None]:
-    """Settle mpp and power from the user's word, then the file's, then each from the other."""
+    """Return mpp and power: those of the user, else of the file, else each computed from the other."""
     from tiatoolbox.utils.misc import mpp2common_objective_power, objective_power2mpp
 
     if file_power is not None and not POWER_RANGE[0] <= file_power <= POWER_RANGE[1]:

@@ -1,4 +1,4 @@
-"""What speaks against a slide that could be opened: its sizes, its samples, its colours."""
+"""Checks of an open slide: its sizes, its samples, its colours."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _REMEDY = "convert it to a tiled TIFF or SVS in RGB with 8 bits a sample"
 
 
 def check_samples(reader: WSIReader, label: Path | str, tiff: Tiff | None) -> str:
-    """Refuse samples that are not 8 bits of red, green and blue, and that the reader does not convert.
+    """Refuse samples that are not 8-bit RGB and that the reader does not convert.
 
-    OpenSlide converts grey-scale, palettes, CMYK, YCbCr and 16 bits. The other readers give the samples
-    as they lie in the file, which would be taken for colours that they are not.
+    OpenSlide converts grey-scale, palettes, CMYK, YCbCr and 16 bits. The other readers return the samples
+    as they are in the file, which would be taken for RGB.
 
     Args:
         reader: of the slide.
@@ -36,10 +36,10 @@ def check_samples(reader: WSIReader, label: Path | str, tiff: Tiff | None) -> st
         tiff: directories of the file, where it is a TIFF.
 
     Returns:
-        What OpenSlide has converted that may matter; empty where there is nothing.
+        A warning about what OpenSlide converted; empty without one.
 
     Raises:
-        TiacfError: the samples are something else.
+        TiacfError: the samples are not 8-bit RGB.
     """
     if hasattr(reader, "openslide_wsi"):
         if tiff is not None and tiff.bits > 16:
@@ -71,10 +71,9 @@ def check_samples(reader: WSIReader, label: Path | str, tiff: Tiff | None) -> st
 
 
 def check_levels(label: Path | str, tiff: Tiff | None) -> None:
-    """Refuse a TIFF with a level that holds nothing.
+    """Refuse a TIFF with an empty level.
 
-    OpenSlide paints missing tiles from the other levels, which takes it a minute for a tile of a large
-    slide that has none.
+    OpenSlide paints missing tiles from the other levels, which may take a minute a tile.
 
     Raises:
         TiacfError: no tile of a level holds data.
@@ -88,20 +87,20 @@ def check_levels(label: Path | str, tiff: Tiff | None) -> None:
 
 
 def cut_off(tiff: Tiff | None) -> str:
-    """Say that a slide that could be opened is not all there; empty where it is."""
+    """Return a warning that the file was cut off; empty where it was not."""
     if tiff is None or not tiff.cut_off:
         return ""
     return "the file ends before its last tiles do, it was not copied to its end"
 
 
 def check_sizes(reader: WSIReader, label: Path | str) -> str:
-    """Look for width and height that have been swapped, and for levels of another shape.
+    """Check that width and height are not swapped, and that all levels have one shape.
 
-    Some scanners pad their levels, for which OpenSlide allows; TIAToolbox's own reader of TIFF takes each
-    level for a smaller copy of the first.
+    Some scanners pad their levels, which OpenSlide takes into account; TIAToolbox's TIFF reader assumes that
+    each level is a smaller copy of the first.
 
     Returns:
-        What speaks against the sizes; empty where nothing does.
+        A warning about the sizes; empty without one.
 
     Raises:
         TiacfError: a level of the pyramid lies on its side, or is no smaller copy of the first.
@@ -135,7 +134,7 @@ def check_sizes(reader: WSIReader, label: Path | str) -> str:
 
 
 def check_scale(reader: WSIReader) -> str:
-    """Say that a slide states its objective power alone; empty where that is not known.
+    """Return a warning that a slide states its objective power but no microns per pixel; else empty.
 
     Objectives of one power differ by 10 % and more between scanners.
     """
@@ -151,11 +150,11 @@ def check_scale(reader: WSIReader) -> str:
 
 
 def cannot_open(label: Path | str, error: Exception, tiff: Tiff | None, *, is_dicom: bool) -> str:
-    """Say in one line why a slide could not be opened, and what to do.
+    """Return one line on why a slide could not be opened, and what to do.
 
     Args:
         label: names the slide.
-        error: what its reader said.
+        error: of its reader.
         tiff: directories of the file, where it is a TIFF.
         is_dicom: it is a DICOM slide.
     """
@@ -185,5 +184,5 @@ def cannot_open(label: Path | str, error: Exception, tiff: Tiff | None, *, is_di
 
 
 def _same_shape(size: tuple[int, int], other: tuple[int, int]) -> bool:
-    """Whether one size is the other but for its scale and two of its own pixels."""
+    """Return whether two sizes have one aspect ratio, up to two pixels."""
     return abs(size[0] * other[1] - size[1] * other[0]) <= 2 * max(other)

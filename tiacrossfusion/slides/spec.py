@@ -1,4 +1,4 @@
-"""What is sampled from a slide: the numbers a model was trained with."""
+"""How patches are sampled from a slide."""
 
 from __future__ import annotations
 
@@ -19,11 +19,10 @@ _FINEST = {"mpp": 0.5, "power": 20.0}
 class SamplingSpec(BaseModel):
     """How patches are laid over a slide and which of them are kept.
 
-    The spec belongs to a model: features sampled in another way mean something else. It stands in the
-    model bundle, and a bundle refuses a bag that was sampled with another spec.
+    The spec is part of a model bundle, which refuses bags that were sampled with another one.
 
     Attributes:
-        units: "mpp" lays the scales at 2.0, 1.0 and 0.5 microns per pixel whatever the scanner;
+        units: "mpp" lays the scales at 2.0, 1.0 and 0.5 microns per pixel on any scanner;
             "power" at 5, 10 and 20 of the objective power written in the slide.
         patch_size: side of a patch in pixels of its scale.
         mask_method: TIAToolbox's tissue mask.

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 #: image in two: on a blank slide it splits the scanner's noise (SD 1 to 3 at mask resolution).
 MIN_CONTRAST = 12
 
-#: A brightfield slide shows light through glass. Where this share of it or more is darker than
-#: `BLACK`, it is fluorescence or something else that Otsu's threshold reads the wrong way round.
+#: A brightfield slide is bright where there is glass. Where this share of it or more is darker than
+#: `BLACK`, it is fluorescence or the like, in which Otsu's threshold would take the background for tissue.
 BLACK, MAX_BLACK_SHARE = 50, 0.3
 
 MASK_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".npy")
@@ -127,7 +127,7 @@ def user_mask(slide: Slide, mask: Mask, spec: SamplingSpec) -> VirtualWSIReader:
 
 
 def _unfit_values(image: np.ndarray) -> str:
-    """Say what a mask holds that is neither tissue nor not; empty when all is one of them."""
+    """Return what a mask holds other than finite numbers; empty where it is valid."""
     if image.dtype.kind not in "biuf":
         return f"type {image.dtype}"
     if image.dtype.kind == "f" and not np.isfinite(image).all():
@@ -136,7 +136,7 @@ def _unfit_values(image: np.ndarray) -> str:
 
 
 def is_geojson(path: Path) -> bool:
-    """Tell whether a mask file is GeoJSON by its suffix (`.geojson`, `.json`)."""
+    """Return whether a mask file is GeoJSON by its suffix (`.geojson`, `.json`)."""
     return path.suffix.lower() in MASK_GEOJSON_SUFFIXES
 
 

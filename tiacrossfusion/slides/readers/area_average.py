@@ -1,7 +1,7 @@
-"""Shrinking a picture by averaging areas, as OpenCV's INTER_AREA does, in a third of its time.
+"""Shrink images by averaging areas, as OpenCV's INTER_AREA does, in a third of its time.
 
-OpenCV has no vector code for factors that are no whole numbers, and patches of 506 or 1,013 pixels shrunk
-to 256 are what most scanners make: there resampling would take longer than decoding.
+OpenCV has no vectorised code for fractional factors, and most scanners need patches of 506 or 1,013 pixels
+shrunk to 256: there resampling would take longer than decoding.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ import numpy as np
 
 
 class AreaAverage:
-    """Averages pictures of one size over the pixels of a smaller one.
+    """Shrinks images of one size to a square.
 
     Args:
-        size: width and height of the pictures.
-        side: of the square that they become, not larger.
+        size: width and height of the images.
+        side: of the square, not larger than the images.
     """
 
     def __init__(self, size: tuple[int, int], side: int) -> None:
-        """Find out which pixels meet in each pixel of the result, and with what shares."""
+        """Compute which pixels contribute to each pixel of the result, and their weights."""
         self._size, self._side = size, side
         self._columns, self._rows = (_shares(length, side) for length in size)
 
     def __call__(self, picture: np.ndarray) -> np.ndarray:
-        """Shrink a picture.
+        """Shrink an image.
 
         Args:
             picture: (h, w, 3) uint8.
 
         Returns:
-            (side, side, 3) uint8, equal to OpenCV's but for the rounding of halves.
+            (side, side, 3) uint8, equal to OpenCV's up to the rounding of halves.
         """
         width, height = self._size
         shrunk = np.empty((self._side, self._side, 3), np.uint8)
@@ -59,10 +59,10 @@ def _shares(length: int, parts: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _compiled(function: Callable[..., None]) -> Any:
-    """Compile without the interpreter's lock, and keep the code for the next process."""
+    """Compile to code that releases the GIL, cached for the next process."""
     try:
         return numba.njit(cache=True, nogil=True, fastmath=True)(function)
-    except RuntimeError:  # there is no folder that may be written to keep it in
+    except RuntimeError:  # no folder for the cache is writable
         return numba.njit(nogil=True, fastmath=True)(function)
 
 

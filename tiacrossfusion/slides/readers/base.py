@@ -1,4 +1,4 @@
-"""What reads the patches of a slide."""
+"""The interface of patch readers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ReadPatch = Callable[[str, int], np.ndarray]
 
 
 class UnreadableError(Exception):
-    """A patch that touches a damaged part of the file; the text says what is wrong with it."""
+    """A patch overlaps a damaged part of the file; the message says what is wrong with it."""
 
 
 class PatchReader(ABC):

@@ -1,8 +1,8 @@
-"""Telling a damaged JPEG stream, or a JPEG 2000 codestream of the wrong size, from a sound one.
+"""Detect damaged JPEG streams, and JPEG 2000 codestreams of the wrong size.
 
-libjpeg goes on after most damage with a warning and paints what is missing grey. imagecodecs does not
-pass its warnings on, while OpenSlide takes them for errors; these checks see what it sees, as far as
-that can be told without decoding the entropy-coded data a second time.
+After most damage libjpeg continues with a warning and paints the missing part grey. OpenSlide treats its
+warnings as errors, but imagecodecs does not report them. These checks find the same damage, as far as that
+is possible without decoding the entropy-coded data a second time.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ _SCAN = 0xDA
 #: Start of frame: baseline and extended sequential, progressive (ITU-T T.81, table B.1).
 _SEQUENTIAL, _PROGRESSIVE = (0xC0, 0xC1), 0xC2
 #: In entropy-coded data 0xFF is followed by a stuffed zero, a restart marker or another fill byte
-#: (ITU-T T.81, B.1.1.2 and B.1.1.5); anything else was written there by an accident.
+#: (ITU-T T.81, B.1.1.2 and B.1.1.5); anything else is damage.
 _STRAY_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 #: How a JPEG 2000 codestream begins: its start, and the segment of its size (ITU-T T.800, table A.2).
 _CODESTREAM = b"\xff\x4f\xff\x51"
-#: Parts of a codestream; a decoder takes some kilobytes for each, whether it is there or not.
+#: Tiles of a codestream; a decoder allocates some kilobytes for each, also for missing ones.
 _MOST_PARTS = 4096
-#: Bytes that stand for something else than flat blocks in any Huffman code.
+#: Bytes that decode to something else than flat blocks in any Huffman code.
 _FILLER = bytes(range(1, 65))
 
 
 class DamagedTileError(Exception):
-    """A tile whose bytes cannot be, or cannot all be, what the scanner wrote."""
+    """A tile whose bytes are not those that the scanner wrote."""
 
 
 def check_jpeg(data: bytes, width: int, height: int) -> None:
-    """Look for damage that libjpeg passes over.
+    """Check for damage that libjpeg ignores.
 
     Args:
         data: a JPEG stream, with or without its tables.
@@ -59,10 +59,10 @@ def check_jpeg(data: bytes, width: int, height: int) -> None:
 
 
 def check_jpeg2000(data: bytes, width: int, height: int) -> None:
-    """Compare the size of a JPEG 2000 codestream with that of its tile, before it is made room for.
+    """Compare the size of a JPEG 2000 codestream with that of its tile, before it is decoded.
 
     Args:
-        data: a codestream, without a JP2 file about it.
+        data: a raw codestream, not a JP2 file.
         width: of the image that it should hold, in pixels.
         height: of that image.
 
@@ -87,15 +87,15 @@ def check_jpeg2000(data: bytes, width: int, height: int) -> None:
 def with_filler(data: bytes) -> bytes:
     """Add meaningless bytes at the end of the entropy-coded data.
 
-    They change nothing in a complete stream, whose blocks are all decoded before. In one that ran out
-    of data early they become the missing blocks.
+    They do not change a complete stream, whose blocks are all decoded before. In a stream that ends early
+    they are decoded as the missing blocks.
     """
     end = data.rindex(_END)
     return data[:end] + _FILLER + data[end:]
 
 
 def _headers(data: bytes) -> tuple[int, tuple[int, int], int, bool]:
-    """Return frame type, (height, width), where the scan begins and if it holds all components."""
+    """Return frame type, (height, width), start of the scan and whether it holds all components."""
     frame, size, components = 0, (0, 0), 0
     position = 2
     while position + 4 <= len(data) and data[position] == 0xFF:

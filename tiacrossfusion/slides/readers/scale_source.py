@@ -1,7 +1,6 @@
-"""Where in a slide's pyramid the pixels of a scale come from, and how they become a patch.
+"""Which pyramid level the patches of a scale are cut from, and how they are resampled.
 
-TIAToolbox's readers choose the level and resample; what is asked of them here is the same for all patches
-of a scale, so it is asked once.
+Level and resampling are those of TIAToolbox's reader; they are the same for all patches of a scale.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ScaleSource:
-    """How the patches of one scale are cut out of one level.
+    """How the patches of one scale are cut from a level.
 
     Attributes:
         level: of the pyramid, 0 being the finest.
@@ -50,7 +49,7 @@ class ScaleSource:
             bounds: (N, 4) level-0 pixels.
 
         Returns:
-            (N, 2) int64 pixel x, y and (N, 2) float64 share of a pixel that the patch begins after it.
+            (N, 2) int64 whole pixels x, y, and (N, 2) float64 fractions of a pixel.
         """
         exact = bounds[:, :2] / self.downsample
         whole = np.floor(exact) if self.between_pixels else np.round(exact)
@@ -59,12 +58,12 @@ class ScaleSource:
 
     @property
     def region_size(self) -> tuple[int, int]:
-        """Width and height of the pixels that a patch is made from; interpolation takes one more."""
+        """Width and height of the region of a patch; interpolation needs one more pixel."""
         more = 1 if self.between_pixels and self.level > 0 else 0
         return self.size[0] + more, self.size[1] + more
 
     def patch(self, region: np.ndarray, corner: np.ndarray, shift: np.ndarray) -> np.ndarray:
-        """Make a patch of its region.
+        """Resample the region of a patch.
 
         Args:
             region: (h, w, 3) uint8 of `region_size`, white beyond the level.
@@ -99,9 +98,9 @@ class ScaleSource:
 
     @cached_property
     def average(self) -> AreaAverage | None:
-        """What stands for `imresize` where that averages areas, as it does to shrink, and is slow."""
+        """Faster replacement of `imresize` for shrinking; None where `imresize` itself is used."""
         halved = self.size == (2 * self.patch_size, 2 * self.patch_size)
-        if (self.resampling < 1).all() and not halved:  # OpenCV has a quick way to halve
+        if (self.resampling < 1).all() and not halved:  # OpenCV halves quickly
             return AreaAverage(self.size, self.patch_size)
         return None
 
@@ -109,10 +108,10 @@ class ScaleSource:
 def scale_source(
     reader: WSIReader, spec: SamplingSpec, scale: str, *, between_pixels: bool
 ) -> ScaleSource:
-    """Ask a reader where it takes the pixels of a scale from.
+    """Return the level and resampling that a reader uses for a scale.
 
     Args:
-        reader: of the slide, whose scale is settled.
+        reader: of an open slide.
         spec: the sampling of the model.
         scale: "5x", "10x" or "20x".
         between_pixels: see `ScaleSource`.

@@ -1,9 +1,9 @@
 """The directories of a TIFF, read once, before any library makes room for what they declare.
 
-OpenSlide, libtiff and tifffile believe what the tags say. A few wrong bytes make a small file a slide of
-billions of pixels, whose missing tiles are painted one after another, or give it tiles for which no machine
-has memory: there OpenSlide ends the process. So the directories are looked through first, which takes
-milliseconds. What lies in the tiles is left to those who decode them.
+OpenSlide, libtiff and tifffile trust the tags. A few wrong bytes turn a small file into a slide of billions
+of pixels, whose missing tiles are painted one after another, or give it tiles that do not fit in memory, at
+which OpenSlide ends the process. So the directories are checked first, which takes milliseconds. The content
+of tiles is checked when they are decoded.
 """
 
 from __future__ import annotations
@@ -91,21 +91,20 @@ _COLOURS = {
 }
 _RGB, _OLD_JPEG = 2, 6
 
-#: Directories of a file; a slide has ten or so, a stack of many planes and channels some thousands.
+#: Most directories of a file; a slide has about ten, a stack of many planes and channels some thousands.
 _MOST_DIRECTORIES = 20_000
 
-#: Pixels along a side of a tile, which take 256 MiB of memory once they are decoded; scanners write 4,096
-#: at most.
+#: Longest side of a tile in pixels; decoded, such a tile takes 256 MiB. Scanners write at most 4,096.
 _LARGEST_TILE = 8192
 
 
 class _BrokenError(Exception):
-    """What is wrong with a file."""
+    """The message says what is wrong with a file."""
 
 
 @dataclass(frozen=True)
 class TiffPicture:
-    """The directory of one picture: its tags as they stand in the file.
+    """The directory of one picture, with its tags as they are in the file.
 
     Attributes:
         offset: where the directory lies in the file.
@@ -159,7 +158,7 @@ class TiffPicture:
 
     @property
     def end(self) -> int:
-        """Where the last byte of its tiles or strips should lie in the file."""
+        """Offset in the file at which its last tile or strip ends."""
         number = min(len(self.offsets), len(self.sizes))
         return int((self.offsets[:number] + self.sizes[:number]).max(initial=0))
 
@@ -219,8 +218,7 @@ class Tiff:
 class _Layout:
     """How a TIFF is laid out: byte order, and struct's letters for the numbers of its directories.
 
-    Hamamatsu's NDPI is a classic TIFF with places of 8 bytes: the upper halves of those of a directory
-    follow after it.
+    Hamamatsu's NDPI is a classic TIFF with offsets of 8 bytes, whose upper halves follow after a directory.
     """
 
     order: str
@@ -279,7 +277,7 @@ def read_tiff(path: Path) -> Tiff | None:
 
 
 def _layout(header: bytes) -> _Layout | None:
-    """The layout of a TIFF or a BigTIFF; None of another file."""
+    """Return the layout of a TIFF or BigTIFF; None for another file."""
     order = {b"II": "<", b"MM": ">"}.get(header[:2])
     if order is None or len(header) < 4:
         return None
@@ -288,9 +286,9 @@ def _layout(header: bytes) -> _Layout | None:
 
 
 def _is_ndpi(file: BinaryIO, header: bytes, size: int) -> bool:
-    """Whether OpenSlide will take a file for Hamamatsu's, which has places of 8 bytes in a TIFF of 4.
+    """Return whether OpenSlide takes a file for Hamamatsu's, a classic TIFF with offsets of 8 bytes.
 
-    It goes by a tag of theirs, whatever the suffix. Their pictures are in strips.
+    It looks for a tag of theirs, not at the suffix. Their pictures are in strips.
     """
     if not header.startswith(b"II*\0") or len(header) < 12:
         return False

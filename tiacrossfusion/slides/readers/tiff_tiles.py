@@ -1,4 +1,4 @@
-"""Tiles of one page of a TIFF: where they lie in the file, and their pixels."""
+"""The tiles of one picture of a TIFF: where they are in the file, and how they are decoded."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _NONE, _LZW, _JPEG, _DEFLATES = 1, 5, 7, (8, 32946)  # Compression
 _APERIO_YCBCR, _APERIO_RGB = 33003, 33005  # JPEG 2000 codestreams, Aperio's private numbers
 _HORIZONTAL = 2  # Predictor
 
-#: A coded tile may be larger than its pixels, where these are noise, but never this many times.
+#: A coded tile of noise may be larger than its pixels, but never this many times.
 _LARGEST_RATIO = 4
-#: Bytes of headers and tables, and of what scanners write into them.
+#: Bytes allowed for headers and tables.
 _HEADERS = 2**16
 
 
 class UnknownLayoutError(Exception):
-    """A page that is laid out in a way that this module does not read; the text says in which."""
+    """A layout that is not supported here; the message says which."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class TiledPage:
         if size > _LARGEST_RATIO * self.tile_width * self.tile_height * 3 + _HEADERS:
             raise DamagedTileError(f"a tile of {size} bytes")
         try:
-            # Not through a memory map: that ends the process where a file is shorter than it says.
+            # Not through a memory map, which ends the process where the file is shorter than declared.
             data = os.pread(file, size, int(self.offsets[row, column]))
             if len(data) != size:
                 raise DamagedTileError("the file ends before the tile does")
@@ -95,14 +95,14 @@ class TiledPage:
 
 
 def tiled_page(picture: TiffPicture, file: int) -> TiledPage:
-    """Find out how the tiles of a picture are read.
+    """Return the tiles of a picture.
 
     Args:
         picture: its directory.
         file: descriptor of the open file.
 
     Raises:
-        UnknownLayoutError: it is not certain that its pixels would be those of the reference reader.
+        UnknownLayoutError: it is not certain that its pixels would equal those of TIAToolbox's reader.
     """
     if not picture.is_tiled:
         raise UnknownLayoutError("strips, not tiles")
@@ -173,7 +173,7 @@ def _jpeg_decoder(picture: TiffPicture, photometric: int) -> Callable[[bytes], n
     def decode(data: bytes) -> np.ndarray:
         check_jpeg(data, width, height)
         tile = pixels(data)
-        # What libjpeg paints where the data ran out is flat, but so is glass.
+        # libjpeg paints missing blocks in one colour, but glass looks so too.
         corner = tile[-8:, -8:]
         if (corner == corner[0, 0]).all() and not np.array_equal(tile, pixels(with_filler(data))):
             raise DamagedTileError("JPEG data that ends before the tile is full")
@@ -204,7 +204,7 @@ def _plain_decoder(
     differences = picture.value(Tag.PREDICTOR, 1) == _HORIZONTAL
 
     def decode(data: bytes) -> np.ndarray:
-        # Some bytes can be unpacked to a thousand times as many: one too many tells enough.
+        # A small tile may unpack to a thousand times its size: one byte too many is enough to refuse it.
         samples = np.frombuffer(unpack(data, out=due + 1), np.uint8)
         if samples.size != due:
             raise DamagedTileError(f"not the {due} bytes of a tile, {samples.size} or more")

@@ -1,4 +1,4 @@
-"""Decoded tiles, each kept from the first to the last patch that needs it."""
+"""A cache of decoded tiles, each kept from the first to the last patch that needs it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 
 from tiacrossfusion.slides.readers.jpeg_stream import DamagedTileError
 
-#: Rows and columns of tiles that a patch touches: first row, first column, end row, end column.
+#: Tiles that a patch overlaps: first row, first column, end row, end column.
 Span = tuple[int, int, int, int]
 
 
 def count_uses(spans: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """Count for each tile how many patches touch it.
+    """Count for each tile how many patches overlap it.
 
     Args:
         spans: (N, 4) int64, a `Span` for each patch.
@@ -42,8 +42,8 @@ class TileCache:
     """Tiles by level, row and column; a tile is decoded by the thread that first asks for it.
 
     Args:
-        decode: makes the tile at a level, row and column; an error it returns is kept like a tile.
-        uses: for each level, (rows, columns) number of patches that touch each tile.
+        decode: returns the tile at a level, row and column, or an error, which is cached like a tile.
+        uses: for each level, (rows, columns) number of patches that overlap each tile.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class TileCache:
         decode: Callable[[int, int, int], np.ndarray | DamagedTileError],
         uses: Mapping[int, np.ndarray],
     ) -> None:
-        """Begin without tiles."""
+        """Start with an empty cache."""
         self._decode, self._uses = decode, uses
         self._tiles: dict[tuple[int, int, int], Future[np.ndarray | DamagedTileError]] = {}
         self._lock = threading.Lock()
@@ -76,7 +76,7 @@ class TileCache:
             try:
                 waiting.set_result(self._decode(level, row, column))
             except BaseException as error:
-                waiting.set_exception(error)  # a defect: it must not leave others waiting
+                waiting.set_exception(error)  # a bug, but other threads must not wait for ever
                 raise
         tile = waiting.result()
         if isinstance(tile, DamagedTileError):
@@ -84,7 +84,7 @@ class TileCache:
         return tile
 
     def release(self, level: int, span: Span) -> None:
-        """Say that a patch is done with its tiles; the last one to say so drops them."""
+        """Release the tiles of a patch; tiles that no other patch needs are dropped."""
         top, left, bottom, right = span
         with self._lock:
             left_over = self._uses[level][top:bottom, left:right]

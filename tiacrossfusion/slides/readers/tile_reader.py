@@ -1,7 +1,7 @@
-"""Each tile of a tiled TIFF is decoded once, whatever number of patches it feeds.
+"""Read patches from the tiles of a TIFF, each of which is decoded once.
 
-Source level, size of the region and resampling of each scale are asked of the slide's own reader, so that
-the patches are those that its `read_rect` gives.
+Level, region size and resampling of each scale are those of TIAToolbox's reader, so that the patches equal
+those of its `read_rect`.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from tiacrossfusion.slides.spec import SCALES, SamplingSpec
 if TYPE_CHECKING:
     from tiatoolbox.wsicore.wsireader import WSIReader
 
-#: Vendors, in OpenSlide's words, whose tiles lie side by side and are painted as they are.
+#: OpenSlide's names of vendors whose tiles lie side by side and are shown unchanged.
 _PLAIN_VENDORS = ("aperio", "generic-tiff")
 
-#: Bytes that two rows of tiles may take: tiles wait in memory for the next row of 5x cells.
+#: Largest size in bytes of two rows of tiles, which are kept in memory for the next row of 5x cells.
 MOST_WAITING = 400 * 2**20
 
-#: Grey levels, on average over a patch, by which the two readers may differ.
+#: Largest mean difference in grey levels between patches of the two readers.
 TOLERANCE = 1.0
 
 
 class TileReader(PatchReader):
-    """Patches from tiles that are decoded here.
+    """Reads patches from tiles, which it decodes itself.
 
     Args:
         slide: an open slide.
@@ -48,14 +48,14 @@ class TileReader(PatchReader):
         tiles_decoded: number of tiles decoded for the patches read so far.
 
     Raises:
-        UnknownLayoutError: the layout of the file is not known well enough, or its patches are not
-            those of the slide's reader.
+        UnknownLayoutError: the layout of the file is not supported, or its patches differ from those of
+            TIAToolbox's reader.
     """
 
     name = "tiles"
 
     def __init__(self, slide: Slide, spec: SamplingSpec) -> None:
-        """Read the layout of the file, and compare some patches with those of the slide's reader."""
+        """Find the tiles, and compare some patches with those of TIAToolbox's reader."""
         reader = slide.reader
         openslide = _is_openslide(reader)
         if not hasattr(os, "pread"):
@@ -87,7 +87,7 @@ class TileReader(PatchReader):
         return self._pages[level]
 
     def decode(self, level: int, row: int, column: int) -> np.ndarray | DamagedTileError:
-        """Decode a tile; one that is damaged gives the error, for all patches that touch it."""
+        """Decode a tile; of a damaged one return the error, for all patches that overlap it."""
         with self._counting:
             self.tiles_decoded += 1
         try:
@@ -108,14 +108,14 @@ class TileReader(PatchReader):
         return page
 
     def _compare(self, slide: Slide, spec: SamplingSpec) -> None:
-        """Compare three patches of each level with those of the slide's reader.
+        """Compare three patches of each level with those of TIAToolbox's reader.
 
         Raises:
-            UnknownLayoutError: one differs, or none can be decoded here that the reader can.
+            UnknownLayoutError: a patch differs, or no patch that TIAToolbox reads can be decoded here.
         """
         self.tiles_decoded = 0
         along = np.array([[0.25], [0.5], [0.75]]) * slide.dimensions
-        bounds = np.tile(along.astype(np.int64), 2)  # the reader looks at the corner only
+        bounds = np.tile(along.astype(np.int64), 2)  # only the corner is used
         reference = ToolboxReader(slide, spec, "for comparison")
         for scale in {source.level: scale for scale, source in self.sources.items()}.values():
             read = self.reading({scale: PatchGrid(scale, bounds, np.zeros((3, 2), np.int32))})
@@ -140,10 +140,10 @@ class TileReader(PatchReader):
 
 
 class _Reading:
-    """The patches of some grids, from tiles that are kept as long as a patch waits for them."""
+    """Reads the patches of some grids from cached tiles."""
 
     def __init__(self, reader: TileReader, grids: dict[str, PatchGrid]) -> None:
-        """Find out which tiles each patch touches."""
+        """Compute which tiles each patch overlaps."""
         self._reader = reader
         self._corners, self._shifts, self._spans = {}, {}, {}
         uses: dict[int, np.ndarray] = {}
@@ -160,7 +160,7 @@ class _Reading:
         """Read a patch, (patch_size, patch_size, 3) uint8 RGB; each may be read once.
 
         Raises:
-            UnreadableError: it touches a damaged tile.
+            UnreadableError: it overlaps a damaged tile.
         """
         source, corner = self._reader.sources[scale], self._corners[scale][index]
         top, left, bottom, right = (int(edge) for edge in self._spans[scale][index])
@@ -176,11 +176,11 @@ class _Reading:
     def _region(
         self, level: int, corner: np.ndarray, size: tuple[int, int], span: Span
     ) -> np.ndarray:
-        """Lay the tiles of a span side by side: (h, w, 3) uint8 from `corner` on, white beyond."""
+        """Assemble the tiles of a span: (h, w, 3) uint8 from `corner` on, white beyond the slide."""
         page = self._reader.page(level)
         x0, y0 = int(corner[0]), int(corner[1])
         region = np.empty((size[1], size[0], 3), np.uint8)
-        # What an edge tile holds beyond the level's edge is not part of the picture.
+        # Pixels of an edge tile beyond the level are not part of the image.
         x1, y1 = min(x0 + size[0], page.width), min(y0 + size[1], page.height)
         region[max(y1 - y0, 0) :] = 255
         region[:, max(x1 - x0, 0) :] = 255
@@ -199,26 +199,28 @@ class _Reading:
 
 
 def _spans(corners: np.ndarray, size: tuple[int, int], page: TiledPage) -> np.ndarray:
-    """Rows and columns of tiles (N, 4) that regions touch which begin at `corners` (N, 2)."""
+    """Return the spans of tiles, (N, 4), of regions that begin at `corners`, (N, 2)."""
     tile, level = (page.tile_width, page.tile_height), (page.width, page.height)
     ends = np.minimum(corners + size, level)
     first, end = corners // tile, -(-ends // tile)
-    first = np.minimum(first, page.grid[::-1])  # a patch may begin beyond a level that was rounded
+    first = np.minimum(
+        first, page.grid[::-1]
+    )  # a patch may begin beyond the level, whose size was rounded
     return np.concatenate([first[:, ::-1], np.maximum(first, end)[:, ::-1]], axis=1)
 
 
 def _is_openslide(reader: WSIReader) -> bool:
-    """Tell OpenSlide's reader from the TIFF reader, the two whose pixels are known here.
+    """Return whether the reader is OpenSlide's; else it is TIAToolbox's TIFF reader.
 
     Raises:
-        UnknownLayoutError: it is another reader, or it does more than reading.
+        UnknownLayoutError: it is another reader, or post-processes what it reads.
     """
     from tiatoolbox.utils.postproc_defs import MultichannelToRGB
     from tiatoolbox.wsicore.wsireader import OpenSlideWSIReader, TIFFWSIReader
 
     if type(reader) not in (OpenSlideWSIReader, TIFFWSIReader):
         raise UnknownLayoutError(f"a slide for {type(reader).__name__}")
-    # MultichannelToRGB leaves pictures of three channels as they are.
+    # MultichannelToRGB does not change images of three channels.
     if not (reader.post_proc is None or type(reader.post_proc) is MultichannelToRGB):
         raise UnknownLayoutError("the reader post-processes what it reads")
     if type(reader) is TIFFWSIReader:

@@ -17,11 +17,10 @@ from tiacrossfusion.slides.spec import SamplingSpec
 
 
 class ToolboxReader(PatchReader):
-    """Patches through the slide's own reader.
+    """Reads patches through the WSIReader of the slide.
 
-    After one decode error an OpenSlide handle fails on every later read, whatever is read. So a patch
-    that fails is tried again on a handle of its own before it is given up: the error may have been
-    that of another thread's patch.
+    After one decode error an OpenSlide handle fails on every later read. So a patch that fails is read
+    again with a new handle: the error may have been that of another thread's patch.
 
     Args:
         slide: an open slide.
@@ -30,7 +29,7 @@ class ToolboxReader(PatchReader):
     """
 
     def __init__(self, slide: Slide, spec: SamplingSpec, why: str) -> None:
-        """Begin with the handle that the slide has."""
+        """Start with the handle of the slide."""
         self.name = f"WSIReader: {why}"
         self._original, self._slide, self._spec = slide, slide, spec
         self._reopening = threading.Lock()
@@ -74,9 +73,9 @@ class ToolboxReader(PatchReader):
 
 
 def _reopened(slide: Slide) -> Slide:
-    """Return the slide with a copy of its reader that has an OpenSlide handle of its own.
+    """Return the slide with a copy of its reader that has a new OpenSlide handle.
 
-    The failed handle is closed when the last thread that reads from it lets go of it.
+    The failed handle is closed when no thread reads from it any more.
     """
     from openslide import OpenSlide
 
@@ -87,5 +86,5 @@ def _reopened(slide: Slide) -> Slide:
 
 
 def _reason(error: TiacfError) -> str:
-    """What the reader itself said."""
+    """Return the error of the reader itself."""
     return one_line(error.__cause__ or error)
