@@ -38,6 +38,16 @@ _SETTINGS = {
 }
 
 
+class _ModelName(click.ParamType):
+    """The name of a model, which a plugin may have registered."""
+
+    name = "model"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Refuse a name that is not registered by now."""
+        return click.Choice(model_names()).convert(value, param, ctx)
+
+
 @click.command()
 @click.option("--bags", type=Path, help="Folder of feature bags, as `tiacf extract` writes them.")
 @click.option(
@@ -50,7 +60,8 @@ _SETTINGS = {
     "--model",
     "models",
     multiple=True,
-    type=click.Choice(model_names()),
+    type=_ModelName(),
+    metavar=f"[{'|'.join(model_names())}]",
     help="What to train; give it several times to compare on the same folds.  [default: crossfusion]",
 )
 @click.option("--time-unit", help="Unit of the times in the table, such as months.")
