@@ -8,7 +8,7 @@ import sys
 import sysconfig
 import venv
 import zipfile
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 
 import pytest
@@ -91,6 +91,18 @@ def test_the_wheel_works_where_only_its_dependencies_are(wheel, simulated, tmp_p
     assert (out / "low.geojson").exists()
     where = run(python, "-c", "import tiacrossfusion; print(tiacrossfusion.__file__)", cwd=tmp_path)
     assert where.startswith(str(site))
+
+
+def test_public_names_load_and_are_known_to_type_checkers():
+    import tiacrossfusion
+
+    tree = ast.parse(Path(tiacrossfusion.__file__).read_text(encoding="utf-8"))
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    typed = [(node.module, alias) for node in block.body for alias in node.names]
+    assert {alias.asname for _, alias in typed} == set(tiacrossfusion.__all__)
+    assert {"SurvivalPredictor", "extract", "train"} <= set(tiacrossfusion.__all__)
+    for module, alias in typed:
+        assert getattr(tiacrossfusion, alias.asname) is getattr(import_module(module), alias.name)
 
 
 def declared_closure(name: str) -> set[str]:
