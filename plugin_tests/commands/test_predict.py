@@ -448,12 +448,12 @@ def test_unwritable_output_gets_one_line(simulated, tmp_path):
     [OSError(28, "No space left on device"), sqlite3.OperationalError("No space left on device")],
 )
 def test_a_full_disk_ends_the_run_in_one_line(simulated, tmp_path, monkeypatch, error):
-    from tiacrossfusion.outputs import files as outputs
+    from tiacrossfusion.outputs.geojson_files import QuPathWriter
 
     def no_space(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr(outputs, "write_geojson", no_space)
+    monkeypatch.setattr(QuPathWriter, "write", no_space)
     result = predict(simulated, tmp_path / "out")
     assert_failed(result, "No space left on device", "--output-path")
     assert visible(tmp_path / "out") == ["tiacf.log"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 
 from tiacrossfusion.bags.bag import EXTRACT_AGAIN, FeatureBag, check_same
 from tiacrossfusion.errors import MissingFileError, TiacfError, UsageError, one_line
+from tiacrossfusion.io.atomic import replacing
 from tiacrossfusion.io.arguments import usable_device
 from tiacrossfusion.io.paths import is_there, missing
 from tiacrossfusion.models.config import BundleConfig
@@ -126,12 +126,8 @@ def save_bundle(folder: Path, config: BundleConfig, network: SurvivalNetwork) ->
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in ((WEIGHTS, save(weights)), (CONFIG, text.encode())):
-            part = folder / f".{name}.{uuid.uuid4().hex[:8]}.part"
-            try:
+            with replacing(folder / name) as part:
                 part.write_bytes(content)
-                os.replace(part, folder / name)
-            finally:
-                part.unlink(missing_ok=True)
     except OSError as error:
         raise TiacfError(
             f"{folder}: the bundle cannot be written ({error.strerror}); check the folder's rights and "

@@ -1,4 +1,4 @@
-"""How far the extraction into a folder of bags has come; looks only, also while it goes on."""
+"""Progress of the extraction into a folder of bags; only reads, also while an extraction runs."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ class BagsStatus:
     """What a folder of bags holds.
 
     Attributes:
-        done: slides whose bag is there, and the bags of unknown slides.
-        patches: number of patches in the bags that a record tells of.
+        done: slides whose bag is in place.
+        patches: number of patches in the bags that have a record.
         dropped: patches left out of the bags of damaged slides, by slide.
         size: bytes of the bags.
-        unrecorded: bags that no record tells of, made by an older version or brought from elsewhere.
+        unrecorded: bags without a record, copied from elsewhere for example.
         failed: why, by slide.
-        being_made: by which process, by slide.
-        unfinished: slides that were begun and are not being made now.
-        leftovers: what dead processes left, which the next run removes.
+        being_made: name of the process, by slide.
+        unfinished: slides that were begun and are not being worked on now.
+        leftovers: files of dead processes, which the next run removes.
     """
 
     done: list[str] = field(default_factory=list)
@@ -41,7 +41,7 @@ class BagsStatus:
 
 
 def bags_status(path: Path) -> BagsStatus:
-    """Look at a folder of bags.
+    """Return what a folder of bags holds.
 
     Raises:
         TiacfError: there is no such folder, it cannot be read, or it holds no bags.

@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from tiacrossfusion.errors import TiacfError, one_line
+from tiacrossfusion.io.atomic import replacing
 from tiacrossfusion.io.tensor_files import load_tensors
 
 
@@ -35,13 +36,9 @@ class WholeCheckpoints(TorchCheckpointIO):
         content = io.BytesIO()  # written by torch, a full disk would be any RuntimeError
         torch.save(checkpoint, content)
         path = Path(path)
-        part = path.with_name(f".{path.name}.part")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as part:
             part.write_bytes(content.getbuffer())
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
 
     def load_checkpoint(
         self,
