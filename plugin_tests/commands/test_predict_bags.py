@@ -35,9 +35,10 @@ from tiacrossfusion.models.network import describe_network, network_of
 from tiacrossfusion.models.source import LoadedModel
 from tiacrossfusion.runs import prediction_task
 from tiacrossfusion.runs.patients import predict_patients
-from tiacrossfusion.runs.prediction import predict_bags
+from tiacrossfusion.runs.prediction import predict as predict_all
 from tiacrossfusion.runs.prediction_task import PredictionOptions
 from tiacrossfusion.runs.results_folder import ResultsFolder
+from tiacrossfusion.runs.runner import Outcome
 from tiacrossfusion.simulation.bags import simulate_bags
 from tiacrossfusion.slides.spec import SamplingSpec
 from tiacrossfusion.survival import TimeBins
@@ -171,6 +172,10 @@ def hazards_of(network: torch.nn.Module, store: Path) -> np.ndarray:
 
 
 # From bags
+
+
+def predict_bags(stores, model, folder, options=None) -> list[Outcome]:
+    return predict_all(stores, model, folder, options, are_bags=True, show_progress=False).outcomes
 
 
 def test_every_bag_gets_the_files_and_the_row_of_a_slide(bags, names, single, predicted):
@@ -368,14 +373,14 @@ def test_what_another_run_finished_meanwhile_is_not_replaced_unasked(
     def overtaken(*arguments, **options):
         monkeypatch.undo()
         other = PredictionOptions(attribution=theirs)
-        predict_bags(stores, model, ResultsFolder(tmp_path), other, show_progress=False)
+        predict_bags(stores, model, ResultsFolder(tmp_path), other)
         written.extend(path.read_bytes() for path in files)
         return predict_stored(*arguments, **options)
 
     monkeypatch.setattr(prediction_task, "predict_stored", overtaken)
     options = PredictionOptions(attribution=True, overwrite=overwrite)
     folder = ResultsFolder(tmp_path)
-    (outcome,) = predict_bags(stores, model, folder, options, show_progress=False)
+    (outcome,) = predict_bags(stores, model, folder, options)
     assert outcome.status == status
     for path, before in zip(files, written, strict=True):
         assert (path.read_bytes() == before) == (status != "ok")
@@ -391,12 +396,12 @@ def test_a_failure_does_not_hide_what_another_run_finished(
 
     def overtaken(*_, **__):
         monkeypatch.undo()
-        predict_bags(stores, model, ResultsFolder(tmp_path), show_progress=False)
+        predict_bags(stores, model, ResultsFolder(tmp_path))
         raise TiacfError("out of memory")
 
     monkeypatch.setattr(prediction_task, "predict_stored", overtaken)
     folder = ResultsFolder(tmp_path)
-    (outcome,) = predict_bags(stores, model, folder, show_progress=False)
+    (outcome,) = predict_bags(stores, model, folder)
     assert outcome.status == "failed"
     (row,) = table(tmp_path / "predictions.csv")
     assert (row["status"], row["message"]) == ("ok", "the last attempt failed: out of memory")
@@ -579,9 +584,7 @@ def test_an_ensemble_gives_its_spread(bags, names, members, ensemble, single, tm
     assert float(row["risk"]) == pytest.approx(np.mean(risks), abs=1e-5)
     assert f"SD over the ensemble {spread:.3f}" in result.output
     of_ensemble, of_single = (
-        predict_bags([store], LoadedModel(bundle=load_bundle(model)), None, show_progress=False)[
-            0
-        ].value
+        predict_bags([store], LoadedModel(bundle=load_bundle(model)), None)[0].value
         for model in (ensemble, single)
     )
     np.testing.assert_allclose(of_ensemble["member_risks"], risks, atol=1e-5)
@@ -640,7 +643,7 @@ def test_the_mean_is_of_full_precision_also_when_resumed(bags, names, single, co
     whose = read_patients(cohort / "cohort.csv")
     stores = [bags / f"{name}.zarr" for name in names]
     for folder, status in ((None, "ok"), (ResultsFolder(resumed), "skipped")):
-        outcomes = predict_bags(stores, LoadedModel(bundle=bundle), folder, show_progress=False)
+        outcomes = predict_bags(stores, LoadedModel(bundle=bundle), folder)
         assert {outcome.status for outcome in outcomes} == {status}
         for patient in predict_patients(whose, outcomes, bundle.config):
             hazards = [

@@ -25,7 +25,7 @@ from command_line import assert_failed, assert_refused, tiacf
 from tiacrossfusion.bags.bag import FeatureBag, ScaleFeatures
 from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.models.source import LoadedModel
-from tiacrossfusion.runs.prediction import predict_bags
+from tiacrossfusion.runs.prediction import predict
 from tiacrossfusion.runs.prediction_task import PredictionOptions
 from tiacrossfusion.simulation.bags import simulate_bags
 from tiacrossfusion.simulation.parameters import TissueParameters
@@ -410,13 +410,14 @@ def test_converting_the_folder_does_the_others(stores, tmp_path):
 
 def test_from_python_each_has_its_outcome(stores, demo_bundle):
     names = ["good", "nan", "another encoder", "a broken link"]
-    outcomes = predict_bags(
+    outcomes = predict(
         [stores / f"{name}.zarr" for name in names],
         LoadedModel(bundle=demo_bundle),
         None,
         PredictionOptions(attribution=False),
+        are_bags=True,
         show_progress=False,
-    )
+    ).outcomes
     assert [outcome.status for outcome in outcomes] == ["ok", "failed", "failed", "failed"]
     for name, outcome in zip(names[1:], outcomes[1:], strict=True):
         assert name in outcome.message

@@ -29,7 +29,7 @@ def demo(output_path: str, device: str) -> None:
     from tiacrossfusion.encoders.stored import load_encoder_of
     from tiacrossfusion.models.bundle import load_bundle
     from tiacrossfusion.models.source import LoadedModel
-    from tiacrossfusion.runs.prediction import predict_slides
+    from tiacrossfusion.runs.prediction import predict
     from tiacrossfusion.runs.prediction_task import PredictionOptions
     from tiacrossfusion.runs.results_folder import REPORT, TABLE, ResultsFolder
     from tiacrossfusion.simulation.parameters import TissueParameters, log_hazard
@@ -51,9 +51,9 @@ def demo(output_path: str, device: str) -> None:
                     drawn.save(truth)
             slides.append(slide)
         # Made again each time: the folder may hold results of an older demonstration model.
-        outcomes = predict_slides(
+        outcomes = predict(
             slides, LoadedModel(encoder, bundle), folder, PredictionOptions(overwrite=True)
-        )
+        ).outcomes
     unit = bundle.config.time_bins.unit if bundle.config.time_bins else ""
     head = f"{'slide':24}{'true log-hazard':>16}{'risk':>9}{'percentile':>12}{'group':>8}{'median':>16}"
     click.echo(f"\n{head}")

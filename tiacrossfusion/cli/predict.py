@@ -186,7 +186,7 @@ def predict(
     from tiacrossfusion.cohorts.patients import read_patients
     from tiacrossfusion.models.source import ModelSource
     from tiacrossfusion.runs.cluster import connect
-    from tiacrossfusion.runs.predict import predict as run
+    from tiacrossfusion.runs.prediction import predict as run
     from tiacrossfusion.runs.prediction_task import PredictionOptions
     from tiacrossfusion.runs.results_folder import PATIENTS, REPORT, TABLE, ResultsFolder
     from tiacrossfusion.slides.options import ReadOptions, Scale, WholeSlide

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,8 @@ import numpy as np
 
 from tiacrossfusion.bags.bag import EXTRACT_AGAIN, FeatureBag, check_same
 from tiacrossfusion.errors import MissingFileError, TiacfError, UsageError, one_line
-from tiacrossfusion.io.atomic import replacing
 from tiacrossfusion.io.arguments import usable_device
+from tiacrossfusion.io.atomic import replacing
 from tiacrossfusion.io.paths import is_there, missing
 from tiacrossfusion.models.config import BundleConfig
 from tiacrossfusion.models.files import CONFIG, WEIGHTS, find_bundle, fingerprint, read_config

@@ -59,10 +59,11 @@ class ExtractionPlan:
     size: int = 0
 
 
+@dataclass(eq=False)
 class ExtractionTask(RecordedTask):
     """One slide to one bag.
 
-    Args:
+    Attributes:
         slide: its path.
         lone: no other slide of the run has its stem, be it as stem or as name.
         folder: where the bag goes.
@@ -73,24 +74,18 @@ class ExtractionTask(RecordedTask):
         run_name: names the run.
     """
 
+    slide: Path
+    lone: bool
     folder: BagsFolder
+    model: LoadedModel | ModelSource
+    sampling: SamplingSpec
+    read: ReadOptions
+    resume: Resume
+    run_name: str
 
-    def __init__(
-        self,
-        slide: Path,
-        *,
-        lone: bool,
-        folder: BagsFolder,
-        model: LoadedModel | ModelSource,
-        sampling: SamplingSpec,
-        read: ReadOptions,
-        resume: Resume,
-        run_name: str,
-    ) -> None:
-        """Keep the arguments."""
-        self.given, self.source, self.label = slide, source_of(slide), str(slide)
-        self.slide, self.lone, self.folder, self.model = slide, lone, folder, model
-        self.sampling, self.read, self.resume, self.run_name = sampling, read, resume, run_name
+    def __post_init__(self) -> None:
+        """Name the slide."""
+        self.given, self.source, self.label = self.slide, source_of(self.slide), str(self.slide)
         self._bag: str | None = None
 
     @property

@@ -1,125 +1,92 @@
-"""Many slides or bags to predictions in a folder, or in memory."""
+"""Many slides or bags to predictions, in a folder or in memory, and the patients whose they are."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
+from tiacrossfusion.io.paths import absolute
 from tiacrossfusion.models.source import LoadedModel, ModelSource
-from tiacrossfusion.runs.prediction_task import (
-    BagTask,
-    PredictionOptions,
-    PredictionTask,
-    SlideTask,
-)
+from tiacrossfusion.runs.patients import PatientOutcome, predict_patients
+from tiacrossfusion.runs.prediction_task import BagTask, PredictionOptions, SlideTask
 from tiacrossfusion.runs.results_folder import ResultsFolder
 from tiacrossfusion.runs.runner import Executor, Outcome, run_tasks
 from tiacrossfusion.slides.options import Mask
 from tiacrossfusion.slides.spec import SCALES
 
 if TYPE_CHECKING:
-    from tiatoolbox.wsicore.wsireader import WSIReader
-
+    from tiacrossfusion.cohorts.patients import PatientTable
     from tiacrossfusion.models.config import BundleConfig
 
 
-def predict_slides(
-    images: Sequence[str | Path | WSIReader],
+@dataclass(frozen=True)
+class PredictionRun:
+    """The results of a run.
+
+    Attributes:
+        outcomes: of the slides or bags, in order.
+        patients: of the patients, in the order of their table; empty without one.
+    """
+
+    outcomes: list[Outcome]
+    patients: list[PatientOutcome]
+
+
+def predict(
+    sources: Sequence[Any],
     model: LoadedModel | ModelSource,
     folder: ResultsFolder | None,
     options: PredictionOptions | None = None,
     *,
+    are_bags: bool = False,
     masks: Sequence[Mask | None] | None = None,
+    patients: PatientTable | None = None,
     executor: Executor | None = None,
     show_progress: bool = True,
-) -> list[Outcome]:
-    """Predict slides one by one and write their results.
+) -> PredictionRun:
+    """Predict slides or bags, and patients; `tiacf predict` and `SurvivalPredictor.run` both call this.
 
     Finished slides are skipped, a slide that cannot be predicted is recorded with its reason, and the
-    rest go on.
+    rest go on. From bags the outputs are the same, but for the overview of the slide and its patches.
 
     Args:
-        images: paths of slides or TIAToolbox readers.
+        sources: slides (paths or TIAToolbox readers), or paths of bags.
         model: the model and its encoder, or the names from which each process loads them.
         folder: where results go, earlier ones in it are resumed; None keeps them in memory.
-        options: how slides are read and written; None for the defaults.
-        masks: one for each image, over that of the options: an image or GeoJSON file, a folder with one
-            file a slide, an array, or None.
-        executor: where slides are worked on, such as a `Cluster`; None for this process.
+        options: how slides are read and results written; None for the defaults.
+        are_bags: the sources are bags.
+        masks: one for each slide, over that of the options.
+        patients: the patient of each slide; their table is written too.
+        executor: where slides are worked on, such as a `Cluster`; None for this process. Its workers get
+            absolute paths.
         show_progress: draw bars and print a line for each slide.
 
-    Returns:
-        The outcome of each image, in order.
-
     Raises:
         OutputError: the output folder cannot be written.
-        TiacfError: the model cannot be loaded, or the cluster is gone.
+        TiacfError: the model cannot be loaded, the cluster is gone, or two slides of the table are one.
     """
-    settings, run = options or PredictionOptions(), uuid.uuid4().hex
+    options = options or PredictionOptions()
+    if folder is not None and patients is not None:
+        folder.check_patients_free()
+    if executor is not None:
+        sources = [absolute(source) for source in sources]
+        masks = None if masks is None else [absolute(mask) for mask in masks]
+        read = replace(options.read, mask=absolute(options.read.mask))
+        options = replace(options, read=read)
+    run = uuid.uuid4().hex
+    kind = BagTask if are_bags else SlideTask
     tasks = (
-        SlideTask(
-            image,
-            settings.read if masks is None else replace(settings.read, mask=masks[index]),
-            model,
-            folder,
-            settings,
-            run,
-        )
-        for index, image in enumerate(images)
+        kind(source, model, folder, _with_mask(options, masks, index), run)
+        for index, source in enumerate(sources)
     )
-    return _run(tasks, len(images), model.config(), folder, executor, show_progress=show_progress)
-
-
-def predict_bags(
-    stores: Sequence[str | Path],
-    model: LoadedModel | ModelSource,
-    folder: ResultsFolder | None,
-    options: PredictionOptions | None = None,
-    *,
-    executor: Executor | None = None,
-    show_progress: bool = True,
-) -> list[Outcome]:
-    """Predict slides from their bags; neither slides nor encoder are needed.
-
-    As `predict_slides`, and with the same outputs, but the picture of the attention shows no slide.
-
-    Args:
-        stores: paths of bags, as `FeatureBag.save` and `tiacf extract` write them.
-        model: the model, or its name; a bag made with another encoder or sampling is recorded as failed.
-        folder: where results go, earlier ones in it are resumed; None keeps them in memory.
-        options: how results are made and written, None for the defaults; `read` is ignored.
-        executor: where bags are worked on; None for this process.
-        show_progress: draw bars and print a line for each bag.
-
-    Returns:
-        The outcome of each bag, in order.
-
-    Raises:
-        OutputError: the output folder cannot be written.
-        TiacfError: the model cannot be loaded, or the cluster is gone.
-    """
-    settings, run = options or PredictionOptions(), uuid.uuid4().hex
-    tasks = (BagTask(Path(store), model, folder, settings, run) for store in stores)
-    return _run(tasks, len(stores), model.config(), folder, executor, show_progress=show_progress)
-
-
-def _run(
-    tasks: Iterable[PredictionTask],
-    total: int,
-    config: BundleConfig,
-    folder: ResultsFolder | None,
-    executor: Executor | None,
-    *,
-    show_progress: bool,
-) -> list[Outcome]:
+    config = model.config()
     if folder is not None:
         folder.check_report_free()
     outcomes = run_tasks(
         tasks,
-        total,
+        len(sources),
         lambda outcome: _line(outcome, config),
         folder=folder,
         executor=executor,
@@ -127,7 +94,20 @@ def _run(
     )
     if folder is not None:
         folder.write_report(config)
-    return outcomes
+    if patients is None:
+        return PredictionRun(outcomes, [])
+    of_patients = predict_patients(patients, outcomes, config)
+    if folder is not None:
+        folder.write_patients([outcome.row for outcome in of_patients])
+    return PredictionRun(outcomes, of_patients)
+
+
+def _with_mask(
+    options: PredictionOptions, masks: Sequence[Mask | None] | None, index: int
+) -> PredictionOptions:
+    if masks is None:
+        return options
+    return replace(options, read=replace(options.read, mask=masks[index]))
 
 
 def _line(outcome: Outcome, config: BundleConfig) -> str:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tiacrossfusion.bags.bag import FeatureBag
-from tiacrossfusion.bags.stores import bag_stem
 from tiacrossfusion.explain.extent import why_no_maps
 from tiacrossfusion.explain.scores import SCORES
 from tiacrossfusion.inference.slide import SlideResult, load_readers, predict_slide, predict_stored
@@ -31,8 +30,6 @@ from tiacrossfusion.runs.slide_key import file_key, mask_key, scale_key, with_ow
 from tiacrossfusion.slides.options import ReadOptions
 
 if TYPE_CHECKING:
-    from tiatoolbox.wsicore.wsireader import WSIReader
-
     from tiacrossfusion.models.bundle import ModelBundle
 
 
@@ -55,36 +52,35 @@ class PredictionOptions:
     overwrite: bool = False
 
 
+@dataclass(eq=False)
 class PredictionTask(RecordedTask):
     """One slide or bag to its prediction, which is written, or returned where there is no folder.
 
-    Args:
-        model: the model, and the encoder for slides.
-        folder: where results go; None keeps them in memory.
-        options: how results are made and written.
-        run_name: names the run.
-
     Attributes:
+        image: path of the slide or bag, or a TIAToolbox reader.
+        model: the model, and the encoder for slides.
+        results: where results go; None keeps them in memory.
+        options: how the slide is read and its results written.
+        run_name: names the run.
         stem: preferred beginning of the names of its files.
         title: name of the slide in the table.
     """
 
-    stem: str
-    title: str
+    image: Any
+    model: LoadedModel | ModelSource
+    results: ResultsFolder | None
+    options: PredictionOptions
+    run_name: str
+    stem: str = field(init=False)
+    title: str = field(init=False)
 
-    def __init__(
-        self,
-        model: LoadedModel | ModelSource,
-        folder: ResultsFolder | None,
-        options: PredictionOptions,
-        run_name: str,
-    ) -> None:
-        """Keep the arguments."""
-        self.model, self.options, self.run_name = model, options, run_name
-        self.results, self.label = folder, self.source
-        self.resume = Resume("refuse", overwrite=options.overwrite)
-        if folder is not None:
-            self.folder = folder
+    def __post_init__(self) -> None:
+        """Find out the names."""
+        self.identify()
+        self.label, self.read = self.source, self.options.read
+        self.resume = Resume("refuse", overwrite=self.options.overwrite)
+        if self.results is not None:
+            self.folder = self.results
 
     @property
     def bundle(self) -> ModelBundle:
@@ -154,6 +150,10 @@ class PredictionTask(RecordedTask):
         }
 
     @abstractmethod
+    def identify(self) -> None:
+        """Set `given`, `source`, `stem` and `title`."""
+
+    @abstractmethod
     def predict(self, progress: Progress) -> SlideResult:
         """Predict."""
 
@@ -186,31 +186,22 @@ class PredictionTask(RecordedTask):
 
 
 class SlideTask(PredictionTask):
-    """One slide to its prediction.
+    """One slide to its prediction; the mask of its options may be a folder to look in."""
 
-    Args:
-        image: path of the slide, or a TIAToolbox reader.
-        read: how it is read; its mask may be a folder to look in.
-        model: the model and its encoder.
-        folder: where results go; None keeps them in memory.
-        options: how results are made and written.
-        run_name: names the run.
-    """
-
-    def __init__(
-        self,
-        image: str | Path | WSIReader,
-        read: ReadOptions,
-        model: LoadedModel | ModelSource,
-        folder: ResultsFolder | None,
-        options: PredictionOptions,
-        run_name: str,
-    ) -> None:
-        """Keep the arguments."""
-        self.image, self.read = image, read
-        self.source, self.stem, self.title = _identity(image)
+    def identify(self) -> None:
+        """Name it by its path, or an image in memory by a hash of its pixels."""
+        image, path = self.image, self.image
+        if not isinstance(image, str | Path):
+            path = image.input_path
+        if path is not None:
+            path = Path(path)
+            self.source, self.title = written(str(path.absolute())), written(path.name)
+            self.stem = stem_for(path.name if is_folder(path) else path.stem)
+        else:
+            digest = hashlib.sha256(np.ascontiguousarray(image.img).tobytes()).hexdigest()
+            self.source, self.stem = f"array {digest}", f"array-{digest[:8]}"
+            self.title = self.stem
         self.given = image if isinstance(image, str | Path) else (image.input_path or self.title)
-        super().__init__(model, folder, options, run_name)
 
     def key(self, progress: Progress) -> dict[str, str]:  # noqa: ARG002
         """Return the cache key."""
@@ -246,30 +237,14 @@ class SlideTask(PredictionTask):
 
 
 class BagTask(PredictionTask):
-    """One bag to its prediction.
+    """One bag to its prediction."""
 
-    Args:
-        store: path of the bag.
-        model: the model.
-        folder: where results go; None keeps them in memory.
-        options: how results are made and written.
-        run_name: names the run.
-    """
-
-    def __init__(
-        self,
-        store: Path,
-        model: LoadedModel | ModelSource,
-        folder: ResultsFolder | None,
-        options: PredictionOptions,
-        run_name: str,
-    ) -> None:
-        """Keep the arguments."""
-        self.given = store
+    def identify(self) -> None:
+        """Name it by its path."""
+        self.given = store = Path(self.image)
         self.source = written(str(store.absolute()))
-        self.stem = stem_for(bag_stem(store.name))
+        self.stem = stem_for(store.name.removesuffix(".zarr"))
         self.title = written(store.name)  # until the bag is read
-        super().__init__(model, folder, options, run_name)
 
     @cached_property
     def _bag(self) -> FeatureBag:
@@ -299,13 +274,3 @@ class BagTask(PredictionTask):
         bag = self._bag
         progress.stage(self.title, "predict")
         return predict_stored(bag, self.bundle, attribution=self.options.attribution)
-
-
-def _identity(image: str | Path | WSIReader) -> tuple[str, str, str]:
-    """Return source, preferred stem and title of an image."""
-    if isinstance(image, str | Path) or image.input_path is not None:
-        path = Path(image if isinstance(image, str | Path) else image.input_path)
-        stem = stem_for(path.name if is_folder(path) else path.stem)
-        return written(str(path.absolute())), stem, written(path.name)
-    digest = hashlib.sha256(np.ascontiguousarray(image.img).tobytes()).hexdigest()
-    return f"array {digest}", f"array-{digest[:8]}", f"array-{digest[:8]}"

@@ -24,7 +24,7 @@ from tiacrossfusion.io.arguments import at_least, usable_device
 from tiacrossfusion.io.plugins import load_plugins
 from tiacrossfusion.models.source import LoadedModel, ModelSource
 from tiacrossfusion.runs.cluster import connect
-from tiacrossfusion.runs.predict import predict
+from tiacrossfusion.runs.prediction import predict
 from tiacrossfusion.runs.prediction_task import PredictionOptions
 from tiacrossfusion.runs.results_folder import ResultsFolder
 from tiacrossfusion.runs.runner import Outcome
