@@ -24,6 +24,13 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 MadeOnce = Callable[[str, Callable[[Path], object]], Path]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what lies in `hostile/`."""
+    for item in items:
+        if item.path.is_relative_to(REPOSITORY / "plugin_tests" / "hostile"):
+            item.add_marker("hostile")
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_report_to_serializable() -> Generator[None, object, object]:
     """Escape what UTF-8 cannot encode: workers of xdist send reports, with file names printed, as UTF-8."""

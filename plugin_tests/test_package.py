@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+pytestmark = pytest.mark.process
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 

@@ -20,6 +20,7 @@ def run(*arguments: str):
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "arguments", [["--help"], ["predict", "--help"], ["demo", "--help"], ["--version"]]
 )
@@ -33,6 +34,7 @@ def test_light_commands_import_neither_torch_nor_engines(arguments):
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
+@pytest.mark.process
 def test_the_package_imports_lazily():
     code = (
         "import sys, tiacrossfusion\nassert 'torch' not in sys.modules\n"

@@ -32,6 +32,7 @@ def test_predict_slides(tmp_path, simulated, monkeypatch, capsys):
     assert (tmp_path / "qupath" / "low.geojson").exists()
 
 
+@pytest.mark.process
 def test_slides_to_report_at_small_size(tmp_path):
     """The three commands of the script, on slides of one or two patches of 5x."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"

@@ -93,6 +93,7 @@ def test_geojson_holds_the_tiles_with_attention_of_all_scales(predicted):
             assert "annotation" in kinds
 
 
+@pytest.mark.process
 def test_geojson_passes_the_rules_of_qupath(predicted, shared):
     checker = shared / "tools" / "check_geojson.py"
     for path in predicted.glob("*.geojson"):
@@ -353,6 +354,7 @@ def test_an_interrupted_slide_leaves_nothing_half_written(simulated, tmp_path, m
     assert predict(simulated / "low.svs", tmp_path / "out").exit_code == 0
 
 
+@pytest.mark.process
 def test_files_of_a_killed_run_are_swept_away(simulated, tmp_path):
     dead = subprocess.run(
         [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True

@@ -102,6 +102,7 @@ def random_weights(tmp_path_factory):
 # Names
 
 
+@pytest.mark.process
 def test_importing_the_room_stays_light():
     code = (
         "import sys, tiacrossfusion.encoders;"
@@ -111,6 +112,7 @@ def test_importing_the_room_stays_light():
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.process
 def test_the_shipped_encoder_needs_neither_timm_nor_toolbox():
     code = (
         "import sys; from tiacrossfusion.encoders.loading import load_encoder;"

@@ -483,6 +483,7 @@ def test_a_report_that_cannot_be_made_leaves_nothing(tmp_path, evaluation):
         write_evaluation(tmp_path / "file", FOLDS, evaluation, title="t")
 
 
+@pytest.mark.process
 def test_evaluation_imports_neither_torch_nor_the_toolbox(tmp_path: Path):
     write_predictions(tmp_path, FOLDS)
     code = (

@@ -137,6 +137,7 @@ def test_attention_of_another_length_is_refused():
         scores_of(bag, attention)
 
 
+@pytest.mark.process
 def test_importing_the_room_is_light():
     code = (
         "import sys, tiacrossfusion.explain.scores, tiacrossfusion.explain.hotspots, "

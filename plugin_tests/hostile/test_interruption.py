@@ -20,6 +20,8 @@ from tiacrossfusion.bags.bag import FeatureBag
 from tiacrossfusion.cli import main
 from tiacrossfusion.runs import signals as interruption
 
+pytestmark = pytest.mark.process
+
 TIACF = Path(sys.executable).parent / "tiacf"
 LINE = f"{interruption.LINE}\n"
 

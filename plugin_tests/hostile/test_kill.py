@@ -17,6 +17,8 @@ from safetensors.torch import load_file
 from tiacrossfusion.cli import main
 from tiacrossfusion.evaluation.prediction_files import read_predictions
 
+pytestmark = pytest.mark.process
+
 SLIDES = ("a.svs", "b.svs", "c.svs", "d.svs")
 
 

@@ -513,6 +513,7 @@ def test_a_console_of_few_letters_shows_names_as_it_can(slides, tmp_path):
     assert r"ok      Gr\xf6\xdfe \u6f22\u5b57.svs" in result.output
 
 
+@pytest.mark.process
 def test_a_console_that_cannot_be_written_is_one_line(extracted):
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full")
@@ -525,6 +526,7 @@ def test_a_console_that_cannot_be_written_is_one_line(extracted):
     assert "send it elsewhere" in line
 
 
+@pytest.mark.process
 def test_a_pipe_that_is_closed_is_no_traceback(extracted):
     reader, writer = os.pipe()
     os.close(reader)
@@ -535,6 +537,7 @@ def test_a_pipe_that_is_closed_is_no_traceback(extracted):
     assert "Exception ignored" not in done.stderr
 
 
+@pytest.mark.process
 def test_neither_home_nor_caches_nor_standard_error_are_needed(slides, tmp_path):
     nowhere = "/proc/nowhere"
     names = ("HOME", "XDG_CACHE_HOME", "NUMBA_CACHE_DIR", "MPLCONFIGDIR", "HF_HOME", "TMPDIR")

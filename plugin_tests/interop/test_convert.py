@@ -625,6 +625,7 @@ def test_a_name_that_is_too_long_for_more_is_shortened(tmp_path):
         assert len(list(out.rglob("l*"))) == (1 if kind == "bag" else 3)
 
 
+@pytest.mark.process
 def test_help_is_light():
     code = (
         "import sys\nfrom tiacrossfusion.cli import main\n"
@@ -834,6 +835,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch, output_format,
     assert outcome.status == "ok"
 
 
+@pytest.mark.process
 def test_a_full_disk_ends_the_command_in_one_line(tmp_path):
     own_bag().save(tmp_path / "s.zarr")
     code = (

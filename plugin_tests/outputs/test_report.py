@@ -591,6 +591,7 @@ def browser(tmp_path_factory) -> Iterator[Browser]:
 VIEWER = "section.slide.chosen figure.viewer"
 
 
+@pytest.mark.process
 def test_the_report_works_in_a_browser(browser, slides, demo_bundle, tmp_path):
     path = tmp_path / "report.html"
     write(path, demo_bundle, slides, title=HOSTILE)

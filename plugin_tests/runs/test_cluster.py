@@ -22,6 +22,8 @@ from tiacrossfusion.runs.records import MAX_DEATHS
 
 distributed = pytest.importorskip("distributed")
 
+pytestmark = pytest.mark.process
+
 
 def run(command: str, source: Path, out: Path, *options: str) -> Result:
     arguments = [command, "--img-input", str(source), "--output-path", str(out), *options]

@@ -471,6 +471,7 @@ def test_status_tells_how_far_it_is(slides, tmp_path):
     assert_usage(status(slides[0].parent), "holds no bags")
 
 
+@pytest.mark.process
 def test_status_while_it_goes_on_and_after_a_kill(slides, tmp_path, dead_process):
     bags = tmp_path / "bags"
     run(slides, bags)
@@ -612,6 +613,7 @@ def test_a_number_that_no_process_has_is_a_dead_one(slides, extracted):
     assert not left.exists()
 
 
+@pytest.mark.process
 def test_help_imports_nothing_heavy():
     code = (
         "import sys\nfrom tiacrossfusion.cli import main\n"

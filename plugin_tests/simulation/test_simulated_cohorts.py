@@ -428,6 +428,7 @@ class TestSlideFolder:
         assert (first, second) == tuple(path.read_bytes() for path in slides)
         assert (tmp_path / "truth" / "SIM-0002.npz").exists()
 
+    @pytest.mark.process
     def test_processes_change_no_byte(self, tmp_path):
         for name, processes in (("one", 1), ("two", 2)):
             simulate_slides(tmp_path / name, 2, 2, processes=processes, **SLIDES)
@@ -464,6 +465,7 @@ class TestCommand:
 
         assert OFFERED == SCENARIOS
 
+    @pytest.mark.process
     def test_help_imports_nothing_heavy(self):
         code = (
             "import sys\nfrom tiacrossfusion.cli import main\n"

@@ -36,6 +36,7 @@ def read_rgb(path):
     return np.asarray(region.convert("RGB"))
 
 
+@pytest.mark.process
 def test_import_is_light():
     code = (
         "import sys, tiacrossfusion.simulation;"

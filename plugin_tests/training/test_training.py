@@ -270,6 +270,7 @@ with alone_in(Path(sys.argv[1])):
 
 
 class TestTwoRunsInOneFolder:
+    @pytest.mark.process
     def test_the_second_is_refused_until_the_first_is_dead(self, tmp_path, cohort_folder):
         run = run_in(tmp_path, cohort_folder, protocol={"protocol": "holdout"})
         other = subprocess.Popen(
@@ -315,6 +316,7 @@ class TestTwoRunsInOneFolder:
             run.fit = lambda model: None
             assert run.train() == {}
 
+    @pytest.mark.process
     @pytest.mark.parametrize("alive", [True, False])
     def test_without_locks_the_name_in_the_file_decides(self, tmp_path, monkeypatch, alive):
         def no_locks(*_):
@@ -509,6 +511,7 @@ def test_every_network_trains(tmp_path, cohort_folder, model, loss):
     assert 0 <= evaluation.pooled.harrell_c.value <= 1
 
 
+@pytest.mark.process
 def test_two_devices_see_all_patients_and_agree(tmp_path, cohort_folder):
     """DDP on two CPU processes through Lightning's own strategy."""
     arguments = [
