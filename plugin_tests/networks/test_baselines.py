@@ -338,8 +338,9 @@ def test_architectures_name_networks_that_are_there():
         ValidationError, match="name resnet: unknown network; known are crossfusion"
     ):
         Architecture.model_validate(given | {"name": "resnet"})
-    with pytest.raises(ValidationError, match=r"mine: comes from my_file\.py, which is not loaded"):
-        Architecture.model_validate(given | {"name": "mine", "package": "my_file.py"})
+    mine = Architecture.model_validate(given | {"name": "mine", "package": "my_file.py"})
+    with pytest.raises(TiacfError, match=r"mine: comes from my_file\.py, which is not loaded"):
+        network_of(mine)
 
 
 @pytest.mark.parametrize("proportional", [False, True])

@@ -49,11 +49,8 @@ class Architecture(BaseModel):
 
     @model_validator(mode="after")
     def _known(self) -> Architecture:
-        if self.name not in NETWORKS:
-            unknown = NETWORKS.unknown(self.name)
-            raise ValueError(
-                str(NETWORKS.absent(self.name, self.package) if self.package else f"name {unknown}")
-            )
+        if self.package is None and self.name not in NETWORKS:
+            raise ValueError(f"name {NETWORKS.unknown(self.name)}")
         return self
 
 

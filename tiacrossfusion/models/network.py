@@ -57,11 +57,14 @@ def network_of(architecture: Architecture, **rates: float) -> SurvivalNetwork:
 
     Raises:
         UsageError: the sizes do not fit the network.
+        TiacfError: the package or file that registers the network is not loaded.
     """
     from tiacrossfusion.networks.base import SurvivalNetwork
     from tiacrossfusion.networks.trained import TrainedNetwork
     from tiacrossfusion.networks.wrapper import PlainNetwork
 
+    if architecture.package is not None and architecture.name not in NETWORKS:
+        raise NETWORKS.absent(architecture.name, architecture.package)
     _check_sizes(architecture.name, architecture.sizes)
     # Where a baseline makes K hazards of one log-hazard, the network itself has one bin.
     bins = 1 if architecture.proportional_hazards else architecture.num_bins
