@@ -135,6 +135,14 @@ def test_a_bag_may_lack_scales(names, tmp_path, bag):
     some.save(tmp_path / "some.zarr")
     assert_equal(FeatureBag.load(tmp_path / "some.zarr"), some)
     assert list(some.counts()) == list(names)
+    for output_format in ("h5", "pt"):
+        out = tmp_path / output_format
+        done = tiacf(
+            *("convert", "--bags", tmp_path / "some.zarr"),
+            *("--output-format", output_format, "--output-path", out),
+        )
+        assert done.exit_code == 0, done.output
+        assert sorted(path.name for path in out.glob("x*")) == sorted(f"x{n[:-1]}" for n in names)
 
 
 def test_scales_stand_in_their_order_and_one_is_there(bag):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from pathlib import Path
 
 from tiacrossfusion.bags.stores import bag_suffixes
@@ -31,19 +30,28 @@ def find_bags(source: Path, remedy: str = "make them with tiacf extract") -> lis
             raise UsageError(
                 f"{source}: a file is no bag; give a folder of bags ({kinds}) or one bag"
             )
-        # A name with a dot first is that of a bag that is being written.
-        found = [
-            store
-            for store in sorted(source.iterdir())
-            if store.name[0] != "." and store.suffix in suffixes
-        ]
+        found = bags_in(source)
     except OSError as error:
         raise TiacfError(f"{source}: cannot be read ({error.strerror}); check --bags") from error
     if not found:
         raise UsageError(f"{source}: holds no bag ({kinds}); {remedy}")
-    for one, other in pairwise(found):
-        if one.stem == other.stem:
+    names: dict[str, str] = {}
+    for bag in found:
+        other = names.setdefault(bag.stem, bag.name)
+        if other != bag.name:
             raise UsageError(
-                f"{source}: {one.name} and {other.name} are bags of one name; move one of them away"
+                f"{source}: {other} and {bag.name} are bags of one name; move one of them away"
             )
     return found
+
+
+def bags_in(folder: Path) -> list[Path]:
+    """Return the bags in a folder, sorted by name; a leading dot marks one that is being written.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    suffixes = bag_suffixes()
+    return sorted(
+        path for path in folder.iterdir() if path.name[0] != "." and path.suffix in suffixes
+    )

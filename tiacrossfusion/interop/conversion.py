@@ -28,7 +28,6 @@ from tiacrossfusion.io.atomic import writing
 from tiacrossfusion.io.paths import stem_for
 from tiacrossfusion.io.progress import Progress
 from tiacrossfusion.runs.runner import Outcome, Task, run_tasks
-from tiacrossfusion.slides.spec import SCALES
 
 OutputFormat = Literal["bag", "h5", "pt"]
 
@@ -150,7 +149,9 @@ def _differences(stored: FeatureBag, bag: FeatureBag) -> list[str]:
     """Return the names of the parts in which two bags differ."""
     old, new = (b.provenance.model_dump(mode="json", exclude=_APART) for b in (stored, bag))
     differs = [field for field in new if old[field] != new[field]]
-    for scale in SCALES:
+    if list(stored.scales) != list(bag.scales):
+        return [*differs, "scales"]
+    for scale in bag.scales:
         for field, array in vars(bag.scales[scale]).items():
             if not np.array_equal(array, getattr(stored.scales[scale], field)):
                 differs.append(f"{scale} {field}")
@@ -179,13 +180,14 @@ class _FileFormat:
 def _place_files(
     kind: _FileFormat, bag: FeatureBag, folder: Path, name: str, overwrite: bool
 ) -> tuple[Path, bool]:
-    """Write three files, one a scale, unless in place; returns the 20x file and whether any was new."""
+    """Write a file for each scale unless in place; returns that of the finest and whether any was new."""
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         staging = TemporaryDirectory(prefix=".staging-", dir=folder)
     with staging as inner:
         place = Path(inner)
-        relative = {scale: kind.relative(scale, name) for scale in SCALES}
+        finest = list(bag.scales)[-1]
+        relative = {scale: kind.relative(scale, name) for scale in bag.scales}
         with writing(folder):
             for scale, path in relative.items():
                 (place / path).parent.mkdir(parents=True)
@@ -199,7 +201,7 @@ def _place_files(
             for path in new:
                 (folder / path).parent.mkdir(parents=True, exist_ok=True)
                 os.replace(place / path, folder / path)
-    return folder / relative["20x"], bool(new)
+    return folder / relative[finest], bool(new)
 
 
 def _same(kind: _FileFormat, target: Path, part: Path, overwrite: bool) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tiacrossfusion.bags.files import bags_in
 from tiacrossfusion.errors import TiacfError, UsageError
 from tiacrossfusion.io.paths import size_on_disk
 from tiacrossfusion.runs.bags_folder import BagsFolder
@@ -47,8 +48,8 @@ def bags_status(path: Path) -> BagsStatus:
         TiacfError: there is no such folder, it cannot be read, or it holds no bags.
     """
     try:
-        bags = sorted(store for store in path.glob("*.zarr") if store.name[0] != ".")
         is_folder = path.is_dir()
+        bags = bags_in(path) if is_folder else []
     except OSError as error:
         raise TiacfError(f"{path}: cannot be read ({error.strerror}); check its rights") from error
     if not is_folder:
