@@ -54,8 +54,9 @@ def extract_bag(
         progress: bars to move.
 
     Returns:
-        The bag. Patches that cannot be read because the file is damaged there are left out, with those
-        in them and those that are left without any; the provenance counts them, the log names them.
+        The bag. Patches that cannot be read because the file is damaged are left out, with their child
+        patches and with parents that have no children left; the provenance counts them, the log names
+        them.
 
     Raises:
         TiacfError: the slide is not brightfield, has no tissue or is damaged all over, or the mask is
@@ -120,7 +121,7 @@ def extract_bag(
 
 
 def tissue_grids(slide: Slide, spec: SamplingSpec, mask: Mask | None) -> dict[str, PatchGrid]:
-    """Lay the grids over the tissue of a slide, which the user's mask marks or is found.
+    """Lay the grids over the tissue of a slide, from the user's mask or found in the slide.
 
     Raises:
         TiacfError: the slide is not brightfield or smaller than a patch, or the mask is unfit.
@@ -138,7 +139,7 @@ def tissue_grids(slide: Slide, spec: SamplingSpec, mask: Mask | None) -> dict[st
 
 
 def no_tissue(spec: SamplingSpec, mask: Mask | None) -> str:
-    """Say that the tissue of a slide makes no patch, and what to do."""
+    """Return a message that no patch of a slide has enough tissue, with the remedy."""
     share = f"no 20x patch is more than {spec.min_mask_ratio:.0%} tissue"
     if mask is None:
         return f"no tissue found ({share}); if there is some, mark it with --masks"

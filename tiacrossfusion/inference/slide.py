@@ -76,7 +76,7 @@ class SlideResult:
 
 
 def load_readers() -> None:
-    """Import TIAToolbox's readers, which takes seconds that are not the first slide's."""
+    """Import TIAToolbox's readers, so that these seconds do not count for the first slide."""
     import_module("tiatoolbox.wsicore.wsireader")
 
 
@@ -89,10 +89,18 @@ def predict_slide(
     attribution: bool = True,
     progress: Progress | None = None,
 ) -> SlideResult:
-    """Go the whole way with one slide; the arguments are those of the steps below.
+    """Predict from one slide: open it, find its tissue, encode its patches, predict and explain.
+
+    Args:
+        image: path of the slide, or a TIAToolbox reader.
+        bundle: the model.
+        encoder: the model's encoder.
+        read: scale, mask, batch size and number of workers; None for the defaults.
+        attribution: as in `predict_stored`.
+        progress: bars to move.
 
     Raises:
-        TiacfError: the slide, its mask or its scale is at fault.
+        TiacfError: the slide, its mask or its scale cannot be used.
     """
     read, progress = read or ReadOptions(), progress or Progress(1, show=False)
     with open_slide(image, mpp=read.scale.mpp, power=read.scale.power) as slide:
@@ -116,15 +124,15 @@ def predict_stored(
     attribution: bool = True,
     caveat: str = "",
 ) -> SlideResult:
-    """Go the rest of the way with a slide that has been encoded; the slide itself is not read.
+    """Predict and explain from the features of a slide; the slide itself is not read.
 
     Args:
         bag: its features.
         bundle: the model.
-        attribution: find out what raises and lowers the risk too, and roll attention back, which takes
-            about ten times as long as the prediction alone.
-        caveat: what is known to speak against the numbers; a bag does not tell whether its scale was
-            given against the file's word.
+        attribution: compute attribution and attention rollout too, which takes about ten times as long
+            as the prediction alone.
+        caveat: why the numbers may be unreliable, known from opening the slide; a bag does not record
+            whether its scale contradicts the file.
 
     Raises:
         TiacfError: as of `predict_bag`.

@@ -1,4 +1,4 @@
-"""A folder of bags: which slide has which bag, and the table of them."""
+"""A folder of bags, with one record a slide and a table."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ COLUMNS = (
     "path",
 )
 
-#: By these a table is known as this program's, of whatever version.
+#: A table of this program, of any version, begins with these columns.
 _OWN = COLUMNS[:5]
 
 
 class _FailedRow(BaseModel):
-    """What is needed of the row of a slide that failed."""
+    """Fields that the row of a failed slide has at least."""
 
     slide: str
     path: str
@@ -44,7 +44,7 @@ class _FailedRow(BaseModel):
 
 
 class _DoneRow(_FailedRow):
-    """What is needed of the row of a slide whose bag is there."""
+    """Fields that the row of an extracted slide has at least."""
 
     patches_5x: Count
     patches_10x: Count

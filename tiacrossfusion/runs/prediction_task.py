@@ -165,7 +165,7 @@ class PredictionTask(RecordedTask):
         }
 
     def load_readers(self) -> None:
-        """Import what reads the slide, which takes seconds that are not the slide's."""
+        """Import what reads the slide, so that these seconds do not count for it."""
 
     def has_maps(self) -> bool:
         """Return whether it is known where the patches lie."""

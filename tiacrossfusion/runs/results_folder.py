@@ -60,8 +60,8 @@ _LAST = (
     "path",
 )
 
-#: Columns of patients before and after those of the time bins. By the first three a table is known
-#: as this program's.
+#: Columns of patients before and after those of the time bins. A table of this program begins with the
+#: first three.
 _PATIENT_FIRST = (
     "patient",
     "slides",
@@ -77,7 +77,7 @@ _PATIENT_LAST = ("model", "status", "message", "notice")
 
 
 class _FailedRow(BaseModel):
-    """What is needed of the row of a slide that failed."""
+    """Fields that the row of a failed slide has at least."""
 
     slide: str
     message: str
@@ -85,7 +85,7 @@ class _FailedRow(BaseModel):
 
 
 class _DoneRow(_FailedRow):
-    """What is needed of the row of a predicted slide; K bins, and hazards since there are patients."""
+    """Fields that the row of a predicted slide has at least, for K bins."""
 
     risk: FiniteFloat
     risk_sd: FiniteFloat | None = None
@@ -163,7 +163,7 @@ class ResultsFolder(RecordFolder):
             super().fail(record, key, row)
 
     def fragment(self, record: Record) -> Path:
-        """Where a slide's part of the report is kept."""
+        """Return the path of a slide's part of the report."""
         return self.records_path / "report" / f"{record.name}.json"
 
     def check_report_free(self) -> None:
@@ -197,7 +197,7 @@ class ResultsFolder(RecordFolder):
             write_report(self.path / REPORT, run, self._report_slides())
 
     def _report_slides(self) -> Iterator[ReportSlide]:
-        """Each slide's part of the report, as its record has it now."""
+        """Yield each slide's part of the report, with the message of its record."""
         from tiacrossfusion.outputs.report.fragment import ReportSlide
 
         for record in self.records():
@@ -254,10 +254,7 @@ def _table(rows: Sequence[dict[str, Any]], first: Sequence[str], last: Sequence[
 
 
 def _cell(value: object) -> object:
-    """One cell of the table: unknown is empty, truth is lower case, numbers have nine digits.
-
-    A bag's own name of its slide may hold anything.
-    """
+    """Return a cell: empty for None, booleans in lower case, numbers with nine digits, text escaped."""
     if value is None:
         return ""
     if isinstance(value, bool):
