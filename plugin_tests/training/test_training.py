@@ -24,8 +24,10 @@ from tiacrossfusion.evaluation.prediction_files import DIGESTS, TABLE, read_pred
 from tiacrossfusion.inference.prediction import predict_bag
 from tiacrossfusion.models.bundle import load_bundle
 from tiacrossfusion.networks.registry import NETWORKS, build_network
+from tiacrossfusion.networks.trained import TrainedNetwork
 from tiacrossfusion.runs.processes import process_here
 from tiacrossfusion.simulation.bags import simulate_bags
+from tiacrossfusion.slides.spec import SCALES
 from tiacrossfusion.survival import quantile_bins, survival_curve
 from tiacrossfusion.training import lock
 from tiacrossfusion.training.bags import CohortBags
@@ -88,6 +90,13 @@ def module_of(cohort_folder, loss, network=None, **fitting):
     network = network or build_network("mean-pool", encoder_width=6, embed_dim=8, num_bins=3)
     fitting = FittingSettings(loss=loss, **fitting)
     return SurvivalTraining(network, bags, patients, patients, bins, fitting, 0), patients, bags
+
+
+def first_tokens(tokens, kept):
+    """The first tokens of each scale, of which `kept` tells how many of a number."""
+    for scale, count in zip(SCALES, tokens.counts(), strict=True):
+        tokens = tokens.keep(scale, torch.arange(kept(count)))
+    return tokens
 
 
 class TestProtocols:
@@ -368,11 +377,12 @@ class TestGradients:
             bins = 1 if loss == "cox" else 3
             network = build_network("mean-pool", encoder_width=6, embed_dim=8, num_bins=bins)
             if loss == "cox":
-                network.log_hazard = lambda *x, n=network: n(*x).logits[:, 0]
+                network = TrainedNetwork(network, num_bins=3)
             module, patients, bags = module_of(cohort_folder, loss, network)
             for number, slide in enumerate(patients[0].slides + patients[2].slides):
-                tokens = bags._cache[slide]
-                bags._cache[slide] = tuple(scale[: len(scale) - number] for scale in tokens)
+                bags._cache[slide] = first_tokens(
+                    bags._cache[slide], lambda count, less=number: count - less
+                )
             self.check(module, patients[:5], bags)
 
     @staticmethod
@@ -389,7 +399,7 @@ class TestGradients:
         rows = []
         for patient in patients:
             (loaded,) = bags.read([patient.slides])
-            each = torch.cat([module._outputs([tokens]) for tokens in loaded])
+            each = torch.cat([module._outputs(tokens) for tokens in loaded])
             rows.append(module._average(each, [patient]))
         module._loss(torch.cat(rows), patients).backward()
         for gradient, weight in zip(found, module.network.parameters(), strict=True):
@@ -398,10 +408,10 @@ class TestGradients:
     def test_dropout_is_the_same_in_both_passes_of_a_slide(self, cohort_folder):
         """The second pass of a slide repeats the first: else its gradient would be of another loss."""
         network = build_network("mean-pool", encoder_width=6, embed_dim=8, num_bins=1, dropout=0.5)
-        network.log_hazard = lambda *x: network(*x).logits[:, 0]
+        network = TrainedNetwork(network, num_bins=3)
         module, patients, bags = module_of(cohort_folder, "cox", network)
         slide = patients[1].slides[0]
-        bags._cache[slide] = tuple(scale[:3] for scale in bags._cache[slide])
+        bags._cache[slide] = first_tokens(bags._cache[slide], lambda count: min(count, 3))
         module.network.train()
         module._trainer = _FloatTrainer()
         seen = []

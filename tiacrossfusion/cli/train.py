@@ -38,16 +38,6 @@ _SETTINGS = {
 }
 
 
-class _ModelName(click.ParamType):
-    """The name of a model, which a plugin may have registered."""
-
-    name = "model"
-
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Refuse a name that is not registered by now."""
-        return click.Choice(model_names()).convert(value, param, ctx)
-
-
 @click.command()
 @click.option("--bags", type=Path, help="Folder of feature bags, as `tiacf extract` writes them.")
 @click.option(
@@ -60,9 +50,8 @@ class _ModelName(click.ParamType):
     "--model",
     "models",
     multiple=True,
-    type=_ModelName(),
-    metavar=f"[{'|'.join(model_names())}]",
-    help="What to train; give it several times to compare on the same folds.  [default: crossfusion]",
+    help=f"What to train: {', '.join(model_names())}, or a network of a --plugin. Give it several times to "
+    "compare on the same folds.  [default: crossfusion]",
 )
 @click.option("--time-unit", help="Unit of the times in the table, such as months.")
 @click.option("--slide-column", help="Column of the slides' file names.  [default: slide]")
@@ -77,7 +66,10 @@ class _ModelName(click.ParamType):
 @click.option(
     "--censorship-column", help="Instead: a column with 1 where censored, 0 for an event."
 )
-@click.option("--covariates", help="Clinical columns for cox-covariates, comma-separated.")
+@click.option(
+    "--covariates",
+    help="Clinical columns, comma-separated, for cox-covariates and for networks that take covariates.",
+)
 @click.option(
     "--drop-unusable",
     is_flag=True,

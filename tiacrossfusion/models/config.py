@@ -28,6 +28,8 @@ class Architecture(BaseModel):
             which only training needs, are left out.
         standardise: each scale's features are standardised before the network, by moments in the weights.
         proportional_hazards: the network gives one log-hazard, and a baseline in the weights K hazards.
+        covariates: names of the clinical covariates that the network is given, which are standardised
+            by moments in the weights.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -39,6 +41,7 @@ class Architecture(BaseModel):
     sizes: dict[str, int | float | str | bool | None] = Field(default_factory=dict)
     standardise: bool = False
     proportional_hazards: bool = False
+    covariates: tuple[str, ...] = ()
 
     @model_validator(mode="before")
     @classmethod

@@ -19,7 +19,7 @@ RATES = ("dropout", "attention_dropout")
 
 
 def describe_network(
-    name: str, *, encoder_width: int, num_bins: int, sizes: Mapping[str, Any], **flags: bool
+    name: str, *, encoder_width: int, num_bins: int, sizes: Mapping[str, Any], **fields: Any
 ) -> Architecture:
     """Describe a network: the sizes that it takes, and its defaults for those that are not given.
 
@@ -28,7 +28,7 @@ def describe_network(
         encoder_width: E.
         num_bins: K.
         sizes: by name; those that the network does not take are left out.
-        flags: `standardise` and `proportional_hazards` of the architecture.
+        fields: the other fields of `Architecture`, such as `standardise`.
 
     Raises:
         UsageError: there is no such network, or it needs a size that is not given.
@@ -40,7 +40,8 @@ def describe_network(
     }
     _check_sizes(name, taken)
     return Architecture.model_validate(
-        {"name": name, "encoder_width": encoder_width, "num_bins": num_bins, "sizes": taken} | flags
+        {"name": name, "encoder_width": encoder_width, "num_bins": num_bins, "sizes": taken}
+        | fields
     )
 
 
@@ -78,12 +79,14 @@ def network_of(architecture: Architecture, **rates: float) -> SurvivalNetwork:
     )
     if not isinstance(network, SurvivalNetwork):
         network = PlainNetwork(network, architecture.encoder_width, bins)
-    if not (architecture.standardise or architecture.proportional_hazards):
+    around = (architecture.standardise, architecture.proportional_hazards, architecture.covariates)
+    if not any(around):
         return network
     return TrainedNetwork(
         network,
         standardise=architecture.standardise,
         num_bins=architecture.num_bins if architecture.proportional_hazards else None,
+        num_covariates=len(architecture.covariates),
     )
 
 

@@ -100,6 +100,10 @@ class SurvivalNetwork(nn.Module):
         """Return the network whose `forward` names the inputs: this one, or the one inside."""
         return self
 
+    def needed_inputs(self) -> tuple[str, ...]:
+        """Return inputs with a default in `forward` that are needed all the same; none by default."""
+        return ()
+
     def embeddings(self) -> Mapping[nn.Module, tuple[str, ...]]:
         """Return the modules that embed tokens, each with the scales that it embeds.
 

@@ -30,8 +30,11 @@ def input_names(network: Network) -> tuple[str, ...]:
 def required_inputs(network: Network) -> tuple[str, ...]:
     """Return the inputs without which a network cannot be called."""
     taken = _arguments(network)
+    needed = network.needed_inputs() if isinstance(network, SurvivalNetwork) else ()
     return tuple(
-        name for name in input_names(network) if taken[name].default is inspect.Parameter.empty
+        name
+        for name in input_names(network)
+        if taken[name].default is inspect.Parameter.empty or name in needed
     )
 
 
@@ -84,7 +87,11 @@ def check_tokens(network: Network, tokens: SlideTokens, label: str) -> None:
             "no positions on the grid at {}, which the network needs",
             "; extract the slide, since features of other programs may lack them",
         ),
-        ("covariates", "no covariates, which the network needs", "; name their columns"),
+        (
+            "covariates",
+            "no covariates, which the network needs",
+            "; give them as `SlideTokens.covariates` to `call_network`",
+        ),
     ):
         names = [name.removeprefix(kind) + "x" for name in lacking if name.startswith(kind)]
         if names:

@@ -23,7 +23,8 @@ _SMALLEST, _LARGEST = -80.0, 20.0
 class TrainedNetwork(NetworkWrapper):
     """A network with what training found around it, all of it in the state dict.
 
-    Standardisation: each scale's features become `(x - mean) / sd` before the network sees them.
+    Standardisation: each scale's features, and the covariates, become `(x - mean) / sd` before the
+    network sees them.
 
     Proportional hazards: the network gives one logit, the log-hazard eta, and the buffer
     `increments` holds the baseline's cumulative hazard dH_k in each of K time bins. Then
@@ -40,6 +41,9 @@ class TrainedNetwork(NetworkWrapper):
             Have buffers `mean` and `sd` (3, E), 0 and 1 until they are set.
         num_bins (int | None):
             K of the proportional hazards; None leaves the network's own hazards.
+        num_covariates (int):
+            C; above 0 the network cannot be called without covariates, and has buffers
+            `covariate_mean` and `covariate_sd` (C,), 0 and 1 until they are set.
 
     Raises:
         TiacfError:
@@ -49,9 +53,16 @@ class TrainedNetwork(NetworkWrapper):
     mean: Tensor | None
     sd: Tensor | None
     increments: Tensor | None
+    covariate_mean: Tensor | None
+    covariate_sd: Tensor | None
 
     def __init__(
-        self, network: SurvivalNetwork, *, standardise: bool = False, num_bins: int | None = None
+        self,
+        network: SurvivalNetwork,
+        *,
+        standardise: bool = False,
+        num_bins: int | None = None,
+        num_covariates: int = 0,
     ) -> None:
         """Wrap the network."""
         super().__init__(network.encoder_width, network.num_bins if num_bins is None else num_bins)
@@ -67,6 +78,9 @@ class TrainedNetwork(NetworkWrapper):
         self.register_buffer(
             "increments", None if num_bins is None else torch.full((num_bins,), torch.nan)
         )
+        given = num_covariates > 0
+        self.register_buffer("covariate_mean", torch.zeros(num_covariates) if given else None)
+        self.register_buffer("covariate_sd", torch.ones(num_covariates) if given else None)
 
     def set_moments(self, mean: Tensor, sd: Tensor) -> None:
         """Set what the features are standardised by.
@@ -95,6 +109,28 @@ class TrainedNetwork(NetworkWrapper):
                 )
         self.mean.copy_(mean)
         self.sd.copy_(torch.where(sd == 0, 1.0, sd))
+
+    def set_covariate_moments(self, mean: Tensor, sd: Tensor) -> None:
+        """Set what the covariates are standardised by.
+
+        Args:
+            mean (Tensor):
+                (C,) of the training patients.
+            sd (Tensor):
+                (C,) standard deviations. A covariate that never varies (0) is only centred.
+
+        Raises:
+            TiacfError:
+                The network was made without covariates.
+        """
+        if self.covariate_mean is None or self.covariate_sd is None:
+            raise TiacfError("the network was made without covariates: ask for them there")
+        self.covariate_mean.copy_(mean)
+        self.covariate_sd.copy_(torch.where(sd == 0, 1.0, sd))
+
+    def needed_inputs(self) -> tuple[str, ...]:
+        """Return those of the network inside, and "covariates" if this one was made for them."""
+        return super().needed_inputs() + (() if self.covariate_mean is None else ("covariates",))
 
     def set_baseline(self, increments: Tensor) -> None:
         """Set the baseline's cumulative hazard in each bin: the increments.
@@ -164,8 +200,11 @@ class TrainedNetwork(NetworkWrapper):
         return self.network
 
     def _standardised(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Standardise the features among the inputs, in the precision of the moments."""
+        """Standardise features and covariates among the inputs, in the precision of the moments."""
         ready = dict(inputs)
+        given, mean, sd = ready.get("covariates"), self.covariate_mean, self.covariate_sd
+        if given is not None and mean is not None and sd is not None:
+            ready["covariates"] = (given - mean) / sd
         if self.mean is not None and self.sd is not None:
             for row, scale in enumerate(SCALES):
                 x = ready.get(name := f"x{scale[:-1]}")

@@ -17,6 +17,11 @@ class NetworkWrapper(SurvivalNetwork):
         inner = self._inner()
         return inner.unwrapped() if isinstance(inner, SurvivalNetwork) else inner
 
+    def needed_inputs(self) -> tuple[str, ...]:
+        """Return those of the network inside, or of the first member."""
+        inner = self._inner()
+        return inner.needed_inputs() if isinstance(inner, SurvivalNetwork) else ()
+
     def forward(
         self, *positional: Tensor, attention: bool = False, **named: Tensor
     ) -> SurvivalOutput:

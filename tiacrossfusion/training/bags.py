@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -16,22 +16,37 @@ from tqdm.auto import tqdm
 
 from tiacrossfusion.bags.bag import FeatureBag, check_same
 from tiacrossfusion.errors import TiacfError, UsageError
+from tiacrossfusion.io.text import examples
+from tiacrossfusion.networks.tokens import SlideTokens
 from tiacrossfusion.slides.spec import SCALES
 
 #: Bags are kept in memory while they are together smaller than this, in bytes.
 _CACHE_LIMIT = 4 * 2**30
 
-Tokens = tuple[Tensor, Tensor, Tensor]
-"""(N5, E), (N10, E) and (N20, E) float16 features of one slide."""
+#: What to do about bags that lack an input of a network, by the beginning of its name.
+_REMEDIES = {
+    "x": "extract the slides again, or train a network that reads other scales",
+    "grid": "extract the slides, since features of other programs may lack positions, or train a "
+    "network that needs none",
+}
 
 
 @dataclass(frozen=True)
 class _Summary:
-    """What is kept of a bag: its token counts, the sums its moments are made of, and a hash of all."""
+    """What is kept of a bag besides its tokens.
 
-    counts: tuple[int, int, int]
-    total: np.ndarray  # (3, E) float64
-    squares: np.ndarray  # (3, E) float64
+    Attributes:
+        counts: tokens at 5x, 10x and 20x.
+        inputs: names of the inputs of networks that the bag has.
+        total: (3, E) float64 sums of the features, 0 at an absent scale.
+        squares: (3, E) float64 sums of their squares.
+        sha256: hash of features and positions.
+    """
+
+    counts: tuple[int, ...]
+    inputs: frozenset[str]
+    total: np.ndarray
+    squares: np.ndarray
     sha256: str
 
 
@@ -43,20 +58,29 @@ class CohortBags:
 
     Args:
         sources: a store on disk, or a bag in memory, for each slide.
+        covariates: (C,) numbers for each slide, those of its patient; None without any.
         show_progress: draw a bar.
 
+    Attributes:
+        encoder: that made the features.
+        sampling: of the patches.
+
     Raises:
-        TiacfError: a bag is damaged or empty, or bags were made with different encoders or sampling.
+        TiacfError: a bag is damaged, or bags were made with different encoders or sampling.
     """
 
     def __init__(
-        self, sources: Mapping[str, Path | FeatureBag], *, show_progress: bool = True
+        self,
+        sources: Mapping[str, Path | FeatureBag],
+        covariates: Mapping[str, np.ndarray] | None = None,
+        *,
+        show_progress: bool = True,
     ) -> None:
         """Read and check every bag."""
         if not sources:
             raise UsageError("no bags; give the folder that `tiacf extract` wrote with --bags")
-        self._sources = dict(sources)
-        self._cache: dict[str, Tokens] = {}
+        self._sources, self._covariates = dict(sources), covariates
+        self._cache: dict[str, SlideTokens] = {}
         self._summaries: dict[str, _Summary] = {}
         first: FeatureBag | None = None
         cached = 0
@@ -70,9 +94,9 @@ class CohortBags:
             if first is None:
                 first = bag
             _check_like(first, bag, slide)
-            tokens = _tokens(bag)
-            self._summaries[slide] = _summarise(tokens, slide)
-            cached += sum(scale.nbytes for scale in tokens)
+            tokens = self._tokens(slide, bag)
+            self._summaries[slide] = _summarise(tokens, bag.provenance.encoder.width)
+            cached += sum(tensor.nbytes for tensor in tokens.inputs().values())
             if cached <= _CACHE_LIMIT:
                 self._cache[slide] = tokens
         assert first is not None  # noqa: S101 - there is a source
@@ -88,7 +112,27 @@ class CohortBags:
         lines += sorted(f"{slide}\0{summary.sha256}" for slide, summary in self._summaries.items())
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
-    def counts(self, slide: str) -> tuple[int, int, int]:
+    def check_inputs(self, model: str, needed: Sequence[str]) -> None:
+        """Refuse bags that lack inputs of a network.
+
+        Args:
+            model: name of the network.
+            needed: names of its inputs, such as "x20" and "grid20".
+
+        Raises:
+            TiacfError: names the first input that some bags lack.
+        """
+        for name in needed:
+            lacking = [slide for slide, kept in self._summaries.items() if name not in kept.inputs]
+            if lacking:
+                kind = name.rstrip("0123456789")
+                what = f"{'features' if kind == 'x' else 'positions'} at {name.removeprefix(kind)}x"
+                raise TiacfError(
+                    f"{model} needs {name}, and {len(lacking)} of {len(self._summaries)} bags have no "
+                    f"{what}, such as {examples(lacking)}; {_REMEDIES[kind]}"
+                )
+
+    def counts(self, slide: str) -> tuple[int, ...]:
         """Return the number of tokens of a slide at 5x, 10x and 20x."""
         return self._summaries[slide].counts
 
@@ -100,6 +144,7 @@ class CohortBags:
         """
         chosen = [self._summaries[slide] for slide in slides]
         counts = np.sum([summary.counts for summary in chosen], axis=0)[:, None]  # (3, 1)
+        counts = np.maximum(counts, 1)  # an absent scale has mean 0
         mean = np.sum([summary.total for summary in chosen], axis=0) / counts
         square = np.sum([summary.squares for summary in chosen], axis=0) / counts
         sd = np.sqrt(np.maximum(square - mean**2, 0))
@@ -107,8 +152,20 @@ class CohortBags:
         sd[sd < 1e-6] = 1.0
         return torch.from_numpy(mean).float(), torch.from_numpy(sd).float()
 
-    def read(self, groups: Iterable[Sequence[str]]) -> Iterator[list[Tokens]]:
-        """Give the tokens of group after group of slides, reading one group ahead in a thread."""
+    def covariate_moments(self, slides: Iterable[str]) -> tuple[Tensor, Tensor]:
+        """Return mean and SD (C,) of the covariates over some slides, one of each patient.
+
+        Raises:
+            TiacfError: there are no covariates.
+        """
+        if self._covariates is None:
+            raise TiacfError("there are no covariates; give them with the bags")
+        values = np.stack([self._covariates[slide] for slide in slides])  # (N, C) float64
+        mean, sd = values.mean(axis=0), values.std(axis=0)
+        return torch.from_numpy(mean).float(), torch.from_numpy(sd).float()
+
+    def read(self, groups: Iterable[Sequence[str]]) -> Iterator[list[SlideTokens]]:
+        """Yield the tokens of group after group of slides, reading one group ahead in a thread."""
         groups = iter(groups)
         with ThreadPoolExecutor(max_workers=1) as pool:
             waiting = [pool.submit(self._load, group) for group in islice(groups, 2)]
@@ -116,33 +173,38 @@ class CohortBags:
                 yield waiting.pop(0).result()
                 waiting += [pool.submit(self._load, group) for group in islice(groups, 1)]
 
-    def _load(self, slides: Sequence[str]) -> list[Tokens]:
-        return [self._cache.get(slide) or self._read(slide) for slide in slides]
+    def _load(self, slides: Sequence[str]) -> list[SlideTokens]:
+        return [
+            self._cache[slide] if slide in self._cache else self._read(slide) for slide in slides
+        ]
 
-    def _read(self, slide: str) -> Tokens:
+    def _read(self, slide: str) -> SlideTokens:
         source = self._sources[slide]
-        return _tokens(source if isinstance(source, FeatureBag) else FeatureBag.load(source))
+        bag = source if isinstance(source, FeatureBag) else FeatureBag.load(source)
+        return self._tokens(slide, bag)
+
+    def _tokens(self, slide: str, bag: FeatureBag) -> SlideTokens:
+        tokens = SlideTokens.from_bag(bag)
+        if self._covariates is None:
+            return tokens
+        covariates = torch.as_tensor(self._covariates[slide], dtype=torch.float32)[None]  # (1, C)
+        return replace(tokens, covariates=covariates)
 
 
-def _tokens(bag: FeatureBag) -> Tokens:
-    x5, x10, x20 = (torch.from_numpy(bag.scales[scale].features) for scale in SCALES)
-    return x5, x10, x20
-
-
-def _summarise(tokens: Tokens, slide: str) -> _Summary:
-    counts = (len(tokens[0]), len(tokens[1]), len(tokens[2]))
-    if 0 in counts:
-        raise TiacfError(f"bag of {slide}: a scale has no patch; extract it again")
-    wide = [scale.numpy().astype(np.float64) for scale in tokens]
-    content = hashlib.sha256(str(counts).encode())
-    for scale in tokens:
-        content.update(np.ascontiguousarray(scale.numpy()).data)
-    return _Summary(
-        counts,
-        np.stack([scale.sum(axis=0) for scale in wide]),
-        np.stack([np.square(scale).sum(axis=0) for scale in wide]),
-        content.hexdigest(),
-    )
+def _summarise(tokens: SlideTokens, width: int) -> _Summary:
+    total, squares = np.zeros((2, len(SCALES), width))
+    content = hashlib.sha256(str(tokens.counts()).encode())
+    for row, scale in enumerate(SCALES):
+        if scale in tokens.features:
+            features = tokens.features[scale][0].numpy()  # (N, E)
+            content.update(np.ascontiguousarray(features).data)
+            wide = features.astype(np.float64)
+            total[row], squares[row] = wide.sum(axis=0), np.square(wide).sum(axis=0)
+        if scale in tokens.grid:
+            content.update(f"grid {scale}".encode())
+            content.update(np.ascontiguousarray(tokens.grid[scale][0].numpy()).data)
+    inputs = frozenset(tokens.inputs())
+    return _Summary(tokens.counts(), inputs, total, squares, content.hexdigest())
 
 
 def _check_like(first: FeatureBag, bag: FeatureBag, slide: str) -> None:

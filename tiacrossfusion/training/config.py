@@ -33,6 +33,7 @@ class NetworkSettings(BaseModel):
         attention_dropout: of self-attention weights.
         standardise: bring the features of each scale to mean 0 and SD 1 over the training tokens. The
             moments become part of the model.
+        sizes: other arguments of the constructors of networks, by name.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -44,6 +45,7 @@ class NetworkSettings(BaseModel):
     dropout: float = Field(0.3, ge=0, lt=1)
     attention_dropout: float = Field(0.2, ge=0, lt=1)
     standardise: bool = True
+    sizes: dict[str, int | float | str | bool] = Field(default_factory=dict)
 
 
 class FittingSettings(BaseModel):

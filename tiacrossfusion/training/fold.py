@@ -20,6 +20,8 @@ from tiacrossfusion.io.atomic import write_text
 from tiacrossfusion.models.config import Architecture
 from tiacrossfusion.models.network import describe_network, network_of
 from tiacrossfusion.networks.base import SurvivalNetwork
+from tiacrossfusion.networks.calling import input_names, required_inputs
+from tiacrossfusion.networks.registry import NETWORKS
 from tiacrossfusion.networks.trained import TrainedNetwork
 from tiacrossfusion.survival import TimeBins, breslow_increments, quantile_bins
 from tiacrossfusion.training.bags import CohortBags
@@ -48,18 +50,26 @@ class FittedFold:
     bins: TimeBins
 
 
-def check_buildable(model: str, config: TrainingConfig) -> None:
-    """Refuse sizes of which a network cannot be built, before anything is trained.
+def build_on_meta(model: str, config: TrainingConfig) -> SurvivalNetwork:
+    """Build a network without weights, to find out before training whether and with what it can be.
 
     Args:
         model: name from `tiacrossfusion.networks.registry.NETWORKS`.
         config: settings.
 
     Raises:
-        UsageError: they are such.
+        UsageError: it cannot be built of these sizes.
     """
     with torch.device("meta"):  # takes no memory and draws no random numbers
-        _build(_architecture(model, config, encoder_width=1), config)  # any encoder's would do
+        return _build(
+            _architecture(model, config, encoder_width=1), config
+        )  # any encoder's would do
+
+
+def needed_of_bags(model: str, config: TrainingConfig) -> list[str]:
+    """Return the inputs that a network needs of every bag, such as "x20" and "grid20"."""
+    needed = required_inputs(build_on_meta(model, config))
+    return [name for name in needed if name != "covariates"]
 
 
 def fit_fold(
@@ -74,7 +84,7 @@ def fit_fold(
     devices: Devices | None = None,
     show_progress: bool = True,
 ) -> FittedFold:
-    """Fit a network to the training patients and keep the epoch that the validation patients like best.
+    """Fit a network to the training patients and keep the epoch with the best validation score.
 
     A run that was killed goes on from its last whole epoch and gives the same result.
 
@@ -102,6 +112,8 @@ def fit_fold(
     if architecture.standardise and isinstance(network, TrainedNetwork):
         slides = [slide for patient in training for slide in patient.slides]
         network.set_moments(*bags.moments(slides))
+    if architecture.covariates and isinstance(network, TrainedNetwork):
+        network.set_covariate_moments(*bags.covariate_moments(p.slides[0] for p in training))
     module = SurvivalTraining(network, bags, training, validation, bins, config.fitting, seed)
     last = folder / LAST
     with quiet():
@@ -153,7 +165,7 @@ def _join_logs(folder: Path) -> None:
 
 
 def _has_stopped(last: Path) -> bool:
-    """Tell whether early stopping had its word before the run was killed: one epoch more is too many."""
+    """Return whether early stopping had already triggered; resuming would train one epoch too many."""
     if not last.is_file():
         return False
     callbacks = read_checkpoint(last)["callbacks"]
@@ -172,11 +184,17 @@ def wait_for_others() -> None:
 
 def _architecture(model: str, config: TrainingConfig, encoder_width: int) -> Architecture:
     """Describe a network with those of the settings that it takes."""
+    covariates = config.columns.covariates if "covariates" in input_names(NETWORKS[model]) else ()
     return describe_network(
         model,
         encoder_width=encoder_width,
         num_bins=config.network.num_bins,
-        sizes=config.network.model_dump(),
+        sizes={
+            **config.network.model_dump(exclude={"sizes"}),
+            **config.network.sizes,
+            "num_covariates": len(covariates),
+        },
+        covariates=covariates,
         standardise=config.network.standardise,
         proportional_hazards=config.fitting.loss == "cox",
     )

@@ -17,11 +17,12 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.networks.calling import call_network
+from tiacrossfusion.networks.tokens import SlideTokens
 from tiacrossfusion.networks.trained import TrainedNetwork
 from tiacrossfusion.survival import TimeBins, risk_of, survival_curve
 from tiacrossfusion.survival.concordance import harrell_c
 from tiacrossfusion.survival.losses import cox_loss, cross_entropy_loss, nll_loss
-from tiacrossfusion.training.bags import CohortBags, Tokens
+from tiacrossfusion.training.bags import CohortBags
 from tiacrossfusion.training.config import FittingSettings
 from tiacrossfusion.training.patients import (
     Patient,
@@ -31,7 +32,6 @@ from tiacrossfusion.training.patients import (
     in_order,
     passes,
     patient_outputs,
-    stack,
     times_and_events,
 )
 
@@ -149,8 +149,8 @@ class SurvivalTraining(lightning.LightningModule):
     def validation_step(self, batch: list[Patient], batch_idx: int) -> None:
         """Log loss and Harrell's C of all validation patients, and the mean loss of the epoch's steps.
 
-        Together, since Lightning logs what training logs after the epoch's checkpoint: of a run that is
-        killed between the two it would be lost.
+        Both are logged here: Lightning logs training metrics after the checkpoint, so a kill between the
+        two would lose them.
         """
         del batch_idx
         outputs = self._predict(batch)  # (N, K)
@@ -198,38 +198,39 @@ class SurvivalTraining(lightning.LightningModule):
         groups = groups_of_equal_shape(batch, self.bags)
         return [[batch[position] for position in group] for group in groups]
 
-    def _backward(self, unit: list[Patient], loaded: list[Tokens], weight: float) -> float:
+    def _backward(self, unit: list[Patient], loaded: list[SlideTokens], weight: float) -> float:
         """Add the gradient of `weight * loss` of some patients; return that loss."""
         members = passes(loaded)
         if len(members) == 1:
-            outputs = self._outputs(loaded)
+            outputs = self._outputs(SlideTokens.stack(loaded))
             loss = self._loss(self._average(outputs, unit), unit) * weight
             loss.backward()
             return float(loss.detach())
         # Several passes: outputs first, then the gradients of each, as the class says.
+        stacks = [SlideTokens.stack([loaded[i] for i in part]) for part in members]
         states, parts = [], []
         with torch.no_grad():
-            for part in members:
+            for tokens in stacks:
                 states.append(_random_state(self.device))
-                parts.append(self._outputs([loaded[i] for i in part]))
+                parts.append(self._outputs(tokens))
         leaf = in_order(parts, members).requires_grad_()  # (S, K)
         loss = self._loss(self._average(leaf, unit), unit) * weight
         (gradient,) = torch.autograd.grad(loss, leaf)
         after = _random_state(self.device)
-        for part, state in zip(members, states, strict=True):
+        for tokens, part, state in zip(stacks, members, states, strict=True):
             _set_random_state(state, self.device)
-            self._outputs([loaded[i] for i in part]).backward(gradient[part])
+            self._outputs(tokens).backward(gradient[part])
         _set_random_state(after, self.device)
         return float(loss.detach())
 
-    def _outputs(self, tokens: Sequence[Tokens]) -> Tensor:
-        """Outputs of slides of equal shape: (B, 1) log-hazards for the Cox loss, else (B, K) hazards."""
+    def _outputs(self, tokens: SlideTokens) -> Tensor:
+        """Outputs of B slides: (B, 1) log-hazards for the Cox loss, else (B, K) hazards."""
+        tokens = tokens.to(self.device)
         with self.trainer.precision_plugin.forward_context():
-            stacked = stack(tokens, self.device)
             if self.settings.loss == "cox":
                 assert isinstance(self.network, TrainedNetwork)  # noqa: S101 - as fit_fold built it
-                return self.network.log_hazard(stacked).float()[:, None]
-            return call_network(self.network, stacked).hazards
+                return self.network.log_hazard(tokens).float()[:, None]
+            return call_network(self.network, tokens).hazards
 
     def _average(self, outputs: Tensor, patients: Sequence[Patient]) -> Tensor:
         """Average the hazards of a patient's slides, (S, K) to (P, K)."""
@@ -254,8 +255,8 @@ class SurvivalTraining(lightning.LightningModule):
     def _average_over_devices(self) -> None:
         """Bring the same mean gradient to all devices.
 
-        The backward passes of a step differ in number from device to device, so they cannot be met by
-        the synchronisation that Lightning's strategies hang on each of them.
+        Devices run different numbers of backward passes, so the synchronisation of DDP in each of them
+        cannot be used; the gradients are averaged once per step.
         """
         if self.trainer.world_size == 1:
             return

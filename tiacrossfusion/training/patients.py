@@ -13,8 +13,7 @@ from tiacrossfusion.cohorts.table import CohortTable
 from tiacrossfusion.networks.calling import call_network
 from tiacrossfusion.networks.tokens import SlideTokens
 from tiacrossfusion.networks.trained import TrainedNetwork
-from tiacrossfusion.slides.spec import SCALES
-from tiacrossfusion.training.bags import CohortBags, Tokens
+from tiacrossfusion.training.bags import CohortBags
 
 #: Slides of equal token counts that go through a network together, at most.
 TOGETHER = 16
@@ -58,16 +57,6 @@ def times_and_events(patients: Sequence[Patient]) -> tuple[np.ndarray, np.ndarra
     )
 
 
-def stack(tokens: Sequence[Tokens], device: torch.device | str) -> SlideTokens:
-    """Stack slides of equal token counts on a device."""
-    return SlideTokens(
-        {
-            scale: torch.stack([slide[k] for slide in tokens]).to(device)
-            for k, scale in enumerate(SCALES)
-        }
-    )
-
-
 def average_over_slides(values: Tensor, patients: Sequence[Patient]) -> Tensor:
     """Average hazards over the slides of each patient.
 
@@ -104,7 +93,7 @@ def groups_of_equal_shape(
         bags: knows the token counts.
         largest: slides in a group, at most, unless one patient has more.
     """
-    open_groups: dict[tuple[int, int, int], list[int]] = {}
+    open_groups: dict[tuple[int, ...], list[int]] = {}
     for position, patient in enumerate(patients):
         counts = {bags.counts(slide) for slide in patient.slides}
         if len(counts) > 1:
@@ -119,11 +108,11 @@ def groups_of_equal_shape(
     yield from (group for group in open_groups.values() if group)
 
 
-def passes(tokens: Sequence[Tokens], largest: int = TOGETHER) -> list[list[int]]:
-    """Positions of the slides that can go through a network together: those of equal token counts."""
-    together: dict[tuple[int, ...], list[int]] = {}
+def passes(tokens: Sequence[SlideTokens], largest: int = TOGETHER) -> list[list[int]]:
+    """Positions of the slides that can go through a network together: those that can be stacked."""
+    together: dict[tuple[object, ...], list[int]] = {}
     for position, slide in enumerate(tokens):
-        together.setdefault(tuple(len(scale) for scale in slide), []).append(position)
+        together.setdefault((slide.counts(), *slide.grid), []).append(position)
     return [
         positions[start : start + largest]
         for positions in together.values()
@@ -141,7 +130,7 @@ def in_order(parts: Sequence[Tensor], members: Sequence[Sequence[int]]) -> Tenso
 def patient_outputs(
     patients: Sequence[Patient],
     bags: CohortBags,
-    compute: Callable[[Sequence[Tokens]], Tensor],
+    compute: Callable[[SlideTokens], Tensor],
     average: Callable[[Tensor, Sequence[Patient]], Tensor],
 ) -> Tensor:
     """Compute outputs of patients from those of their slides.
@@ -149,7 +138,7 @@ def patient_outputs(
     Args:
         patients: P of them.
         bags: holds their slides.
-        compute: from slides of equal token counts to outputs (B, K).
+        compute: from B slides of equal token counts to outputs (B, K).
         average: from the outputs (S, K) of some patients' slides to those of the patients.
 
     Returns:
@@ -160,7 +149,8 @@ def patient_outputs(
     rows: dict[int, Tensor] = {}
     for group, loaded in zip(groups, bags.read(slides), strict=True):
         members = passes(loaded)
-        outputs = in_order([compute([loaded[i] for i in part]) for part in members], members)
+        parts = [compute(SlideTokens.stack([loaded[i] for i in part])) for part in members]
+        outputs = in_order(parts, members)
         rows.update(zip(group, average(outputs, [patients[i] for i in group]), strict=True))
     return torch.stack([rows[position] for position in range(len(patients))])
 
@@ -181,8 +171,8 @@ def patient_hazards(
     """
     device = next(network.parameters()).device
 
-    def compute(tokens: Sequence[Tokens]) -> Tensor:
-        return call_network(network, stack(tokens, device)).hazards.double()
+    def compute(tokens: SlideTokens) -> Tensor:
+        return call_network(network, tokens.to(device)).hazards.double()
 
     return patient_outputs(patients, bags, compute, average_over_slides).cpu().numpy()
 
@@ -194,7 +184,7 @@ def predict_log_hazards(
     """Log-hazards (N,) float64 of patients, by a network with proportional hazards in eval mode."""
     device = next(network.parameters()).device
 
-    def compute(tokens: Sequence[Tokens]) -> Tensor:
-        return network.log_hazard(stack(tokens, device)).double()[:, None]
+    def compute(tokens: SlideTokens) -> Tensor:
+        return network.log_hazard(tokens.to(device)).double()[:, None]
 
     return patient_outputs(patients, bags, compute, average_log_hazards)[:, 0].cpu().numpy()

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from pandas.api.types import is_numeric_dtype
+
 from tiacrossfusion.bags.bag import FeatureBag
 from tiacrossfusion.bags.files import find_bags
 from tiacrossfusion.cohorts.folds import Fold, check_folds, holdout_fold, nested_folds
@@ -96,6 +99,18 @@ class Plan:
         """Return the folder of the bundle of all folds together, which only networks have."""
         return self.folder / model / ENSEMBLE
 
+    def covariates(self) -> dict[str, np.ndarray] | None:
+        """Return the covariates (C,) of the patient of each slide; None where they are not all numbers."""
+        values = self.cohort.table.patients[list(self.config.columns.covariates)]
+        if values.empty or not all(is_numeric_dtype(values[name]) for name in values):
+            return None
+        numbers = dict(zip(values.index, values.to_numpy(float), strict=True))
+        slides = self.cohort.table.slides
+        return {
+            slide: numbers[patient]
+            for slide, patient in zip(slides.slide, slides.patient, strict=True)
+        }
+
     def bag_sources(self) -> dict[str, Path | FeatureBag]:
         """Return the bags of the slides of all patients in the folds, by slide."""
         used = {
@@ -127,11 +142,32 @@ def make_plan(folder: Path, cohort: Cohort, config: TrainingConfig) -> Plan:
     if plan.networks and not cohort.sources:
         raise UsageError(f"{plan.networks[0]} needs bags; give their folder with --bags")
     if plan.networks:
-        from tiacrossfusion.training.fold import check_buildable
-
-        for model in plan.networks:
-            check_buildable(model, config)
+        _check_networks(plan)
     return plan
+
+
+def _check_networks(plan: Plan) -> None:
+    """Refuse networks that cannot be built, or need covariates that the table does not give."""
+    from tiacrossfusion.networks.calling import input_names, required_inputs
+    from tiacrossfusion.networks.registry import network_sizes
+    from tiacrossfusion.training.fold import build_on_meta
+
+    names = plan.config.columns.covariates
+    taken = {size for model in plan.networks for size in network_sizes(model)}
+    odd = sorted(plan.config.network.sizes.keys() - taken)
+    if odd:
+        raise UsageError(f"network.sizes: no network takes {odd[0]}; remove it or mend its name")
+    for model in plan.networks:
+        network = build_on_meta(model, plan.config)
+        if "covariates" in required_inputs(network) and not names:
+            raise UsageError(f"{model} needs covariates; name columns with --covariates")
+        values = plan.cohort.table.patients[list(names)]
+        text = [name for name in names if not is_numeric_dtype(values[name])]
+        if "covariates" in input_names(network) and text:
+            raise UsageError(
+                f"{model} takes numbers, and the covariate {text[0]} is none; write it as numbers in "
+                "the table, or leave it out of --covariates"
+            )
 
 
 def _make_folds(

@@ -22,6 +22,7 @@ from tiacrossfusion.training.bags import CohortBags
 from tiacrossfusion.training.config import TrainingConfig
 from tiacrossfusion.training.devices import Devices
 from tiacrossfusion.training.fit import fit_model
+from tiacrossfusion.training.fold import needed_of_bags
 from tiacrossfusion.training.judge import judge_model
 from tiacrossfusion.training.lock import alone_in
 from tiacrossfusion.training.plan import Cohort, make_plan
@@ -114,7 +115,14 @@ class TrainingRun:
         if model not in self.plan.networks:
             return None
         if self._bags is None:
-            self._bags = CohortBags(self.plan.bag_sources(), show_progress=self._say is not None)
+            bags = CohortBags(
+                self.plan.bag_sources(),
+                self.plan.covariates(),
+                show_progress=self._say is not None,
+            )
+            for network in self.plan.networks:
+                bags.check_inputs(network, needed_of_bags(network, self.plan.config))
             if self.leader:
-                check_bags(self.plan.folder, self._bags.sha256)
+                check_bags(self.plan.folder, bags.sha256)
+            self._bags = bags
         return self._bags
