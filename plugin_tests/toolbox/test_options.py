@@ -179,3 +179,30 @@ def test_an_ioconfig_on_the_command_line_must_be_the_models_own(simulated, tmp_p
         assert result.output.count("\n") == 1
         assert not (tmp_path / "out").exists()
     tiacf(*command, "--yaml-config-path", tmp_path / "own.yaml", "--no-attribution")
+
+
+def test_a_cluster_gives_the_same_results(bags, patients, demo_bundle, tmp_path, monkeypatch):
+    """Workers find models, weights and bags that are given by relative paths."""
+    import torch
+
+    distributed = pytest.importorskip("distributed")
+    from tiacrossfusion import CrossFusionModel
+
+    state = {name: tensor / 2 for name, tensor in demo_bundle.network.state_dict().items()}
+    torch.save(state, tmp_path / "half.pth")
+    monkeypatch.chdir(tmp_path)
+    run = {"bags": bags, "patients": patients, "output_type": "qupath", **COLUMNS}
+    here = SurvivalPredictor(weights="half.pth")
+    here.run(save_dir="here", **run)
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=1, dashboard_address=":0", silence_logs=50
+    ) as cluster:
+        far = SurvivalPredictor(weights="half.pth", cluster=cluster.scheduler_address)
+        assert len(far.run(save_dir="far", **run)) == 2
+        with pytest.raises(UsageError, match="needs an output folder"):
+            far.run(bags=bags)
+    for name in ("predictions.csv", "patients.csv"):
+        assert rows(tmp_path / "far" / name) == rows(tmp_path / "here" / name)
+    assert far.patients[0].row == here.patients[0].row
+    with pytest.raises(TypeError, match="cluster: its workers load the model themselves"):
+        SurvivalPredictor(model=CrossFusionModel(demo_bundle), cluster="tcp://127.0.0.1:1")
