@@ -33,26 +33,20 @@ def check_slide(path: Path, size: tuple[int, int], mpp: float, seed: int) -> Non
     """Refuse a slide that could not be written or read back.
 
     Args:
-        path (Path):
-            The slide to write.
-        size (tuple[int, int]):
-            Width and height of level 0, in pixels.
-        mpp (float):
-            Micrometres per pixel of level 0.
-        seed (int):
-            Seed of the slide.
+        path: The slide to write.
+        size: Width and height of level 0, in pixels.
+        mpp: Micrometres per pixel of level 0.
+        seed: Seed of the slide.
 
     Raises:
-        TiacfError:
-            If the folder is missing, the suffix is not .svs, or a number is out of its range.
-
+        TiacfError: the folder is missing, the suffix is not .svs, or a number is out of its range.
     """
     if path.suffix.lower() != ".svs":
-        msg = f"{path}: a simulated slide is an Aperio file; give a name that ends in .svs."
-        raise UsageError(msg)
+        raise UsageError(
+            f"{path}: a simulated slide is an Aperio file; give a name that ends in .svs."
+        )
     if not path.parent.is_dir():
-        msg = f"{path}: its folder {path.parent} does not exist; create it first."
-        raise UsageError(msg)
+        raise UsageError(f"{path}: its folder {path.parent} does not exist; create it first.")
     check_numbers(size, mpp, seed)
 
 
@@ -60,30 +54,25 @@ def check_numbers(size: tuple[int, int], mpp: float, seed: int) -> None:
     """Refuse a size, a resolution or a seed that no slide can have.
 
     Args:
-        size (tuple[int, int]):
-            Width and height of level 0, in pixels.
-        mpp (float):
-            Micrometres per pixel of level 0.
-        seed (int):
-            Seed of the slide.
+        size: Width and height of level 0, in pixels.
+        mpp: Micrometres per pixel of level 0.
+        seed: Seed of the slide.
 
     Raises:
-        TiacfError:
-            If a number is out of its range.
-
+        TiacfError: a number is out of its range.
     """
     if min(size) < _SMALLEST_SIDE:
-        msg = f"size is {size}; give a width and a height of at least {_SMALLEST_SIDE} px."
-        raise UsageError(msg)
+        raise UsageError(
+            f"size is {size}; give a width and a height of at least {_SMALLEST_SIDE} px."
+        )
     if max(size) > _LARGEST_SIDE:
-        msg = f"size is {size}; give a width and a height of at most {_LARGEST_SIDE} px."
-        raise UsageError(msg)
+        raise UsageError(
+            f"size is {size}; give a width and a height of at most {_LARGEST_SIDE} px."
+        )
     if not 0.1 <= mpp <= 1.0:
-        msg = f"mpp is {mpp}; give 0.1 to 1.0 µm per pixel (0.25 for 40x, 0.5 for 20x)."
-        raise UsageError(msg)
+        raise UsageError(f"mpp is {mpp}; give 0.1 to 1.0 µm per pixel (0.25 for 40x, 0.5 for 20x).")
     if seed < 0:
-        msg = f"seed is {seed}; give 0 or a positive whole number."
-        raise UsageError(msg)
+        raise UsageError(f"seed is {seed}; give 0 or a positive whole number.")
 
 
 def write_slide(
@@ -96,19 +85,13 @@ def write_slide(
     only once it is complete.
 
     Args:
-        path (Path):
-            The slide to write.
-        size (tuple[int, int]):
-            Width and height of level 0, in pixels.
-        mpp (float):
-            Micrometres per pixel of level 0.
-        paint (Paint):
-            Called as `paint(x, y, width, height)`, in level-0 pixels, from several threads;
+        path: The slide to write.
+        size: Width and height of level 0, in pixels.
+        mpp: Micrometres per pixel of level 0.
+        paint: Called as `paint(x, y, width, height)`, in level-0 pixels, from several threads;
             returns the (height, width, 3) uint8 RGB pixels of that block. Its sides are multiples
             of 256, so that the last blocks reach beyond the slide.
-        progress (bool):
-            Whether to show a progress bar.
-
+        progress: Whether to show a progress bar.
     """
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     try:

@@ -50,26 +50,18 @@ def draw_bag(
     the fine pattern lies within 5x cells of the coarse pattern.
 
     Args:
-        row (Mapping):
-            `slide`, `coarse_burden`, `fine_burden` and `overlap`, from a table of
+        row: `slide`, `coarse_burden`, `fine_burden` and `overlap`, from a table of
             :func:`draw_planted_cohort` with the same `side`.
-        rng (numpy.random.Generator):
-            Source of randomness.
-        encoder_width (int):
-            Number of features of a token (E).
-        side (int):
-            Side of the 5x lattice: side * side tokens at 5x, 4 times as many at 10x, 16 times at 20x.
-        auc (float):
-            How well one token's pattern is told from noise, in [0.5, 1).
+        rng: Source of randomness.
+        encoder_width: Number of features of a token (E).
+        side: Side of the 5x lattice: side * side tokens at 5x, 4 times as many at 10x, 16 times at 20x.
+        auc: How well one token's pattern is told from noise, in [0.5, 1).
 
     Returns:
-        FeatureBag:
-            Float16 features on complete nested grids, of a slide of 20x without glass.
+        Float16 features on complete nested grids, of a slide of 20x without glass.
 
     Raises:
-        TiacfError:
-            If a number is out of its range.
-
+        TiacfError: a number is out of its range.
     """
     _check(encoder_width, side, auc)
     coarse, fine = _patterns(row, rng, side)
@@ -96,25 +88,17 @@ def draw_bags(
     """Draw the bags of a cohort in memory, one after the other.
 
     Args:
-        cohort (pandas.DataFrame):
-            A table of :func:`draw_planted_cohort` with the same `seed` and `side`.
-        seed (int):
-            Seed of the cohort.
-        encoder_width (int):
-            Number of features of a token.
-        side (int):
-            Side of the 5x lattice.
-        auc (float):
-            How well one token's pattern is told from noise, in [0.5, 1).
+        cohort: A table of :func:`draw_planted_cohort` with the same `seed` and `side`.
+        seed: Seed of the cohort.
+        encoder_width: Number of features of a token.
+        side: Side of the 5x lattice.
+        auc: How well one token's pattern is told from noise, in [0.5, 1).
 
     Yields:
-        FeatureBag:
-            The bag of each row, in order; the same as :func:`simulate_bags` writes.
+        The bag of each row, in order; the same as :func:`simulate_bags` writes.
 
     Raises:
-        TiacfError:
-            If a number is out of its range.
-
+        TiacfError: a number is out of its range.
     """
     for number, row in enumerate(cohort.to_dict("records")):
         yield draw_bag(
@@ -141,37 +125,23 @@ def simulate_bags(
     Bags that the folder holds already are kept when they are of the same cohort.
 
     Args:
-        folder (str | Path):
-            Where to write; made when it does not exist.
-        n_patients (int):
-            Number of patients.
-        seed (int):
-            Seed of everything random.
-        scenario (Scenario):
-            What the log-hazard depends on, see :func:`draw_planted_cohort`.
-        strength (float):
-            Standard deviation of the log-hazard; 0 plants nothing.
-        censored_share (float):
-            Share of the patients whose death is not observed, in [0, 1).
-        slides_per_patient (int):
-            Number of bags of each patient.
-        encoder_width (int):
-            Number of features of a token.
-        side (int):
-            Side of the 5x lattice, see :func:`draw_bag`.
-        auc (float):
-            How well one token's pattern is told from noise, in [0.5, 1).
-        progress (bool):
-            Whether to show a progress bar.
+        folder: Where to write; made when it does not exist.
+        n_patients: Number of patients.
+        seed: Seed of everything random.
+        scenario: What the log-hazard depends on, see :func:`draw_planted_cohort`.
+        strength: Standard deviation of the log-hazard; 0 plants nothing.
+        censored_share: Share of the patients whose death is not observed, in [0, 1).
+        slides_per_patient: Number of bags of each patient.
+        encoder_width: Number of features of a token.
+        side: Side of the 5x lattice, see :func:`draw_bag`.
+        auc: How well one token's pattern is told from noise, in [0.5, 1).
+        progress: Whether to show a progress bar.
 
     Returns:
-        pandas.DataFrame:
-            The table, as :func:`draw_planted_cohort` gives it.
+        The table, as :func:`draw_planted_cohort` gives it.
 
     Raises:
-        TiacfError:
-            If a number is out of its range, or the folder holds another cohort or cannot be written.
-
+        TiacfError: a number is out of its range, or the folder holds another cohort or cannot be written.
     """
     _check(encoder_width, side, auc)
     cohort = draw_planted_cohort(
@@ -232,14 +202,11 @@ class _BagTask(SimulationTask):
 def _check(encoder_width: int, side: int, auc: float) -> None:
     """Refuse bags that cannot be drawn."""
     if not 1 <= encoder_width <= _WIDEST:
-        msg = f"encoder_width is {encoder_width}; give 1 to {_WIDEST} features."
-        raise UsageError(msg)
+        raise UsageError(f"encoder_width is {encoder_width}; give 1 to {_WIDEST} features.")
     if not 1 <= side <= _LARGEST_SIDE:
-        msg = f"side is {side}; give 1 to {_LARGEST_SIDE} patches of 5x."
-        raise UsageError(msg)
+        raise UsageError(f"side is {side}; give 1 to {_LARGEST_SIDE} patches of 5x.")
     if not 0.5 <= auc < 1:
-        msg = f"auc is {auc}; give 0.5 (the pattern cannot be told) up to below 1."
-        raise UsageError(msg)
+        raise UsageError(f"auc is {auc}; give 0.5 (the pattern cannot be told) up to below 1.")
 
 
 def _patterns(
@@ -265,11 +232,10 @@ def _count(row: Mapping[Hashable, Any], column: str, n_tokens: int) -> int:
     count = row[column] * n_tokens
     # Written to a table and read back, a share of whole tokens is whole up to the last digits.
     if not abs(count - round(count)) < 1e-6:
-        msg = (
+        raise UsageError(
             f"{row['slide']}: {column} {row[column]:.4f} is no whole number of {n_tokens} tokens; give "
             "the side that the cohort was drawn with."
         )
-        raise UsageError(msg)
     return round(count)
 
 

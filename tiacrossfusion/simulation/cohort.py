@@ -21,36 +21,27 @@ def draw_cohort(
     How times and censoring are drawn is told in :func:`follow_up`.
 
     Args:
-        n_patients (int):
-            Number of patients.
-        seed (int):
-            Seed: the same seed gives the same cohort.
-        strength (float):
-            Factor on :func:`log_hazard`, hence the standard deviation of the log-hazard with unit
+        n_patients: Number of patients.
+        seed: Seed: the same seed gives the same cohort.
+        strength: Factor on :func:`log_hazard`, hence the standard deviation of the log-hazard with unit
             weights. The true hazard alone orders patients with a C-index of about 0.73 at a
             strength of 1, 0.80 at 1.5 and 0.84 at 2 when a third is censored; 0 makes survival blind
             to the slide.
-        weights (tuple[float, float, float]):
-            Weight of architecture, glands and nuclei in the log-hazard.
-        median_months (float):
-            Median survival, in months, of a patient whose burdens are one half.
-        censored_share (float):
-            Share of the patients whose death is not observed, in [0, 1).
+        weights: Weight of architecture, glands and nuclei in the log-hazard.
+        median_months: Median survival, in months, of a patient whose burdens are one half.
+        censored_share: Share of the patients whose death is not observed, in [0, 1).
 
     Returns:
-        pandas.DataFrame:
-            One row a patient: `slide` (file name), `patient`, `architecture`, `glands`,
-            `nuclei`, `log_hazard`, `time` (months), `event` (1: death observed, 0: censored).
+        One row a patient: `slide` (file name), `patient`, `architecture`, `glands`,
+        `nuclei`, `log_hazard`, `time` (months), `event` (1: death observed, 0: censored).
 
     Raises:
-        TiacfError:
-            If a number is out of its range.
+        TiacfError: a number is out of its range.
 
     Examples:
         >>> cohort = draw_cohort(200, seed=1)
         >>> int(cohort["event"].sum())
         133
-
     """
     check_follow_up(n_patients, seed, censored_share, median_months)
     rng = np.random.default_rng(seed)

@@ -24,13 +24,9 @@ class CohortFolder:
     """A folder that holds one simulated cohort, new or resumed.
 
     Args:
-        path (Path):
-            The folder; made when it does not exist. Other files in it are left alone.
-        kind (Literal["bags", "slides"]):
-            What the cohort consists of, and the name of the folder in `path` that holds it.
-        options (Mapping[str, Any]):
-            Everything that decides what is drawn, as JSON takes it.
-
+        path: The folder; made when it does not exist. Other files in it are left alone.
+        kind: What the cohort consists of, and the name of the folder in `path` that holds it.
+        options: Everything that decides what is drawn, as JSON takes it.
     """
 
     def __init__(
@@ -45,25 +41,21 @@ class CohortFolder:
         """Make the folder with its table, or see that it is the same one.
 
         Args:
-            cohort (pandas.DataFrame):
-                The table that the options give.
+            cohort: The table that the options give.
 
         Raises:
-            TiacfError:
-                If it holds another cohort or files that are not a simulated cohort's, or cannot be
+            TiacfError: it holds another cohort or files that are not a simulated cohort's, or cannot be
                 written.
-
         """
         table = cohort.to_csv(index=False)
         with self.writing():
             self._check_options()
             path = self.path / TABLE
             if path.exists() and path.read_text("utf-8", "replace") != table:
-                msg = (
+                raise TiacfError(
                     f"{path}: is not the table of these options, it was changed or drawn by another "
                     f"version; {_ELSEWHERE}."
                 )
-                raise TiacfError(msg)
             self.path.mkdir(parents=True, exist_ok=True)
             # The options first: a folder without them is not taken for a simulated cohort.
             _write(self.path / _OPTIONS, json.dumps(self._options, indent=2) + "\n")
@@ -80,17 +72,12 @@ class CohortFolder:
         """Draw what is not finished.
 
         Args:
-            tasks (Sequence[SimulationTask]):
-                What the cohort consists of.
-            executor (Executor | None):
-                Where it is drawn; None for this process.
-            progress (bool):
-                Whether to show a progress bar.
+            tasks: What the cohort consists of.
+            executor: Where it is drawn; None for this process.
+            progress: Whether to show a progress bar.
 
         Raises:
-            TiacfError:
-                If something cannot be drawn or written.
-
+            TiacfError: something cannot be drawn or written.
         """
         for outcome in run_tasks(tasks, len(tasks), executor=executor, show_progress=progress):
             if outcome.status == "failed":
@@ -105,25 +92,22 @@ class CohortFolder:
         if not path.exists():
             for name in (TABLE, "bags", "slides", TRUTH):
                 if (self.path / name).exists():
-                    msg = (
+                    raise TiacfError(
                         f"{self.path / name}: exists and is of no simulated cohort ({_OPTIONS} is "
                         f"missing beside it); {_ELSEWHERE}."
                     )
-                    raise TiacfError(msg)
             return
         try:
             found = dict(json.loads(path.read_text(encoding="utf-8")))
         except (ValueError, TypeError, RecursionError) as error:
-            msg = f"{path}: is damaged; {_ELSEWHERE}."
-            raise TiacfError(msg) from error
+            raise TiacfError(f"{path}: is damaged; {_ELSEWHERE}.") from error
         for name in {**self._options, **found}:
             wanted, there = self._options.get(name), found.get(name)
             if wanted != there:
-                msg = (
+                raise TiacfError(
                     f"{self.path}: holds another cohort ({name} is {there} there and {wanted} here); "
                     f"{_ELSEWHERE}."
                 )
-                raise TiacfError(msg)
 
 
 class SimulationTask(Task):

@@ -25,18 +25,12 @@ class Epithelium:
     """Maps of the tumour epithelium.
 
     Attributes:
-        mask (numpy.ndarray):
-            (H2, W2) bool, epithelium with the lumens of its glands.
-        glandular (numpy.ndarray):
-            (H2, W2) bool, the part of it that forms glands.
-        allotted (float):
-            Area in µm² that a sheet would fill where there are glands with the gaps between them.
-        depth (numpy.ndarray):
-            (H2, W2) float32, distance in µm from the base of the gland, or from the edge of the
+        mask: (H2, W2) bool, epithelium with the lumens of its glands.
+        glandular: (H2, W2) bool, the part of it that forms glands.
+        allotted: Area in µm² that a sheet would fill where there are glands with the gaps between them.
+        depth: (H2, W2) float32, distance in µm from the base of the gland, or from the edge of the
             solid nest, inwards; negative outside the epithelium.
-        lumen (numpy.ndarray):
-            (H2, W2) float32, signed distance in µm from the edge of the lumens, positive inside.
-
+        lumen: (H2, W2) float32, signed distance in µm from the edge of the lumens, positive inside.
     """
 
     mask: Mask
@@ -52,19 +46,13 @@ class Epithelium:
         """Fill the tumour with epithelium.
 
         Args:
-            rng (numpy.random.Generator):
-                Source of randomness.
-            tumour (numpy.ndarray):
-                (H2, W2) bool.
-            infiltrating (numpy.ndarray):
-                (H2, W2) bool, where nests and strands take the place of lobules.
-            solid (numpy.ndarray):
-                (H2, W2) bool, where sheets take the place of glands.
+            rng: Source of randomness.
+            tumour: (H2, W2) bool.
+            infiltrating: (H2, W2) bool, where nests and strands take the place of lobules.
+            solid: (H2, W2) bool, where sheets take the place of glands.
 
         Returns:
-            Epithelium:
-                The maps.
-
+            The maps.
         """
         shape = tumour.shape
         nests = smooth_field(rng, shape, _NEST_WAVELENGTH / MICRONS_PER_PIXEL) > 0
@@ -95,13 +83,10 @@ class Epithelium:
         """Closed lines that run within the glands at one depth.
 
         Args:
-            depth (float):
-                Distance in µm from the base of the gland.
+            depth: Distance in µm from the base of the gland.
 
         Returns:
-            list[numpy.ndarray]:
-                One (L, 2) float32 array for each gland that is deep enough: x and y in µm.
-
+            One (L, 2) float32 array for each gland that is deep enough: x and y in µm.
         """
         deep = (self.glandular & (self.depth > depth)).view(np.uint8)
         contours, _ = cv2.findContours(deep, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)

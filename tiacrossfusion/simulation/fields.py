@@ -16,17 +16,12 @@ def smooth_field(rng: np.random.Generator, shape: tuple[int, int], wavelength: f
     It is drawn on a coarse grid and enlarged, so that its cost hardly depends on the wavelength.
 
     Args:
-        rng (numpy.random.Generator):
-            Source of randomness.
-        shape (tuple[int, int]):
-            Rows and columns.
-        wavelength (float):
-            Typical distance between neighbouring maxima, in pixels, 4 or more.
+        rng: Source of randomness.
+        shape: Rows and columns.
+        wavelength: Typical distance between neighbouring maxima, in pixels, 4 or more.
 
     Returns:
-        numpy.ndarray:
-            `shape` float32, with the mean 0 and the standard deviation 1 in the long run.
-
+        `shape` float32, with the mean 0 and the standard deviation 1 in the long run.
     """
     step = wavelength / 4
     rows, columns = (math.ceil(length / step) + 6 for length in shape)
@@ -48,18 +43,13 @@ def margin_of_share(field: Field, where: Mask, share: float) -> Field:
     """Shift a field so that it is positive on a given share of a region.
 
     Args:
-        field (numpy.ndarray):
-            (H, W) float32.
-        where (numpy.ndarray):
-            (H, W) bool, the region.
-        share (float):
-            Share of the region's pixels, in [0, 1].
+        field: (H, W) float32.
+        where: (H, W) bool, the region.
+        share: Share of the region's pixels, in [0, 1].
 
     Returns:
-        numpy.ndarray:
-            (H, W) float32; `(margin > 0) & where` has the asked share of `where`, the pixels with
-            the highest values of the field.
-
+        (H, W) float32; `(margin > 0) & where` has the asked share of `where`, the pixels with
+        the highest values of the field.
     """
     values = np.sort(field[where])
     n_below = values.size - round(share * values.size)
@@ -74,14 +64,10 @@ def enlarge(field: Field, factor: int) -> Field:
     """Enlarge a field linearly, pixel areas kept in place.
 
     Args:
-        field (numpy.ndarray):
-            (H, W) float32.
-        factor (int):
-            Pixels to make of one, along each side.
+        field: (H, W) float32.
+        factor: Pixels to make of one, along each side.
 
     Returns:
-        numpy.ndarray:
-            (H * factor, W * factor) float32.
-
+        (H * factor, W * factor) float32.
     """
     return cv2.resize(field, None, fx=factor, fy=factor, interpolation=cv2.INTER_LINEAR)

@@ -17,32 +17,22 @@ def check_follow_up(
     """Refuse a cohort that cannot be drawn.
 
     Args:
-        n_patients (int):
-            Number of patients.
-        seed (int):
-            Seed of everything random.
-        censored_share (float):
-            Share of the patients whose death is not observed.
-        median_months (float):
-            Median survival at the log-hazard 0.
+        n_patients: Number of patients.
+        seed: Seed of everything random.
+        censored_share: Share of the patients whose death is not observed.
+        median_months: Median survival at the log-hazard 0.
 
     Raises:
-        TiacfError:
-            If a number is out of its range.
-
+        TiacfError: a number is out of its range.
     """
     if n_patients < 1:
-        msg = f"n_patients is {n_patients}; give at least 1."
-        raise UsageError(msg)
+        raise UsageError(f"n_patients is {n_patients}; give at least 1.")
     if not 0 <= censored_share < 1:
-        msg = f"censored_share is {censored_share}; give a share from 0 up to below 1."
-        raise UsageError(msg)
+        raise UsageError(f"censored_share is {censored_share}; give a share from 0 up to below 1.")
     if not 0 < median_months < float("inf"):
-        msg = f"median_months is {median_months}; give a positive number of months."
-        raise UsageError(msg)
+        raise UsageError(f"median_months is {median_months}; give a positive number of months.")
     if seed < 0:
-        msg = f"seed is {seed}; give 0 or a positive whole number."
-        raise UsageError(msg)
+        raise UsageError(f"seed is {seed}; give 0 or a positive whole number.")
 
 
 def follow_up(
@@ -60,21 +50,14 @@ def follow_up(
     one scale is set so that the asked share of these patients leaves before death.
 
     Args:
-        log_hazards (numpy.ndarray):
-            (N,) log-hazard ratio of each patient.
-        lasting (numpy.ndarray):
-            (N,) draws from the exponential distribution of mean 1, for the times to death.
-        leaving (numpy.ndarray):
-            (N,) such draws for the times to the end of follow-up.
-        censored_share (float):
-            Share of the patients whose death is not observed, in [0, 1).
-        median_months (float):
-            Median survival, in months, at the log-hazard 0.
+        log_hazards: (N,) log-hazard ratio of each patient.
+        lasting: (N,) draws from the exponential distribution of mean 1, for the times to death.
+        leaving: (N,) such draws for the times to the end of follow-up.
+        censored_share: Share of the patients whose death is not observed, in [0, 1).
+        median_months: Median survival, in months, at the log-hazard 0.
 
     Returns:
-        tuple[numpy.ndarray, numpy.ndarray]:
-            Times (N,) in months, and events (N,): 1 for an observed death, 0 for censored.
-
+        Times (N,) in months, and events (N,): 1 for an observed death, 0 for censored.
     """
     death = lasting * (median_months / np.log(2)) * np.exp(-log_hazards)
     # Censored is who has scale * leaving < death: those above the quantile of death / leaving.

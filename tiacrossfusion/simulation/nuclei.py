@@ -44,15 +44,10 @@ class Nuclei:
     """All nuclei of a slide, from top to bottom.
 
     Attributes:
-        points (numpy.ndarray):
-            (N, 2) float32, x and y of the centres in µm.
-        angles (numpy.ndarray):
-            (N,) float32, direction of the long axis in radians.
-        kinds (numpy.ndarray):
-            (N,) uint8, values of :class:`NucleusKind`.
-        looks (numpy.ndarray):
-            (N,) uint16, which of the pictures of its kind each nucleus shows.
-
+        points: (N, 2) float32, x and y of the centres in µm.
+        angles: (N,) float32, direction of the long axis in radians.
+        kinds: (N,) uint8, values of :class:`NucleusKind`.
+        looks: (N,) uint16, which of the pictures of its kind each nucleus shows.
     """
 
     points: Points
@@ -75,23 +70,15 @@ def place_nuclei(
     gland are moved to its base.
 
     Args:
-        rng (numpy.random.Generator):
-            Source of randomness.
-        epithelium (Epithelium):
-            Maps of the tumour epithelium.
-        stroma (numpy.ndarray):
-            (H2, W2) bool, connective tissue, of the tumour and elsewhere.
-        lymphoid (numpy.ndarray):
-            (H2, W2) bool, where lymphocytes are dense.
-        atypical (numpy.ndarray):
-            (H2, W2) bool, where epithelial nuclei have the adverse look.
-        fibres (numpy.ndarray):
-            (H2, W2) float32, direction of the fibres in radians.
+        rng: Source of randomness.
+        epithelium: Maps of the tumour epithelium.
+        stroma: (H2, W2) bool, connective tissue, of the tumour and elsewhere.
+        lymphoid: (H2, W2) bool, where lymphocytes are dense.
+        atypical: (H2, W2) bool, where epithelial nuclei have the adverse look.
+        fibres: (H2, W2) float32, direction of the fibres in radians.
 
     Returns:
-        Nuclei:
-            The nuclei.
-
+        The nuclei.
     """
     sheet_points = _in_sheets(rng, epithelium)
     n_small = int(np.count_nonzero(_look_up(epithelium.glandular, sheet_points)))

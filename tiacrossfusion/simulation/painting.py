@@ -37,18 +37,12 @@ class TissueMaps:
     """What the painter needs to know of the tissue, at 2 µm/px unless told otherwise.
 
     Attributes:
-        empty (numpy.ndarray):
-            (H2, W2) uint8, signed distance from lumens, fat vacuoles and glass; see
+        empty: (H2, W2) uint8, signed distance from lumens, fat vacuoles and glass; see
             :func:`encode_distance`.
-        epithelium (numpy.ndarray):
-            (H2, W2) uint8, signed distance from the edge of glands and nests.
-        collagen (numpy.ndarray):
-            (H2, W2) uint8, amount of eosin in the stroma.
-        fibres (numpy.ndarray):
-            (H8, W8, 2) float32 at 8 µm/px, position along and across the fibres in µm.
-        tissue (numpy.ndarray):
-            (H8, W8) uint8 at 8 µm/px, 0 where there is glass only.
-
+        epithelium: (H2, W2) uint8, signed distance from the edge of glands and nests.
+        collagen: (H2, W2) uint8, amount of eosin in the stroma.
+        fibres: (H8, W8, 2) float32 at 8 µm/px, position along and across the fibres in µm.
+        tissue: (H8, W8) uint8 at 8 µm/px, 0 where there is glass only.
     """
 
     empty: Amount
@@ -62,13 +56,10 @@ def encode_distance(distance: Field) -> Amount:
     """Store signed distances of up to 16 µm, positive inside, in bytes.
 
     Args:
-        distance (numpy.ndarray):
-            (H, W) float32, in µm.
+        distance: (H, W) float32, in µm.
 
     Returns:
-        numpy.ndarray:
-            (H, W) uint8, 128 on the edge.
-
+        (H, W) uint8, 128 on the edge.
     """
     return np.clip(distance * _STEPS_PER_MICRON + _EDGE, 0, 255).astype(np.uint8)
 
@@ -80,15 +71,10 @@ class Painter:
         """Prepare to paint a slide.
 
         Args:
-            maps (TissueMaps):
-                The tissue.
-            nuclei (Nuclei):
-                Its nuclei.
-            stain (Stain):
-                Its colours.
-            mpp (float):
-                Micrometres per pixel to paint at.
-
+            maps: The tissue.
+            nuclei: Its nuclei.
+            stain: Its colours.
+            mpp: Micrometres per pixel to paint at.
         """
         self._maps = maps
         self._nuclei = nuclei
@@ -111,9 +97,7 @@ class Painter:
             height (int): Height, in pixels.
 
         Returns:
-            numpy.ndarray:
-                (height, width, 3) uint8 RGB.
-
+            (height, width, 3) uint8 RGB.
         """
         glass = self._stain.empty(x, y, width, height)
         if not self._crop(self._maps.tissue, 8.0, (x, y, width, height), 64).any():

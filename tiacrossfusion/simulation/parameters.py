@@ -16,20 +16,15 @@ class TissueParameters:
     """Share of the tumour that shows the adverse pattern, one burden for each magnification.
 
     Attributes:
-        architecture (float):
-            Burden at 5x (2 µm/px), in [0, 1]: small infiltrating nests and strands in
+        architecture: Burden at 5x (2 µm/px), in [0, 1]: small infiltrating nests and strands in
             desmoplastic stroma instead of broad cohesive lobules.
-        glands (float):
-            Burden at 10x (1 µm/px), in [0, 1]: solid sheets without lumens instead of round
+        glands: Burden at 10x (1 µm/px), in [0, 1]: solid sheets without lumens instead of round
             glands with open lumens and a row of peripheral nuclei.
-        nuclei (float):
-            Burden at 20x (0.5 µm/px), in [0, 1]: large, irregular, vesicular or dark nuclei of
+        nuclei: Burden at 20x (0.5 µm/px), in [0, 1]: large, irregular, vesicular or dark nuclei of
             uneven size, with mitoses, instead of small, round, uniform ones.
 
     Raises:
-        TiacfError:
-            If a burden is not a number in [0, 1].
-
+        TiacfError: a burden is not a number in [0, 1].
     """
 
     architecture: float
@@ -41,11 +36,10 @@ class TissueParameters:
         for field in fields(self):
             burden = getattr(self, field.name)
             if not isinstance(burden, int | float | np.floating) or not 0 <= burden <= 1:
-                msg = (
+                raise UsageError(
                     f"TissueParameters: {field.name} is {burden!r}; "
                     "give the share of the tumour that is adverse, a number from 0 to 1."
                 )
-                raise UsageError(msg)
 
 
 def log_hazard(
@@ -59,15 +53,11 @@ def log_hazard(
     multiplies the hazard by `exp(2 * weight)`, 7.4 with a unit weight.
 
     Args:
-        parameters (TissueParameters):
-            The burdens.
-        weights (tuple[float, float, float]):
-            Weight of architecture, glands and nuclei.
+        parameters: The burdens.
+        weights: Weight of architecture, glands and nuclei.
 
     Returns:
-        float:
-            The log-hazard ratio (natural logarithm).
-
+        The log-hazard ratio (natural logarithm).
     """
     burdens = astuple(parameters)
     return math.fsum(
@@ -79,13 +69,10 @@ def draw_parameters(rng: np.random.Generator) -> TissueParameters:
     """Draw three independent burdens, uniform in [0, 1].
 
     Args:
-        rng (numpy.random.Generator):
-            Source of randomness.
+        rng: Source of randomness.
 
     Returns:
-        TissueParameters:
-            The burdens.
-
+        The burdens.
     """
     architecture, glands, nuclei = rng.random(3).tolist()
     return TissueParameters(architecture, glands, nuclei)

@@ -51,47 +51,35 @@ def draw_planted_cohort(
     and when depends on the whole cohort.
 
     Args:
-        n_patients (int):
-            Number of patients.
-        seed (int):
-            Seed: the same seed gives the same cohort.
-        scenario (Scenario):
-            What the log-hazard depends on, one of `SCENARIOS`.
-        strength (float):
-            Standard deviation of the log-hazard, 0 to 10; 0 plants nothing.
-        censored_share (float):
-            Share of the patients whose death is not observed, in [0, 1).
-        slides_per_patient (int):
-            Number of slides of each patient, which share the burdens.
-        side (int | None):
-            Side of the 5x lattice of simulated bags: burdens and overlap are then the realised shares
+        n_patients: Number of patients.
+        seed: Seed: the same seed gives the same cohort.
+        scenario: What the log-hazard depends on, one of `SCENARIOS`.
+        strength: Standard deviation of the log-hazard, 0 to 10; 0 plants nothing.
+        censored_share: Share of the patients whose death is not observed, in [0, 1).
+        slides_per_patient: Number of slides of each patient, which share the burdens.
+        side: Side of the 5x lattice of simulated bags: burdens and overlap are then the realised shares
             of its side * side tokens at 5x and 16 * side * side at 20x. None for slides, whose
             burdens are shares of area.
 
     Returns:
-        pandas.DataFrame:
-            One row a slide, a patient's slides one after the other: `slide` (name without a suffix),
-            `patient`, `time` (months), `event` (1: death observed, 0: censored), `log_hazard`,
-            `coarse_burden`, `fine_burden`, `overlap` (NaN where it is not planted).
+        One row a slide, a patient's slides one after the other: `slide` (name without a suffix),
+        `patient`, `time` (months), `event` (1: death observed, 0: censored), `log_hazard`,
+        `coarse_burden`, `fine_burden`, `overlap` (NaN where it is not planted).
 
     Raises:
-        TiacfError:
-            If the scenario is unknown or a number is out of its range.
-
+        TiacfError: the scenario is unknown or a number is out of its range.
     """
     check_follow_up(n_patients, seed, censored_share)
     if scenario not in SCENARIOS:
-        msg = f"scenario is {scenario!r}; give one of {', '.join(SCENARIOS)}."
-        raise UsageError(msg)
+        raise UsageError(f"scenario is {scenario!r}; give one of {', '.join(SCENARIOS)}.")
     if not 0 <= strength <= _STRONGEST:
-        msg = f"strength is {strength}; give a number from 0 to {_STRONGEST:g}."
-        raise UsageError(msg)
+        raise UsageError(f"strength is {strength}; give a number from 0 to {_STRONGEST:g}.")
     if slides_per_patient < 1:
-        msg = f"slides_per_patient is {slides_per_patient}; give at least 1."
-        raise UsageError(msg)
+        raise UsageError(f"slides_per_patient is {slides_per_patient}; give at least 1.")
     if side is not None and side < (2 if scenario == "colocation" else 1):
-        msg = f"side is {side}; give at least 1, for the scenario colocation at least 2."
-        raise UsageError(msg)
+        raise UsageError(
+            f"side is {side}; give at least 1, for the scenario colocation at least 2."
+        )
 
     # A stream for each subject, so that a larger cohort begins as the smaller one.
     for_burdens, for_death, for_leaving = (
@@ -149,15 +137,11 @@ def slide_rng(seed: int, number: int) -> np.random.Generator:
     """Source of randomness of one slide of a cohort, apart from those of the table.
 
     Args:
-        seed (int):
-            Seed of the cohort.
-        number (int):
-            Row of the slide in the table, from 0 on.
+        seed: Seed of the cohort.
+        number: Row of the slide in the table, from 0 on.
 
     Returns:
-        numpy.random.Generator:
-            The same for the same arguments.
-
+        The same for the same arguments.
     """
     # The table has the keys (0,), (1,) and (2,).
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(3, number)))
@@ -170,13 +154,10 @@ def true_concordance(cohort: pd.DataFrame) -> float:
     lifelines.
 
     Args:
-        cohort (pandas.DataFrame):
-            A table of :func:`draw_planted_cohort`; each patient counts once.
+        cohort: A table of :func:`draw_planted_cohort`; each patient counts once.
 
     Returns:
-        float:
-            The C-index; NaN where no two patients can be compared.
-
+        The C-index; NaN where no two patients can be compared.
     """
     from lifelines.utils import concordance_index
 

@@ -30,7 +30,6 @@ class Regions:
         architecture (numpy.ndarray): Adverse pattern of 5x, within the tumour.
         glands (numpy.ndarray): Adverse pattern of 10x, within the tumour.
         nuclei (numpy.ndarray): Adverse pattern of 20x, within the tumour.
-
     """
 
     tissue: Field
@@ -52,24 +51,17 @@ class Regions:
         """Lay out the regions of a slide.
 
         Args:
-            rng (numpy.random.Generator):
-                Source of randomness.
-            shape (tuple[int, int]):
-                Rows and columns of the maps.
-            parameters (TissueParameters):
-                Share of the tumour that each adverse pattern is to take.
-            overlap (float | None):
-                Share of the adverse nuclei that is to lie within adverse architecture, see
+            rng: Source of randomness.
+            shape: Rows and columns of the maps.
+            parameters: Share of the tumour that each adverse pattern is to take.
+            overlap: Share of the adverse nuclei that is to lie within adverse architecture, see
                 :func:`render_slide`.
 
         Returns:
-            Regions:
-                The margins.
+            The margins.
 
         Raises:
-            TiacfError:
-                If the burdens leave no room for the overlap.
-
+            TiacfError: the burdens leave no room for the overlap.
         """
         everywhere = np.ones(shape, bool)
         side = max(float(min(shape)), 8.0)
@@ -111,13 +103,10 @@ class Regions:
         """Record what was planted.
 
         Args:
-            parameters (TissueParameters):
-                The parameters that the regions were drawn with.
+            parameters: The parameters that the regions were drawn with.
 
         Returns:
-            SlideTruth:
-                Parameters and maps.
-
+            Parameters and maps.
         """
         tissue = self.tissue > 0
         tumour: Mask = tissue & (self.tumour > 0)
@@ -137,34 +126,27 @@ def overlap_shares(parameters: TissueParameters, overlap: float) -> tuple[float,
     """Shares of adverse and of other architecture that adverse nuclei take.
 
     Args:
-        parameters (TissueParameters):
-            Share of the tumour that each adverse pattern is to take.
-        overlap (float):
-            Share of the adverse nuclei that is to lie within adverse architecture.
+        parameters: Share of the tumour that each adverse pattern is to take.
+        overlap: Share of the adverse nuclei that is to lie within adverse architecture.
 
     Returns:
-        tuple[float, float]:
-            Share of the adverse architecture, and of the rest of the tumour.
+        Share of the adverse architecture, and of the rest of the tumour.
 
     Raises:
-        TiacfError:
-            If the overlap is no share, or the burdens leave no room for it.
-
+        TiacfError: the overlap is no share, or the burdens leave no room for it.
     """
     if not 0 <= overlap <= 1:
-        msg = f"overlap is {overlap}; give a share from 0 to 1."
-        raise UsageError(msg)
+        raise UsageError(f"overlap is {overlap}; give a share from 0 to 1.")
     shares = []
     for nuclei, architecture in (
         (overlap * parameters.nuclei, parameters.architecture),
         ((1 - overlap) * parameters.nuclei, 1 - parameters.architecture),
     ):
         if nuclei > architecture:
-            msg = (
+            raise UsageError(
                 f"overlap is {overlap}; with architecture {parameters.architecture} and nuclei "
                 f"{parameters.nuclei} there is no room for it: give burdens of 0.5."
             )
-            raise UsageError(msg)
         shares.append(nuclei / architecture if architecture else 0.0)
     return shares[0], shares[1]
 

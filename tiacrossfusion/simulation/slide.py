@@ -35,31 +35,21 @@ def render_slide(
     say how much of the tumour shows each adverse pattern.
 
     Args:
-        path (str | Path):
-            The slide to write; ends in .svs, in a folder that exists.
-        parameters (TissueParameters):
-            Share of the tumour that is adverse at each scale.
-        size (tuple[int, int]):
-            Width and height of level 0, in pixels, 300 or more.
-        mpp (float):
-            Micrometres per pixel of level 0: 0.25 for 40x, 0.5 for 20x.
-        seed (int):
-            Seed of everything random.
-        overlap (float | None):
-            Share of the adverse nuclei that lies within adverse architecture, in [0, 1]; with both
+        path: The slide to write; ends in .svs, in a folder that exists.
+        parameters: Share of the tumour that is adverse at each scale.
+        size: Width and height of level 0, in pixels, 300 or more.
+        mpp: Micrometres per pixel of level 0: 0.25 for 40x, 0.5 for 20x.
+        seed: Seed of everything random.
+        overlap: Share of the adverse nuclei that lies within adverse architecture, in [0, 1]; with both
             burdens at one half every share can be had. None leaves them independent.
-        progress (bool):
-            Whether to show a progress bar.
+        progress: Whether to show a progress bar.
 
     Returns:
-        SlideTruth:
-            What was planted and where.
+        What was planted and where.
 
     Raises:
-        TiacfError:
-            If the folder is missing, the suffix is not .svs, a number is out of its range, or the
+        TiacfError: the folder is missing, the suffix is not .svs, a number is out of its range, or the
             burdens leave no room for the overlap.
-
     """
     path = Path(path)
     check_slide(path, size, mpp, seed)
@@ -83,19 +73,13 @@ def blank_slide(
     """Render a slide without tissue: glass, the scanner's noise and a few specks of dust.
 
     Args:
-        path (str | Path):
-            The slide to write; ends in .svs, in a folder that exists.
-        size (tuple[int, int]):
-            Width and height of level 0, in pixels, 300 or more.
-        mpp (float):
-            Micrometres per pixel of level 0.
-        seed (int):
-            Seed of colour, noise and dust.
+        path: The slide to write; ends in .svs, in a folder that exists.
+        size: Width and height of level 0, in pixels, 300 or more.
+        mpp: Micrometres per pixel of level 0.
+        seed: Seed of colour, noise and dust.
 
     Raises:
-        TiacfError:
-            If the folder is missing, the suffix is not .svs, or a number is out of its range.
-
+        TiacfError: the folder is missing, the suffix is not .svs, or a number is out of its range.
     """
     path = Path(path)
     check_slide(path, size, mpp, seed)

@@ -40,43 +40,28 @@ def simulate_slides(
     cohort, so that a run that was stopped is resumed.
 
     Args:
-        folder (str | Path):
-            Where to write; made when it does not exist.
-        n_patients (int):
-            Number of patients.
-        seed (int):
-            Seed of everything random.
-        scenario (Scenario):
-            What the log-hazard depends on, see :func:`draw_planted_cohort`.
-        strength (float):
-            Standard deviation of the log-hazard; 0 plants nothing.
-        censored_share (float):
-            Share of the patients whose death is not observed, in [0, 1).
-        slides_per_patient (int):
-            Number of slides of each patient, which share the burdens.
-        size (tuple[int, int]):
-            Width and height of level 0, in pixels.
-        mpp (float):
-            Micrometres per pixel of level 0.
-        processes (int):
-            Slides drawn at the same time. With more than one, a script that calls this needs
+        folder: Where to write; made when it does not exist.
+        n_patients: Number of patients.
+        seed: Seed of everything random.
+        scenario: What the log-hazard depends on, see :func:`draw_planted_cohort`.
+        strength: Standard deviation of the log-hazard; 0 plants nothing.
+        censored_share: Share of the patients whose death is not observed, in [0, 1).
+        slides_per_patient: Number of slides of each patient, which share the burdens.
+        size: Width and height of level 0, in pixels.
+        mpp: Micrometres per pixel of level 0.
+        processes: Slides drawn at the same time. With more than one, a script that calls this needs
             `if __name__ == "__main__":`, as for all of `multiprocessing`.
-        progress (bool):
-            Whether to show a progress bar.
+        progress: Whether to show a progress bar.
 
     Returns:
-        pandas.DataFrame:
-            The table, as :func:`draw_planted_cohort` gives it, with file names of slides.
+        The table, as :func:`draw_planted_cohort` gives it, with file names of slides.
 
     Raises:
-        TiacfError:
-            If a number is out of its range, or the folder holds another cohort or cannot be written.
-
+        TiacfError: a number is out of its range, or the folder holds another cohort or cannot be written.
     """
     check_numbers(size, mpp, seed)
     if processes < 1:
-        msg = f"processes is {processes}; give at least 1."
-        raise UsageError(msg)
+        raise UsageError(f"processes is {processes}; give at least 1.")
     cohort = draw_planted_cohort(
         n_patients,
         seed,

@@ -25,13 +25,9 @@ class Stain:
     """Colour of one slide: its two stains and its light, drawn independently of its tissue.
 
     Attributes:
-        haematoxylin (numpy.ndarray):
-            (256, 1, 3) uint8, light that each amount of haematoxylin lets through.
-        eosin (numpy.ndarray):
-            (256, 1, 3) uint8, the same of eosin.
-        glass (numpy.ndarray):
-            (2 * 512 + 1024, the same, 3) uint8, scanned empty glass with the scanner's noise.
-
+        haematoxylin: (256, 1, 3) uint8, light that each amount of haematoxylin lets through.
+        eosin: (256, 1, 3) uint8, the same of eosin.
+        glass: (2 * 512 + 1024, the same, 3) uint8, scanned empty glass with the scanner's noise.
     """
 
     haematoxylin: Pixels
@@ -43,15 +39,11 @@ class Stain:
         """Draw the stain and the light of a slide.
 
         Args:
-            rng (numpy.random.Generator):
-                Source of randomness.
-            block (int):
-                Largest side of a block to paint, in pixels.
+            rng: Source of randomness.
+            block: Largest side of a block to paint, in pixels.
 
         Returns:
-            Stain:
-                The colours.
-
+            The colours.
         """
         tables = []
         for vector, reach in ((_HAEMATOXYLIN, _HAEMATOXYLIN_RANGE), (_EOSIN, _EOSIN_RANGE)):
@@ -75,9 +67,7 @@ class Stain:
             height (int): Height, in pixels.
 
         Returns:
-            numpy.ndarray:
-                (height, width, 3) uint8 RGB, a view that must not be written to.
-
+            (height, width, 3) uint8 RGB, a view that must not be written to.
         """
         top, left = y % _NOISE_PERIOD, x % _NOISE_PERIOD
         return self.glass[top : top + height, left : left + width]
@@ -86,17 +76,12 @@ class Stain:
         """Let the light of the glass through the stains (Beer and Lambert).
 
         Args:
-            haematoxylin (numpy.ndarray):
-                (height, width) uint8, amount of haematoxylin.
-            eosin (numpy.ndarray):
-                (height, width) uint8, amount of eosin.
-            glass (numpy.ndarray):
-                (height, width, 3) uint8, the glass under it.
+            haematoxylin: (height, width) uint8, amount of haematoxylin.
+            eosin: (height, width) uint8, amount of eosin.
+            glass: (height, width, 3) uint8, the glass under it.
 
         Returns:
-            numpy.ndarray:
-                (height, width, 3) uint8 RGB.
-
+            (height, width, 3) uint8 RGB.
         """
         blue = cv2.applyColorMap(haematoxylin, self.haematoxylin)
         pink = cv2.applyColorMap(eosin, self.eosin)

@@ -20,11 +20,8 @@ class Stamps:
     """Pictures of one kind of nucleus, for every look in every direction.
 
     Attributes:
-        haematoxylin (numpy.ndarray):
-            (looks, 16, S, S) uint8, amount of haematoxylin; 0 outside the nucleus.
-        eosin (numpy.ndarray):
-            (looks, 16, S, S) uint8, the most eosin that shows; 255 outside the nucleus.
-
+        haematoxylin: (looks, 16, S, S) uint8, amount of haematoxylin; 0 outside the nucleus.
+        eosin: (looks, 16, S, S) uint8, the most eosin that shows; 255 outside the nucleus.
     """
 
     haematoxylin: npt.NDArray[np.uint8]
@@ -60,13 +57,10 @@ def draw_stamps(mpp: float) -> dict[NucleusKind, Stamps]:
     """Draw the pictures of every kind of nucleus; they are the same for all slides.
 
     Args:
-        mpp (float):
-            Micrometres per pixel.
+        mpp: Micrometres per pixel.
 
     Returns:
-        dict[NucleusKind, Stamps]:
-            The pictures of each kind.
-
+        The pictures of each kind.
     """
     return {kind: _draw(np.random.default_rng(kind), look, mpp) for kind, look in _LOOKS.items()}
 

@@ -32,16 +32,12 @@ def grow_tissue(seeds: np.random.SeedSequence, regions: Regions) -> tuple[Tissue
     """Fill the regions of a slide with tissue.
 
     Args:
-        seeds (numpy.random.SeedSequence):
-            Source of randomness; each subject gets a stream of its own, so that what one draws
+        seeds: Source of randomness; each subject gets a stream of its own, so that what one draws
             does not move the others.
-        regions (Regions):
-            Where everything is.
+        regions: Where everything is.
 
     Returns:
-        tuple[TissueMaps, Nuclei]:
-            What the painter needs.
-
+        What the painter needs.
     """
     for_outline, for_epithelium, for_fat, for_stroma, for_nuclei = (
         np.random.default_rng(child) for child in seeds.spawn(5)

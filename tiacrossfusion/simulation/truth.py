@@ -20,24 +20,15 @@ class SlideTruth:
     `(8 * column + 8, 8 * row + 8)` micrometres, seen from the top left corner of the slide.
 
     Attributes:
-        parameters (TissueParameters):
-            The burdens that were asked.
-        log_hazard (float):
-            :func:`log_hazard` of the parameters with unit weights, or what the cohort of the slide
+        parameters: The burdens that were asked.
+        log_hazard: :func:`log_hazard` of the parameters with unit weights, or what the cohort of the slide
             planted in its place.
-        mpp_of_maps (float):
-            Size of a map pixel, 8.0 µm.
-        tissue (numpy.ndarray):
-            (H8, W8) bool, everything that is not glass.
-        tumour (numpy.ndarray):
-            (H8, W8) bool, within `tissue`.
-        architecture (numpy.ndarray):
-            (H8, W8) bool, tumour with the adverse pattern of 5x.
-        glands (numpy.ndarray):
-            (H8, W8) bool, tumour with the adverse pattern of 10x.
-        nuclei (numpy.ndarray):
-            (H8, W8) bool, tumour with the adverse pattern of 20x.
-
+        mpp_of_maps: Size of a map pixel, 8.0 µm.
+        tissue: (H8, W8) bool, everything that is not glass.
+        tumour: (H8, W8) bool, within `tissue`.
+        architecture: (H8, W8) bool, tumour with the adverse pattern of 5x.
+        glands: (H8, W8) bool, tumour with the adverse pattern of 10x.
+        nuclei: (H8, W8) bool, tumour with the adverse pattern of 20x.
     """
 
     parameters: TissueParameters
@@ -59,9 +50,7 @@ class SlideTruth:
         """Write the truth to a compressed .npz file.
 
         Args:
-            path (str | Path):
-                Where to write it; the suffix is kept as given.
-
+            path: Where to write it; the suffix is kept as given.
         """
         burdens = self.parameters
         with Path(path).open("wb") as file:
@@ -82,17 +71,13 @@ class SlideTruth:
         """Read what :meth:`save` wrote.
 
         Args:
-            path (str | Path):
-                The .npz file.
+            path: The .npz file.
 
         Returns:
-            SlideTruth:
-                The truth.
+            The truth.
 
         Raises:
-            TiacfError:
-                It is not there, damaged or something else.
-
+            TiacfError: It is not there, damaged or something else.
         """
         maps = ("tissue", "tumour", "architecture", "glands", "nuclei")
         try:
