@@ -263,6 +263,23 @@ def test_networks_without_attention_at_every_scale(bags, names, encoder, tmp_pat
     assert "Attention fused" not in tile["properties"]["measurements"]
 
 
+def test_a_bag_of_one_scale_is_predicted_by_a_network_that_reads_it(bags, names, encoder, tmp_path):
+    config = make_config(encoder, "crossfusion-20x")
+    save_bundle(tmp_path / "model", config, fresh_network(config, 0))
+    bag = FeatureBag.load(bags / f"{names[0]}.zarr")
+    FeatureBag({"20x": bag.scales["20x"]}, bag.provenance).save(tmp_path / "a.zarr")
+    for _ in range(2):  # the second time it is skipped
+        result = predict(tmp_path / "a.zarr", tmp_path / "out", tmp_path / "model")
+        assert result.exit_code == 0, result.output
+    assert "(1 finished before)" in result.output
+    tiles = {}
+    for scale, ending in (("20x", ""), ("10x", "_10x"), ("5x", "_5x")):
+        document = json.loads((tmp_path / "out" / f"a{ending}.geojson").read_text())
+        kinds = [feature["properties"]["objectType"] for feature in document["features"]]
+        tiles[scale] = kinds.count("tile")
+    assert tiles == {"20x": len(bag.scales["20x"]), "10x": 0, "5x": 0}
+
+
 def test_finished_bags_are_skipped_by_what_they_hold(bags, names, single, predicted, tmp_path):
     stores, out = tmp_path / "bags", tmp_path / "out"
     shutil.copytree(bags / f"{names[0]}.zarr", stores / "a.zarr")

@@ -33,6 +33,7 @@ from made_up_scores import (
 
 from tiacrossfusion.bags.bag import FeatureBag
 from tiacrossfusion.explain.attention_scores import STAGE_GRID
+from tiacrossfusion.explain.extent import why_no_maps
 from tiacrossfusion.explain.hotspots import find_hotspots
 from tiacrossfusion.outputs.annotation_store import AnnotationStoreWriter
 from tiacrossfusion.outputs.overlay import attention_figure
@@ -201,6 +202,30 @@ def test_a_slide_of_unknown_size_and_resolution_has_maps_without_microns(tmp_pat
     picture = tmp_path / "slide.png"
     attention_figure(result, picture)
     check_picture(picture)
+
+
+@pytest.mark.parametrize("scales", [("20x",), ("5x", "20x"), ("10x", "20x")])
+def test_a_bag_of_some_scales_has_maps_on_its_own_grids(tmp_path: Path, scales: tuple[str, ...]):
+    whole = make_bag(block(12, 8))
+    bag = FeatureBag({name: whole.scales[name] for name in scales}, whole.provenance)
+    attention = {name: make_attention(whole)[name] for name in scales}
+    result = result_of(bag, scores_of(bag, attention, attribution=attention))
+    assert result.hotspots
+    names = {f"Attention {name}" for name in scales} | {"Attribution total"}
+    for path, scale in zip(
+        write_geojson(tmp_path, "slide", result), ("20x", "10x", "5x"), strict=True
+    ):
+        features = check_rules(path, bag)
+        tiles = [f["properties"] for f in features if f["properties"]["objectType"] == "tile"]
+        assert len(tiles) == (len(bag.scales[scale]) if scale in scales else 0)
+        for tile in tiles:
+            listed = {name.removesuffix(" mean") for name in tile["measurements"]}
+            assert names <= listed
+    AnnotationStoreWriter().write(tmp_path, "slide", result)
+    attention_figure(result, tmp_path / "slide.png")
+    check_picture(tmp_path / "slide.png")
+    without = FeatureBag({"5x": whole.scales["5x"]}, whole.provenance)
+    assert why_no_maps(without) == "it has no 20x patches"
 
 
 def test_colours_run_from_dark_to_yellow_with_the_percentile_of_the_file(tmp_path: Path):

@@ -18,6 +18,8 @@ def why_no_maps(bag: FeatureBag) -> str:
 
     Features of another program may lack coordinates, or have grids that do not nest.
     """
+    if "20x" not in bag.scales:
+        return "it has no 20x patches"
     unplaced = [name for name, scale in bag.scales.items() if scale.bounds is None]
     if unplaced:
         return f"it is not known where its patches lie ({', '.join(unplaced)} without coordinates)"

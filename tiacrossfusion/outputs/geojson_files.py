@@ -56,7 +56,7 @@ class QuPathWriter(Writer):
 
     Coordinates are level-0 pixels of the image as QuPath opens it, that is without the slide's
     `offset`, cut at its borders. Tiles are coloured by `colour_score`; each file names it. Two runs
-    write the same bytes.
+    write the same bytes. The file of a scale that the bag lacks has no tiles.
     """
 
     def __init__(self, *, gzip: bool = False) -> None:
@@ -69,7 +69,7 @@ class QuPathWriter(Writer):
         """Write the three files."""
         record = origin(result)
         for scale, suffix in zip(FILE_ENDINGS, self.suffixes, strict=True):
-            scores = result.scores[scale]
+            scores = result.scores.get(scale, [])
             header = record | {"tiles": scale, "colour": _colour(scores)}
             with _open(folder / f"{stem}{suffix}", compress=self.gzip) as file:
                 file.write('{"type":"FeatureCollection",\n"tiacrossfusion":')
@@ -80,7 +80,8 @@ class QuPathWriter(Writer):
                     for hotspot in result.hotspots:
                         file.write(separator + geojson.dumps(_hotspot_feature(result, hotspot)))
                         separator = ",\n"
-                for feature in _tile_features(result.bag, scale, scores):
+                has_tiles = scale in result.bag.scales
+                for feature in _tile_features(result.bag, scale, scores) if has_tiles else ():
                     file.write(separator + feature)
                     separator = ",\n"
                 file.write("\n]}\n")

@@ -124,7 +124,7 @@ def _line(outcome: Outcome, config: BundleConfig) -> str:
     if outcome.status == "skipped":
         words.append("finished before, skipped")
     else:
-        words.append(f"{sum(row[f'patches_{scale}'] for scale in SCALES)} patches")
+        words.append(f"{sum(row.get(f'patches_{scale}', 0) for scale in SCALES)} patches")
         words.append(f"{row['seconds']:.0f} s")
     if row["message"]:
         words.append(f"note: {row['message']}")
