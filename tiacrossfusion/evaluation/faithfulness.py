@@ -1,11 +1,11 @@
 """Faithfulness: whether the tokens with high scores are those that the prediction depends on.
 
 A score is faithful when the tokens that it ranks highest matter: deleting them moves the risk more than
-deleting as many others at random (Samek et al., "Evaluating the Visualization of What a Deep Neural
-Network Has Learned", IEEE TNNLS 2017). Attention need not be (Jain and Wallace, "Attention is not
-Explanation", NAACL 2019). Deleted tokens are taken out of the bag, as if the patches had not been
-tissue. Where it is known which tokens show the pattern that decides, the area under the ROC curve says
-how well a score finds them.
+deleting as many others at random (Samek et al., "Evaluating the Visualization of What a Deep Neural Network
+Has Learned", IEEE TNNLS 2017). Attention need not be (Jain and Wallace, "Attention is not Explanation",
+NAACL 2019). Deleted tokens are taken out of the bag, as if the patches had not been tissue. Where it is
+known which tokens show the pattern that decides, the area under the ROC curve says how well a score finds
+them.
 """
 
 from __future__ import annotations

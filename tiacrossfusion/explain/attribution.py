@@ -31,14 +31,14 @@ class Attribution:
     """The risk of one slide, taken apart.
 
     Attributes:
-        values: per scale that the network reads (N,) float64, for each token: above 0 it raises the
-            risk, below 0 it lowers it, against an average token.
+        values: per scale that the network reads (N,) float64, for each token: above 0 it raises the risk,
+            below 0 it lowers it, against an average token.
         risk: of the slide.
         baseline_risk: of a bag of as many typical tokens.
         scale_contribution: what each of "5x", "10x" and "20x" adds to the risk; the three add up to
             `risk - baseline_risk`. 0 for a scale that the network does not read.
-        baseline: "training" where what is average and typical comes from the training patients, "own"
-            where from the slide.
+        baseline: "training" where what is average and typical comes from the training patients, "own" where
+            from the slide.
     """
 
     values: dict[str, np.ndarray]
@@ -51,8 +51,8 @@ class Attribution:
     def completeness_error(self) -> float:
         """What the tokens' values add up to, less `risk - baseline_risk`.
 
-        It is 0 for a network that is linear in its embedded tokens, and else says how far from linear
-        it is between the bag and the baseline.
+        It is 0 for a network that is linear in its embedded tokens, and else says how far from linear it is
+        between the bag and the baseline.
         """
         total = float(sum(values.sum() for values in self.values.values()))
         return total - (self.risk - self.baseline_risk)
@@ -61,26 +61,26 @@ class Attribution:
 def attribute(bag: FeatureBag, bundle: ModelBundle) -> Attribution:
     """Attribute the risk of a slide to its tokens and to the three scales.
 
-    Tokens: gradient times difference to a baseline (Shrikumar, Greenside and Kundaje, "Learning
-    Important Features Through Propagating Activation Differences", ICML 2017, section 2), summed over
-    features: the change of the risk, to first order, when an average token takes the token's place. It
-    is taken at the tokens as the network embeds them (`SurvivalNetwork.embeddings`); of a network that
-    names no such modules, at the features. Positions and covariates stay as they are. CrossFusion
-    normalises each projected token, so that its length does not matter, and neither does a step towards
-    the mean feature, which is nearly 0 once standardised: at the features the gradient misses what the
-    token does, and so do integrated gradients along the same line, at many times the cost
-    (docs/explanations.md has figures). The average token is the mean embedding of typical tokens.
+    Tokens: gradient times difference to a baseline (Shrikumar, Greenside and Kundaje, "Learning Important
+    Features Through Propagating Activation Differences", ICML 2017, section 2), summed over features: the
+    change of the risk, to first order, when an average token takes the token's place. It is taken at the
+    tokens as the network embeds them (`SurvivalNetwork.embeddings`); of a network that names no such
+    modules, at the features. Positions and covariates stay as they are. CrossFusion normalises each
+    projected token, so that its length does not matter, and neither does a step towards the mean feature,
+    which is nearly 0 once standardised: at the features the gradient misses what the token does, and so do
+    integrated gradients along the same line, at many times the cost (docs/explanations.md has figures). The
+    average token is the mean embedding of typical tokens.
 
     Scales: Shapley values (Shapley, "A Value for n-person Games", 1953; Lundberg and Lee, NeurIPS 2017,
     equation 8) of the game in which a scale that does not play has typical tokens instead of its own.
 
     Typical tokens are drawn from N(mean, sd^2), feature by feature, with the training patients' moments;
     the draw is the same every time. Of a model without moments all of them are the mean of the slide's
-    tokens at their scale. That has the mean content of the slide already, so that values and
-    contributions say what departs from it.
+    tokens at their scale. That has the mean content of the slide already, so that values and contributions
+    say what departs from it.
 
-    Takes one forward and one backward pass, and `2**n - 1` forward ones for the n scales that the
-    network reads, on its device. Memory is linear in the tokens.
+    Takes one forward and one backward pass, and `2**n - 1` forward ones for the n scales that the network
+    reads, on its device. Memory is linear in the tokens.
 
     Args:
         bag: features of the slide, made with the bundle's encoder and sampling.

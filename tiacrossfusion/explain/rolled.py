@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 def rolled_scores(bag: FeatureBag, bundle: ModelBundle) -> dict[str, np.ndarray] | None:
     """Follow the class token's attention back to the tokens, see `SurvivalNetwork.rollout`.
 
-    Takes one forward pass and computes each layer's attention once more. Of an ensemble it is the
-    mean over the members.
+    Takes one forward pass and computes each layer's attention once more. Of an ensemble it is the mean over
+    the members.
 
     Args:
         bag: features of the slide, made with the bundle's encoder and sampling.
         bundle: the model.
 
     Returns:
-        "5x" (N5,), "10x" (N10,) and "20x" (N20,) float64 of the scales that the network reads, with the
-        sum 1 over all of them; None where the network has no rollout.
+        "5x" (N5,), "10x" (N10,) and "20x" (N20,) float64 of the scales that the network reads, with the sum
+        1 over all of them; None where the network has no rollout.
 
     Raises:
         TiacfError: the bag does not fit the model.

@@ -102,8 +102,8 @@ def load_bundle(model: str | Path, device: str = "cpu") -> ModelBundle:
         device: torch device of the network.
 
     Raises:
-        TiacfError: there is no such bundle, it is damaged, of a newer format or inconsistent, or the
-            device is not there.
+        TiacfError: there is no such bundle, it is damaged, of a newer format or inconsistent, or the device
+            is not there.
     """
     usable_device(device)
     folder = model if isinstance(model, Path) else find_bundle(model)

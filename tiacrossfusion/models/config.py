@@ -20,16 +20,16 @@ class Architecture(BaseModel):
 
     Attributes:
         name: of the network, see `tiacrossfusion.networks.registry.NETWORKS`.
-        package: what has to be installed or imported for a network that is not built in; None for one
-            that is.
+        package: what has to be installed or imported for a network that is not built in; None for one that
+            is.
         encoder_width: E, width of the features.
         num_bins: K, hazards of the model's output.
         sizes: the other arguments of the network's constructor, such as "embed_dim"; rates of dropout,
             which only training needs, are left out.
         standardise: each scale's features are standardised before the network, by moments in the weights.
         proportional_hazards: the network gives one log-hazard, and a baseline in the weights K hazards.
-        covariates: names of the clinical covariates that the network is given, which are standardised
-            by moments in the weights.
+        covariates: names of the clinical covariates that the network is given, which are standardised by
+            moments in the weights.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -131,12 +131,12 @@ class ModelCard(BaseModel):
 class BundleConfig(BaseModel):
     """The `config.json` of a model bundle.
 
-    `time_bins` and `risk_reference` are None when they are unknown, as for a checkpoint imported
-    without them: predictions then leave times, percentile and group empty and say why.
+    `time_bins` and `risk_reference` are None when they are unknown, as for a checkpoint imported without
+    them: predictions then leave times, percentile and group empty and say why.
 
-    `members` makes the bundle an ensemble: the time bins of each member, networks of one architecture
-    whose curves are averaged at the edges of `time_bins`. `patient_hazards` says how the slides of a
-    patient become one prediction: the mean of their hazards.
+    `members` makes the bundle an ensemble: the time bins of each member, networks of one architecture whose
+    curves are averaged at the edges of `time_bins`. `patient_hazards` says how the slides of a patient
+    become one prediction: the mean of their hazards.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -48,13 +48,13 @@ def describe_network(
 def network_of(architecture: Architecture, **rates: float) -> SurvivalNetwork:
     """Make the network of an architecture with fresh weights, in training mode.
 
-    Training and loading both use it. Moments and baseline, where the architecture has them, are those
-    of a `TrainedNetwork` that is not trained yet.
+    Training and loading both use it. Moments and baseline, where the architecture has them, are those of a
+    `TrainedNetwork` that is not trained yet.
 
     Args:
         architecture: name and sizes.
-        rates: `dropout` and `attention_dropout` in training, for a network that takes them; without
-            them it has its defaults.
+        rates: `dropout` and `attention_dropout` in training, for a network that takes them; without them it
+            has its defaults.
 
     Raises:
         UsageError: the sizes do not fit the network.

@@ -29,8 +29,8 @@ def bundle_from_checkpoint(
 ) -> BundleConfig:
     """Write a bundle with the network of an official checkpoint.
 
-    A checkpoint holds weights only. The encoder must be given; the training risks are unknown, and the
-    time bins too unless they are given.
+    A checkpoint holds weights only. The encoder must be given; the training risks are unknown, and the time
+    bins too unless they are given.
 
     Args:
         checkpoint: file of the authors' release.

@@ -14,8 +14,8 @@ def risk_reference(
 ) -> RiskReference:
     """Describe the training patients' risks: quantiles, the median as cut-off, and two groups.
 
-    Give training patients only, one risk for each: a cut-off that has seen the test patients makes
-    their groups differ more than they do.
+    Give training patients only, one risk for each: a cut-off that has seen the test patients makes their
+    groups differ more than they do.
 
     Args:
         risks: (N,) predicted risks.

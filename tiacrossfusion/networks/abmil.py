@@ -20,8 +20,8 @@ class ABMIL(BagNetwork):
         a_n    = softmax_n(w^T (tanh(V h_n) * sigmoid(U h_n)))
         logits = Linear(Dropout(sum_n a_n h_n))
 
-    `*` is element by element; V and U have biases. The head gives one logit a time bin instead
-    of the paper's one probability. Scores are a_n.
+    `*` is element by element; V and U have biases. The head gives one logit a time bin instead of the
+    paper's one probability. Scores are a_n.
 
     Source: Ilse, Tomczak and Welling, "Attention-based Deep Multiple Instance Learning", ICML 2018,
     equations 7 and 9.

@@ -28,25 +28,20 @@ def passed_attention(
 ) -> Tensor:
     """Distribute the mass of each query over the keys by its attention weights.
 
-    `passed_m = mean_h sum_n mass_n softmax_m(q_hn . k_hm / sqrt(d))`: a vector times the mean map of
-    the heads. The (H, N, M) weights would take 218 GiB at the largest bag; here a few queries of one
-    head at a time go through one buffer, so that memory is O(N + M) plus that buffer. The buffer is
-    reused: allocating it for each chunk would double the time.
+    `passed_m = mean_h sum_n mass_n softmax_m(q_hn . k_hm / sqrt(d))`: a vector times the mean map of the
+    heads. The (H, N, M) weights would take 218 GiB at the largest bag; here a few queries of one head at a
+    time go through one buffer, so that memory is O(N + M) plus that buffer. The buffer is reused:
+    allocating it for each chunk would double the time.
 
     Args:
-        mass (Tensor):
-            (B, N).
-        query (Tensor):
-            (B, H, N, d).
-        key (Tensor):
-            (B, H, M, d).
-        buffer (int):
-            Most softmax weights held at a time (one query's M at least). Changes memory and speed,
-            not the result.
+        mass: (B, N).
+        query: (B, H, N, d).
+        key: (B, H, M, d).
+        buffer: most softmax weights held at a time (one query's M at least). Changes memory and speed, not
+            the result.
 
     Returns:
-        Tensor:
-            (B, M) in float32 or wider with the sum of `mass`, without gradient.
+        (B, M) in float32 or wider with the sum of `mass`, without gradient.
     """
     batch, heads, queries, width = query.shape
     keys = key.shape[2]
@@ -77,16 +72,12 @@ def attention_received(query: Tensor, key: Tensor, *, buffer: int = SCORING_BUFF
     `score_m = mean_{h, n} softmax_m(q_hn . k_hm / sqrt(d))`, so the scores sum to 1 over the keys.
 
     Args:
-        query (Tensor):
-            (B, H, N, d).
-        key (Tensor):
-            (B, H, M, d).
-        buffer (int):
-            Most softmax weights held at a time, as in `passed_attention`.
+        query: (B, H, N, d).
+        key: (B, H, M, d).
+        buffer: most softmax weights held at a time, as in `passed_attention`.
 
     Returns:
-        Tensor:
-            (B, M) in float32 or wider, without gradient.
+        (B, M) in float32 or wider, without gradient.
     """
     batch, _, queries, _ = query.shape
     wide = torch.promote_types(query.dtype, torch.float32)
@@ -99,14 +90,11 @@ def class_token_attention(query: Tensor, key: Tensor) -> Tensor:
     """Attention that the class token (query 0) pays to each key, mean over the heads.
 
     Args:
-        query (Tensor):
-            (B, H, N, d), the class token at index 0 of N.
-        key (Tensor):
-            (B, H, M, d).
+        query: (B, H, N, d), the class token at index 0 of N.
+        key: (B, H, M, d).
 
     Returns:
-        Tensor:
-            (B, M) in float32 or wider, summing to 1 over the keys, without gradient.
+        (B, M) in float32 or wider, summing to 1 over the keys, without gradient.
     """
     wide = torch.promote_types(query.dtype, torch.float32)
     with torch.autocast(query.device.type, enabled=False):
@@ -120,18 +108,15 @@ class MultiHeadAttention(nn.Module):
 
     `a = Linear_out(concat_h(softmax(q_h k_h^T / sqrt(D / H)) v_h))`.
 
-    The output comes from the fused kernel, or from `dropped_attention` where the kernel would go
-    dense, and scores from a second pass over the same queries and keys. Asking for scores therefore
-    leaves the output as it is, to the last bit, and works under autograd, dropout and autocast
-    alike. The price is one more product q k^T.
+    The output comes from the fused kernel, or from `dropped_attention` where the kernel would go dense, and
+    scores from a second pass over the same queries and keys. Asking for scores therefore leaves the output
+    as it is, to the last bit, and works under autograd, dropout and autocast alike. The price is one more
+    product q k^T.
 
     Args:
-        embed_dim (int):
-            D, a multiple of `num_heads`.
-        num_heads (int):
-            H.
-        dropout (float):
-            Dropout of the softmax weights, in training only.
+        embed_dim: D, a multiple of `num_heads`.
+        num_heads: H.
+        dropout: dropout of the softmax weights, in training only.
     """
 
     def __init__(self, embed_dim: int, num_heads: int, dropout: float = 0.0) -> None:
@@ -152,16 +137,12 @@ class MultiHeadAttention(nn.Module):
         """Let every token attend to the context.
 
         Args:
-            tokens (Tensor):
-                (B, N, D), the queries.
-            context (Tensor):
-                (B, M, D), the keys and values. The tokens themselves, for self-attention.
-            score (Scorer | None):
-                `attention_received`, `class_token_attention` or None for no scores.
+            tokens: (B, N, D), the queries.
+            context: (B, M, D), the keys and values. The tokens themselves, for self-attention.
+            score: `attention_received`, `class_token_attention` or None for no scores.
 
         Returns:
-            tuple[Tensor, Tensor | None]:
-                The attended tokens (B, N, D), and the scores (B, M) if asked for.
+            The attended tokens (B, N, D), and the scores (B, M) if asked for.
         """
         query = self._split_heads(self.query(tokens))  # (B, H, N, D/H)
         key = self._split_heads(self.key(context))  # (B, H, M, D/H)
@@ -188,10 +169,8 @@ def observe_attention(
     """Have every `MultiHeadAttention` of a network report its queries and keys.
 
     Args:
-        network (nn.Module):
-            Any network.
-        observer (Callable[[str, Tensor, Tensor], None]):
-            Takes a layer's name, its query (B, H, N, d) and its key (B, H, M, d).
+        network: any network.
+        observer: takes a layer's name, its query (B, H, N, d) and its key (B, H, M, d).
     """
 
     def named(name: str) -> Callable[[Tensor, Tensor], None]:

@@ -23,19 +23,17 @@ from tiacrossfusion.networks.layout import fold_copies
 class AttentionTrace:
     """What `trace_attention` saw of the last forward pass, in float32 or wider, without gradient.
 
-    A layer is named after its place in the network, such as "cross_fine" or
-    "transform_source.post.0", without the name of a `TrainedNetwork` around it.
+    A layer is named after its place in the network, such as "cross_fine" or "transform_source.post.0",
+    without the name of a `TrainedNetwork` around it.
 
     Attributes:
-        received (dict[str, Tensor]):
-            Per layer, in the order of computation, (B, n) the attention that each of the n tokens
+        received: per layer, in the order of computation, (B, n) the attention that each of the n tokens
             received, mean over the heads and over all queries. The n tokens are the context of a
             cross-attention, and the tokens of the map's bag in a Pad-Transformer: what padded copies
-            receive is added to their originals, and they count among the queries. The class token
-            counts among the queries too, but its column is left out, so that the sum over the tokens
-            is 1 in all layers except those of "transform_final".
-        class_token (Tensor | None):
-            (B, n) the class token's row in the last layer, copies added to their originals and its
+            receive is added to their originals, and they count among the queries. The class token counts
+            among the queries too, but its column is left out, so that the sum over the tokens is 1 in all
+            layers except those of "transform_final".
+        class_token: (B, n) the class token's row in the last layer, copies added to their originals and its
             own column left out; None before the first forward pass.
     """
 
@@ -53,22 +51,19 @@ def trace_attention(network: nn.Module) -> Iterator[AttentionTrace]:
             output = call_network(network, tokens)
         trace.received["transform_source.pre.0"]
 
-    Each layer is scored as soon as it is computed and then forgotten, a few queries at a time, so
-    that memory stays linear in the tokens. The output is the same to the last bit. `attention=True`
-    computes its scores again, so leave it out if the trace has all that is wanted.
+    Each layer is scored as soon as it is computed and then forgotten, a few queries at a time, so that
+    memory stays linear in the tokens. The output is the same to the last bit. `attention=True` computes its
+    scores again, so leave it out if the trace has all that is wanted.
 
     Args:
-        network (nn.Module):
-            CrossFusion or one of its ablations, trained or not. The trace of other networks stays
+        network: CrossFusion or one of its ablations, trained or not. The trace of other networks stays
             empty.
 
     Yields:
-        AttentionTrace:
-            Filled by each forward pass anew.
+        Filled by each forward pass anew.
 
     Raises:
-        TiacfError:
-            The network is an ensemble: trace its members one by one.
+        TiacfError: the network is an ensemble: trace its members one by one.
     """
     trace = AttentionTrace()
     layers = network.attention_layers() if isinstance(network, SurvivalNetwork) else None

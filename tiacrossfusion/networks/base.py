@@ -24,29 +24,25 @@ class SurvivalNetwork(nn.Module):
     """Base class of networks that predict survival from the tokens of slides.
 
     `forward` takes those of the following that it names, and is called with them by name (see
-    `calling.call_network`). An argument without default is needed; one with default is given where
-    the bags have it:
+    `calling.call_network`). An argument without default is needed; one with default is given where the bags
+    have it:
 
     - `x5`, `x10`, `x20` (B, N, E): features of the N tokens at 5x, 10x and 20x;
     - `grid5`, `grid10`, `grid20` (B, N, 2) int64: column and row of the tokens on their grid;
     - `covariates` (B, C): clinical covariates;
     - `attention` (bool): also score the tokens, which changes nothing else of the output.
 
-    It returns a `SurvivalOutput`, or the logits (B, K). Features may be float16: a network converts
-    them to the precision of its weights. A plain `nn.Module` with such a `forward` is a network too;
-    this class adds what is known of its sizes and how it is explained.
+    It returns a `SurvivalOutput`, or the logits (B, K). Features may be float16: a network converts them to
+    the precision of its weights. A plain `nn.Module` with such a `forward` is a network too; this class
+    adds what is known of its sizes and how it is explained.
 
     Args:
-        encoder_width (int):
-            E, width of the input features.
-        num_bins (int):
-            K, time bins of the survival curve.
-        sizes (int):
-            Other sizes, checked likewise. If `num_heads` is among them it must divide `embed_dim`.
+        encoder_width: E, width of the input features.
+        num_bins: K, time bins of the survival curve.
+        sizes: other sizes, checked likewise. If `num_heads` is among them it must divide `embed_dim`.
 
     Raises:
-        UsageError:
-            A size is below 1, far too large, or `embed_dim` does not split into the heads.
+        UsageError: a size is below 1, far too large, or `embed_dim` does not split into the heads.
     """
 
     def __init__(self, encoder_width: int, num_bins: int, **sizes: int) -> None:
@@ -70,12 +66,11 @@ class SurvivalNetwork(nn.Module):
         """Refuse features that do not fit, naming the first at fault.
 
         Args:
-            features (Tensor):
-                (B, N, E) under the names of `forward`, such as `x20`.
+            features: (B, N, E) under the names of `forward`, such as `x20`.
 
         Raises:
-            TiacfError:
-                Features are empty, have the wrong width or type, or another batch size than the rest.
+            TiacfError: features are empty, have the wrong width or type, or another batch size than the
+                rest.
         """
         first, batch = next((name, len(x)) for name, x in features.items())
         for name, x in features.items():
@@ -107,9 +102,9 @@ class SurvivalNetwork(nn.Module):
     def embeddings(self) -> Mapping[nn.Module, tuple[str, ...]]:
         """Return the modules that embed tokens, each with the scales that it embeds.
 
-        A module takes the features (B, N, E) of its scales, in their order, and returns the embedded
-        tokens (B, N, D) of each: a tensor, or a list of them. The risk is attributed to these.
-        Without any, the default, it is attributed to the features.
+        A module takes the features (B, N, E) of its scales, in their order, and returns the embedded tokens
+        (B, N, D) of each: a tensor, or a list of them. The risk is attributed to these. Without any, the
+        default, it is attributed to the features.
         """
         return {}
 

@@ -52,8 +52,7 @@ def inputs_of(network: nn.Module, tokens: SlideTokens) -> dict[str, Tensor]:
     """Return the inputs that a network takes, by name.
 
     Raises:
-        TiacfError:
-            The network needs an input that the tokens lack.
+        TiacfError: the network needs an input that the tokens lack.
     """
     there = tokens.inputs()
     lacking = [name for name in required_inputs(network) if name not in there]
@@ -68,16 +67,12 @@ def check_tokens(network: Network, tokens: SlideTokens, label: str) -> None:
     """Refuse tokens that lack an input of a network, before anything is computed.
 
     Args:
-        network (nn.Module):
-            Or its class.
-        tokens (SlideTokens):
-            Of a slide.
-        label (str):
-            Names the slide, such as "bag of a.svs".
+        network: or its class.
+        tokens: of a slide.
+        label: names the slide, such as "bag of a.svs".
 
     Raises:
-        TiacfError:
-            An input is missing; says what to do about it.
+        TiacfError: an input is missing; says what to do about it.
     """
     lacking = [name for name in required_inputs(network) if name not in tokens.inputs()]
     for kind, what, remedy in (
@@ -117,19 +112,14 @@ def call_network(
     """Predict survival with any network.
 
     Args:
-        network (nn.Module):
-            Takes some of `INPUT_NAMES`; returns a `SurvivalOutput`, or logits (B, K).
-        tokens (SlideTokens):
-            B slides with equal token counts.
-        attention (bool):
-            Ask for the attention of each token, of a network that gives it.
+        network: takes some of `INPUT_NAMES`; returns a `SurvivalOutput`, or logits (B, K).
+        tokens: B slides with equal token counts.
+        attention: ask for the attention of each token, of a network that gives it.
 
     Returns:
-        SurvivalOutput:
-            The prediction for the B slides.
+        The prediction for the B slides.
 
     Raises:
-        TiacfError:
-            The network needs an input that the tokens lack.
+        TiacfError: the network needs an input that the tokens lack.
     """
     return call_with(network, inputs_of(network, tokens), attention=attention)

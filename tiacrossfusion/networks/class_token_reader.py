@@ -34,8 +34,7 @@ class ClassTokenReader(SurvivalNetwork):
     The arguments are described in `CrossFusion`.
 
     Raises:
-        UsageError:
-            A size is below 1 or too large, `embed_dim` cannot be split, or the layout is unknown.
+        UsageError: a size is below 1 or too large, `embed_dim` cannot be split, or the layout is unknown.
     """
 
     #: The input whose tokens, padded to a square, make the map that is read.
@@ -102,15 +101,12 @@ class ClassTokenReader(SurvivalNetwork):
         """Read the hazards off a map.
 
         Args:
-            fused (Tensor):
-                (B, T, D), a square map of T = side * side tokens.
-            attention (bool):
-                Also score the tokens of the map.
+            fused: (B, T, D), a square map of T = side * side tokens.
+            attention: also score the tokens of the map.
 
         Returns:
-            tuple[Tensor, Tensor | None]:
-                The logits (B, K), and the attention (B, T) that the class token pays in the last
-                layer, without its own column, if asked for.
+            The logits (B, K), and the attention (B, T) that the class token pays in the last layer, without
+            its own column, if asked for.
         """
         class_token = self.class_token.expand(len(fused), -1, -1)  # (B, 1, D)
         fused, scores = self.transform_final(
@@ -133,37 +129,34 @@ class ClassTokenReader(SurvivalNetwork):
     def rollout(self, tokens: SlideTokens) -> RolledAttention:
         """Roll attention out from the class token to the tokens of the bags.
 
-        Mass 1 starts at the class token after the last layer and goes back through the network, a
-        vector times a matrix at each layer and never a matrix times a matrix, so that memory is
-        linear in the tokens:
+        Mass 1 starts at the class token after the last layer and goes back through the network, a vector
+        times a matrix at each layer and never a matrix times a matrix, so that memory is linear in the
+        tokens:
 
         - A layer of self-attention with map A (mean over the heads) and its residual hands it on by
-          `(A + I) / 2`. So does a cross-attention: half of the mass goes along A to the other scale,
-          the other half stays with the 10x tokens.
+          `(A + I) / 2`. So does a cross-attention: half of the mass goes along A to the other scale, the
+          other half stays with the 10x tokens.
         - Norms and feed-forward networks act on each token alone and leave it where it is.
-        - PPEG and the conv processor's convolutions are taken as the identity: their kernels have
-          signs, which rollout has no rule for, and their neighbours are those of the wrapped order.
-        - Where three maps are fused, the mass of a place is split among them by the norms of what
-          they add there (see `conv_processor.shares_of_norms`), not by the three weights alone.
-        - Padded copies give theirs to their originals. What stays with the class token belongs to no
-          token of a bag: it is left out and the rest divided by its sum.
+        - PPEG and the conv processor's convolutions are taken as the identity: their kernels have signs,
+          which rollout has no rule for, and their neighbours are those of the wrapped order.
+        - Where three maps are fused, the mass of a place is split among them by the norms of what they add
+          there (see `conv_processor.shares_of_norms`), not by the three weights alone.
+        - Padded copies give theirs to their originals. What stays with the class token belongs to no token
+          of a bag: it is left out and the rest divided by its sum.
 
-        All queries and keys of one forward pass are kept for the way back: 1.6 GiB at the largest bag
-        of the paper.
+        All queries and keys of one forward pass are kept for the way back: 1.6 GiB at the largest bag of
+        the paper.
 
         Source: Abnar and Zuidema, "Quantifying Attention Flow in Transformers", ACL 2020, section 3.
 
         Args:
-            tokens (SlideTokens):
-                B slides.
+            tokens: B slides.
 
         Returns:
-            RolledAttention:
-                Of the scales that the network reads.
+            Of the scales that the network reads.
 
         Raises:
-            TiacfError:
-                The tokens do not fit the network.
+            TiacfError: the tokens do not fit the network.
         """
         layers: LayerMaps = {}
         shares = torch.empty(0)

@@ -14,22 +14,18 @@ from tiacrossfusion.networks.layout import square_side
 class ConvProcessor(nn.Module):
     """Fuses the maps of the scales by convolutions of four sizes.
 
-    A 3D convolution of kernel (1, 1, 1) mixes the maps with one weight each and a bias. Then,
-    from D to D/2 channels in D/2 groups, `conv7 + conv5 + conv3 + conv1`, ReLU, Dropout2d, and on
-    each token `LN(Linear(D/2 -> D))`.
-    Source: Soraki et al., "CrossFusion", MIDL 2026 (PMLR 315:2906-2921), the conv processor.
+    A 3D convolution of kernel (1, 1, 1) mixes the maps with one weight each and a bias. Then, from D to D/2
+    channels in D/2 groups, `conv7 + conv5 + conv3 + conv1`, ReLU, Dropout2d, and on each token
+    `LN(Linear(D/2 -> D))`. Source: Soraki et al., "CrossFusion", MIDL 2026 (PMLR 315:2906-2921), the conv
+    processor.
 
     Args:
-        embed_dim (int):
-            D, even.
-        dropout (float):
-            Share of whole channels dropped in training.
-        maps (int):
-            How many maps there are to fuse.
+        embed_dim: D, even.
+        dropout: share of whole channels dropped in training.
+        maps: how many maps there are to fuse.
 
     Raises:
-        TiacfError:
-            `embed_dim` is odd.
+        TiacfError: `embed_dim` is odd.
     """
 
     def __init__(self, embed_dim: int, dropout: float, maps: int = 3) -> None:
@@ -51,13 +47,11 @@ class ConvProcessor(nn.Module):
         """Fuse the maps into one.
 
         Args:
-            maps (Tensor):
-                (B, side * side, D) each. CrossFusion gives those of the 10x tokens alone, of what
-                saw 20x and of what saw 5x: the order is that of the released weights.
+            maps: (B, side * side, D) each. CrossFusion gives those of the 10x tokens alone, of what saw 20x
+                and of what saw 5x: the order is that of the released weights.
 
         Returns:
-            Tensor:
-                (B, side * side, D).
+            (B, side * side, D).
         """
         side = square_side(maps[0].shape[1])
         stack = torch.stack(maps, dim=1)  # (B, maps, side * side, D)
@@ -71,12 +65,10 @@ class ConvProcessor(nn.Module):
         """Share of each map in each fused token, by the norms of what the 3D convolution adds up.
 
         Args:
-            maps (Tensor):
-                (B, T, D) each, as in `forward`.
+            maps: (B, T, D) each, as in `forward`.
 
         Returns:
-            Tensor:
-                (B, maps, T), summing to 1 over the maps, see `shares_of_norms`.
+            (B, maps, T), summing to 1 over the maps, see `shares_of_norms`.
         """
         weights = self.mix.weight.flatten()  # (maps,)
         return shares_of_norms(w * x for w, x in zip(weights, maps, strict=True))
@@ -85,14 +77,12 @@ class ConvProcessor(nn.Module):
 class ConcatProcessor(nn.Module):
     """Fuses the maps of the three scales token by token: `LN(Linear(3D -> D))`.
 
-    Source: the ablation "w/o CP" of the same paper. Whole channels are dropped in training as in
-    the conv processor, so that the two differ by the convolutions alone.
+    Source: the ablation "w/o CP" of the same paper. Whole channels are dropped in training as in the conv
+    processor, so that the two differ by the convolutions alone.
 
     Args:
-        embed_dim (int):
-            D.
-        dropout (float):
-            Share of whole channels dropped in training.
+        embed_dim: D.
+        dropout: share of whole channels dropped in training.
     """
 
     def __init__(self, embed_dim: int, dropout: float) -> None:
@@ -122,17 +112,15 @@ class ConcatProcessor(nn.Module):
 def shares_of_norms(terms: Iterable[Tensor]) -> Tensor:
     """Share of each term in a sum of vectors: its norm over the sum of the norms.
 
-    A weight alone does not say how much a term adds, since the vectors that it multiplies differ in
-    length. Source: Kobayashi et al., "Attention is Not Only a Weight: Analyzing Transformers with
-    Vector Norms", EMNLP 2020.
+    A weight alone does not say how much a term adds, since the vectors that it multiplies differ in length.
+    Source: Kobayashi et al., "Attention is Not Only a Weight: Analyzing Transformers with Vector Norms",
+    EMNLP 2020.
 
     Args:
-        terms (Iterable[Tensor]):
-            (B, T, D) each.
+        terms: (B, T, D) each.
 
     Returns:
-        Tensor:
-            (B, terms, T) in float32 or wider, summing to 1 over the terms; equal where all are 0.
+        (B, terms, T) in float32 or wider, summing to 1 over the terms; equal where all are 0.
     """
     norms = torch.stack(
         [

@@ -18,16 +18,13 @@ class CrossAttentionBlock(nn.Module):
         y   = LN(x + a)
         out = y + FFN(y)
 
-    The query is not normalised before the attention and no norm closes the block.
-    Source: Soraki et al., "CrossFusion", MIDL 2026 (PMLR 315:2906-2921), the cross-attention block.
+    The query is not normalised before the attention and no norm closes the block. Source: Soraki et al.,
+    "CrossFusion", MIDL 2026 (PMLR 315:2906-2921), the cross-attention block.
 
     Args:
-        embed_dim (int):
-            D.
-        num_heads (int):
-            H, a divisor of D.
-        dropout (float):
-            Dropout of the feed-forward network. The attention weights have none.
+        embed_dim: D.
+        num_heads: H, a divisor of D.
+        dropout: dropout of the feed-forward network. The attention weights have none.
     """
 
     def __init__(self, embed_dim: int, num_heads: int, dropout: float) -> None:
@@ -45,16 +42,12 @@ class CrossAttentionBlock(nn.Module):
         """Fuse the context into the tokens.
 
         Args:
-            tokens (Tensor):
-                (B, N, D), the projected 10x tokens.
-            context (Tensor):
-                (B, M, D), the projected tokens of the other scale.
-            attention (bool):
-                Also return the attention that each context token receives.
+            tokens: (B, N, D), the projected 10x tokens.
+            context: (B, M, D), the projected tokens of the other scale.
+            attention: also return the attention that each context token receives.
 
         Returns:
-            tuple[Tensor, Tensor | None]:
-                The fused tokens (B, N, D), and the scores (B, M) if asked for.
+            The fused tokens (B, N, D), and the scores (B, M) if asked for.
         """
         attended, scores = self.attention(
             tokens + self.scale_embedding,  # (B, N, D)

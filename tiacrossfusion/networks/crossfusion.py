@@ -19,35 +19,25 @@ class CrossFusion(ClassTokenReader):
     """Multi-scale cross-attention and convolutional fusion for survival prediction.
 
     The 10x tokens ("source") gather what the 5x ("coarse") and the 20x ("fine") tokens saw; three
-    Pad-Transformers and a conv processor fuse the three views into one map; a class token reads the
-    hazards off it. The equations, those of the released checkpoints, are in `docs/crossfusion.md`.
+    Pad-Transformers and a conv processor fuse the three views into one map; a class token reads the hazards
+    off it. The equations, those of the released checkpoints, are in `docs/crossfusion.md`.
 
-    Source: Soraki, Wang, Liu, Elmore and Shapiro, "CrossFusion: A Multi-Scale Cross-Attention
-    Convolutional Fusion Model for Cancer Survival Prediction", MIDL 2026, PMLR 315:2906-2921
-    (arXiv 2503.02064).
+    Source: Soraki, Wang, Liu, Elmore and Shapiro, "CrossFusion: A Multi-Scale Cross-Attention Convolutional
+    Fusion Model for Cancer Survival Prediction", MIDL 2026, PMLR 315:2906-2921 (arXiv 2503.02064).
 
     Args:
-        encoder_width (int):
-            E, width of the input features. If it equals `embed_dim` they are not projected.
-        embed_dim (int):
-            D, width inside the network; even, and a multiple of `num_heads`.
-        num_heads (int):
-            H, attention heads.
-        depth (int):
-            L, layers in each of the two blocks of a Pad-Transformer.
-        num_bins (int):
-            K, time bins of the survival curve.
-        layout (Literal["square"]):
-            How 10x tokens become a map: "square" wraps their order into a square, padded with
-            copies of the first tokens. It is not tissue geometry.
-        dropout (float):
-            Dropout of the feed-forward networks and of the conv processor's channels.
-        attention_dropout (float):
-            Dropout of the self-attention weights. The cross-attention has none.
+        encoder_width: E, width of the input features. If it equals `embed_dim` they are not projected.
+        embed_dim: D, width inside the network; even, and a multiple of `num_heads`.
+        num_heads: H, attention heads.
+        depth: L, layers in each of the two blocks of a Pad-Transformer.
+        num_bins: K, time bins of the survival curve.
+        layout: how 10x tokens become a map: "square" wraps their order into a square, padded with copies of
+            the first tokens. It is not tissue geometry.
+        dropout: dropout of the feed-forward networks and of the conv processor's channels.
+        attention_dropout: dropout of the self-attention weights. The cross-attention has none.
 
     Raises:
-        UsageError:
-            A size is below 1 or too large, `embed_dim` cannot be split, or the layout is unknown.
+        UsageError: a size is below 1 or too large, `embed_dim` cannot be split, or the layout is unknown.
     """
 
     #: What fuses the three maps into one.

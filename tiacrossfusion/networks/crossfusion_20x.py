@@ -15,9 +15,8 @@ from tiacrossfusion.networks.output import AttentionScores, RolledAttention, Sur
 class CrossFusion20x(ClassTokenReader):
     """CrossFusion "w/o F&C": one Pad-Transformer on the map of the 20x tokens, nothing to fuse.
 
-    Projection, Pad-Transformer on the square 20x map, conv processor of one map, final
-    Pad-Transformer with a class token, head. Self-attention runs over all 20x tokens, so time grows
-    with N20 squared.
+    Projection, Pad-Transformer on the square 20x map, conv processor of one map, final Pad-Transformer with
+    a class token, head. Self-attention runs over all 20x tokens, so time grows with N20 squared.
 
     Source: the paper's ablation of fusion and context.
 

@@ -1,7 +1,7 @@
 """Attention with dropout of its weights, in memory linear in the tokens.
 
-PyTorch's attention on the CPU falls back to dense weights, kept for the backward pass, as soon as some
-of them are dropped: 0.7 GiB for each of CrossFusion's eight self-attentions at the average bag.
+PyTorch's attention on the CPU falls back to dense weights, kept for the backward pass, as soon as some of
+them are dropped: 0.7 GiB for each of CrossFusion's eight self-attentions at the average bag.
 """
 
 from __future__ import annotations
@@ -24,25 +24,19 @@ def dropped_attention(
     """Scaled dot-product attention whose softmax weights are dropped at random.
 
     `out = (softmax(q k^T / sqrt(d)) * mask / (1 - p)) v`, a few queries at a time. The backward pass
-    computes each weight again, and draws the same mask again, instead of keeping them; its sums are
-    those of Dao et al., "FlashAttention", NeurIPS 2022, appendix B.
+    computes each weight again, and draws the same mask again, instead of keeping them; its sums are those
+    of Dao et al., "FlashAttention", NeurIPS 2022, appendix B.
 
     Args:
-        query (Tensor):
-            (B, H, N, d) on the CPU.
-        key (Tensor):
-            (B, H, M, d).
-        value (Tensor):
-            (B, H, M, d).
-        dropout (float):
-            p, the share of weights that are dropped, to the next of 65,536 steps.
-        buffer (int):
-            Most weights held at a time (one query's B * H * M at least). Changes memory, speed and
+        query: (B, H, N, d) on the CPU.
+        key: (B, H, M, d).
+        value: (B, H, M, d).
+        dropout: p, the share of weights that are dropped, to the next of 65,536 steps.
+        buffer: most weights held at a time (one query's B * H * M at least). Changes memory, speed and
             which weights are dropped.
 
     Returns:
-        Tensor:
-            (B, H, N, d), which can be differentiated once. The mask follows torch's global seed.
+        (B, H, N, d), which can be differentiated once. The mask follows torch's global seed.
     """
     wide = torch.promote_types(query.dtype, torch.float32)
     rows = max(1, buffer // (query.shape[0] * query.shape[1] * key.shape[2]))

@@ -15,21 +15,21 @@ _QUERY = 128
 class DSMIL(BagNetwork):
     """Dual-stream multiple-instance learning, with one critical token a time bin.
 
-    The paper classifies bags; here each of the K hazards takes the place of a class. With h_n the
-    embedded tokens (see `TokenEmbedding`), for each bin k::
+    The paper classifies bags; here each of the K hazards takes the place of a class. With h_n the embedded
+    tokens (see `TokenEmbedding`), for each bin k::
 
         instance stream:    c_nk = (W_0 h_n)_k,  m_k = argmax_n c_nk
         aggregator stream:  q_n = W_q h_n,  v_n = W_v h_n
                             u_nk = softmax_n(<q_n, q_{m_k}> / sqrt(d)),  b_k = sum_n u_nk v_n
         logit_k = (c_{m_k k} + (W_b concat_j(b_j))_k) / 2
 
-    So a bin has its own critical token, the one that speaks most for an event in it, and its own
-    attention to tokens like it, while the bag's embeddings of all bins reach each logit, as those
-    of all classes do in the paper. The square root is not in the paper's equations; it keeps the
-    softmax from saturating at the start. Scores are u_nk averaged over the bins.
+    So a bin has its own critical token, the one that speaks most for an event in it, and its own attention
+    to tokens like it, while the bag's embeddings of all bins reach each logit, as those of all classes do
+    in the paper. The square root is not in the paper's equations; it keeps the softmax from saturating at
+    the start. Scores are u_nk averaged over the bins.
 
-    Source: Li, Li and Eliceiri, "Dual-stream Multiple Instance Learning Network for Whole Slide
-    Image Classification with Self-supervised Contrastive Learning", CVPR 2021, section 3.2.
+    Source: Li, Li and Eliceiri, "Dual-stream Multiple Instance Learning Network for Whole Slide Image
+    Classification with Self-supervised Contrastive Learning", CVPR 2021, section 3.2.
     """
 
     def _add_layers(self, embed_dim: int, num_bins: int, dropout: float) -> None:

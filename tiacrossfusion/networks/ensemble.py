@@ -26,15 +26,14 @@ _EDGE = 1e-7
 class Ensemble(NetworkWrapper):
     """Averages the survival curves of networks whose time bins may differ.
 
-    The networks of a cross-validation have time bins of different training patients. Each curve is
-    read at the edges of the ensemble's bins (straight between edges, level beyond the last), and the
-    mean curve gives the hazards `h_k = 1 - S_k / S_(k-1)`. Scores of the tokens are averaged too.
+    The networks of a cross-validation have time bins of different training patients. Each curve is read at
+    the edges of the ensemble's bins (straight between edges, level beyond the last), and the mean curve
+    gives the hazards `h_k = 1 - S_k / S_(k-1)`. Scores of the tokens are averaged too.
 
     Args:
-        members (Sequence[SurvivalNetwork]):
-            M networks of one kind.
-        weights (Tensor):
-            (M, K, 1 + K_m): `weights[m] @ [1, S_1 .. S_(K_m)]` is the curve of member m at the K edges.
+        members: M networks of one kind.
+        weights: (M, K, 1 + K_m): `weights[m] @ [1, S_1 .. S_(K_m)]` is the curve of member m at the K
+            edges.
     """
 
     weights: Tensor
@@ -92,8 +91,7 @@ class Ensemble(NetworkWrapper):
         """Refuse: the members have layers, each its own.
 
         Raises:
-            TiacfError:
-                Always.
+            TiacfError: always.
         """
         raise TiacfError(
             f"an ensemble of {len(self.members)} networks has no attention layers of its own: "

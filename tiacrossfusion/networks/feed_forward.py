@@ -9,10 +9,8 @@ class FeedForward(nn.Module):
     """`Linear(D -> 2D), GELU, Dropout, Linear(2D -> D), Dropout`, on each token alone.
 
     Args:
-        embed_dim (int):
-            D.
-        dropout (float):
-            Rate of both dropouts.
+        embed_dim: D.
+        dropout: rate of both dropouts.
     """
 
     def __init__(self, embed_dim: int, dropout: float) -> None:

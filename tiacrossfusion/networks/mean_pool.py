@@ -16,9 +16,9 @@ class MeanPool(BagNetwork):
 
         logits = Linear(Dropout(ReLU(Linear(concat_s(m_s)))))
 
-    The embedding comes before the mean, so the network can count tokens of a kind; the MLP comes
-    after it and sees all scales, so it can take their product. Scores are what the mean gives:
-    1/N_s to each token of scale s.
+    The embedding comes before the mean, so the network can count tokens of a kind; the MLP comes after it
+    and sees all scales, so it can take their product. Scores are what the mean gives: 1/N_s to each token
+    of scale s.
     """
 
     def _add_layers(self, embed_dim: int, num_bins: int, dropout: float) -> None:

@@ -16,20 +16,16 @@ _KERNEL = 33
 def pseudo_inverse(matrix: Tensor, iterations: int = _ITERATIONS) -> Tensor:
     """Approximate the Moore-Penrose inverse of softmax matrices by matrix products alone.
 
-    `Z_0 = A^T / (||A||_1 ||A||_inf)`,
-    `Z_{j+1} = Z_j (13 I - A Z_j (15 I - A Z_j (7 I - A Z_j))) / 4`.
+    `Z_0 = A^T / (||A||_1 ||A||_inf)`, `Z_{j+1} = Z_j (13 I - A Z_j (15 I - A Z_j (7 I - A Z_j))) / 4`.
     Source: Xiong et al., "Nystromformer", AAAI 2021, equation 11; Razavi et al. (2014).
 
     Args:
-        matrix (Tensor):
-            (..., m, m) with no negative entries. Each matrix has its own norms, so that the slides
-            of a batch do not touch each other.
-        iterations (int):
-            Steps.
+        matrix: (..., m, m) with no negative entries. Each matrix has its own norms, so that the slides of a
+            batch do not touch each other.
+        iterations: steps.
 
     Returns:
-        Tensor:
-            (..., m, m).
+        (..., m, m).
     """
     columns = matrix.sum(dim=-2).amax(dim=-1)  # ||A||_1
     rows = matrix.sum(dim=-1).amax(dim=-1)  # ||A||_inf
@@ -50,20 +46,15 @@ class NystromAttention(nn.Module):
         F = softmax(s Q K_l^T),  A = softmax(s Q_l K_l^T),  G = softmax(s Q_l K^T)
         out = Linear(concat_h(F pinv(A) (G V) + depthwise_conv(V)))
 
-    The three softmax matrices hold (N, m), (m, m) and (m, N) weights a head, instead of (N, N). They
-    and the pseudo-inverse are computed in float32 or wider: the iteration is unstable in less.
-    Source: Xiong et al., "Nystromformer: A Nystrom-based Algorithm for Approximating
-    Self-Attention", AAAI 2021, section 3.
+    The three softmax matrices hold (N, m), (m, m) and (m, N) weights a head, instead of (N, N). They and
+    the pseudo-inverse are computed in float32 or wider: the iteration is unstable in less. Source: Xiong et
+    al., "Nystromformer: A Nystrom-based Algorithm for Approximating Self-Attention", AAAI 2021, section 3.
 
     Args:
-        embed_dim (int):
-            D, a multiple of `num_heads`.
-        num_heads (int):
-            H.
-        landmarks (int):
-            m. Of fewer tokens than that, each is its own landmark.
-        dropout (float):
-            Dropout of the output.
+        embed_dim: D, a multiple of `num_heads`.
+        num_heads: H.
+        landmarks: m. Of fewer tokens than that, each is its own landmark.
+        dropout: dropout of the output.
     """
 
     def __init__(self, embed_dim: int, num_heads: int, landmarks: int, dropout: float) -> None:
@@ -87,16 +78,13 @@ class NystromAttention(nn.Module):
         """Let the tokens attend to each other.
 
         Args:
-            tokens (Tensor):
-                (B, N, D), a class token at index 0.
-            attention (bool):
-                Also return the class token's row of the approximated attention.
+            tokens: (B, N, D), a class token at index 0.
+            attention: also return the class token's row of the approximated attention.
 
         Returns:
-            tuple[Tensor, Tensor | None]:
-                The attended tokens (B, N, D), and the row `(F pinv(A) G)_0` (B, N), mean over the
-                heads, without gradient, if asked for. Its values are not a softmax's: they sum to
-                about 1 and may be negative.
+            The attended tokens (B, N, D), and the row `(F pinv(A) G)_0` (B, N), mean over the heads,
+            without gradient, if asked for. Its values are not a softmax's: they sum to about 1 and may be
+            negative.
         """
         query, key, value = (
             part.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
@@ -123,8 +111,7 @@ class NystromAttention(nn.Module):
     def _segment_means(self, tokens: Tensor) -> Tensor:
         """Average (B, H, N, d) over segments of N to (B, H, m, d).
 
-        Where m does not divide N, neighbouring segments share a token, and no padding is averaged
-        in.
+        Where m does not divide N, neighbouring segments share a token, and no padding is averaged in.
         """
         landmarks = min(self.landmarks, tokens.shape[2])
         flat = tokens.flatten(0, 1).mT  # (B * H, d, N)

@@ -56,14 +56,11 @@ def released_names(depth: int, *, projected: bool) -> dict[str, str]:
     """Map every parameter name of a released checkpoint to ours.
 
     Args:
-        depth (int):
-            L, layers in each block of a Pad-Transformer.
-        projected (bool):
-            Whether the features are projected: false when E == D.
+        depth: L, layers in each block of a Pad-Transformer.
+        projected: whether the features are projected: false when E == D.
 
     Returns:
-        dict[str, str]:
-            Released name to the name in `CrossFusion.state_dict()`, one to one.
+        Released name to the name in `CrossFusion.state_dict()`, one to one.
     """
     modules = {"mlp_head.0": "head"}
     if projected:
@@ -99,24 +96,20 @@ def _below(theirs: str, ours: str, parts: dict[str, str]) -> dict[str, str]:
 def load_official_checkpoint(path: str | PathLike[str], num_heads: int = 4) -> CrossFusion:
     """Load a checkpoint of the authors' release (MIT) into our network.
 
-    Encoder width, embed_dim, depth and number of time bins are read off the shapes. The file may
-    hold the bare state dict, or wrap it as `{"state_dict": ...}` or `{"model": ...}`, with names
-    that begin with "module." or "model.". Nothing in the file is executed.
+    Encoder width, embed_dim, depth and number of time bins are read off the shapes. The file may hold the
+    bare state dict, or wrap it as `{"state_dict": ...}` or `{"model": ...}`, with names that begin with
+    "module." or "model.". Nothing in the file is executed.
 
     Args:
-        path (str | PathLike[str]):
-            The `.pt` file.
-        num_heads (int):
-            H. It is in no shape, so a wrong divisor of embed_dim gives wrong predictions without
-            an error. The released models have 4.
+        path: the `.pt` file.
+        num_heads: H. It is in no shape, so a wrong divisor of embed_dim gives wrong predictions without an
+            error. The released models have 4.
 
     Returns:
-        CrossFusion:
-            In eval mode, on the CPU, in float32.
+        In eval mode, on the CPU, in float32.
 
     Raises:
-        TiacfError:
-            The file is missing, is not a checkpoint, holds more than tensors, or its names or
+        TiacfError: the file is missing, is not a checkpoint, holds more than tensors, or its names or
             shapes are not CrossFusion's; or `num_heads` does not divide embed_dim.
     """
     path = Path(path)

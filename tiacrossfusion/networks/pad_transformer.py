@@ -13,18 +13,14 @@ from tiacrossfusion.networks.layout import square_side
 class TransformerLayer(nn.Module):
     """One self-attention layer whose residuals start from the NORMALISED tokens.
 
-    `x = LN1(x); x = x + MHSA(x); x = LN2(x); x = x + FFN(x)`: neither pre-norm, which adds to the
-    raw x, nor post-norm. Released checkpoints were trained so.
+    `x = LN1(x); x = x + MHSA(x); x = LN2(x); x = x + FFN(x)`: neither pre-norm, which adds to the raw x,
+    nor post-norm. Released checkpoints were trained so.
 
     Args:
-        embed_dim (int):
-            D.
-        num_heads (int):
-            H, a divisor of D.
-        dropout (float):
-            Dropout of the feed-forward network.
-        attention_dropout (float):
-            Dropout of the attention weights.
+        embed_dim: D.
+        num_heads: H, a divisor of D.
+        dropout: dropout of the feed-forward network.
+        attention_dropout: dropout of the attention weights.
     """
 
     def __init__(
@@ -48,12 +44,11 @@ class TransformerLayer(nn.Module):
 class PyramidPositionEncoding(nn.Module):
     """PPEG: encodes the tokens' places by depthwise convolutions of three sizes on their map.
 
-    `identity + conv7(x) + conv5(x) + conv3(x)`, each depthwise, with bias and padding `k // 2`.
-    Source: Shao et al., "TransMIL", NeurIPS 2021.
+    `identity + conv7(x) + conv5(x) + conv3(x)`, each depthwise, with bias and padding `k // 2`. Source:
+    Shao et al., "TransMIL", NeurIPS 2021.
 
     Args:
-        embed_dim (int):
-            D.
+        embed_dim: D.
     """
 
     def __init__(self, embed_dim: int) -> None:
@@ -77,18 +72,12 @@ class PadTransformer(nn.Module):
     Source: Soraki et al., "CrossFusion", MIDL 2026 (PMLR 315:2906-2921), the Pad-Transformer.
 
     Args:
-        embed_dim (int):
-            D.
-        num_heads (int):
-            H, a divisor of D.
-        depth (int):
-            L, layers in each of the two blocks.
-        class_token (bool):
-            Whether token 0 is a class token, which has no place on the map and skips PPEG.
-        dropout (float):
-            Dropout of the feed-forward networks.
-        attention_dropout (float):
-            Dropout of the attention weights.
+        embed_dim: D.
+        num_heads: H, a divisor of D.
+        depth: L, layers in each of the two blocks.
+        class_token: whether token 0 is a class token, which has no place on the map and skips PPEG.
+        dropout: dropout of the feed-forward networks.
+        attention_dropout: dropout of the attention weights.
     """
 
     def __init__(
@@ -117,15 +106,12 @@ class PadTransformer(nn.Module):
         """Let the tokens of one map exchange what they know.
 
         Args:
-            tokens (Tensor):
-                (B, T, D), a square map (see `layout.pad_to_square`), after the class token if
-                there is one: T = side * side, or 1 + side * side.
-            score (Scorer | None):
-                How to score the attention of the last post layer, or None for no scores.
+            tokens: (B, T, D), a square map (see `layout.pad_to_square`), after the class token if there is
+                one: T = side * side, or 1 + side * side.
+            score: how to score the attention of the last post layer, or None for no scores.
 
         Returns:
-            tuple[Tensor, Tensor | None]:
-                The tokens (B, T, D), and the scores (B, T) if asked for.
+            The tokens (B, T, D), and the scores (B, T) if asked for.
         """
         for layer in self.pre:
             tokens, _ = layer(tokens)  # (B, T, D)

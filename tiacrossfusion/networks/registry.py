@@ -46,8 +46,7 @@ def network_sizes(name: str) -> Mapping[str, inspect.Parameter]:
     """Return what the constructor of a network takes, such as "embed_dim" and "dropout".
 
     Raises:
-        UsageError:
-            There is no such network.
+        UsageError: there is no such network.
     """
     return inspect.signature(NETWORKS[name]).parameters
 
@@ -56,14 +55,11 @@ def build_network(name: str, **sizes: Any) -> nn.Module:
     """Make a network with fresh weights, in training mode.
 
     Args:
-        name (str):
-            Of `NETWORKS`.
-        sizes (Any):
-            Arguments of its constructor; the others have the network's defaults.
+        name: of `NETWORKS`.
+        sizes: arguments of its constructor; the others have the network's defaults.
 
     Raises:
-        UsageError:
-            There is no such network, it does not take one of the sizes, or a size does not fit.
+        UsageError: there is no such network, it does not take one of the sizes, or a size does not fit.
     """
     taken = network_sizes(name)
     odd = [size for size in sizes if size not in taken]

@@ -16,18 +16,14 @@ from tiacrossfusion.slides.spec import SCALES
 class TokenEmbedding(nn.Module):
     """Embeds the tokens of all scales with one projection, and adds a vector of their scale.
 
-    `h = Dropout(ReLU(W x + b + s))` with `s` one learnt vector a scale. A network made for single
-    tokens sees the tokens of the three scales as one bag, and can still tell them apart.
+    `h = Dropout(ReLU(W x + b + s))` with `s` one learnt vector a scale. A network made for single tokens
+    sees the tokens of the three scales as one bag, and can still tell them apart.
 
     Args:
-        encoder_width (int):
-            E, width of the input features.
-        embed_dim (int):
-            D.
-        scales (int):
-            Number of scales.
-        dropout (float):
-            Dropout of the embedded tokens' channels.
+        encoder_width: E, width of the input features.
+        embed_dim: D.
+        scales: number of scales.
+        dropout: dropout of the embedded tokens' channels.
     """
 
     def __init__(self, encoder_width: int, embed_dim: int, scales: int, dropout: float) -> None:
@@ -63,18 +59,13 @@ class BagNetwork(SurvivalNetwork):
     """Base class of the baselines, which see the embedded tokens of all scales as one bag.
 
     Args:
-        encoder_width (int):
-            E, width of the input features.
-        embed_dim (int):
-            D, width of the embedded tokens.
-        num_bins (int):
-            K, time bins of the survival curve.
-        dropout (float):
-            Dropout of the embedded tokens and of later layers.
+        encoder_width: E, width of the input features.
+        embed_dim: D, width of the embedded tokens.
+        num_bins: K, time bins of the survival curve.
+        dropout: dropout of the embedded tokens and of later layers.
 
     Raises:
-        UsageError:
-            A size is below 1 or too large.
+        UsageError: a size is below 1 or too large.
     """
 
     scales: ClassVar[tuple[str, ...]] = SCALES
@@ -130,10 +121,10 @@ class FineOnly(BagNetwork):
 def initialise(module: nn.Module) -> None:
     """Draw the weights of one layer of a baseline; norms and convolutions keep torch's.
 
-    Linear layers are drawn after Glorot and Bengio (AISTATS 2010), which keeps the variance of what
-    passes through them; their biases are 0. The scales' vectors are drawn from N(0, 0.5^2), of the
-    order of the projected tokens, so that some units of the embedding respond more to one scale than
-    to another from the start.
+    Linear layers are drawn after Glorot and Bengio (AISTATS 2010), which keeps the variance of what passes
+    through them; their biases are 0. The scales' vectors are drawn from N(0, 0.5^2), of the order of the
+    projected tokens, so that some units of the embedding respond more to one scale than to another from the
+    start.
     """
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)

@@ -23,14 +23,11 @@ class SlideTokens:
     """Tokens of B slides with equal token counts, without padding.
 
     Attributes:
-        features (Mapping[str, Tensor]):
-            Per scale, "5x", "10x" and "20x", (B, N, E) features of its N tokens.
-        grid (Mapping[str, Tensor]):
-            Per scale (B, N, 2) int64, column and row of each token on the grid of its scale. The
-            parent of a token lies at (column // 2, row // 2) of the next coarser grid. Empty where
-            the grids do not nest or the positions are not known.
-        covariates (Tensor | None):
-            (B, C) clinical covariates; None where there are none.
+        features: per scale, "5x", "10x" and "20x", (B, N, E) features of its N tokens.
+        grid: per scale (B, N, 2) int64, column and row of each token on the grid of its scale. The parent
+            of a token lies at (column // 2, row // 2) of the next coarser grid. Empty where the grids do
+            not nest or the positions are not known.
+        covariates: (B, C) clinical covariates; None where there are none.
     """
 
     features: Mapping[str, Tensor]

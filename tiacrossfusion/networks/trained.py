@@ -23,31 +23,25 @@ _SMALLEST, _LARGEST = -80.0, 20.0
 class TrainedNetwork(NetworkWrapper):
     """A network with what training found around it, all of it in the state dict.
 
-    Standardisation: each scale's features, and the covariates, become `(x - mean) / sd` before the
-    network sees them.
+    Standardisation: each scale's features, and the covariates, become `(x - mean) / sd` before the network
+    sees them.
 
-    Proportional hazards: the network gives one logit, the log-hazard eta, and the buffer
-    `increments` holds the baseline's cumulative hazard dH_k in each of K time bins. Then
-    `h_k = 1 - exp(-dH_k exp(eta))` (Cox, JRSS B 1972; in discrete time Kalbfleisch and Prentice,
-    "The Statistical Analysis of Failure Time Data", section 4.8), so that
-    `S_k = exp(-exp(eta) sum_{j <= k} dH_j)`. The increments are NaN until they are set, so that no
-    prediction can be read and no bundle loaded without them.
+    Proportional hazards: the network gives one logit, the log-hazard eta, and the buffer `increments` holds
+    the baseline's cumulative hazard dH_k in each of K time bins. Then `h_k = 1 - exp(-dH_k exp(eta))` (Cox,
+    JRSS B 1972; in discrete time Kalbfleisch and Prentice, "The Statistical Analysis of Failure Time Data",
+    section 4.8), so that `S_k = exp(-exp(eta) sum_{j <= k} dH_j)`. The increments are NaN until they are
+    set, so that no prediction can be read and no bundle loaded without them.
 
     Args:
-        network (SurvivalNetwork):
-            Takes any inputs, of which features are standardised. With proportional hazards it has
-            one bin.
-        standardise (bool):
-            Have buffers `mean` and `sd` (3, E), 0 and 1 until they are set.
-        num_bins (int | None):
-            K of the proportional hazards; None leaves the network's own hazards.
-        num_covariates (int):
-            C; above 0 the network cannot be called without covariates, and has buffers
+        network: takes any inputs, of which features are standardised. With proportional hazards it has one
+            bin.
+        standardise: have buffers `mean` and `sd` (3, E), 0 and 1 until they are set.
+        num_bins: K of the proportional hazards; None leaves the network's own hazards.
+        num_covariates: C; above 0 the network cannot be called without covariates, and has buffers
             `covariate_mean` and `covariate_sd` (C,), 0 and 1 until they are set.
 
     Raises:
-        TiacfError:
-            Proportional hazards of a network that has several bins.
+        TiacfError: proportional hazards of a network that has several bins.
     """
 
     mean: Tensor | None
@@ -86,14 +80,11 @@ class TrainedNetwork(NetworkWrapper):
         """Set what the features are standardised by.
 
         Args:
-            mean (Tensor):
-                (3, E) of the training bags at 5x, 10x and 20x.
-            sd (Tensor):
-                (3, E) standard deviations. A feature that never varies (0) is only centred.
+            mean: (3, E) of the training bags at 5x, 10x and 20x.
+            sd: (3, E) standard deviations. A feature that never varies (0) is only centred.
 
         Raises:
-            TiacfError:
-                The network was made without standardisation, or the values are unfit.
+            TiacfError: the network was made without standardisation, or the values are unfit.
         """
         if self.mean is None or self.sd is None:
             raise TiacfError("the network was made without standardisation: ask for it there")
@@ -114,14 +105,11 @@ class TrainedNetwork(NetworkWrapper):
         """Set what the covariates are standardised by.
 
         Args:
-            mean (Tensor):
-                (C,) of the training patients.
-            sd (Tensor):
-                (C,) standard deviations. A covariate that never varies (0) is only centred.
+            mean: (C,) of the training patients.
+            sd: (C,) standard deviations. A covariate that never varies (0) is only centred.
 
         Raises:
-            TiacfError:
-                The network was made without covariates.
+            TiacfError: the network was made without covariates.
         """
         if self.covariate_mean is None or self.covariate_sd is None:
             raise TiacfError("the network was made without covariates: ask for them there")
@@ -136,12 +124,10 @@ class TrainedNetwork(NetworkWrapper):
         """Set the baseline's cumulative hazard in each bin: the increments.
 
         Args:
-            increments (Tensor):
-                (K,) 0 or more; from the training patients and their log-hazards.
+            increments: (K,) 0 or more; from the training patients and their log-hazards.
 
         Raises:
-            TiacfError:
-                The network was made without proportional hazards, or the values are unfit.
+            TiacfError: the network was made without proportional hazards, or the values are unfit.
         """
         if self.increments is None:
             raise TiacfError("the network was made without proportional hazards: ask for it there")
@@ -159,8 +145,7 @@ class TrainedNetwork(NetworkWrapper):
         Needs no increments.
 
         Raises:
-            TiacfError:
-                The network was made without proportional hazards, or lacks an input.
+            TiacfError: the network was made without proportional hazards, or lacks an input.
         """
         if self.increments is None:
             raise TiacfError(
@@ -217,18 +202,15 @@ class TrainedNetwork(NetworkWrapper):
 def proportional_logits(log_hazard: Tensor, increments: Tensor) -> Tensor:
     """Logits of the discrete hazards `1 - exp(-x)`, with `x = dH_k exp(eta)`.
 
-    `logit(1 - exp(-x)) = log(expm1(x)) = x + log(1 - exp(-x))`; the last form neither overflows for
-    large x nor loses digits for small ones, with the log of x held between -80 and 20.
+    `logit(1 - exp(-x)) = log(expm1(x)) = x + log(1 - exp(-x))`; the last form neither overflows for large x
+    nor loses digits for small ones, with the log of x held between -80 and 20.
 
     Args:
-        log_hazard (Tensor):
-            (B, 1) eta.
-        increments (Tensor):
-            (K,) dH_k, 0 or more.
+        log_hazard: (B, 1) eta.
+        increments: (K,) dH_k, 0 or more.
 
     Returns:
-        Tensor:
-            (B, K) in float32 or wider.
+        (B, K) in float32 or wider.
     """
     wide = torch.promote_types(log_hazard.dtype, torch.float32)
     log_cumulative = increments.to(wide).log() + log_hazard.to(wide)  # (B, K)

@@ -41,12 +41,9 @@ class PlainNetwork(NetworkWrapper):
     """A plain `nn.Module` as a `SurvivalNetwork`.
 
     Args:
-        network (nn.Module):
-            Its `forward` takes inputs as `SurvivalNetwork` describes.
-        encoder_width (int):
-            E.
-        num_bins (int):
-            K.
+        network: its `forward` takes inputs as `SurvivalNetwork` describes.
+        encoder_width: E.
+        num_bins: K.
     """
 
     def __init__(self, network: nn.Module, encoder_width: int, num_bins: int) -> None:
