@@ -154,7 +154,7 @@ def test_from_slides_to_a_prediction_with_the_example(tmp_path, simulated, demo_
     assert bag.provenance.encoder.package == "own_encoder.py"
     assert bag.scales["20x"].features.std() > 0
 
-    from tiacrossfusion.models.network import build_network
+    from tiacrossfusion.models.network import network_of
 
     config = demo_bundle.config
     architecture = config.architecture.model_copy(update={"encoder_width": 24})
@@ -162,7 +162,7 @@ def test_from_slides_to_a_prediction_with_the_example(tmp_path, simulated, demo_
         update={"encoder": bag.provenance.encoder, "architecture": architecture, "name": "own"}
     )
     torch.manual_seed(0)
-    save_bundle(tmp_path / "own", config, build_network(architecture))
+    save_bundle(tmp_path / "own", config, network_of(architecture))
     predict = ("predict", "--model", tmp_path / "own", "--no-attribution")
 
     # Without the file: one line that names it, and bags can be predicted all the same.

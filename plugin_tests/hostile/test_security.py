@@ -181,7 +181,7 @@ def interrupted_run(cohort, tmp_path_factory) -> Path:
         raise TiacfError("the disk is full")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tiacrossfusion.training.bundles.save_fold_bundle", stop)
+        patch.setattr("tiacrossfusion.training.fit.save_fold_bundle", stop)
         assert_failed(train(cohort, out), "the disk is full")
     return out
 

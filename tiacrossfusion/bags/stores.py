@@ -14,26 +14,23 @@ with `--plugin`.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Any, Protocol
 
 from tiacrossfusion.io.registry import Registry
-
-if TYPE_CHECKING:
-    from tiacrossfusion.bags.bag import FeatureBag
 
 
 class BagStore(Protocol):
     """Writes and reads one kind of file or folder with all that a bag holds."""
 
-    def save(self, bag: FeatureBag, path: Path) -> None:
-        """Write a bag to a path where nothing lies; `FeatureBag.save` moves it into place.
+    def save(self, bag: Any, path: Path) -> None:
+        """Write a `FeatureBag` to a path where nothing lies; `FeatureBag.save` moves it into place.
 
         Raises:
             OSError: it cannot be written.
         """
 
-    def load(self, path: Path) -> FeatureBag:
-        """Read a bag.
+    def load(self, path: Path) -> Any:
+        """Read a `FeatureBag`.
 
         Raises:
             TiacfError: it is damaged. `FeatureBag.load` turns other errors into one line.
