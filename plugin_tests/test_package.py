@@ -1,4 +1,4 @@
-"""What is shipped: clean code, declared dependencies, a wheel that works on its own."""
+"""What is shipped: declared dependencies, a wheel that works on its own."""
 
 from __future__ import annotations
 
@@ -25,13 +25,6 @@ def run(*command: str | Path, **options) -> str:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
-
-
-@pytest.mark.parametrize(
-    "command", [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]]
-)
-def test_code_is_clean(command):
-    run(sys.executable, "-m", *command, cwd=REPOSITORY)
 
 
 @pytest.fixture(scope="module")
