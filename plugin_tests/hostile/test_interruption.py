@@ -91,7 +91,7 @@ def test_a_signal_during_the_imports_gives_one_line(number, answer, code):
 
 def test_a_signal_during_a_destructor_gives_one_line():
     program = (
-        "import signal\nfrom tiacrossfusion import interruption\n"
+        "import signal\nfrom tiacrossfusion.runs import signals as interruption\n"
         "class Thing:\n    def __del__(self):\n        signal.raise_signal(signal.SIGINT)\n"
         "interruption.listen()\nThing()\ninterruption.end()"
     )
