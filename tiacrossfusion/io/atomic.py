@@ -23,7 +23,7 @@ def replacing(path: Path, part: Path | None = None) -> Iterator[Path]:
     """Give a path to write a file or folder to, which takes the place of `path` in the end.
 
     Args:
-        path: where it goes; an older file or folder is replaced.
+        path: where it goes; an older file is replaced by a file, an older folder by a folder.
         part: the path to write to, on the same disk; None for a hidden one beside `path`.
 
     Raises:
@@ -41,14 +41,14 @@ def move(source: Path, target: Path) -> None:
     """Move a file or folder over an older one, also where another process does so just now.
 
     Folders cannot be swapped in one step everywhere: the old one is moved aside first, so that at any
-    moment either the old or the new one is whole.
+    moment either the old or the new one is whole. A file never takes the place of a folder.
 
     Raises:
         OSError: it cannot be moved.
     """
     old = source.with_name(f"{source.name}.{uuid.uuid4().hex[:8]}.old")
     while True:
-        if target.is_dir():
+        if target.is_dir() and source.is_dir():
             os.replace(target, old)
         try:
             os.replace(source, target)
