@@ -165,8 +165,8 @@ def test_what_does_not_fit_is_told_and_passed_over(tmp_path, names):
     assert (split.unknown, split.unusable) == (("zz", "yy"), ("q-1",))
     assert split.unnamed == tuple(names[70:80])
     text = "\n".join(split.messages())
-    assert "2 ids are not in the table and are passed over, such as zz, yy" in text
-    assert "1 ids were left out of the table and are passed over, such as q-1" in text
+    assert "2 ids are not in the table and are ignored, such as zz, yy" in text
+    assert "1 ids were left out of the table and are ignored, such as q-1" in text
     assert "10 patients of the table are in neither column" in text
     (fold,) = given_folds([split], table, seed=0)
     assert fold.test == split.val

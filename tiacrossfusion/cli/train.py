@@ -91,7 +91,7 @@ _SETTINGS = {
 @click.option(
     "--config",
     type=Path,
-    help="YAML file of settings; options given here come before it. run.json shows them all.",
+    help="YAML file of settings; options override it. run.json shows them all.",
 )
 @click.option("--accelerator", default="auto", show_default=True, help="Lightning's: cpu, gpu ...")
 @click.option("--devices", default="1", show_default=True, help="Lightning's: a number or auto.")
@@ -153,7 +153,7 @@ def train(
 
 
 def _number_of(devices: str) -> int | str:
-    """Number of devices, or the text, of which Lightning says what is wrong if it is not "auto"."""
+    """Return the number of devices, or the text, which Lightning refuses unless it is "auto"."""
     try:
         return int(devices)
     except ValueError:

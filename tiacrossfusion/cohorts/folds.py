@@ -40,7 +40,7 @@ class Fold:
 
     @property
     def optimistic(self) -> bool:
-        """Tell whether the patients that choose the model are those that judge it."""
+        """Return whether the patients that choose the model also judge it."""
         return self.validation == self.test
 
 
@@ -60,7 +60,7 @@ def nested_folds(
         seed: of the random numbers.
 
     Raises:
-        TiacfError: fewer patients than folds, or a share that is none.
+        TiacfError: fewer patients than folds, or a share outside 0 to 1.
     """
     at_least("--folds", n_folds, 2)
     order = strata_order(table, table.patients.index)
@@ -95,7 +95,7 @@ def holdout_fold(
         seed: of the random numbers.
 
     Raises:
-        TiacfError: a share that is none, or too few patients for it.
+        TiacfError: a share outside 0 to 1, or too few patients for it.
     """
     rng = np.random.default_rng(seed)
     order = strata_order(table, table.patients.index)
@@ -118,7 +118,7 @@ def check_folds(folds: Sequence[Fold], table: CohortTable, num_bins: int) -> Non
         num_bins: number of time bins.
 
     Raises:
-        TiacfError: some folds do not serve; the first three are named with their reasons.
+        TiacfError: some folds cannot be used; the first three are named with their reasons.
     """
     if not folds:
         raise UsageError("there is no fold; check --folds or --splits")
@@ -182,7 +182,7 @@ def strata_order(table: CohortTable, patients: Iterable[str]) -> list[str]:
 
 
 def draw(order: Sequence[str], share: float, rng: np.random.Generator, setting: str) -> set[str]:
-    """Draw one patient at random from each of as many groups of neighbours as the share asks for."""
+    """Divide the ordered patients into as many groups as the share is to have patients; draw one of each."""
     if not 0 < share < 1:
         raise UsageError(f"{setting} {share:g}: must lie between 0 and 1")
     count = round(share * len(order))
@@ -234,7 +234,7 @@ def _problem(fold: Fold, table: CohortTable, num_bins: int) -> str | None:
 
 
 def _comparable(times: np.ndarray, events: np.ndarray) -> bool:
-    """Tell whether some patient is known to outlive another, as Harrell's C-index counts pairs."""
+    """Return whether some patient is known to outlive another, as Harrell's C-index counts pairs."""
     first = times[events == 1].min()
     return bool((times > first).any() or ((times == first) & (events == 0)).any())
 

@@ -1,4 +1,4 @@
-"""Which bag is which slide's."""
+"""The bag of each slide of a table."""
 
 from __future__ import annotations
 

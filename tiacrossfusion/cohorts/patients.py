@@ -21,7 +21,7 @@ class PatientTable:
     """Which slide is of which patient.
 
     Attributes:
-        path: the file that says so.
+        path: the file of the table.
         owners: patient of each slide, by the slide's name, in the order of the file.
     """
 
@@ -40,7 +40,8 @@ class PatientTable:
             For each the name that it has in the table; None where the table does not name it.
 
         Raises:
-            TiacfError: two are one slide of the table, one may be several, or none is in the table.
+            TiacfError: two sources match one slide of the table, one source matches several, or the table
+                has no slide of the run.
         """
         names = SlideNames((slide, slide) for slide in self.owners)
         found: list[str | None] = []
@@ -63,13 +64,13 @@ class PatientTable:
         if not owners:
             raise TiacfError(
                 f"{self.path}: names none of the {len(sources)} slides of this run, such as "
-                f"{examples(Path(source).name for source in sources)}; its own are such as "
+                f"{examples(Path(source).name for source in sources)}; it has slides such as "
                 f"{examples(self.owners)}; check --slide-column"
             )
         return found
 
     def notes(self, sources: Sequence[str | Path]) -> list[str]:
-        """Say which slides of a run the table does not name, and which of its own the run lacks."""
+        """Return notes on slides that either the table or the run lacks."""
         found = self.find(sources)
         strangers = [
             Path(source).name for source, slide in zip(sources, found, strict=True) if slide is None
@@ -92,16 +93,16 @@ class PatientTable:
 def read_patients(
     path: Path, *, slide_column: str = "slide", patient_column: str = "patient"
 ) -> PatientTable:
-    """Read whose slides are whose.
+    """Read which slide is of which patient.
 
     Args:
-        path: a CSV file with a row a slide; other columns are not looked at.
+        path: a CSV file with a row a slide; other columns are ignored.
         slide_column: names the slides, with or without the ending of their files.
         patient_column: names the patients.
 
     Raises:
-        TiacfError: the file cannot be read, lacks a column, has no rows or leaves a name empty, or a
-            slide stands twice.
+        TiacfError: the file cannot be read, lacks a column, has no rows or leaves a name empty, or
+            names a slide twice.
     """
     path = Path(path)
     frame = read_csv(path, check="check --patients", dtype=str, keep_default_na=False)

@@ -44,17 +44,17 @@ class GivenSplit:
 
     @property
     def leaked(self) -> tuple[str, ...]:
-        """Patients in both columns, be it by different slides."""
+        """Patients in both columns, even if by different slides."""
         val = set(self.val)
         return tuple(patient for patient in self.train if patient in val)
 
     def messages(self) -> list[str]:
-        """Say what does not fit between the split and the table, one line each."""
+        """Return what does not fit between the split and the table, one line each."""
         return [
             f"{self.source}: {len(names)} {what}, such as {examples(names)}"
             for names, what in (
-                (self.unknown, "ids are not in the table and are passed over"),
-                (self.unusable, "ids were left out of the table and are passed over"),
+                (self.unknown, "ids are not in the table and are ignored"),
+                (self.unusable, "ids were left out of the table and are ignored"),
                 (self.unnamed, "patients of the table are in neither column and are not used"),
                 (self.leaked, "patients are in both train and val: figures are too good by that"),
             )
@@ -65,7 +65,7 @@ class GivenSplit:
 def read_splits(source: Path | Sequence[Path], table: CohortTable) -> list[GivenSplit]:
     """Read split files of the authors' format: columns "train" and "val", of patients or of slides.
 
-    Ids that the table lacks are passed over and told by `GivenSplit.messages`.
+    Ids that the table lacks are ignored and reported by `GivenSplit.messages`.
 
     Args:
         source: a folder with `splits_0.csv`, `splits_1.csv` and so on, or the files.
@@ -75,7 +75,7 @@ def read_splits(source: Path | Sequence[Path], table: CohortTable) -> list[Given
         The splits by number.
 
     Raises:
-        TiacfError: no file, or one that is damaged, names an id twice or names no patient of the table.
+        TiacfError: there is no file, or one is damaged, names an id twice or names no patient of the table.
     """
     splits = [_read_split(path, number, table) for number, path in enumerate(_split_files(source))]
     numbers = [split.number for split in splits]

@@ -1,7 +1,7 @@
 """The cohort table: which slides belong to which patients, and how long each was followed.
 
-Every row of the file is used, or the file is refused in one line that says how many rows are affected
-and what to do. Only rows without usable follow-up or covariates may be left out, on demand and counted.
+Every row of the file is used, or the file is refused in one line with the number of affected rows and the
+remedy. Only rows without usable follow-up or covariates may be left out, on demand and counted.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class CohortTable:
 
     Attributes:
         patients: index patient (str); columns time (float, above 0), event (int, 1 observed, 0
-            censored), then the covariates as they stand in the file.
+            censored), then the covariates as in the file.
         slides: columns slide and patient (str), one row a slide.
         time_unit: unit of the times, such as "months".
         sha256: hash of the file.
@@ -84,7 +84,7 @@ class CohortTable:
     notes: tuple[str, ...] = ()
 
     def messages(self) -> list[str]:
-        """Say what was left out, and what is noteworthy, one line each."""
+        """Return what was left out and other notes, one line each."""
         lines = list(self.notes)
         for reason, rows in self.left_out.items():
             lost = {patient for _, patient in rows} - set(self.patients.index)
@@ -108,10 +108,10 @@ def read_table(
         columns: names of the columns.
         time_unit: unit of the times, such as "months"; carried through to every result.
         drop_unusable: leave out rows without usable follow-up or covariates instead of refusing the
-            table; `CohortTable.left_out` holds them.
+            table; they are in `CohortTable.left_out`.
 
     Raises:
-        TiacfError: the file cannot be read, or anything in it does not fit.
+        TiacfError: the file cannot be read, or a value in it is wrong.
     """
     path = Path(path)
     if not time_unit.strip():
@@ -310,7 +310,7 @@ def _unusable_covariate(path: Path, frame: pd.DataFrame, name: str) -> dict[str,
 
 
 def _numbers(values: pd.Series) -> pd.Series:
-    """Values as float, NaN where they are none; dates are none."""
+    """Values as float, NaN where they are not numbers; dates are not."""
     if values.dtype.kind in "mM":
         return pd.Series(np.nan, index=values.index)
     return pd.to_numeric(values.astype(object), errors="coerce").astype(float)

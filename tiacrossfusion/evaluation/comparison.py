@@ -34,7 +34,7 @@ def compare(
         seed: of the bootstrap.
 
     Raises:
-        TiacfError: patients, folds, follow-up or time units differ; the message says how.
+        TiacfError: patients, folds, follow-up or time units differ.
     """
     check_predictions(first)
     check_predictions(second)

@@ -13,7 +13,7 @@ from tiacrossfusion.outputs.figures import add_caption
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-#: Okabe and Ito's colours, told apart by the colour-blind.
+#: Okabe and Ito's colours, which the colour-blind can distinguish.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 
 #: Of the risk groups.
@@ -50,7 +50,7 @@ def add_axes(figure: Figure, left: float, bottom: float, width: float, height: f
 
 
 def say(axes: Axes, text: str) -> None:
-    """Say in the middle of empty axes why nothing is drawn."""
+    """Write in the middle of empty axes why nothing is drawn."""
     axes.text(
         0.5,
         0.65,

@@ -19,7 +19,7 @@ def kaplan_meier_figure(
 ) -> None:
     """Draw the observed survival of both groups with 95 % bands (Greenwood, log-minus-log).
 
-    Each patient is in the group that the cut-off of the own fold's training patients gives.
+    Each patient is in the group given by the cut-off of its fold's training patients.
 
     Args:
         folds: out-of-fold predictions.

@@ -2,7 +2,7 @@
 
 Risks of two folds come from two models and are not comparable: pooled measures of ranking add up the
 pairs within the folds. Measures of a patient alone (Brier score, calibration, risk groups) pool the
-patients, each with the curve, the cut-off and the censoring weights of the own fold.
+patients, each with the curve, the cut-off and the censoring weights of the patient's fold.
 """
 
 from __future__ import annotations

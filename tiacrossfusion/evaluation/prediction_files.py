@@ -71,7 +71,7 @@ def write_predictions(folder: Path, folds: Sequence[FoldPredictions]) -> None:
     digests = "".join(f"{_digest(text.encode())}  {name}\n" for name, text in texts.items())
     write_text(Path(folder) / TRAINING_TABLE, texts[TRAINING_TABLE])
     write_text(Path(folder) / DIGESTS, digests)
-    write_text(Path(folder) / TABLE, texts[TABLE])  # last: with it the predictions are there
+    write_text(Path(folder) / TABLE, texts[TABLE])  # last: then all files are in place
 
 
 def read_predictions(path: Path) -> list[FoldPredictions]:

@@ -31,7 +31,7 @@ class FoldPredictions:
         training_events: (M,) as `events`, of the training patients.
 
     Raises:
-        TiacfError: the values do not hold together; the message says which.
+        TiacfError: values are missing, out of range or inconsistent; names the first.
     """
 
     fold: int
@@ -96,7 +96,7 @@ def check_predictions(folds: Sequence[FoldPredictions]) -> None:
     """Refuse folds that cannot be reported together.
 
     Raises:
-        TiacfError: there are none, a number comes twice, or units or numbers of bins differ.
+        TiacfError: there are no folds, two have the same number, or units or numbers of bins differ.
     """
     if not folds:
         raise TiacfError("there are no predictions to evaluate; give those of one fold or more")

@@ -1,4 +1,4 @@
-"""What an evaluation says, as data that is valid JSON: NaN is written as null."""
+"""The figures of an evaluation, as data that is valid JSON: NaN is written as null."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def planted_tokens(bag: FeatureBag, truth: SlideTruth) -> dict[str, np.ndarray]:
-    """Tell the tokens at least half of whose area shows the adverse pattern of their scale.
+    """Find the tokens of which at least half of the area shows the adverse pattern of their scale.
 
     Args:
         bag: bag of the simulated slide.

@@ -1,4 +1,4 @@
-"""Patients of several slides: which slides are whose, and one prediction from all of them."""
+"""Predictions of patients from those of their slides."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PatientOutcome:
-    """What became of one patient.
+    """The result for one patient.
 
     Attributes:
         patient: identifier.
         slides: the patient's slides, as the table names them.
         predicted: those of them that have been predicted.
-        prediction: what the model says of the patient; None when no slide has been predicted.
+        prediction: of the patient; None when no slide has been predicted.
         message: what is missing or unknown; empty when all is well.
         row: the patient's row of `patients.csv`.
     """
@@ -48,15 +48,15 @@ def predict_patients(
     of each member, of which slides keep the mean only.
 
     Args:
-        table: whose slides are whose.
-        outcomes: what became of the slides of a run of this model.
+        table: which slide is of which patient.
+        outcomes: of the slides of a run of this model.
         config: of the model.
 
     Returns:
-        What became of each patient of the table, in its order; one without a predicted slide too.
+        The result for each patient of the table, in its order, also for those without a predicted slide.
 
     Raises:
-        TiacfError: slides cannot be told apart, or none is in the table.
+        TiacfError: slides cannot be told apart, or the table has no slide of the run.
     """
     found = table.find([outcome.source for outcome in outcomes])
     of_slide = {slide: outcome for slide, outcome in zip(found, outcomes, strict=True) if slide}

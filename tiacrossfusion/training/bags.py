@@ -1,4 +1,4 @@
-"""The bags of a training cohort: checked once, then read again in every epoch."""
+"""The bags of a training cohort: checked once, then read in every epoch."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ class CohortBags:
         mean = np.sum([summary.total for summary in chosen], axis=0) / counts
         square = np.sum([summary.squares for summary in chosen], axis=0) / counts
         sd = np.sqrt(np.maximum(square - mean**2, 0))
-        # A feature that never changes says nothing: it becomes 0, not noise blown up.
+        # A constant feature becomes 0; a tiny SD would only amplify rounding errors.
         sd[sd < 1e-6] = 1.0
         return torch.from_numpy(mean).float(), torch.from_numpy(sd).float()
 

@@ -1,4 +1,4 @@
-"""From trained folds to model bundles that `tiacf predict` takes."""
+"""Model bundles of trained folds, for `tiacf predict`."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def save_fold_bundle(
         model: name of the network.
         cohort: the patients.
         bags: the cohort's bags; the bundle takes encoder and sampling from them.
-        fold: who was trained on.
-        fitted: what training gave.
+        fold: the patients that it was trained and tested on.
+        fitted: the result of training.
         train_risks: risks of the training patients, in their order; group and percentile of a new
             patient are read against them.
         predictions: of the test patients, for the model card.
@@ -85,8 +85,8 @@ def save_ensemble(
     """Write the bundle of all folds together.
 
     Its time bins, risk quantiles and cut-off come from all patients of the folds, all of whom some
-    member was trained on. It has no test patients of its own: the card gives the out-of-fold figures
-    of its members.
+    member was trained on. The ensemble has no test patients: the card has the out-of-fold figures of
+    its members.
 
     Args:
         folder: of the bundle.

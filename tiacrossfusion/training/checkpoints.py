@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there."""
+"""Checkpoints, written in one step."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from tiacrossfusion.io.tensor_files import load_tensors
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Writes a checkpoint beside its place and moves it there: a killed run leaves no half of one.
+    """Checkpoints are written to a temporary file and moved into place, and read without unpickling.
 
-    Reads tensors and plain values only, never pickled objects.
+    A killed run leaves no partial checkpoint. Only tensors and plain values are read.
     """
 
     def save_checkpoint(
@@ -26,13 +26,13 @@ class WholeCheckpoints(TorchCheckpointIO):
     ) -> None:
         """Write a checkpoint in one step.
 
-        Lightning's own way goes by the folder for temporary files, which may lie on a smaller disk.
+        Lightning's default uses the system's folder for temporary files, which may be on a smaller disk.
 
         Raises:
             OSError: it cannot be written.
         """
         del storage_options
-        content = io.BytesIO()  # written by torch, a full disk would be any RuntimeError
+        content = io.BytesIO()  # torch would report a full disk as a RuntimeError
         torch.save(checkpoint, content)
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -51,10 +51,10 @@ class WholeCheckpoints(TorchCheckpointIO):
 
 
 def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
-    """Read a checkpoint of a run that goes on.
+    """Read a checkpoint of a run that is resumed.
 
     Raises:
-        TiacfError: it is missing or damaged, or holds what could run code.
+        TiacfError: it is missing or damaged, or holds pickled objects.
     """
     try:
         checkpoint = load_tensors(path, map_location)

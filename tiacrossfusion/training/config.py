@@ -102,7 +102,7 @@ class ProtocolSettings(BaseModel):
 
 
 class TrainingConfig(BaseModel):
-    """Everything that decides the result of `tiacf train`, but for the data.
+    """All settings that decide the result of `tiacf train`, apart from the data.
 
     Attributes:
         models: names from `tiacrossfusion.networks.registry.model_names`; all share folds and settings.
@@ -150,7 +150,7 @@ class TrainingConfig(BaseModel):
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """Plain values only, each name once; no aliases, which a few lines could blow up to any size."""
+    """Loads plain values with each name once, and no aliases: a few lines of them can expand to any size."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         """Refuse an alias before it is followed."""
@@ -159,7 +159,7 @@ class _PlainLoader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Refuse a name that stands twice, of which the first would be lost."""
+        """Refuse a name that is given twice: the first value would be lost."""
         settings = super().construct_mapping(node, deep=deep)
         if len(settings) < len(node.value):
             raise yaml.YAMLError("a setting stands twice in one place")

@@ -30,7 +30,7 @@ class CoxCovariates:
     of the training patients, so that `exp(b)` is the hazard ratio of one SD. Others enter as one
     indicator for each category of the training patients but the most frequent. A category that no
     training patient has takes the mean of the indicators over the training patients. A covariate that
-    is the same for all training patients is left out. `messages` tells of both.
+    is the same for all training patients is left out. Both are noted in `messages`.
 
     Attributes:
         covariates: names of the columns.
@@ -43,7 +43,7 @@ class CoxCovariates:
         """Name the covariates.
 
         Raises:
-            TiacfError: there is none.
+            UsageError: no covariate is named.
         """
         if not covariates:
             raise UsageError("a Cox model of covariates needs some; name them with --covariates")
@@ -130,7 +130,7 @@ class CoxCovariates:
             self._categories[name] = list(counts.sort_values(ascending=False, kind="stable").index)
 
     def _terms(self, patients: pd.DataFrame) -> pd.DataFrame:
-        """Terms of patients to predict; tells of categories unseen in training."""
+        """Terms of patients to predict; categories unseen in training are noted in `messages`."""
         terms = self._indicators(patients)
         for name, categories in self._categories.items():
             values = patients[name].astype(str)

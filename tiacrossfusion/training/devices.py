@@ -31,7 +31,7 @@ class Devices:
     strategy: str = "auto"
 
     def check(self) -> None:
-        """Refuse what Lightning does not know and what this machine does not have.
+        """Refuse devices that Lightning does not know or that this machine does not have.
 
         Raises:
             UsageError: names the three options and the reason.
@@ -58,7 +58,7 @@ class Devices:
             RuntimeError,
         ) as error:
             raise UsageError(f"{asked}: {one_line(error)}; {remedy}") from error
-        # On a CPU each "device" is a process of its own, and Lightning would start any number.
+        # On a CPU each "device" is a process, and Lightning would start any number of them.
         if (
             trainer.num_devices > (os.cpu_count() or 1)
             and trainer.strategy.root_device.type == "cpu"
@@ -68,7 +68,7 @@ class Devices:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep Lightning's advice on loaders and devices, which is not the user's to follow, off the screen."""
+    """Hide Lightning's advice on loaders and devices, which users of this package cannot follow."""
     logger = logging.getLogger("lightning.pytorch")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -42,7 +42,7 @@ def fit_model(
 ) -> None:
     """Fit a model on the folds that are not finished.
 
-    A fold is finished when its predictions are there, which are written last.
+    The predictions of a fold are written last: where they exist, the fold is finished.
 
     Args:
         plan: of the training.
@@ -77,7 +77,7 @@ def fit_model(
 
 
 def is_finished(place: Path) -> bool:
-    """Return whether a fold is finished: its predictions are there."""
+    """Return whether a fold is finished, that is, whether its predictions exist."""
     return (place / PREDICTIONS).is_file()
 
 

@@ -37,7 +37,7 @@ _LOGS = "logs"
 
 @dataclass(frozen=True)
 class FittedFold:
-    """What training on a fold gives.
+    """The result of training on a fold.
 
     Attributes:
         architecture: of the network.
@@ -86,7 +86,7 @@ def fit_fold(
 ) -> FittedFold:
     """Fit a network to the training patients and keep the epoch with the best validation score.
 
-    A run that was killed goes on from its last whole epoch and gives the same result.
+    A run that was killed is resumed after its last complete epoch, with the same result.
 
     Args:
         model: name from `tiacrossfusion.networks.registry.NETWORKS`.

@@ -41,7 +41,7 @@ class SurvivalTraining(lightning.LightningModule):
 
     A batch of the data loader is the patients of one step of the optimiser. Their slides go through
     the network one after the other and their gradients add up, so that memory is that of one slide
-    whatever the size of the step; losses are computed in float32 or wider.
+    at any size of the step; losses are computed in float32 or wider.
 
     Cox's partial likelihood compares the patients of a step with each other, and a patient's hazards
     are the mean over the slides: there the loss needs the outputs of several slides at once. These are
@@ -70,7 +70,7 @@ class SurvivalTraining(lightning.LightningModule):
     ) -> None:
         """Keep what training needs."""
         super().__init__()
-        # Several backward passes make one step, which Lightning leaves to the module.
+        # Several backward passes make one step, which needs Lightning's manual optimisation.
         self.automatic_optimization = False
         self.network = network
         self.bags = bags
@@ -206,7 +206,7 @@ class SurvivalTraining(lightning.LightningModule):
             loss = self._loss(self._average(outputs, unit), unit) * weight
             loss.backward()
             return float(loss.detach())
-        # Several passes: outputs first, then the gradients of each, as the class says.
+        # Several passes: outputs first, then the gradients of each, as described in the class docstring.
         stacks = [SlideTokens.stack([loaded[i] for i in part]) for part in members]
         states, parts = [], []
         with torch.no_grad():

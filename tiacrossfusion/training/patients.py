@@ -1,4 +1,4 @@
-"""Patients as training sees them: follow-up, and one or more slides."""
+"""Patients in training: follow-up, and one or more slides."""
 
 from __future__ import annotations
 

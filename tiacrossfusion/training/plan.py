@@ -100,7 +100,7 @@ class Plan:
         return self.folder / model / ENSEMBLE
 
     def covariates(self) -> dict[str, np.ndarray] | None:
-        """Return the covariates (C,) of the patient of each slide; None where they are not all numbers."""
+        """Return the covariates (C,) of the patient of each slide; None without any, or if some are text."""
         values = self.cohort.table.patients[list(self.config.columns.covariates)]
         if values.empty or not all(is_numeric_dtype(values[name]) for name in values):
             return None
@@ -165,7 +165,7 @@ def _check_networks(plan: Plan) -> None:
         text = [name for name in names if not is_numeric_dtype(values[name])]
         if "covariates" in input_names(network) and text:
             raise UsageError(
-                f"{model} takes numbers, and the covariate {text[0]} is none; write it as numbers in "
+                f"{model} takes numbers, and the covariate {text[0]} is text; write it as numbers in "
                 "the table, or leave it out of --covariates"
             )
 
@@ -173,7 +173,7 @@ def _check_networks(plan: Plan) -> None:
 def _make_folds(
     table: CohortTable, settings: ProtocolSettings, seed: int
 ) -> tuple[list[Fold], list[str]]:
-    """Divide the patients as a protocol says.
+    """Divide the patients according to a protocol.
 
     Returns:
         The folds, and what does not fit between given splits and the table, one line each.

@@ -1,4 +1,4 @@
-"""A training run: models on the same folds, kept in a folder that a killed run goes on in.
+"""A training run: models on the same folds, kept in a folder in which a killed run is resumed.
 
 - `run.json`: configuration, versions, hashes of the table and of the bags, what was left out
 - `splits.csv`: fold, part and patient
@@ -74,7 +74,7 @@ class TrainingRun:
         evaluations = {}
         with alone_in(self.plan.folder) if self.leader else nullcontext():
             open_folder(self.plan)  # again: another run may have used the folder since
-            if self.plan.networks:  # before any model is trained: the bags may not serve
+            if self.plan.networks:  # checked before any model is trained
                 self._bags_of(self.plan.networks[0])
             for model in self.plan.config.models:
                 self.fit(model)

@@ -1,4 +1,4 @@
-"""`run.json`: what a training was begun with, and whether the one that goes on is the same."""
+"""`run.json`: settings and data of a training, compared when it is resumed."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def check_bags(folder: Path, sha256: str) -> None:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Say in one line what is wrong with the file."""
+    """Turn errors about the file into one line."""
     try:
         yield
     except OSError as error:
