@@ -378,7 +378,7 @@ class TestBagFolder:
     @pytest.mark.parametrize("name", ["cohort.csv", "bags", "slides"])
     def test_what_someone_else_wrote_is_left_alone(self, tmp_path, name):
         (tmp_path / name).write_text("mine")
-        with pytest.raises(TiacfError, match=f"{name}: exists and is of no simulated cohort"):
+        with pytest.raises(TiacfError, match=f"{name}: exists and is not of a simulated cohort"):
             simulate_bags(tmp_path, 1, 1, **TINY)
         assert [path.name for path in tmp_path.iterdir()] == [name]
         assert (tmp_path / name).read_text() == "mine"

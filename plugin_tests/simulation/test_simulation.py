@@ -274,10 +274,10 @@ class TestFile:
 
 
 def test_systems_without_signal_masks_draw_slides_too(monkeypatch):
-    from tiacrossfusion.simulation import slides
+    from tiacrossfusion.runs import process_pool
 
     monkeypatch.delattr(signal, "pthread_sigmask")
-    with slides._unseen_by_new_processes():
+    with process_pool._signals_blocked():
         pass
 
 

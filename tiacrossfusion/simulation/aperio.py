@@ -1,11 +1,12 @@
-"""Writing a pyramidal slide the way an Aperio scanner does."""
+"""Write a pyramidal slide as an Aperio scanner does."""
 
 import os
-import uuid
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import cv2
 import imagecodecs
@@ -14,6 +15,8 @@ import numpy.typing as npt
 import tifffile
 
 from tiacrossfusion.errors import UsageError
+from tiacrossfusion.io.atomic import replacing
+from tiacrossfusion.simulation.checks import check_seed, require
 
 Pixels = npt.NDArray[np.uint8]
 Paint = Callable[[int, int, int, int], Pixels]
@@ -30,16 +33,10 @@ _PIXELS_OF_CLASSIC_TIFF = 8_000_000_000
 
 
 def check_slide(path: Path, size: tuple[int, int], mpp: float, seed: int) -> None:
-    """Refuse a slide that could not be written or read back.
-
-    Args:
-        path: The slide to write.
-        size: Width and height of level 0, in pixels.
-        mpp: Micrometres per pixel of level 0.
-        seed: Seed of the slide.
+    """Raise if a slide cannot be written to `path`, or see :func:`check_numbers`.
 
     Raises:
-        TiacfError: the folder is missing, the suffix is not .svs, or a number is out of its range.
+        UsageError: the folder is missing, the suffix is not .svs, or a number is out of range.
     """
     if path.suffix.lower() != ".svs":
         raise UsageError(
@@ -51,28 +48,16 @@ def check_slide(path: Path, size: tuple[int, int], mpp: float, seed: int) -> Non
 
 
 def check_numbers(size: tuple[int, int], mpp: float, seed: int) -> None:
-    """Refuse a size, a resolution or a seed that no slide can have.
-
-    Args:
-        size: Width and height of level 0, in pixels.
-        mpp: Micrometres per pixel of level 0.
-        seed: Seed of the slide.
+    """Raise if no slide can have this size (pixels of level 0), mpp or seed.
 
     Raises:
-        TiacfError: a number is out of its range.
+        UsageError: a number is out of range.
     """
-    if min(size) < _SMALLEST_SIDE:
-        raise UsageError(
-            f"size is {size}; give a width and a height of at least {_SMALLEST_SIDE} px."
-        )
-    if max(size) > _LARGEST_SIDE:
-        raise UsageError(
-            f"size is {size}; give a width and a height of at most {_LARGEST_SIDE} px."
-        )
-    if not 0.1 <= mpp <= 1.0:
-        raise UsageError(f"mpp is {mpp}; give 0.1 to 1.0 µm per pixel (0.25 for 40x, 0.5 for 20x).")
-    if seed < 0:
-        raise UsageError(f"seed is {seed}; give 0 or a positive whole number.")
+    sides = "a width and a height of"
+    require(min(size) >= _SMALLEST_SIDE, "size", size, f"{sides} at least {_SMALLEST_SIDE} px")
+    require(max(size) <= _LARGEST_SIDE, "size", size, f"{sides} at most {_LARGEST_SIDE} px")
+    require(0.1 <= mpp <= 1.0, "mpp", mpp, "0.1 to 1.0 µm per pixel (0.25 for 40x, 0.5 for 20x)")
+    check_seed(seed)
 
 
 def write_slide(
@@ -81,38 +66,33 @@ def write_slide(
     """Paint a slide block by block and write it with its pyramid.
 
     Level 0 is followed by a striped thumbnail, as readers of Aperio files expect, and by levels
-    reduced 4 and 16 times; all levels have JPEG tiles of 256 px. The file appears under its name
-    only once it is complete.
+    reduced 4 and 16 times; all levels have JPEG tiles of 256 px. The file gets its name once it is
+    complete.
 
     Args:
-        path: The slide to write.
-        size: Width and height of level 0, in pixels.
-        mpp: Micrometres per pixel of level 0.
-        paint: Called as `paint(x, y, width, height)`, in level-0 pixels, from several threads;
-            returns the (height, width, 3) uint8 RGB pixels of that block. Its sides are multiples
-            of 256, so that the last blocks reach beyond the slide.
-        progress: Whether to show a progress bar.
+        path: the slide to write.
+        size: width and height of level 0, in pixels.
+        mpp: micrometres per pixel of level 0.
+        paint: called as `paint(x, y, width, height)`, in level-0 pixels, from several threads; returns
+            the (height, width, 3) uint8 RGB pixels of that block. Width and height are multiples of
+            256, so the last blocks extend beyond the slide.
+        progress: show a progress bar.
     """
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
-    try:
-        _write_pages(partial, size, mpp, paint, progress=progress)
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-
-
-def _write_pages(
-    path: Path, size: tuple[int, int], mpp: float, paint: Paint, *, progress: bool
-) -> None:
     width, height = size
     quarter = np.empty((height // _REDUCTION, width // _REDUCTION, 3), np.uint8)
     scale = f"AppMag = {10 / mpp:.4g}|MPP = {mpp:.4f}"
     header = "Aperio Image Library v12.0.15 \r\n"
     extent = f"{width}x{height} [0,0 {width}x{height}] (256x256)"
     per_centimetre = 1e4 / mpp
-
-    with tifffile.TiffWriter(path, bigtiff=width * height > _PIXELS_OF_CLASSIC_TIFF) as tiff:
+    common: dict[str, Any] = {
+        "photometric": "ycbcr",
+        "compression": "jpeg",
+        "subsampling": (2, 1),
+        "software": False,
+        "metadata": None,
+    }
+    bigtiff = width * height > _PIXELS_OF_CLASSIC_TIFF
+    with replacing(path) as part, tifffile.TiffWriter(part, bigtiff=bigtiff) as tiff:
 
         def write_level(tiles: Iterator[bytes], shape: tuple[int, ...], factor: int) -> None:
             reduced = "" if factor == 1 else f" -> {shape[1]}x{shape[0]}"
@@ -121,32 +101,24 @@ def _write_pages(
                 shape=shape,
                 dtype=np.uint8,
                 tile=(TILE, TILE),
-                photometric="ycbcr",
-                compression="jpeg",
-                subsampling=(2, 1),
                 description=f"{header}{extent}{reduced} JPEG/RGB Q={_QUALITY}|{scale}",
                 resolution=(per_centimetre / factor, per_centimetre / factor),
                 resolutionunit="CENTIMETER",
-                software=False,
-                metadata=None,
+                **common,
             )
 
-        # On an error tifffile leaves them to the collector, which may run in a thread of their pool.
+        # After an error tifffile leaves the generator to the garbage collector, which may run in a
+        # thread of the generator's own pool.
         with closing(_painted_tiles(size, paint, quarter, progress=progress)) as painted:
             write_level(painted, (height, width, 3), 1)
         thumbnail = _thumbnail(quarter)
+        shown = f"{width}x{height} -> {thumbnail.shape[1]}x{thumbnail.shape[0]}"
         tiff.write(
             thumbnail,
             rowsperstrip=16,
-            photometric="ycbcr",
-            compression="jpeg",
             compressionargs={"level": _QUALITY},
-            subsampling=(2, 1),
-            description=(
-                f"{header}{width}x{height} -> {thumbnail.shape[1]}x{thumbnail.shape[0]} - |{scale}"
-            ),
-            software=False,
-            metadata=None,
+            description=f"{header}{shown} - |{scale}",
+            **common,
         )
         write_level(_tiles(quarter), quarter.shape, _REDUCTION)
         sixteenth = _reduce(quarter)
@@ -156,7 +128,7 @@ def _write_pages(
 def _painted_tiles(
     size: tuple[int, int], paint: Paint, quarter: Pixels, *, progress: bool
 ) -> Generator[bytes]:
-    """JPEG tiles of level 0 in file order; fills `quarter` on the way."""
+    """Yield the JPEG tiles of level 0 in file order, and fill `quarter`."""
     width, height = (-(-length // TILE) * TILE for length in size)
     blocks = [
         (x, y, min(BLOCK, width - x), min(BLOCK, height - y))
@@ -172,13 +144,9 @@ def _painted_tiles(
             reduced = _reduce(inside)
             top, left = y // _REDUCTION, x // _REDUCTION
             quarter[top : top + reduced.shape[0], left : left + reduced.shape[1]] = reduced
-        return [
-            [_encode(pixels[row : row + TILE, column : column + TILE]) for column in columns]
-            for row in range(0, pixels.shape[0], TILE)
-            for columns in [range(0, pixels.shape[1], TILE)]
-        ]
+        return list(_rows_of_tiles(pixels))
 
-    # Drawing holds the interpreter part of the time: more threads than this gain nothing.
+    # Drawing holds the GIL part of the time: more threads than this gain nothing.
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         painted = pool.map(finish, blocks)
         if progress:
@@ -186,23 +154,26 @@ def _painted_tiles(
 
             painted = iter(tqdm(painted, total=len(blocks), unit="block", desc="Painting"))
         try:
-            per_row = -(-width // BLOCK)
             for _ in range(0, height, BLOCK):
-                band = [next(painted) for _ in range(per_row)]
+                band = [next(painted) for _ in range(0, width, BLOCK)]
                 for rows in zip(*band, strict=True):
-                    for tiles in rows:
-                        yield from tiles
+                    yield from chain.from_iterable(rows)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _tiles(pixels: Pixels) -> Iterator[bytes]:
+    """JPEG tiles of an image in file order; its edges are repeated to fill the last ones."""
     height, width, _ = pixels.shape
-    padding = ((0, -height % TILE), (0, -width % TILE), (0, 0))
-    padded = np.pad(pixels, padding, mode="edge")
+    padded = np.pad(pixels, ((0, -height % TILE), (0, -width % TILE), (0, 0)), mode="edge")
+    return chain.from_iterable(_rows_of_tiles(padded))
+
+
+def _rows_of_tiles(pixels: Pixels) -> Iterator[list[bytes]]:
+    """Yield the JPEG tiles of an image whose sides are multiples of 256, row by row."""
+    height, width, _ = pixels.shape
     for y in range(0, height, TILE):
-        for x in range(0, width, TILE):
-            yield _encode(padded[y : y + TILE, x : x + TILE])
+        yield [_encode(pixels[y : y + TILE, x : x + TILE]) for x in range(0, width, TILE)]
 
 
 def _encode(tile: Pixels) -> bytes:

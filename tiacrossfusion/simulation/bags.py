@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Hashable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
@@ -14,17 +15,18 @@ from tiacrossfusion import __version__
 from tiacrossfusion.bags.bag import FeatureBag, Provenance, ScaleFeatures
 from tiacrossfusion.encoders.spec import EncoderSpec
 from tiacrossfusion.errors import UsageError
+from tiacrossfusion.simulation.checks import require
 from tiacrossfusion.simulation.cohort_folder import CohortFolder, SimulationTask
 from tiacrossfusion.simulation.planted import Scenario, draw_planted_cohort, slide_rng
 from tiacrossfusion.slides.spec import CELLS_20X, SCALES, SamplingSpec
 
-#: Name of the encoder in the provenance of simulated bags; no encoder has it, for nothing was encoded.
+#: Name of the encoder in the provenance of simulated bags. There is no such encoder.
 ENCODER_NAME = "simulated"
 
-# With it no bag is larger than the largest real one, about 138,000 tokens at 20x.
+# The largest real bag has about 138,000 tokens at 20x.
 _LARGEST_SIDE = 92
 _WIDEST = 4096
-_FOR_DIRECTIONS = 2026  # fixed: a model trained on one cohort serves for another
+_FOR_DIRECTIONS = 2026  # fixed, so that a model trained on one cohort can be applied to another
 _SAMPLING = SamplingSpec()
 
 Flags = npt.NDArray[np.bool_]
@@ -40,28 +42,28 @@ def draw_bag(
 ) -> FeatureBag:
     """Draw the bag of one slide.
 
-    Every token is Gaussian noise of unit variance. A token that shows the pattern of its scale (5x:
-    the coarse pattern, 20x: the fine one; 10x has none) is moved along a unit vector, one for each of
-    the two scales and the same in every bag, by `sqrt(2) * Phi^-1(auc)`: read off along that vector,
-    a token with the pattern lies above one without it with the probability `auc` (Bamber 1975,
-    "The area above the ordinal dominance graph", for two normal distributions).
+    Every token is Gaussian noise of unit variance. A token with the pattern of its scale (5x: the coarse
+    pattern, 20x: the fine one; 10x has none) is shifted along a unit vector, one for each of the two
+    scales and the same in every bag, by `sqrt(2) * Phi^-1(auc)`: projected onto that vector, a token with
+    the pattern ranks above one without it with probability `auc` (Bamber 1975, "The area above the ordinal
+    dominance graph", for two normal distributions).
 
-    Positions of the tokens with a pattern are random. Where the row states an overlap, that share of
-    the fine pattern lies within 5x cells of the coarse pattern.
+    Tokens with a pattern have random positions. Where the row states an overlap, that share of the fine
+    pattern lies within 5x cells of the coarse pattern.
 
     Args:
         row: `slide`, `coarse_burden`, `fine_burden` and `overlap`, from a table of
             :func:`draw_planted_cohort` with the same `side`.
-        rng: Source of randomness.
-        encoder_width: Number of features of a token (E).
-        side: Side of the 5x lattice: side * side tokens at 5x, 4 times as many at 10x, 16 times at 20x.
-        auc: How well one token's pattern is told from noise, in [0.5, 1).
+        rng: source of randomness.
+        encoder_width: number of features of a token (E).
+        side: side of the 5x lattice: side * side tokens at 5x, 4 times as many at 10x, 16 times at 20x.
+        auc: how well the pattern of a single token can be told from noise, in [0.5, 1).
 
     Returns:
-        Float16 features on complete nested grids, of a slide of 20x without glass.
+        Float16 features on complete nested grids, of a slide of 20x that is all tissue.
 
     Raises:
-        TiacfError: a number is out of its range.
+        UsageError: a number is out of range.
     """
     _check(encoder_width, side, auc)
     coarse, fine = _patterns(row, rng, side)
@@ -85,20 +87,20 @@ def draw_bags(
     side: int = 5,
     auc: float = 0.95,
 ) -> Iterator[FeatureBag]:
-    """Draw the bags of a cohort in memory, one after the other.
+    """Draw the bags of a cohort in memory, the same as :func:`simulate_bags` writes.
 
     Args:
-        cohort: A table of :func:`draw_planted_cohort` with the same `seed` and `side`.
-        seed: Seed of the cohort.
-        encoder_width: Number of features of a token.
-        side: Side of the 5x lattice.
-        auc: How well one token's pattern is told from noise, in [0.5, 1).
+        cohort: a table of :func:`draw_planted_cohort` with the same `seed` and `side`.
+        seed: seed of the cohort.
+        encoder_width: see :func:`draw_bag`.
+        side: see :func:`draw_bag`.
+        auc: see :func:`draw_bag`.
 
     Yields:
-        The bag of each row, in order; the same as :func:`simulate_bags` writes.
+        The bag of each row, in order.
 
     Raises:
-        TiacfError: a number is out of its range.
+        UsageError: a number is out of range.
     """
     for number, row in enumerate(cohort.to_dict("records")):
         yield draw_bag(
@@ -122,131 +124,102 @@ def simulate_bags(
 ) -> pd.DataFrame:
     """Write a cohort of bags: `bags/<slide>.zarr` and `cohort.csv`.
 
-    Bags that the folder holds already are kept when they are of the same cohort.
+    Bags of the same cohort that already exist in the folder are kept.
 
     Args:
-        folder: Where to write; made when it does not exist.
-        n_patients: Number of patients.
-        seed: Seed of everything random.
-        scenario: What the log-hazard depends on, see :func:`draw_planted_cohort`.
-        strength: Standard deviation of the log-hazard; 0 plants nothing.
-        censored_share: Share of the patients whose death is not observed, in [0, 1).
-        slides_per_patient: Number of bags of each patient.
-        encoder_width: Number of features of a token.
-        side: Side of the 5x lattice, see :func:`draw_bag`.
-        auc: How well one token's pattern is told from noise, in [0.5, 1).
-        progress: Whether to show a progress bar.
+        folder: where to write; made if missing.
+        n_patients: number of patients.
+        seed: of everything random.
+        scenario: what the log-hazard depends on.
+        strength: standard deviation of the log-hazard.
+        censored_share: share of the patients whose death is not observed.
+        slides_per_patient: number of bags of each patient.
+        encoder_width: see :func:`draw_bag`.
+        side: see :func:`draw_bag`.
+        auc: see :func:`draw_bag`.
+        progress: show a progress bar.
 
     Returns:
-        The table, as :func:`draw_planted_cohort` gives it.
+        The table of :func:`draw_planted_cohort`.
 
     Raises:
-        TiacfError: a number is out of its range, or the folder holds another cohort or cannot be written.
+        TiacfError: a number is out of range, or the folder holds another cohort or cannot be written.
     """
     _check(encoder_width, side, auc)
-    cohort = draw_planted_cohort(
-        n_patients,
-        seed,
-        scenario=scenario,
-        strength=strength,
-        censored_share=censored_share,
-        slides_per_patient=slides_per_patient,
-        side=side,
-    )
-    options = {
+    planted: dict[str, Any] = {
         "scenario": scenario,
         "n_patients": n_patients,
         "seed": seed,
         "strength": strength,
         "censored_share": censored_share,
         "slides_per_patient": slides_per_patient,
-        "encoder_width": encoder_width,
-        "side": side,
-        "auc": auc,
     }
-    target = CohortFolder(Path(folder), "bags", options)
+    features = {"encoder_width": encoder_width, "side": side, "auc": auc}
+    cohort = draw_planted_cohort(**planted, side=side)
+    target = CohortFolder(Path(folder), "bags", {**planted, **features})
     target.open(cohort)
-    how = {"encoder_width": encoder_width, "side": side, "auc": auc}
-    tasks = [
-        _BagTask(target, target.items / f"{row['slide']}.zarr", row, slide_rng(seed, number), how)
-        for number, row in enumerate(cohort.to_dict("records"))
-    ]
+    tasks = []
+    for number, row in enumerate(cohort.to_dict("records")):
+        path = target.items / f"{row['slide']}.zarr"
+        draw = partial(_write_bag, path, row, slide_rng(seed, number), features)
+        tasks.append(SimulationTask(target, (path,), draw))
     target.run(tasks, progress=progress)
     return cohort
 
 
-class _BagTask(SimulationTask):
-    """One bag to draw."""
-
-    def __init__(
-        self,
-        folder: CohortFolder,
-        store: Path,
-        row: Mapping[Hashable, Any],
-        rng: np.random.Generator,
-        how: Mapping[str, Any],
-    ) -> None:
-        self.folder, self.store, self.row, self.rng, self.how = folder, store, row, rng, how
-        self.label = store.name
-
-    @property
-    def finished(self) -> bool:
-        """Whether the bag is in place."""
-        return self.store.exists()
-
-    def draw(self) -> None:
-        """Draw and write the bag."""
-        draw_bag(self.row, self.rng, **self.how).save(self.store)
+def _write_bag(
+    path: Path,
+    row: Mapping[Hashable, Any],
+    rng: np.random.Generator,
+    features: Mapping[str, Any],
+) -> None:
+    draw_bag(row, rng, **features).save(path)
 
 
 def _check(encoder_width: int, side: int, auc: float) -> None:
-    """Refuse bags that cannot be drawn."""
-    if not 1 <= encoder_width <= _WIDEST:
-        raise UsageError(f"encoder_width is {encoder_width}; give 1 to {_WIDEST} features.")
-    if not 1 <= side <= _LARGEST_SIDE:
-        raise UsageError(f"side is {side}; give 1 to {_LARGEST_SIDE} patches of 5x.")
-    if not 0.5 <= auc < 1:
-        raise UsageError(f"auc is {auc}; give 0.5 (the pattern cannot be told) up to below 1.")
+    """Raise a `UsageError` if bags cannot be drawn."""
+    widths = f"1 to {_WIDEST} features"
+    require(1 <= encoder_width <= _WIDEST, "encoder_width", encoder_width, widths)
+    require(1 <= side <= _LARGEST_SIDE, "side", side, f"1 to {_LARGEST_SIDE} patches of 5x")
+    require(0.5 <= auc < 1, "auc", auc, "0.5 (tokens with the pattern look like noise) to below 1")
 
 
 def _patterns(
     row: Mapping[Hashable, Any], rng: np.random.Generator, side: int
 ) -> tuple[Flags, Flags]:
-    """Which tokens show the pattern of their scale: (N5,) at 5x and (N20,) at 20x."""
+    """Which tokens have the pattern of their scale: (N5,) at 5x and (N20,) at 20x."""
     cells = _grid(side, "20x") // CELLS_20X["5x"]
     parent = cells[:, 1] * side + cells[:, 0]
     coarse, fine = np.zeros(side**2, bool), np.zeros(len(parent), bool)
-    coarse[_choose(rng, np.arange(len(coarse)), _count(row, "coarse_burden", len(coarse)))] = True
+
+    def choose(tokens: npt.NDArray[np.intp], count: int) -> npt.NDArray[np.intp]:
+        return rng.choice(tokens, count, replace=False)
+
+    coarse[choose(np.arange(len(coarse)), _count(row, "coarse_burden", len(coarse)))] = True
     n_fine = _count(row, "fine_burden", len(fine))
     if math.isnan(row["overlap"]):
-        fine[_choose(rng, np.arange(len(fine)), n_fine)] = True
+        fine[choose(np.arange(len(fine)), n_fine)] = True
     else:
         n_inside, inside = _count(row, "overlap", n_fine), coarse[parent]
-        fine[_choose(rng, np.flatnonzero(inside), n_inside)] = True
-        fine[_choose(rng, np.flatnonzero(~inside), n_fine - n_inside)] = True
+        fine[choose(np.flatnonzero(inside), n_inside)] = True
+        fine[choose(np.flatnonzero(~inside), n_fine - n_inside)] = True
     return coarse, fine
 
 
 def _count(row: Mapping[Hashable, Any], column: str, n_tokens: int) -> int:
-    """Number of tokens that a share of a row stands for."""
+    """Number of tokens that the share in a column means."""
     count = row[column] * n_tokens
-    # Written to a table and read back, a share of whole tokens is whole up to the last digits.
+    # A share that was written to a table and read back is exact up to the last digits.
     if not abs(count - round(count)) < 1e-6:
         raise UsageError(
-            f"{row['slide']}: {column} {row[column]:.4f} is no whole number of {n_tokens} tokens; give "
+            f"{row['slide']}: {column} {row[column]:.4f} is not a whole number of {n_tokens} tokens; give "
             "the side that the cohort was drawn with."
         )
     return round(count)
 
 
-def _choose(
-    rng: np.random.Generator, tokens: npt.NDArray[np.intp], count: int
-) -> npt.NDArray[np.intp]:
-    return rng.choice(tokens, count, replace=False)
-
-
 def _direction(scale: str, width: int) -> npt.NDArray[np.float32]:
-    """Unit vector (E,) along which the pattern of a scale shows."""
+    """Unit vector (E,) along which tokens with the pattern of a scale are shifted."""
     rng = np.random.default_rng([_FOR_DIRECTIONS, SCALES.index(scale)])
     vector = rng.standard_normal(width)
     return (vector / np.linalg.norm(vector)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Patients with a follow-up that is drawn from the hazard of their simulated slide."""
+"""Patients whose follow-up is drawn from the hazard of their simulated slide."""
 
 import numpy as np
 import pandas as pd
@@ -16,27 +16,26 @@ def draw_cohort(
     median_months: float = MEDIAN_MONTHS,
     censored_share: float = 1 / 3,
 ) -> pd.DataFrame:
-    """Draw patients, one slide each, with three burdens that add up, and follow-up.
+    """Draw patients with one slide each, three burdens that add up, and follow-up.
 
-    How times and censoring are drawn is told in :func:`follow_up`.
+    :func:`follow_up` describes how times and censoring are drawn.
 
     Args:
-        n_patients: Number of patients.
-        seed: Seed: the same seed gives the same cohort.
-        strength: Factor on :func:`log_hazard`, hence the standard deviation of the log-hazard with unit
-            weights. The true hazard alone orders patients with a C-index of about 0.73 at a
-            strength of 1, 0.80 at 1.5 and 0.84 at 2 when a third is censored; 0 makes survival blind
-            to the slide.
-        weights: Weight of architecture, glands and nuclei in the log-hazard.
-        median_months: Median survival, in months, of a patient whose burdens are one half.
-        censored_share: Share of the patients whose death is not observed, in [0, 1).
+        n_patients: number of patients.
+        seed: the same seed gives the same cohort.
+        strength: factor on :func:`log_hazard`, which is the standard deviation of the log-hazard with unit
+            weights. The true hazard orders patients with a C-index of about 0.73 at a strength of 1, 0.80
+            at 1.5 and 0.84 at 2 when a third is censored; at 0 survival does not depend on the slide.
+        weights: of architecture, glands and nuclei in the log-hazard.
+        median_months: median survival, in months, of a patient whose burdens are one half.
+        censored_share: share of the patients whose death is not observed, in [0, 1).
 
     Returns:
-        One row a patient: `slide` (file name), `patient`, `architecture`, `glands`,
-        `nuclei`, `log_hazard`, `time` (months), `event` (1: death observed, 0: censored).
+        One row per patient: `slide` (file name), `patient`, `architecture`, `glands`, `nuclei`,
+        `log_hazard`, `time` (months), `event` (1: death observed, 0: censored).
 
     Raises:
-        TiacfError: a number is out of its range.
+        UsageError: a number is out of range.
 
     Examples:
         >>> cohort = draw_cohort(200, seed=1)

@@ -1,51 +1,50 @@
 """The folder of a simulated cohort: its table, the options it was drawn with, and what is finished."""
 
 import json
-from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 
 from tiacrossfusion.errors import TiacfError
-from tiacrossfusion.io.atomic import replacing, writing
+from tiacrossfusion.io.atomic import write_text, writing
 from tiacrossfusion.io.progress import Progress
 from tiacrossfusion.runs.runner import Executor, Outcome, Task, run_tasks
 
 TABLE = "cohort.csv"
 TRUTH = "truth"
 _OPTIONS = "simulation.json"
-_ELSEWHERE = "give another folder, or remove what it holds"
+_ELSEWHERE = "give another folder, or remove its contents"
 
 
 class CohortFolder:
     """A folder that holds one simulated cohort, new or resumed.
 
     Args:
-        path: The folder; made when it does not exist. Other files in it are left alone.
-        kind: What the cohort consists of, and the name of the folder in `path` that holds it.
-        options: Everything that decides what is drawn, as JSON takes it.
+        path: the folder; made if missing. Other files in it are left alone.
+        kind: what the cohort consists of, and the name of the subfolder that holds it.
+        options: everything that determines what is drawn, as JSON types.
     """
 
     def __init__(
         self, path: Path, kind: Literal["bags", "slides"], options: Mapping[str, Any]
     ) -> None:
-        """Name the folder; nothing is looked at yet."""
+        """Set the paths; the disk is not touched."""
         self.path = path
         self.items = path / kind
         self._options = {"kind": kind, **options}
 
     def open(self, cohort: pd.DataFrame) -> None:
-        """Make the folder with its table, or see that it is the same one.
+        """Make the folder with its table, or check that it holds this cohort.
 
         Args:
-            cohort: The table that the options give.
+            cohort: the table that the options give.
 
         Raises:
-            TiacfError: it holds another cohort or files that are not a simulated cohort's, or cannot be
-                written.
+            TiacfError: the folder holds another cohort or files of something else, or cannot be written.
         """
         table = cohort.to_csv(index=False)
         with self.writing():
@@ -56,11 +55,10 @@ class CohortFolder:
                     f"{path}: is not the table of these options, it was changed or drawn by another "
                     f"version; {_ELSEWHERE}."
                 )
-            self.path.mkdir(parents=True, exist_ok=True)
-            # The options first: a folder without them is not taken for a simulated cohort.
-            _write(self.path / _OPTIONS, json.dumps(self._options, indent=2) + "\n")
+            # The options first: without them a folder is not recognised as a simulated cohort.
+            write_text(self.path / _OPTIONS, json.dumps(self._options, indent=2) + "\n")
             self.items.mkdir(exist_ok=True)
-            _write(path, table)
+            write_text(path, table)
 
     def run(
         self,
@@ -72,9 +70,9 @@ class CohortFolder:
         """Draw what is not finished.
 
         Args:
-            tasks: What the cohort consists of.
-            executor: Where it is drawn; None for this process.
-            progress: Whether to show a progress bar.
+            tasks: the slides or bags of the cohort.
+            executor: where they are drawn; None for this process.
+            progress: show a progress bar.
 
         Raises:
             TiacfError: something cannot be drawn or written.
@@ -84,7 +82,7 @@ class CohortFolder:
                 raise TiacfError(outcome.message)
 
     def writing(self) -> AbstractContextManager[None]:
-        """Turn errors of the file system into one line on the folder."""
+        """Turn errors of the file system into one line about the folder."""
         return writing(self.path)
 
     def _check_options(self) -> None:
@@ -93,7 +91,7 @@ class CohortFolder:
             for name in (TABLE, "bags", "slides", TRUTH):
                 if (self.path / name).exists():
                     raise TiacfError(
-                        f"{self.path / name}: exists and is of no simulated cohort ({_OPTIONS} is "
+                        f"{self.path / name}: exists and is not of a simulated cohort ({_OPTIONS} is "
                         f"missing beside it); {_ELSEWHERE}."
                     )
             return
@@ -110,23 +108,28 @@ class CohortFolder:
                 )
 
 
+@dataclass
 class SimulationTask(Task):
-    """One slide or bag of a simulated cohort; there are no records, finished is what is in place."""
+    """One slide or bag of a simulated cohort; it has no record and is finished when its files exist.
+
+    Attributes:
+        folder: of the cohort.
+        files: each gets its name once it is complete; the first one names the task.
+        draw: draws and writes the files; raises OSError where they cannot be written.
+    """
 
     folder: CohortFolder
+    files: tuple[Path, ...]
+    draw: Callable[[], None]
+
+    def __post_init__(self) -> None:
+        """Name the task."""
+        self.label = self.files[0].name
 
     @property
-    @abstractmethod
     def finished(self) -> bool:
-        """Whether it is in place."""
-
-    @abstractmethod
-    def draw(self) -> None:
-        """Draw and write it.
-
-        Raises:
-            OSError: it cannot be written.
-        """
+        """Whether all files exist."""
+        return all(path.exists() for path in self.files)
 
     def attempt(self, progress: Progress) -> Outcome:  # noqa: ARG002
         """Draw it unless it is finished."""
@@ -139,8 +142,3 @@ class SimulationTask(Task):
     def failed(self, message: str) -> Outcome:
         """Return the outcome."""
         return Outcome(self.label, "failed", message)
-
-
-def _write(path: Path, text: str) -> None:
-    with replacing(path) as part:
-        part.write_text(text, encoding="utf-8")

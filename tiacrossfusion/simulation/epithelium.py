@@ -22,14 +22,14 @@ _GAP = 2.0
 
 @dataclass(frozen=True)
 class Epithelium:
-    """Maps of the tumour epithelium.
+    """Maps of the tumour epithelium; H2 and W2 are its height and width at 2 µm/px.
 
     Attributes:
-        mask: (H2, W2) bool, epithelium with the lumens of its glands.
-        glandular: (H2, W2) bool, the part of it that forms glands.
-        allotted: Area in µm² that a sheet would fill where there are glands with the gaps between them.
-        depth: (H2, W2) float32, distance in µm from the base of the gland, or from the edge of the
-            solid nest, inwards; negative outside the epithelium.
+        mask: (H2, W2) bool, epithelium including the lumens of its glands.
+        glandular: (H2, W2) bool, the part of the epithelium that forms glands.
+        allotted: area in µm² of the glands and the gaps between them, which a sheet would fill.
+        depth: (H2, W2) float32, distance in µm from the base of the gland, or from the edge of the solid
+            nest, inwards; negative outside the epithelium.
         lumen: (H2, W2) float32, signed distance in µm from the edge of the lumens, positive inside.
     """
 
@@ -46,13 +46,10 @@ class Epithelium:
         """Fill the tumour with epithelium.
 
         Args:
-            rng: Source of randomness.
+            rng: source of randomness.
             tumour: (H2, W2) bool.
-            infiltrating: (H2, W2) bool, where nests and strands take the place of lobules.
-            solid: (H2, W2) bool, where sheets take the place of glands.
-
-        Returns:
-            The maps.
+            infiltrating: (H2, W2) bool, where there are nests and strands instead of lobules.
+            solid: (H2, W2) bool, where there are sheets instead of glands.
         """
         shape = tumour.shape
         nests = smooth_field(rng, shape, _NEST_WAVELENGTH / MICRONS_PER_PIXEL) > 0
@@ -68,7 +65,7 @@ class Epithelium:
         depth = cv2.GaussianBlur(in_gland + in_sheet, (0, 0), 1.5)
         depth = np.where(mask, depth - _GAP, -distance_inside(~mask))
 
-        # The wall is thicker here and thinner there.
+        # The thickness of the wall varies.
         wall = _WALL + 1.5 * smooth_field(rng, shape, 60 / MICRONS_PER_PIXEL)
         lumen = np.where(rounded, cv2.GaussianBlur(in_gland, (0, 0), 3.0) - _GAP - wall, -_WALL)
         return cls(
@@ -80,10 +77,7 @@ class Epithelium:
         )
 
     def rings(self, depth: float) -> list[npt.NDArray[np.float32]]:
-        """Closed lines that run within the glands at one depth.
-
-        Args:
-            depth: Distance in µm from the base of the gland.
+        """Closed lines within the glands, `depth` µm from their base.
 
         Returns:
             One (L, 2) float32 array for each gland that is deep enough: x and y in µm.
@@ -93,7 +87,7 @@ class Epithelium:
         return [
             (contour[:, 0].astype(np.float32) + 0.5) * MICRONS_PER_PIXEL
             for contour in contours
-            if len(contour) >= 6  # fewer pixels are no ring
+            if len(contour) >= 6  # fewer pixels do not make a ring
         ]
 
 
@@ -104,7 +98,7 @@ def _lobules(rng: np.random.Generator, shape: tuple[int, int]) -> Mask:
     n_seeds = max(1, round(shape[0] * shape[1] / spacing**2))
     seeds[rng.integers(0, shape[0], n_seeds), rng.integers(0, shape[1], n_seeds)] = True
     labels = nearest_seed(seeds).astype(np.float32)
-    # Septa wave: look each pixel's lobule up a little aside.
+    # Wavy septa: look up each pixel's lobule at a displaced position.
     y, x = np.mgrid[0 : shape[0], 0 : shape[1]].astype(np.float32)
     sway = 14 / MICRONS_PER_PIXEL
     x += sway * smooth_field(rng, shape, 160 / MICRONS_PER_PIXEL)
@@ -116,7 +110,7 @@ def _lobules(rng: np.random.Generator, shape: tuple[int, int]) -> Mask:
 
 
 def _glands(rng: np.random.Generator, glandular: Mask) -> Mask:
-    """Round glands, a little apart, in place of a mass of epithelium."""
+    """Round glands with gaps between them, in a mass of epithelium."""
     room = distance_inside(glandular)
     rows, columns = np.nonzero(room > 6)
     n_candidates = rows.size // 8
@@ -125,7 +119,7 @@ def _glands(rng: np.random.Generator, glandular: Mask) -> Mask:
         chosen = rng.integers(0, rows.size, n_candidates)
         rows, columns = rows[chosen], columns[chosen]
         radii = np.minimum(rng.uniform(*_GLAND_RADIUS, n_candidates), room[rows, columns])
-        # Large glands first: each later one is no larger, so that 1.7 radii keep most apart.
+        # From large to small: no later gland is larger, so a distance of 1.7 radii keeps most apart.
         free = np.ones(glandular.shape, np.uint8)
         order = np.argsort(-radii, kind="stable")
         reach = np.maximum(1, np.round(1.7 * radii / MICRONS_PER_PIXEL)).astype(int)
@@ -139,7 +133,7 @@ def _glands(rng: np.random.Generator, glandular: Mask) -> Mask:
     cells = np.where(glandular, labels, 0)
     apart = cells_apart(cells) & glandular
     depth = distance_inside(apart)
-    # Cells have corners, glands do not: cut what is farther from the seed than the cell is deep.
+    # Round the corners of the cells: cut off what is farther from the seed than the cell is deep.
     deepest = np.zeros(labels.max() + 1, np.float32)
     np.maximum.at(deepest, labels[seeds], cv2.dilate(depth, np.ones((5, 5)))[seeds])
     distance = distance_inside(~seeds)

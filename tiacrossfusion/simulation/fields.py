@@ -11,24 +11,24 @@ Mask = npt.NDArray[np.bool_]
 
 
 def smooth_field(rng: np.random.Generator, shape: tuple[int, int], wavelength: float) -> Field:
-    """Gaussian random field.
+    """Draw a Gaussian random field.
 
-    It is drawn on a coarse grid and enlarged, so that its cost hardly depends on the wavelength.
+    It is drawn on a coarse grid and enlarged, so its cost hardly depends on the wavelength.
 
     Args:
-        rng: Source of randomness.
-        shape: Rows and columns.
-        wavelength: Typical distance between neighbouring maxima, in pixels, 4 or more.
+        rng: source of randomness.
+        shape: rows and columns.
+        wavelength: typical distance between neighbouring maxima, in pixels, 4 or more.
 
     Returns:
-        `shape` float32, with the mean 0 and the standard deviation 1 in the long run.
+        `shape` float32, with expected mean 0 and standard deviation 1.
     """
     step = wavelength / 4
     rows, columns = (math.ceil(length / step) + 6 for length in shape)
     noise = rng.standard_normal((rows, columns), np.float32)
     coarse = cv2.GaussianBlur(noise, (0, 0), 1.0)
-    coarse *= 2 * math.sqrt(math.pi)  # a Gaussian of width 1 leaves this part of the deviation
-    # Sample from row and column 3 on: the blur has no border effects there.
+    coarse *= 2 * math.sqrt(math.pi)  # makes up for the deviation that the blur takes away
+    # Sample from row and column 3 on, where the blur has no border effects.
     to_coarse = np.array([[1 / step, 0, 3], [0, 1 / step, 3]])
     return cv2.warpAffine(
         coarse,
@@ -45,11 +45,11 @@ def margin_of_share(field: Field, where: Mask, share: float) -> Field:
     Args:
         field: (H, W) float32.
         where: (H, W) bool, the region.
-        share: Share of the region's pixels, in [0, 1].
+        share: share of the region's pixels, in [0, 1].
 
     Returns:
-        (H, W) float32; `(margin > 0) & where` has the asked share of `where`, the pixels with
-        the highest values of the field.
+        (H, W) float32; `margin > 0` holds for the requested share of `where`, the pixels with the highest
+        values of the field.
     """
     values = np.sort(field[where])
     n_below = values.size - round(share * values.size)
@@ -61,13 +61,5 @@ def margin_of_share(field: Field, where: Mask, share: float) -> Field:
 
 
 def enlarge(field: Field, factor: int) -> Field:
-    """Enlarge a field linearly, pixel areas kept in place.
-
-    Args:
-        field: (H, W) float32.
-        factor: Pixels to make of one, along each side.
-
-    Returns:
-        (H * factor, W * factor) float32.
-    """
+    """Enlarge a (H, W) field linearly to (H * factor, W * factor); pixel areas stay in place."""
     return cv2.resize(field, None, fx=factor, fy=factor, interpolation=cv2.INTER_LINEAR)

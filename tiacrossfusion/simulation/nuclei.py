@@ -1,4 +1,4 @@
-"""Where nuclei lie and which kind each one is."""
+"""Place nuclei and choose their kinds."""
 
 import math
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ _MITOTIC_SHARE = 0.04
 
 
 class NucleusKind(IntEnum):
-    """What a nucleus looks like."""
+    """Appearance of a nucleus."""
 
     REGULAR = 0
     ATYPICAL = 1
@@ -66,12 +66,12 @@ def place_nuclei(
 ) -> Nuclei:
     """Place the nuclei of a slide.
 
-    Epithelium has the same number of nuclei per area whether it forms glands or not: those of a
-    gland are moved to its base.
+    Epithelium has the same number of nuclei per area whether it forms glands or not; in a gland they lie at
+    the base.
 
     Args:
-        rng: Source of randomness.
-        epithelium: Maps of the tumour epithelium.
+        rng: source of randomness.
+        epithelium: maps of the tumour epithelium.
         stroma: (H2, W2) bool, connective tissue, of the tumour and elsewhere.
         lymphoid: (H2, W2) bool, where lymphocytes are dense.
         atypical: (H2, W2) bool, where epithelial nuclei have the adverse look.
@@ -87,7 +87,7 @@ def place_nuclei(
     sheet_angles = rng.uniform(0, math.pi, len(sheet_points)).astype(np.float32)
     epithelial = np.concatenate([ring_points, sheet_points])
     adverse = _look_up(atypical, epithelial)
-    # Large nuclei find no room side by side at the base: they step towards the lumen.
+    # Large nuclei do not fit side by side at the base: some move towards the lumen.
     n_ring = len(ring_points)
     step = np.where(adverse[:n_ring], rng.uniform(0, 3, n_ring), 0).astype(np.float32)
     inwards = np.stack([np.cos(ring_angles), np.sin(ring_angles)], axis=1)
@@ -131,7 +131,7 @@ def place_nuclei(
 def _in_rings(
     rng: np.random.Generator, epithelium: Epithelium, n_nuclei: int
 ) -> tuple[Points, Angles]:
-    """Nuclei along the bases of the glands: (N, 2), and (N,) directions towards the lumens."""
+    """Nuclei along the base of each gland: (N, 2), and (N,) directions towards the lumen."""
     rings = [_Ring(line) for line in epithelium.rings(_RING_DEPTH)]
     area = math.fsum(ring.area for ring in rings)
     points, angles = [np.empty((0, 2), np.float32)], [np.empty(0, np.float32)]
@@ -140,7 +140,7 @@ def _in_rings(
         at = (np.arange(share) + rng.uniform(-0.2, 0.2, share) + rng.random()) / share
         ring_points, inwards = ring.walk(at)
         if ring.length < _SINGLE_ROW_SPACING * share:
-            # Too many for one row: every other one steps towards the lumen.
+            # Too many for one row: every other one moves towards the lumen.
             step = _SECOND_ROW * (np.arange(share) % 2)
             ring_points += step[:, None] * np.stack([np.cos(inwards), np.sin(inwards)], axis=1)
         points.append((ring_points + rng.normal(0, 0.5, ring_points.shape)).astype(np.float32))
@@ -149,26 +149,26 @@ def _in_rings(
 
 
 class _Ring:
-    """A closed line of pixels, walked by the share of its length."""
+    """A closed line of pixels, addressed by shares of its length."""
 
     def __init__(self, line: Points) -> None:
         steps = np.roll(line, -1, axis=0) - line
         lengths = np.hypot(steps[:, 0], steps[:, 1])
         self._along = np.concatenate([[0], np.cumsum(lengths)])
         self._closed = np.concatenate([line, line[:1]])
-        # A line of pixels is a good tenth longer than the smooth one.
+        # A line of pixels is about a tenth longer than the smooth one.
         self.length = 0.9 * float(self._along[-1])
         inner = float(cv2.contourArea(line))
-        # Steiner's formula: the area within a line this far outside.
+        # Steiner's formula: the area within a parallel line this far outside.
         self.area = inner + self.length * _RING_DEPTH + math.pi * _RING_DEPTH**2
 
     def walk(self, at: npt.NDArray[np.float64]) -> tuple[Points, Angles]:
-        """Points, (N, 2) in µm, and the directions inwards, (N,) in radians."""
+        """Points, (N, 2) in µm, and the inward directions, (N,) in radians."""
         reach = self._along[-1]
         where = at * reach
-        # The tangent over some µm: that of single pixels has eight directions only.
+        # The tangent over 10 µm: between neighbouring pixels it has only eight directions.
         tangent_x, tangent_y = (self._at((where + 5) % reach) - self._at((where - 5) % reach)).T
-        # OpenCV walks the outer lines so that their inside lies on this side.
+        # The orientation of OpenCV's outer contours determines which side is the inside.
         return self._at(where % reach), np.arctan2(-tangent_x, tangent_y)
 
     def _at(self, where: npt.NDArray[np.float64]) -> Points:
@@ -187,7 +187,7 @@ def _in_sheets(rng: np.random.Generator, epithelium: Epithelium) -> Points:
 
 
 def _scatter(rng: np.random.Generator, where: Mask, density: float) -> Points:
-    """Points of a shaken triangular lattice within a mask, (N, 2) x and y in µm."""
+    """Points of a jittered triangular lattice within a mask, (N, 2) x and y in µm."""
     height, width = (length * MICRONS_PER_PIXEL for length in where.shape)
     spacing = math.sqrt(2 / math.sqrt(3) / density)
     rows = np.arange(0, height, spacing * math.sqrt(3) / 2)

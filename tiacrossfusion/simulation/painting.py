@@ -1,4 +1,4 @@
-"""Painting blocks of a slide from its maps and nuclei."""
+"""Paint blocks of a slide from its maps and nuclei."""
 
 import math
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ Amount = npt.NDArray[np.uint8]
 
 Value = TypeVar("Value", bound=np.generic)
 
-# Signed distances travel as bytes, in steps of an eighth of a micrometre around this one.
+# Signed distances are stored as bytes: this value is 0, and a step an eighth of a micrometre.
 _EDGE = 128
 _STEPS_PER_MICRON = 8
 
@@ -34,15 +34,15 @@ _GRAIN_PERIODS = (512, 441)  # px
 
 @dataclass(frozen=True)
 class TissueMaps:
-    """What the painter needs to know of the tissue, at 2 µm/px unless told otherwise.
+    """Maps of the tissue for the painter, at 2 µm/px (H2, W2) or 8 µm/px (H8, W8).
 
     Attributes:
         empty: (H2, W2) uint8, signed distance from lumens, fat vacuoles and glass; see
             :func:`encode_distance`.
         epithelium: (H2, W2) uint8, signed distance from the edge of glands and nests.
         collagen: (H2, W2) uint8, amount of eosin in the stroma.
-        fibres: (H8, W8, 2) float32 at 8 µm/px, position along and across the fibres in µm.
-        tissue: (H8, W8) uint8 at 8 µm/px, 0 where there is glass only.
+        fibres: (H8, W8, 2) float32, position along and across the fibres in µm.
+        tissue: (H8, W8) uint8, 0 where there is only glass.
     """
 
     empty: Amount
@@ -53,14 +53,7 @@ class TissueMaps:
 
 
 def encode_distance(distance: Field) -> Amount:
-    """Store signed distances of up to 16 µm, positive inside, in bytes.
-
-    Args:
-        distance: (H, W) float32, in µm.
-
-    Returns:
-        (H, W) uint8, 128 on the edge.
-    """
+    """Encode signed distances in µm (positive inside, up to 16) as uint8, with 128 on the edge."""
     return np.clip(distance * _STEPS_PER_MICRON + _EDGE, 0, 255).astype(np.uint8)
 
 
@@ -71,10 +64,10 @@ class Painter:
         """Prepare to paint a slide.
 
         Args:
-            maps: The tissue.
-            nuclei: Its nuclei.
-            stain: Its colours.
-            mpp: Micrometres per pixel to paint at.
+            maps: the tissue.
+            nuclei: its nuclei.
+            stain: its colours.
+            mpp: micrometres per pixel to paint at.
         """
         self._maps = maps
         self._nuclei = nuclei
@@ -88,17 +81,7 @@ class Painter:
         self._tissue_left = 255 - _ramp(0.0, 1.2 * blur)
 
     def __call__(self, x: int, y: int, width: int, height: int) -> Pixels:
-        """Paint a block.
-
-        Args:
-            x (int): Left edge, in level-0 pixels.
-            y (int): Top edge, in level-0 pixels.
-            width (int): Width, in pixels.
-            height (int): Height, in pixels.
-
-        Returns:
-            (height, width, 3) uint8 RGB.
-        """
+        """Paint the block at (x, y), in level-0 pixels: (height, width, 3) uint8 RGB."""
         glass = self._stain.empty(x, y, width, height)
         if not self._crop(self._maps.tissue, 8.0, (x, y, width, height), 64).any():
             return glass
@@ -114,21 +97,15 @@ class Painter:
         left = cv2.LUT(self._crop(maps.empty, MICRONS_PER_PIXEL, block, 1), self._tissue_left)
         collagen = self._crop(maps.collagen, MICRONS_PER_PIXEL, block, 1)
 
-        # Fibres run in waves: their texture is looked up where the map of fibres says. They are
-        # coarser than pixels, so that half the resolution will do.
+        # The map of fibres distorts a straight texture into waves. Fibres are coarser than pixels, so
+        # half the resolution is enough.
         where = self._crop(maps.fibres, 8.0, block, 2)
         where -= np.floor(where[0, 0] / _FIBRE_PERIOD) * np.float32(_FIBRE_PERIOD)
-        texture = cv2.remap(
-            _fibres(),
-            where,
-            None,
-            cv2.INTER_LINEAR,
-            borderMode=cv2.BORDER_WRAP,
-        )
+        texture = cv2.remap(_fibres(), where, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
         texture = cv2.resize(texture, (width, height), interpolation=cv2.INTER_LINEAR)
         stroma = cv2.multiply(collagen, texture, dst=texture, scale=1 / 128)
 
-        # Two textures whose periods have no common divisor repeat nowhere on the slide.
+        # Two textures whose periods have no common divisor: their sum does not repeat on the slide.
         first, second = (
             tile[y % period : y % period + height, x % period : x % period + width]
             for tile, period in zip(self._grain, _GRAIN_PERIODS, strict=True)
@@ -219,7 +196,7 @@ def _fibres() -> Amount:
 
 @lru_cache(maxsize=4)
 def _grain(mpp: float) -> list[Amount]:
-    """Two textures of cytoplasm whose sum lies around 128; they reach a block beyond a period."""
+    """Two textures of cytoplasm whose sum is about 128, one period and one block wide."""
     rng = np.random.default_rng(12)
     tiles = []
     for period in _GRAIN_PERIODS:
@@ -232,7 +209,7 @@ def _grain(mpp: float) -> list[Amount]:
 
 
 def _periodic_noise(rng: np.random.Generator, period: int, along: float, across: float) -> Field:
-    """Gaussian noise of the given widths in px whose edges fit, (period, period) float32."""
+    """Periodic Gaussian noise of the given widths in pixels, (period, period) float32."""
     noise = rng.standard_normal((period, period))
     frequency = 2 * np.pi * np.fft.fftfreq(period)
     kept = np.exp(-0.5 * ((frequency[:, None] * across) ** 2 + (frequency[None, :] * along) ** 2))

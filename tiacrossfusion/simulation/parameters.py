@@ -1,4 +1,4 @@
-"""What a simulated slide is made of, and the log-hazard that follows from it."""
+"""Parameters of a simulated slide, and its log-hazard."""
 
 import math
 from dataclasses import astuple, dataclass, fields
@@ -7,7 +7,7 @@ import numpy as np
 
 from tiacrossfusion.errors import UsageError
 
-# A uniform burden has the variance 1/12; times 2 squared, three of them add up to a variance of 1.
+# A uniform burden has variance 1/12: the sum of three of them, each times 2, has variance 1.
 _SCALE = 2.0
 
 
@@ -16,15 +16,15 @@ class TissueParameters:
     """Share of the tumour that shows the adverse pattern, one burden for each magnification.
 
     Attributes:
-        architecture: Burden at 5x (2 µm/px), in [0, 1]: small infiltrating nests and strands in
-            desmoplastic stroma instead of broad cohesive lobules.
-        glands: Burden at 10x (1 µm/px), in [0, 1]: solid sheets without lumens instead of round
-            glands with open lumens and a row of peripheral nuclei.
-        nuclei: Burden at 20x (0.5 µm/px), in [0, 1]: large, irregular, vesicular or dark nuclei of
-            uneven size, with mitoses, instead of small, round, uniform ones.
+        architecture: burden at 5x (2 µm/px), in [0, 1]: small infiltrating nests and strands in desmoplastic
+            stroma instead of broad cohesive lobules.
+        glands: burden at 10x (1 µm/px), in [0, 1]: solid sheets without lumens instead of round glands with
+            open lumens and a row of peripheral nuclei.
+        nuclei: burden at 20x (0.5 µm/px), in [0, 1]: large, irregular, vesicular or dark nuclei of uneven
+            size, with mitoses, instead of small, round, uniform ones.
 
     Raises:
-        TiacfError: a burden is not a number in [0, 1].
+        UsageError: a burden is not a number in [0, 1].
     """
 
     architecture: float
@@ -32,7 +32,7 @@ class TissueParameters:
     nuclei: float
 
     def __post_init__(self) -> None:
-        """Refuse a burden that is no share."""
+        """Check the burdens."""
         for field in fields(self):
             burden = getattr(self, field.name)
             if not isinstance(burden, int | float | np.floating) or not 0 <= burden <= 1:
@@ -46,15 +46,15 @@ def log_hazard(
     parameters: TissueParameters,
     weights: tuple[float, float, float] = (1.0, 1.0, 1.0),
 ) -> float:
-    """Log-hazard ratio against a patient whose three burdens are one half.
+    """Log-hazard ratio to a patient whose three burdens are one half.
 
-    It is `2 * sum(weight * (burden - 1/2))`. For independent uniform burdens its standard
-    deviation is `norm(weights) / sqrt(3)`: 1 with the unit weights. One burden going from 0 to 1
-    multiplies the hazard by `exp(2 * weight)`, 7.4 with a unit weight.
+    It is `2 * sum(weight * (burden - 1/2))`. For independent uniform burdens its standard deviation is
+    `norm(weights) / sqrt(3)`, 1 with unit weights. A burden of 1 instead of 0 multiplies the hazard by
+    `exp(2 * weight)`, 7.4 with a unit weight.
 
     Args:
-        parameters: The burdens.
-        weights: Weight of architecture, glands and nuclei.
+        parameters: the burdens.
+        weights: weight of architecture, glands and nuclei.
 
     Returns:
         The log-hazard ratio (natural logarithm).
@@ -66,13 +66,6 @@ def log_hazard(
 
 
 def draw_parameters(rng: np.random.Generator) -> TissueParameters:
-    """Draw three independent burdens, uniform in [0, 1].
-
-    Args:
-        rng: Source of randomness.
-
-    Returns:
-        The burdens.
-    """
+    """Draw three independent burdens, uniform in [0, 1]."""
     architecture, glands, nuclei = rng.random(3).tolist()
     return TissueParameters(architecture, glands, nuclei)

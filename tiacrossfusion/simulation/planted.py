@@ -1,4 +1,4 @@
-"""Cohorts with a planted log-hazard: what counts at which scale, and how strongly."""
+"""Draw cohorts whose log-hazard depends on given patterns at 5x and 20x."""
 
 import math
 from typing import Literal, get_args
@@ -7,15 +7,15 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from tiacrossfusion.errors import UsageError
+from tiacrossfusion.simulation.checks import require
 from tiacrossfusion.simulation.follow_up import check_follow_up, follow_up
 
-#: What the log-hazard depends on: the coarse burden (5x) only, the fine burden (20x) only, their sum,
-#: their product, or how much of the fine pattern lies within the coarse one.
+#: What the log-hazard depends on: the coarse burden (5x), the fine burden (20x), their sum, their product,
+#: or how much of the fine pattern lies within the coarse one.
 Scenario = Literal["coarse", "fine", "sum", "product", "colocation"]
 SCENARIOS: tuple[Scenario, ...] = get_args(Scenario)
 
-# Beyond it, hazard ratios overflow and times of death are 0.
+# With larger ones hazard ratios overflow and times of death are 0.
 _STRONGEST = 10.0
 _FINE_PER_COARSE = 16
 
@@ -34,62 +34,59 @@ def draw_planted_cohort(
 ) -> pd.DataFrame:
     """Draw patients with burdens at 5x and 20x, a planted log-hazard, and follow-up.
 
-    Burdens are uniform in [0, 1] and independent. With the two centred burdens `c = coarse - 1/2` and
-    `f = fine - 1/2`, the log-hazard is `strength` times one of these, divided by its population
-    standard deviation, so that it has the mean 0 and the standard deviation `strength`:
+    Burdens are independent and uniform in [0, 1]. With the centred burdens `c = coarse - 1/2` and
+    `f = fine - 1/2`, the log-hazard is `strength` times one of the following, divided by its population
+    standard deviation, so it has mean 0 and standard deviation `strength`:
 
     - `coarse`: c
     - `fine`: f
     - `sum`: c + f
-    - `product`: coarse * fine - 1/4, where one burden counts as far as the other is there. The
-      coarse burden alone explains 3/7 of the variance, so does the fine one, and 1/7 is interaction
-    - `colocation`: overlap - 1/2, where both burdens are fixed at one half and the overlap, the share
-      of the fine pattern that lies within the coarse one, is uniform in [0, 1].
+    - `product`: coarse * fine - 1/4: the effect of each burden is proportional to the other. Each burden
+      alone explains 3/7 of the variance, and the interaction 1/7
+    - `colocation`: overlap - 1/2: both burdens are one half, and the overlap, the share of the fine pattern
+      that lies within the coarse one, is uniform in [0, 1].
 
-    How times and censoring are drawn is told in :func:`follow_up`. With the same seed, a larger
-    cohort begins with the burdens, log-hazards and times of death of the smaller one; who is censored
-    and when depends on the whole cohort.
+    :func:`follow_up` describes how times and censoring are drawn. With the same seed, a larger cohort
+    begins with the burdens, log-hazards and times of death of a smaller one; censoring depends on the whole
+    cohort.
 
     Args:
-        n_patients: Number of patients.
-        seed: Seed: the same seed gives the same cohort.
-        scenario: What the log-hazard depends on, one of `SCENARIOS`.
-        strength: Standard deviation of the log-hazard, 0 to 10; 0 plants nothing.
-        censored_share: Share of the patients whose death is not observed, in [0, 1).
-        slides_per_patient: Number of slides of each patient, which share the burdens.
-        side: Side of the 5x lattice of simulated bags: burdens and overlap are then the realised shares
-            of its side * side tokens at 5x and 16 * side * side at 20x. None for slides, whose
-            burdens are shares of area.
+        n_patients: number of patients.
+        seed: the same seed gives the same cohort.
+        scenario: what the log-hazard depends on, one of `SCENARIOS`.
+        strength: standard deviation of the log-hazard, 0 to 10; 0 plants nothing.
+        censored_share: share of the patients whose death is not observed, in [0, 1).
+        slides_per_patient: number of slides of each patient, which share the burdens.
+        side: side of the 5x lattice of simulated bags: burdens and overlap are rounded to whole tokens, of
+            which there are side * side at 5x and 16 * side * side at 20x. None for slides, whose burdens
+            are shares of area.
 
     Returns:
-        One row a slide, a patient's slides one after the other: `slide` (name without a suffix),
-        `patient`, `time` (months), `event` (1: death observed, 0: censored), `log_hazard`,
-        `coarse_burden`, `fine_burden`, `overlap` (NaN where it is not planted).
+        One row per slide, sorted by patient: `slide` (name without suffix), `patient`, `time` (months),
+        `event` (1: death observed, 0: censored), `log_hazard`, `coarse_burden`, `fine_burden`, `overlap`
+        (NaN unless the scenario is `colocation`).
 
     Raises:
-        TiacfError: the scenario is unknown or a number is out of its range.
+        UsageError: the scenario is unknown, or a number is out of range.
     """
     check_follow_up(n_patients, seed, censored_share)
-    if scenario not in SCENARIOS:
-        raise UsageError(f"scenario is {scenario!r}; give one of {', '.join(SCENARIOS)}.")
-    if not 0 <= strength <= _STRONGEST:
-        raise UsageError(f"strength is {strength}; give a number from 0 to {_STRONGEST:g}.")
-    if slides_per_patient < 1:
-        raise UsageError(f"slides_per_patient is {slides_per_patient}; give at least 1.")
-    if side is not None and side < (2 if scenario == "colocation" else 1):
-        raise UsageError(
-            f"side is {side}; give at least 1, for the scenario colocation at least 2."
-        )
+    known = scenario in SCENARIOS
+    require(known, "scenario", repr(scenario), f"one of {', '.join(SCENARIOS)}")
+    strengths = f"a number from 0 to {_STRONGEST:g}"
+    require(0 <= strength <= _STRONGEST, "strength", strength, strengths)
+    require(slides_per_patient >= 1, "slides_per_patient", slides_per_patient, "at least 1")
+    large_enough = side is None or side >= (2 if scenario == "colocation" else 1)
+    require(large_enough, "side", side, "at least 1, for the scenario colocation at least 2")
 
-    # A stream for each subject, so that a larger cohort begins as the smaller one.
+    # One random stream per quantity, so that a larger cohort begins as a smaller one does.
     for_burdens, for_death, for_leaving = (
         np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(3)
     )
     uniform = for_burdens.random((n_patients, 2))
     overlap = np.full(n_patients, np.nan)
     if scenario == "colocation":
-        # As many coarse cells as fit into one half, and the fine tokens of as many cells, so that
-        # the fine pattern can lie wholly within the coarse one and wholly outside it.
+        # As many coarse cells as fit into one half, and the fine tokens of as many cells: the fine
+        # pattern can then lie entirely inside the coarse one, or entirely outside.
         half = 0.5 if side is None else (side**2 // 2) / side**2
         coarse = fine = np.full(n_patients, half)
         n_overlap = None if side is None else _FINE_PER_COARSE * (side**2 // 2)
@@ -137,8 +134,8 @@ def slide_rng(seed: int, number: int) -> np.random.Generator:
     """Source of randomness of one slide of a cohort, apart from those of the table.
 
     Args:
-        seed: Seed of the cohort.
-        number: Row of the slide in the table, from 0 on.
+        seed: seed of the cohort.
+        number: row of the slide in the table, from 0 on.
 
     Returns:
         The same for the same arguments.

@@ -1,4 +1,4 @@
-"""Where a slide has tissue, tumour and the adverse pattern of each scale, at 8 µm/px."""
+"""Lay out tissue, tumour and the adverse pattern of each scale, at 8 µm/px."""
 
 import math
 from dataclasses import dataclass
@@ -6,11 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from tiacrossfusion.errors import UsageError
+from tiacrossfusion.simulation.checks import require
 from tiacrossfusion.simulation.fields import Field, Mask, margin_of_share, smooth_field
 from tiacrossfusion.simulation.parameters import TissueParameters, log_hazard
 from tiacrossfusion.simulation.truth import MICRONS_PER_MAP_PIXEL, SlideTruth
 
-# Wider than a patch at 5x (512 µm for 256 px), so that many patches lie within one pattern.
+# Wider than a patch at 5x (512 µm for 256 px), so many patches lie entirely within one pattern.
 _PATTERN_WAVELENGTH = 900.0
 
 
@@ -18,18 +19,17 @@ _PATTERN_WAVELENGTH = 900.0
 class Regions:
     """Margins of the regions of a slide: a region is where its margin is above 0.
 
-    Every array is (H8, W8) float32; a margin is a smooth field, not a distance. Each one but
-    `tissue` counts within its parent only. With an overlap, that of nuclei has a step where the
-    architecture changes.
+    Every array is (H8, W8) float32; a margin is a smooth field, not a distance, and is valid only within the
+    parent region. With an overlap, the margin of nuclei has a step where the architecture changes.
 
     Attributes:
-        tissue (numpy.ndarray): Everything but glass.
-        tumour (numpy.ndarray): Tumour and its stroma, within tissue.
-        fat (numpy.ndarray): Fat, within tissue outside the tumour.
-        lymphoid (numpy.ndarray): Dense lymphocytes, within tissue outside tumour and fat.
-        architecture (numpy.ndarray): Adverse pattern of 5x, within the tumour.
-        glands (numpy.ndarray): Adverse pattern of 10x, within the tumour.
-        nuclei (numpy.ndarray): Adverse pattern of 20x, within the tumour.
+        tissue: everything but glass.
+        tumour: tumour and its stroma, within tissue.
+        fat: fat, within tissue outside the tumour.
+        lymphoid: dense lymphocytes, within tissue outside tumour and fat.
+        architecture: adverse pattern of 5x, within the tumour.
+        glands: adverse pattern of 10x, within the tumour.
+        nuclei: adverse pattern of 20x, within the tumour.
     """
 
     tissue: Field
@@ -51,17 +51,13 @@ class Regions:
         """Lay out the regions of a slide.
 
         Args:
-            rng: Source of randomness.
-            shape: Rows and columns of the maps.
-            parameters: Share of the tumour that each adverse pattern is to take.
-            overlap: Share of the adverse nuclei that is to lie within adverse architecture, see
-                :func:`render_slide`.
-
-        Returns:
-            The margins.
+            rng: source of randomness.
+            shape: rows and columns of the maps.
+            parameters: share of the tumour that each adverse pattern covers.
+            overlap: share of the adverse nuclei within adverse architecture, see :func:`render_slide`.
 
         Raises:
-            TiacfError: the burdens leave no room for the overlap.
+            UsageError: the burdens leave no room for the overlap.
         """
         everywhere = np.ones(shape, bool)
         side = max(float(min(shape)), 8.0)
@@ -100,14 +96,7 @@ class Regions:
         return cls(tissue, tumour, fat, lymphoid, architecture, glands, nuclei)
 
     def truth(self, parameters: TissueParameters) -> SlideTruth:
-        """Record what was planted.
-
-        Args:
-            parameters: The parameters that the regions were drawn with.
-
-        Returns:
-            Parameters and maps.
-        """
+        """What was planted, with the parameters that the regions were drawn with."""
         tissue = self.tissue > 0
         tumour: Mask = tissue & (self.tumour > 0)
         return SlideTruth(
@@ -123,20 +112,16 @@ class Regions:
 
 
 def overlap_shares(parameters: TissueParameters, overlap: float) -> tuple[float, float]:
-    """Shares of adverse and of other architecture that adverse nuclei take.
+    """Share of adverse architecture, and of the rest of the tumour, that adverse nuclei cover.
 
     Args:
-        parameters: Share of the tumour that each adverse pattern is to take.
-        overlap: Share of the adverse nuclei that is to lie within adverse architecture.
-
-    Returns:
-        Share of the adverse architecture, and of the rest of the tumour.
+        parameters: share of the tumour that each adverse pattern covers.
+        overlap: share of the adverse nuclei within adverse architecture.
 
     Raises:
-        TiacfError: the overlap is no share, or the burdens leave no room for it.
+        UsageError: the overlap is not in [0, 1], or the burdens leave no room for it.
     """
-    if not 0 <= overlap <= 1:
-        raise UsageError(f"overlap is {overlap}; give a share from 0 to 1.")
+    require(0 <= overlap <= 1, "overlap", overlap, "a share from 0 to 1")
     shares = []
     for nuclei, architecture in (
         (overlap * parameters.nuclei, parameters.architecture),
@@ -161,7 +146,7 @@ def _pieces(rng: np.random.Generator, shape: tuple[int, int]) -> Field:
     turn = rng.uniform(0, 2 * math.pi)
     pieces = np.full(shape, -np.inf, np.float32)
     for number in range(n_pieces):
-        # Pieces sit around the middle, a single one in it.
+        # Several pieces lie around the centre, a single one in it.
         away = 0.0 if n_pieces == 1 else rng.uniform(0.45, 0.6)
         angle = turn + 2 * math.pi * number / n_pieces
         dx, dy = x - away * math.cos(angle), y - away * math.sin(angle)
@@ -175,6 +160,6 @@ def _pieces(rng: np.random.Generator, shape: tuple[int, int]) -> Field:
     side = float(min(shape))
     pieces += 0.16 * smooth_field(rng, shape, max(0.35 * side, 8))
     pieces += 0.015 * smooth_field(rng, shape, max(0.07 * side, 8))
-    # Scanners leave glass around the tissue.
+    # There is glass around the tissue.
     edge = np.maximum(np.abs(x), np.abs(y))
     return pieces - 25 * np.maximum(edge - 0.75, 0) ** 2

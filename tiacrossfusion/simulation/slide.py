@@ -1,4 +1,4 @@
-"""Rendering a slide: from parameters and a seed to a file and its truth."""
+"""Render a slide from parameters and a seed: a file, and what was planted in it."""
 
 import math
 from pathlib import Path
@@ -30,26 +30,25 @@ def render_slide(
     """Render an H&E-like slide with a planted prognosis.
 
     The file is an Aperio-style pyramid: JPEG tiles of 256 px, levels reduced 1, 4 and 16 times, a
-    magnification of `10 / mpp`. The same arguments give the same bytes. Colours, outline, benign
-    tissue and the order in which tumour turns adverse depend on the seed alone; the parameters
-    say how much of the tumour shows each adverse pattern.
+    magnification of `10 / mpp`. The same arguments give the same bytes. Colours, outline and benign tissue
+    depend on the seed only. So does the order in which parts of the tumour become adverse as a burden grows.
 
     Args:
-        path: The slide to write; ends in .svs, in a folder that exists.
-        parameters: Share of the tumour that is adverse at each scale.
-        size: Width and height of level 0, in pixels, 300 or more.
-        mpp: Micrometres per pixel of level 0: 0.25 for 40x, 0.5 for 20x.
-        seed: Seed of everything random.
-        overlap: Share of the adverse nuclei that lies within adverse architecture, in [0, 1]; with both
-            burdens at one half every share can be had. None leaves them independent.
-        progress: Whether to show a progress bar.
+        path: the slide to write; ends in .svs, in a folder that exists.
+        parameters: share of the tumour that is adverse at each scale.
+        size: width and height of level 0, in pixels, 300 or more.
+        mpp: micrometres per pixel of level 0: 0.25 for 40x, 0.5 for 20x.
+        seed: of everything random.
+        overlap: share of the adverse nuclei that lies within adverse architecture, in [0, 1]; any share is
+            possible when both burdens are one half. None: the two are independent.
+        progress: show a progress bar.
 
     Returns:
         What was planted and where.
 
     Raises:
-        TiacfError: the folder is missing, the suffix is not .svs, a number is out of its range, or the
-            burdens leave no room for the overlap.
+        UsageError: the folder is missing, the suffix is not .svs, a number is out of range, or the burdens
+            leave no room for the overlap.
     """
     path = Path(path)
     check_slide(path, size, mpp, seed)
@@ -73,13 +72,13 @@ def blank_slide(
     """Render a slide without tissue: glass, the scanner's noise and a few specks of dust.
 
     Args:
-        path: The slide to write; ends in .svs, in a folder that exists.
-        size: Width and height of level 0, in pixels, 300 or more.
-        mpp: Micrometres per pixel of level 0.
-        seed: Seed of colour, noise and dust.
+        path: the slide to write; ends in .svs, in a folder that exists.
+        size: width and height of level 0, in pixels, 300 or more.
+        mpp: micrometres per pixel of level 0.
+        seed: of colour, noise and dust.
 
     Raises:
-        TiacfError: the folder is missing, the suffix is not .svs, or a number is out of its range.
+        UsageError: the folder is missing, the suffix is not .svs, or a number is out of range.
     """
     path = Path(path)
     check_slide(path, size, mpp, seed)
@@ -101,7 +100,7 @@ def blank_slide(
             centre = (round(column - x), round(row - y))
             axes = (round(radius), max(1, round(radius * squeeze)))
             cv2.ellipse(light, centre, axes, tilt, 0, 360, 110, cv2.FILLED)
-        # Dust lies above the focal plane.
+        # Dust is out of focus.
         light = cv2.blur(light, (5, 5))
         return cv2.multiply(glass, cv2.merge([light] * 3), scale=1 / 255)
 

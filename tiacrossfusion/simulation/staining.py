@@ -1,4 +1,4 @@
-"""From amounts of haematoxylin and eosin to the colours of a scanned slide."""
+"""Turn amounts of haematoxylin and eosin into the colours of a scanned slide."""
 
 from dataclasses import dataclass
 
@@ -9,11 +9,11 @@ import numpy.typing as npt
 Pixels = npt.NDArray[np.uint8]
 Amount = npt.NDArray[np.uint8]
 
-# Optical densities in red, green and blue per unit of stain: the reference vectors of Macenko et
-# al., "A method for normalizing histology slides for quantitative analysis" (ISBI 2009).
+# Optical densities in red, green and blue per unit of stain: the reference vectors of Macenko et al., "A
+# method for normalizing histology slides for quantitative analysis" (ISBI 2009).
 _HAEMATOXYLIN = np.array([0.5626, 0.7201, 0.4062])
 _EOSIN = np.array([0.2159, 0.8012, 0.5581])
-# Natural-logarithm densities of the amount 255.
+# Densities (natural logarithm) at the amount 255.
 _HAEMATOXYLIN_RANGE = 3.4
 _EOSIN_RANGE = 2.3
 
@@ -22,12 +22,12 @@ _NOISE_PERIOD = 512
 
 @dataclass(frozen=True)
 class Stain:
-    """Colour of one slide: its two stains and its light, drawn independently of its tissue.
+    """Colours of one slide: its two stains and its light, drawn independently of its tissue.
 
     Attributes:
-        haematoxylin: (256, 1, 3) uint8, light that each amount of haematoxylin lets through.
-        eosin: (256, 1, 3) uint8, the same of eosin.
-        glass: (2 * 512 + 1024, the same, 3) uint8, scanned empty glass with the scanner's noise.
+        haematoxylin: (256, 1, 3) uint8, light transmitted by each amount of haematoxylin.
+        eosin: (256, 1, 3) uint8, light transmitted by each amount of eosin.
+        glass: (S, S, 3) uint8, empty glass with the scanner's noise, one period wider than a block.
     """
 
     haematoxylin: Pixels
@@ -36,15 +36,7 @@ class Stain:
 
     @classmethod
     def draw(cls, rng: np.random.Generator, block: int) -> "Stain":
-        """Draw the stain and the light of a slide.
-
-        Args:
-            rng: Source of randomness.
-            block: Largest side of a block to paint, in pixels.
-
-        Returns:
-            The colours.
-        """
+        """Draw the stains and the light of a slide that is painted in blocks of up to `block` pixels."""
         tables = []
         for vector, reach in ((_HAEMATOXYLIN, _HAEMATOXYLIN_RANGE), (_EOSIN, _EOSIN_RANGE)):
             hue = np.clip(vector + rng.normal(0, 0.03, 3), 0.03, None)
@@ -58,27 +50,17 @@ class Stain:
         return cls(tables[0], tables[1], np.tile(tile, (repeats, repeats, 1)))
 
     def empty(self, x: int, y: int, width: int, height: int) -> Pixels:
-        """Empty glass.
-
-        Args:
-            x (int): Left edge, in level-0 pixels.
-            y (int): Top edge, in level-0 pixels.
-            width (int): Width, in pixels.
-            height (int): Height, in pixels.
-
-        Returns:
-            (height, width, 3) uint8 RGB, a view that must not be written to.
-        """
+        """Empty glass at (x, y): (height, width, 3) uint8 RGB, a view that must not be written to."""
         top, left = y % _NOISE_PERIOD, x % _NOISE_PERIOD
         return self.glass[top : top + height, left : left + width]
 
     def develop(self, haematoxylin: Amount, eosin: Amount, glass: Pixels) -> Pixels:
-        """Let the light of the glass through the stains (Beer and Lambert).
+        """Colours of stained tissue on glass by the Beer-Lambert law.
 
         Args:
             haematoxylin: (height, width) uint8, amount of haematoxylin.
             eosin: (height, width) uint8, amount of eosin.
-            glass: (height, width, 3) uint8, the glass under it.
+            glass: (height, width, 3) uint8, the glass below.
 
         Returns:
             (height, width, 3) uint8 RGB.

@@ -1,4 +1,4 @@
-"""Pictures of single nuclei, drawn once and stamped many times."""
+"""Draw pictures of single nuclei, which are pasted many times."""
 
 import math
 from dataclasses import dataclass
@@ -10,8 +10,6 @@ import numpy.typing as npt
 
 from tiacrossfusion.simulation.nuclei import NucleusKind
 
-Stack = npt.NDArray[np.float32]
-
 N_DIRECTIONS = 16
 
 
@@ -21,7 +19,7 @@ class Stamps:
 
     Attributes:
         haematoxylin: (looks, 16, S, S) uint8, amount of haematoxylin; 0 outside the nucleus.
-        eosin: (looks, 16, S, S) uint8, the most eosin that shows; 255 outside the nucleus.
+        eosin: (looks, 16, S, S) uint8, upper limit of the amount of eosin; 255 outside the nucleus.
     """
 
     haematoxylin: npt.NDArray[np.uint8]
@@ -54,14 +52,7 @@ _LOOKS = {
 
 @lru_cache(maxsize=4)
 def draw_stamps(mpp: float) -> dict[NucleusKind, Stamps]:
-    """Draw the pictures of every kind of nucleus; they are the same for all slides.
-
-    Args:
-        mpp: Micrometres per pixel.
-
-    Returns:
-        The pictures of each kind.
-    """
+    """Draw the pictures of every kind of nucleus at a resolution; they are the same for all slides."""
     return {kind: _draw(np.random.default_rng(kind), look, mpp) for kind, look in _LOOKS.items()}
 
 

@@ -1,4 +1,4 @@
-"""Growing tissue in its regions: what the painter is to paint."""
+"""Fill the regions of a slide with tissue."""
 
 import cv2
 import numpy as np
@@ -19,12 +19,12 @@ from tiacrossfusion.simulation.truth import MICRONS_PER_MAP_PIXEL
 _FINE = round(MICRONS_PER_MAP_PIXEL / MICRONS_PER_PIXEL)
 
 _COLLAGEN = 53.0  # amount of eosin
-# Added to it in all tumour alike: what tells infiltration is how the nests lie, which takes the
-# field of view of 5x, and not a colour that any view would show.
+# Added in all tumour alike: infiltration is to be recognised by the arrangement of the nests, which takes
+# the field of view of 5x, and not by a colour that any magnification shows.
 _DESMOPLASIA = 16.0
-_RETICULUM = 32.0  # taken from it among dense lymphocytes
+_RETICULUM = 32.0  # subtracted among dense lymphocytes
 _VACUOLE_SPACING = 70.0  # µm
-_VACUOLE_WALL = 1.6  # µm, half of what parts two vacuoles
+_VACUOLE_WALL = 1.6  # µm, half of the wall between two vacuoles
 _CLEFT_HALF_WIDTH = 0.035  # in standard deviations of a field with a wavelength of 260 µm
 
 
@@ -32,12 +32,11 @@ def grow_tissue(seeds: np.random.SeedSequence, regions: Regions) -> tuple[Tissue
     """Fill the regions of a slide with tissue.
 
     Args:
-        seeds: Source of randomness; each subject gets a stream of its own, so that what one draws
-            does not move the others.
-        regions: Where everything is.
+        seeds: source of randomness; outline, epithelium, fat, stroma and nuclei have independent streams.
+        regions: margins of all regions.
 
     Returns:
-        What the painter needs.
+        The maps and the nuclei that a :class:`Painter` takes.
     """
     for_outline, for_epithelium, for_fat, for_stroma, for_nuclei = (
         np.random.default_rng(child) for child in seeds.spawn(5)
@@ -89,7 +88,7 @@ def _vacuoles(rng: np.random.Generator, fat: Mask) -> Field:
     seeds[y.astype(int).clip(0, rows - 1), x.astype(int).clip(0, columns - 1)] = True
     cells = np.where(fat, nearest_seed(seeds), 0)
     depth = distance_inside(fat & cells_apart(cells))
-    # The blur rounds the vacuoles, and lifts their walls by about 2 µm.
+    # The blur rounds the vacuoles and raises their walls by about 2 µm.
     depth = cv2.GaussianBlur(depth, (0, 0), 2.5)
     return np.where(fat, depth, 0) - np.float32(2 + _VACUOLE_WALL)
 
@@ -105,7 +104,7 @@ def _connective(
     amount += _DESMOPLASIA * desmoplastic
     amount -= _RETICULUM * cv2.GaussianBlur(lymphoid.astype(np.float32), (0, 0), 6.0)
 
-    # Shrinking tears the stroma along lines, but not everywhere.
+    # Shrinkage tears the stroma along lines, in some places.
     lines = np.abs(smooth_field(rng, shape, 260 / MICRONS_PER_PIXEL))
     torn = smooth_field(rng, shape, 700 / MICRONS_PER_PIXEL) > 0.6
     cleft = loose & torn & (desmoplastic < 0.2) & (lines < _CLEFT_HALF_WIDTH)
@@ -121,6 +120,6 @@ def _fibres(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[Field, Fi
     across = y + 65 * smooth_field(rng, shape, wavelength)
     slope_y, slope_x = np.gradient(across)
     directions = np.arctan2(-slope_x, slope_y).astype(np.float32)
-    # Nearest, for a mean of angles on both sides of a half turn points elsewhere.
+    # Nearest neighbour: a mean of two angles on either side of the wrap-around would be wrong.
     directions = directions.repeat(_FINE, axis=0).repeat(_FINE, axis=1)
     return np.stack([along, across], axis=-1), directions
