@@ -115,6 +115,7 @@ def test_precision_is_that_of_the_encoder(simulated):
         ({"bags": "absent"}, "absent: no such"),
         ({"masks": [None], "bags": "b"}, "masks: .* bags are finished"),
         ({"mpp": 0.5, "bags": "b"}, "mpp: .* bags are finished"),
+        ({"auto_get_mask": False, "bags": "b"}, "auto_get_mask: .* bags are finished"),
         ({"images": ["a.svs"], "patients": "absent.csv"}, "absent.csv: no such file"),
         ({"images": ["a.svs"], "gzip": True}, "gzip: is for GeoJSON"),
     ],

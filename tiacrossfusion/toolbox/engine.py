@@ -234,7 +234,13 @@ class SurvivalPredictor(EngineABC):
             sources: list[Any] = list(images_of(images))
             their_masks = masks_of(masks, len(sources), auto_get_mask=auto_get_mask)
         else:
-            _refuse_with_bags(images=images, masks=masks, mpp=scale.mpp, power=scale.power)
+            _refuse_with_bags(
+                images=images,
+                masks=masks,
+                auto_get_mask=None if auto_get_mask else False,
+                mpp=scale.mpp,
+                power=scale.power,
+            )
             sources, their_masks = _bags_of(bags), None
         folder = None if save_dir is None else folder_of("save_dir", save_dir)
         output_type = output_type_of(output_type, folder)

@@ -52,7 +52,7 @@ def sampling_of(ioconfig: Any) -> SamplingSpec:
 
 
 def given_ioconfig(ioconfig: ModelIOConfigABC | None, **parts: Any) -> ModelIOConfigABC:
-    """Return the IO configuration of a network without a model bundle, which has none of its own.
+    """Return the IO configuration of a network without a model bundle, from what the user gives.
 
     Args:
         ioconfig: the user's.

@@ -50,8 +50,7 @@ def own_bundle(network: nn.Module, sampling: SamplingSpec, encoder: EncoderSpec)
         encoder: of the features.
 
     Raises:
-        ArgumentValueError: the network takes other inputs, or changes patches or predictions by functions
-            of its own.
+        ArgumentValueError: the network takes other inputs, or has its own `preproc` or `postproc`.
         TiacfError: the network fails on features of the encoder's width.
     """
     label = type(network).__name__
