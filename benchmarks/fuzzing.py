@@ -222,7 +222,7 @@ def outcome(target: Target, path: Path) -> tuple[str, str]:
         "read", "refused", "exception" or "memory", and what was raised.
     """
     from tiacrossfusion.errors import TiacfError
-    from tiacrossfusion.io.text import printable
+    from tiacrossfusion.text import printable
 
     kind, detail = "read", ""
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tiacrossfusion.io.text import printable
+from tiacrossfusion.text import printable
 
 if TYPE_CHECKING:
     from pydantic import ValidationError

@@ -17,8 +17,8 @@ import numpy as np
 
 from tiacrossfusion.bags.bag import FeatureBag, Provenance, ScaleFeatures
 from tiacrossfusion.errors import TiacfError
-from tiacrossfusion.io.text import printable
 from tiacrossfusion.slides.spec import SCALES
+from tiacrossfusion.text import printable
 
 if TYPE_CHECKING:
     import zarr

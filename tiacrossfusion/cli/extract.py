@@ -27,8 +27,8 @@ from tiacrossfusion.cli.plugins import cli_plugin
 from tiacrossfusion.cli.sizes import bytes_text, seconds_text
 from tiacrossfusion.errors import UsageError
 from tiacrossfusion.io.arguments import at_least, one_scale
-from tiacrossfusion.io.text import printable
 from tiacrossfusion.slides.files import DEFAULT_FILE_TYPES, find_slides
+from tiacrossfusion.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -26,8 +26,8 @@ from tiacrossfusion.cli.simulate import simulate
 from tiacrossfusion.cli.status import status
 from tiacrossfusion.cli.train import train
 from tiacrossfusion.errors import TiacfError, UsageError
-from tiacrossfusion.io.text import printable
 from tiacrossfusion.runs.signals import LINE, end, interrupted
+from tiacrossfusion.text import printable
 
 USAGE = 2
 INTERRUPTED = 130

@@ -30,9 +30,9 @@ from tiacrossfusion.cli.plugins import cli_plugin
 from tiacrossfusion.cli.registered import RegisteredName
 from tiacrossfusion.errors import UsageError
 from tiacrossfusion.io.arguments import at_least, one_scale
-from tiacrossfusion.io.text import printable
 from tiacrossfusion.outputs.writers import WRITERS
 from tiacrossfusion.slides.files import DEFAULT_FILE_TYPES, find_slides
+from tiacrossfusion.text import printable
 
 if TYPE_CHECKING:
     from tiacrossfusion.runs.patients import PatientOutcome

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from tiacrossfusion.io.text import printable
+from tiacrossfusion.text import printable
 
 
 @click.command()

@@ -15,8 +15,8 @@ from tiacrossfusion.errors import TiacfError, UsageError
 from tiacrossfusion.io.arguments import at_least
 from tiacrossfusion.io.atomic import write_text
 from tiacrossfusion.io.csv_table import read_csv
-from tiacrossfusion.io.text import examples
 from tiacrossfusion.survival import quantile_bins
+from tiacrossfusion.text import examples
 
 PARTS: Final = ("train", "validation", "test")
 

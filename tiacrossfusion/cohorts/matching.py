@@ -9,7 +9,7 @@ from pathlib import Path
 from tiacrossfusion.cohorts.names import SlideNames
 from tiacrossfusion.cohorts.table import CohortTable
 from tiacrossfusion.errors import TiacfError
-from tiacrossfusion.io.text import examples
+from tiacrossfusion.text import examples
 
 
 def match_bags(

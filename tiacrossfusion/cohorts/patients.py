@@ -10,7 +10,7 @@ from pathlib import Path
 from tiacrossfusion.cohorts.names import SlideNames
 from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.io.csv_table import read_csv, refuse_missing
-from tiacrossfusion.io.text import examples
+from tiacrossfusion.text import examples
 
 #: Characters of a name; names of files have 255 at most.
 _LONGEST = 10_000

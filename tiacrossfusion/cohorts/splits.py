@@ -14,7 +14,7 @@ from tiacrossfusion.cohorts.names import SlideNames
 from tiacrossfusion.cohorts.table import CohortTable
 from tiacrossfusion.errors import TiacfError, UsageError
 from tiacrossfusion.io.paths import is_file, is_folder, missing
-from tiacrossfusion.io.text import examples
+from tiacrossfusion.text import examples
 
 #: Split files of the authors' release; CLAM's `splits_0_bool.csv` beside them say the same otherwise.
 _SPLIT_FILE = re.compile(r"splits_(\d+)\.csv", re.IGNORECASE)

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from tiacrossfusion.errors import TiacfError, UsageError, one_line
 from tiacrossfusion.io.csv_table import read_csv, refuse_missing
 from tiacrossfusion.io.paths import missing
-from tiacrossfusion.io.text import examples, printable
+from tiacrossfusion.text import examples, printable
 
 #: The command line's option for each field of `Columns`.
 COLUMN_OPTIONS = {

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tiacrossfusion.errors import TiacfError, UsageError, one_line
 from tiacrossfusion.io.paths import is_file, is_there, missing
 from tiacrossfusion.io.tensor_files import load_tensors
-from tiacrossfusion.io.text import printable
+from tiacrossfusion.text import printable
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from tiacrossfusion.evaluation.scores import Comparison, Evaluation
 from tiacrossfusion.io.arguments import at_least, usable_seed
 from tiacrossfusion.io.atomic import write_text
 from tiacrossfusion.io.paths import is_file, is_folder, missing
-from tiacrossfusion.io.text import printable
+from tiacrossfusion.text import printable
 
 if TYPE_CHECKING:
     from tiacrossfusion.evaluation.faithfulness import Faithfulness

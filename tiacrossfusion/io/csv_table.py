@@ -17,7 +17,7 @@ import pandas as pd
 
 from tiacrossfusion.errors import TiacfError, UsageError, one_line
 from tiacrossfusion.io.paths import is_endless, missing
-from tiacrossfusion.io.text import examples, shortened
+from tiacrossfusion.text import examples, shortened
 
 #: Bytes of the largest table; a packed file of some kilobytes could hold any number of them.
 _LARGEST = 2**30

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tiacrossfusion.io.text import written
+from tiacrossfusion.text import written
 
 #: Longest stem in bytes; file systems allow 255, and suffixes are added.
 _LONGEST = 200

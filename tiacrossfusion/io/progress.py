@@ -8,7 +8,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from tiacrossfusion.io.text import printable
+from tiacrossfusion.text import printable
 
 
 class Progress:

@@ -16,8 +16,8 @@ from pydantic import ValidationError
 from tiacrossfusion.encoders.hub import offline_variable
 from tiacrossfusion.errors import ArgumentValueError, TiacfError, first_fault, one_line
 from tiacrossfusion.io.paths import is_file, is_folder, is_there, missing
-from tiacrossfusion.io.text import FORMULA_SIGNS, printable
 from tiacrossfusion.models.config import FORMAT_VERSION, BundleConfig
+from tiacrossfusion.text import FORMULA_SIGNS, printable
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from tiacrossfusion.encoders.spec import EncoderSpec
 from tiacrossfusion.errors import TiacfError, UsageError
-from tiacrossfusion.io.text import printable
 from tiacrossfusion.models.bundle import save_bundle
 from tiacrossfusion.models.config import BundleConfig, ModelCard
 from tiacrossfusion.models.network import describe_network
 from tiacrossfusion.networks.official import load_official_checkpoint
 from tiacrossfusion.slides.spec import SamplingSpec
 from tiacrossfusion.survival import TimeBins, check_unit
+from tiacrossfusion.text import printable
 
 _NOTICE = "Imported research model, not validated here and not for clinical use."
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from tiacrossfusion.errors import TiacfError, UsageError, one_line
 from tiacrossfusion.io.paths import is_file, is_there, missing
 from tiacrossfusion.io.tensor_files import load_tensors
-from tiacrossfusion.io.text import printable
 from tiacrossfusion.networks.crossfusion import CrossFusion
+from tiacrossfusion.text import printable
 
 # Released name -> our name, from the top of the network to its parts.
 _PROJECTIONS = {

@@ -11,10 +11,10 @@ from pydantic import BaseModel
 
 from tiacrossfusion.io.atomic import OutputError
 from tiacrossfusion.io.paths import is_folder, stem_for
-from tiacrossfusion.io.text import written
 from tiacrossfusion.runs.record import Count, Record, names_for
 from tiacrossfusion.runs.records import RECORDS, RecordFolder
 from tiacrossfusion.slides.spec import SCALES
+from tiacrossfusion.text import written
 
 TABLE = "extraction.csv"
 

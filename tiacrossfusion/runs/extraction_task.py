@@ -14,7 +14,6 @@ from tiacrossfusion.inference.extraction import bag_provenance, extract_bag, no_
 from tiacrossfusion.inference.slide import load_readers
 from tiacrossfusion.io.paths import size_on_disk
 from tiacrossfusion.io.progress import Progress
-from tiacrossfusion.io.text import written
 from tiacrossfusion.models.source import LoadedModel, ModelSource
 from tiacrossfusion.runs.bags_folder import COLUMNS, BagsFolder, record_names, source_of
 from tiacrossfusion.runs.record import Record
@@ -23,6 +22,7 @@ from tiacrossfusion.runs.slide_key import file_key, mask_key, scale_key, with_ow
 from tiacrossfusion.slides.options import ReadOptions
 from tiacrossfusion.slides.slide import open_slide
 from tiacrossfusion.slides.spec import SCALES, SamplingSpec
+from tiacrossfusion.text import written
 
 if TYPE_CHECKING:
     from tiacrossfusion.encoders.encoder import Encoder

@@ -18,7 +18,6 @@ from tiacrossfusion.explain.scores import SCORES
 from tiacrossfusion.inference.slide import SlideResult, load_readers, predict_slide, predict_stored
 from tiacrossfusion.io.paths import is_folder, stem_for
 from tiacrossfusion.io.progress import Progress
-from tiacrossfusion.io.text import written
 from tiacrossfusion.models.source import LoadedModel, ModelSource
 from tiacrossfusion.outputs.files import output_suffixes, write_outputs
 from tiacrossfusion.outputs.report.making import make_fragment
@@ -28,6 +27,7 @@ from tiacrossfusion.runs.results_folder import FRAGMENT, ResultsFolder
 from tiacrossfusion.runs.runner import Made, Outcome, RecordedTask, Resume
 from tiacrossfusion.runs.slide_key import file_key, mask_key, scale_key, with_own_mask
 from tiacrossfusion.slides.options import ReadOptions
+from tiacrossfusion.text import written
 
 if TYPE_CHECKING:
     from tiacrossfusion.models.bundle import ModelBundle

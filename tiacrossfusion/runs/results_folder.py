@@ -16,10 +16,10 @@ from pydantic import BaseModel, Field, FiniteFloat, model_validator
 from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.io.atomic import OutputError, move
 from tiacrossfusion.io.paths import is_there
-from tiacrossfusion.io.text import written
 from tiacrossfusion.outputs.files import all_suffixes
 from tiacrossfusion.runs.record import Record
 from tiacrossfusion.runs.records import RECORDS, RecordFolder
+from tiacrossfusion.text import written
 
 if TYPE_CHECKING:
     from tiacrossfusion.models.config import BundleConfig

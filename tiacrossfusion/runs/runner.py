@@ -19,10 +19,10 @@ from typing import Any, Literal, Protocol
 from tiacrossfusion.errors import TiacfError, one_line
 from tiacrossfusion.io.atomic import OutputError
 from tiacrossfusion.io.progress import Progress
-from tiacrossfusion.io.text import written
 from tiacrossfusion.runs.record import Record
 from tiacrossfusion.runs.records import RecordFolder
 from tiacrossfusion.runs.signals import go_on_unless_interrupted
+from tiacrossfusion.text import written
 
 _log = logging.getLogger(__name__)
 

@@ -14,7 +14,6 @@ import numpy as np
 
 from tiacrossfusion.errors import TiacfError, one_line
 from tiacrossfusion.io.paths import is_endless, is_there, missing
-from tiacrossfusion.io.text import is_written
 from tiacrossfusion.slides.files import is_dicom_folder
 from tiacrossfusion.slides.readers.tiff_directory import Tiff, read_tiff
 from tiacrossfusion.slides.slide_checks import (
@@ -25,6 +24,7 @@ from tiacrossfusion.slides.slide_checks import (
     check_sizes,
     cut_off,
 )
+from tiacrossfusion.text import is_written
 
 if TYPE_CHECKING:
     from tiatoolbox.wsicore.wsireader import WSIReader

@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, field_validator
 
 from tiacrossfusion.errors import TiacfError
-from tiacrossfusion.io.text import FORMULA_SIGNS, printable
+from tiacrossfusion.text import FORMULA_SIGNS, printable
 
 
 def check_unit(unit: str) -> str:

@@ -16,9 +16,9 @@ from tqdm.auto import tqdm
 
 from tiacrossfusion.bags.bag import FeatureBag, check_same
 from tiacrossfusion.errors import TiacfError, UsageError
-from tiacrossfusion.io.text import examples
 from tiacrossfusion.networks.tokens import SlideTokens
 from tiacrossfusion.slides.spec import SCALES
+from tiacrossfusion.text import examples
 
 #: Bags are kept in memory while they are together smaller than this, in bytes.
 _CACHE_LIMIT = 4 * 2**30

@@ -13,9 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from tiacrossfusion.cohorts.table import Columns
 from tiacrossfusion.errors import TiacfError, UsageError, first_fault, one_line
 from tiacrossfusion.io.paths import is_endless
-from tiacrossfusion.io.text import printable
 from tiacrossfusion.networks.registry import model_names
 from tiacrossfusion.survival import check_unit
+from tiacrossfusion.text import printable
 
 #: Bytes of a file of settings; all of them take two thousand.
 _LARGEST = 2**20

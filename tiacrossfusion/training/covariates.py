@@ -13,8 +13,8 @@ from lifelines.exceptions import ConvergenceError, ConvergenceWarning
 from pandas.api.types import is_numeric_dtype
 
 from tiacrossfusion.errors import TiacfError, UsageError, one_line
-from tiacrossfusion.io.text import examples
 from tiacrossfusion.survival import TimeBins
+from tiacrossfusion.text import examples
 
 #: Weight of the ridge penalty. lifelines adds `RIDGE / 2 * |b|^2`, b per SD of each term, to the negative
 #: log partial likelihood divided by the number of patients. With a third of the patients having an event

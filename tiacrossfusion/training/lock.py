@@ -10,8 +10,8 @@ from pathlib import Path
 
 from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.io.atomic import writing
-from tiacrossfusion.io.text import printable
 from tiacrossfusion.runs.processes import is_alive, process_here
+from tiacrossfusion.text import printable
 
 LOCK = ".tiacf-training"
 

@@ -16,8 +16,8 @@ from tiacrossfusion.cohorts.matching import match_bags
 from tiacrossfusion.cohorts.splits import given_folds, official_folds, read_splits
 from tiacrossfusion.cohorts.table import CohortTable, read_table
 from tiacrossfusion.errors import UsageError
-from tiacrossfusion.io.text import printable
 from tiacrossfusion.networks.registry import COX_COVARIATES
+from tiacrossfusion.text import printable
 from tiacrossfusion.training.config import ProtocolSettings, TrainingConfig
 
 BUNDLE, ENSEMBLE = "bundle", "ensemble"
