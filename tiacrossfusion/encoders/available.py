@@ -1,28 +1,27 @@
 """The list of encoders, for `tiacf encoders`."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from tiacrossfusion.encoders.foundation import FOUNDATION_MODELS
 from tiacrossfusion.encoders.names import TORCHVISION_BACKBONES
 from tiacrossfusion.encoders.registry import ENCODERS, SHIPPED
 
 
-@dataclass(frozen=True, slots=True)
-class AvailableEncoder:
+class AvailableEncoder(NamedTuple):
     """One line of the list.
 
     Attributes:
         name: what `load_encoder` takes; patterns such as `timm:<model>` stand for many.
+        note: one line.
         width: number of features of a patch, where it is known without loading.
         offline: whether it works without network access and without a file. The others work offline with
             `--encoder-weights FILE`.
-        note: one line.
     """
 
     name: str
-    width: int | None
-    offline: bool
     note: str
+    width: int | None = None
+    offline: bool = False
 
 
 def available_encoders() -> list[AvailableEncoder]:
@@ -31,40 +30,24 @@ def available_encoders() -> list[AvailableEncoder]:
 
     listed = [
         AvailableEncoder(
-            SHIPPED, len(FEATURE_NAMES), offline=True, note="ships with the package, not learned"
-        ),
-        *(
-            AvailableEncoder(name, None, offline=False, note=f"of {package}")
-            for name in ENCODERS.names()
-            if (package := ENCODERS.package(name)) is not None
-        ),
-        AvailableEncoder(
-            "timm:<model>",
-            None,
-            offline=False,
-            note="any model of timm, e.g. timm:resnet50.a1_in1k",
-        ),
-        AvailableEncoder(
-            "timm:hf-hub:<org>/<model>", None, offline=False, note="a hub model in timm's format"
-        ),
+            SHIPPED, "ships with the package, not learned", len(FEATURE_NAMES), offline=True
+        )
     ]
     listed += [
-        AvailableEncoder(
-            f"tiatoolbox:{key}",
-            model.width,
-            offline=False,
-            note=(
-                f"{model.parameters:.0f} M parameters, "
-                + ("ask for access at " if model.gated else "")
-                + f"https://huggingface.co/{model.repository}"
-            ),
-        )
-        for key, model in FOUNDATION_MODELS.items()
+        AvailableEncoder(name, f"of {package}")
+        for name in ENCODERS.names()
+        if (package := ENCODERS.package(name)) is not None
     ]
     listed += [
-        AvailableEncoder(
-            f"tiatoolbox:{key}", None, offline=False, note="torchvision's ImageNet weights"
-        )
+        AvailableEncoder("timm:<model>", "any model of timm, e.g. timm:resnet50.a1_in1k"),
+        AvailableEncoder("timm:hf-hub:<org>/<model>", "a hub model in timm's format"),
+    ]
+    for key, model in FOUNDATION_MODELS.items():
+        access = "ask for access at " if model.gated else ""
+        page = f"{access}https://huggingface.co/{model.repository}"
+        note = f"{model.parameters:.0f} M parameters, {page}"
+        listed.append(AvailableEncoder(f"tiatoolbox:{key}", note, model.width))
+    return listed + [
+        AvailableEncoder(f"tiatoolbox:{key}", "torchvision's ImageNet weights")
         for key in TORCHVISION_BACKBONES
     ]
-    return listed

@@ -83,11 +83,11 @@ class Encoder:
             TiacfError: a feature is not finite, or too large for float16.
         """
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
-            msg = f"images must be uint8 (B, S, S, 3), not {images.dtype} {images.shape}"
-            raise ValueError(msg)
+            raise ValueError(
+                f"images must be uint8 (B, S, S, 3), not {images.dtype} {images.shape}"
+            )
         if images.shape[1] != images.shape[2]:
-            msg = f"images must be square, not {images.shape[1]} x {images.shape[2]}"
-            raise ValueError(msg)
+            raise ValueError(f"images must be square, not {images.shape[1]} x {images.shape[2]}")
         count = len(images)
         features = np.empty((count, self.spec.width), dtype=np.float16)
         group = self._micro_batch if self.device.type == "cpu" else max(count, 1)

@@ -11,7 +11,8 @@ counts are tested against the cards on torch's meta device. TRIDENT
 local files.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from tiacrossfusion.encoders.spec import OptionValue, Triple
@@ -29,13 +30,13 @@ class FoundationModel:
     Attributes:
         repository: its Hugging Face repository.
         architecture: timm's name of the plain architecture.
+        width: number of features of a patch.
+        parameters: millions of parameters, as the card says.
         arguments: keyword arguments for timm.
         swiglu: whether the MLPs are `SwiGLUPacked` with SiLU; classes cannot stand in `arguments` without
             importing torch.
         pooling: `class` for the class token, `class+mean` for the class token followed by the mean of the
             patch tokens, as the model card says.
-        width: number of features of a patch.
-        parameters: millions of parameters, as the card says.
         gated: whether the hub asks for an accepted licence.
         mean: mean of RGB in 0..1.
         std: standard deviation of RGB in 0..1.
@@ -45,7 +46,7 @@ class FoundationModel:
     architecture: str
     width: int
     parameters: float
-    arguments: dict[str, OptionValue] = field(default_factory=dict)
+    arguments: dict[str, OptionValue]
     swiglu: bool = False
     pooling: Literal["class", "class+mean"] = "class"
     gated: bool = True
@@ -56,101 +57,56 @@ class FoundationModel:
 #: Side in pixels that all of them were trained at.
 INPUT_SIZE = 224
 
-_VIRCHOW: dict[str, OptionValue] = {
-    "img_size": 224,
-    "init_values": 1e-5,
-    "mlp_ratio": 5.3375,
-    "global_pool": "",
-}
-_H_OPTIMUS: dict[str, OptionValue] = {"img_size": 224, "init_values": 1e-5}
+_PLAIN: dict[str, OptionValue] = {"img_size": 224, "init_values": 1e-5}
+
+_UNI2: dict[str, OptionValue] = (
+    _PLAIN
+    | {"patch_size": 14, "depth": 24, "num_heads": 24, "embed_dim": 1536}
+    | {"mlp_ratio": 2.66667 * 2, "no_embed_class": True, "reg_tokens": 8}
+)
+_VIRCHOW: dict[str, OptionValue] = {**_PLAIN, "mlp_ratio": 5.3375, "global_pool": ""}
+
+_bioptimus = partial(FoundationModel, mean=_BIOPTIMUS_MEAN, std=_BIOPTIMUS_STD)
+_virchow = partial(FoundationModel, swiglu=True, pooling="class+mean")
 
 FOUNDATION_MODELS: dict[str, FoundationModel] = {
-    "UNI": FoundationModel(
-        repository="MahmoodLab/UNI",
-        architecture="vit_large_patch16_224",
-        arguments={"img_size": 224, "init_values": 1e-5},
-        width=1024,
-        parameters=303,
-    ),
+    "UNI": FoundationModel("MahmoodLab/UNI", "vit_large_patch16_224", 1024, 303, _PLAIN),
     "UNI2": FoundationModel(
-        repository="MahmoodLab/UNI2-h",
-        architecture="vit_giant_patch14_224",
-        arguments={
-            "img_size": 224,
-            "patch_size": 14,
-            "depth": 24,
-            "num_heads": 24,
-            "init_values": 1e-5,
-            "embed_dim": 1536,
-            "mlp_ratio": 2.66667 * 2,
-            "no_embed_class": True,
-            "reg_tokens": 8,
-        },
-        swiglu=True,
-        width=1536,
-        parameters=681,
+        "MahmoodLab/UNI2-h", "vit_giant_patch14_224", 1536, 681, _UNI2, swiglu=True
     ),
     "prov-gigapath": FoundationModel(
-        repository="prov-gigapath/prov-gigapath",
-        architecture="vit_giant_patch14_dinov2",
-        arguments={"img_size": 224, "patch_size": 16, "init_values": 1e-5},
-        width=1536,
-        parameters=1135,
+        "prov-gigapath/prov-gigapath",
+        "vit_giant_patch14_dinov2",
+        1536,
+        1135,
+        {**_PLAIN, "patch_size": 16},
     ),
-    "H-optimus-0": FoundationModel(
-        repository="bioptimus/H-optimus-0",
-        architecture="vit_giant_patch14_reg4_dinov2",
-        arguments=_H_OPTIMUS,
-        width=1536,
-        parameters=1135,
-        mean=_BIOPTIMUS_MEAN,
-        std=_BIOPTIMUS_STD,
+    "H-optimus-0": _bioptimus(
+        "bioptimus/H-optimus-0", "vit_giant_patch14_reg4_dinov2", 1536, 1135, _PLAIN
     ),
-    "H-optimus-1": FoundationModel(
-        repository="bioptimus/H-optimus-1",
-        architecture="vit_giant_patch14_reg4_dinov2",
-        arguments=_H_OPTIMUS,
-        width=1536,
-        parameters=1135,
-        mean=_BIOPTIMUS_MEAN,
-        std=_BIOPTIMUS_STD,
+    "H-optimus-1": _bioptimus(
+        "bioptimus/H-optimus-1", "vit_giant_patch14_reg4_dinov2", 1536, 1135, _PLAIN
     ),
     # The card recommends the class token alone for most tasks.
-    "H0-mini": FoundationModel(
-        repository="bioptimus/H0-mini",
-        architecture="vit_base_patch14_reg4_dinov2",
-        arguments={"img_size": 224, "init_values": 1e-5, "mlp_ratio": 5.33334},
+    "H0-mini": _bioptimus(
+        "bioptimus/H0-mini",
+        "vit_base_patch14_reg4_dinov2",
+        768,
+        86,
+        {**_PLAIN, "mlp_ratio": 5.33334},
         swiglu=True,
-        width=768,
-        parameters=86,
-        mean=_BIOPTIMUS_MEAN,
-        std=_BIOPTIMUS_STD,
     ),
-    "Virchow": FoundationModel(
-        repository="paige-ai/Virchow",
-        architecture="vit_huge_patch14_224",
-        arguments=_VIRCHOW,
-        swiglu=True,
-        pooling="class+mean",
-        width=2560,
-        parameters=632,
-    ),
-    "Virchow2": FoundationModel(
-        repository="paige-ai/Virchow2",
-        architecture="vit_huge_patch14_224",
-        arguments={**_VIRCHOW, "reg_tokens": 4},
-        swiglu=True,
-        pooling="class+mean",
-        width=2560,
-        parameters=632,
+    "Virchow": _virchow("paige-ai/Virchow", "vit_huge_patch14_224", 2560, 632, _VIRCHOW),
+    "Virchow2": _virchow(
+        "paige-ai/Virchow2", "vit_huge_patch14_224", 2560, 632, {**_VIRCHOW, "reg_tokens": 4}
     ),
     # Its positions are stored for 518 pixels (37 x 37) and are interpolated to 224 (16 x 16).
     "kaiko": FoundationModel(
-        repository="1aurent/vit_large_patch14_reg4_224.kaiko_ai_towards_large_pathology_fms",
-        architecture="vit_large_patch14_reg4_dinov2",
-        arguments={"img_size": 518, "dynamic_img_size": True},
-        width=1024,
-        parameters=304,
+        "1aurent/vit_large_patch14_reg4_224.kaiko_ai_towards_large_pathology_fms",
+        "vit_large_patch14_reg4_dinov2",
+        1024,
+        304,
+        {"img_size": 518, "dynamic_img_size": True},
         gated=False,
         mean=(0.5, 0.5, 0.5),
         std=(0.5, 0.5, 0.5),

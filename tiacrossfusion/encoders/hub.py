@@ -3,7 +3,7 @@
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from tiacrossfusion.errors import TiacfError
@@ -62,11 +62,10 @@ def fetching_from_hub(name: str, repository: str) -> Iterator[None]:
         except errors.GatedRepoError as error:
             raise _refused(name, page) from error
         except errors.RepositoryNotFoundError as error:
-            msg = (
+            raise TiacfError(
                 f"cannot fetch the weights of {name}: {page} does not exist or needs a log-in "
                 f"(`hf auth login`); or {_LOCAL_FILE}"
-            )
-            raise TiacfError(msg) from error
+            ) from error
         except errors.EntryNotFoundError:
             pass  # without config.json, but there
         except errors.HfHubHTTPError as error:
@@ -76,27 +75,21 @@ def fetching_from_hub(name: str, repository: str) -> Iterator[None]:
         except Exception as error:  # any transport error means: not reachable
             trouble = f"no connection to huggingface.co ({type(error).__name__})"
 
-    if trouble is None:
-        try:
+    try:
+        with nullcontext() if trouble is None else hub_offline():
             yield
-        except errors.GatedRepoError as error:
-            raise _refused(name, page) from error
-        except (errors.HfHubHTTPError, errors.EntryNotFoundError, OSError) as error:
-            msg = (
+    except errors.GatedRepoError as error:
+        raise _refused(name, page) from error
+    except (errors.HfHubHTTPError, errors.EntryNotFoundError, OSError) as error:
+        if trouble is None:
+            raise TiacfError(
                 f"cannot fetch the weights of {name} from {page}: {_first_line(error)}; "
                 f"{_LOCAL_FILE}"
-            )
-            raise TiacfError(msg) from error
-        return
-    try:
-        with hub_offline():
-            yield
-    except (errors.HfHubHTTPError, errors.EntryNotFoundError, OSError) as error:
-        msg = (
+            ) from error
+        raise TiacfError(
             f"cannot fetch the weights of {name}: {trouble}; {_LOCAL_FILE} (its page, where "
             f"access to a gated model is asked for, is {page})"
-        )
-        raise TiacfError(msg) from error
+        ) from error
 
 
 def _refused(name: str, page: str) -> TiacfError:
@@ -121,15 +114,17 @@ def fetching_from_url(name: str, url: str) -> Iterator[None]:
 
     cached = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
     if not cached.is_file() and (variable := offline_variable()):
-        msg = f"cannot fetch the weights of {name}: {variable} is set; {_LOCAL_FILE} (from {url})"
-        raise TiacfError(msg)
+        raise TiacfError(
+            f"cannot fetch the weights of {name}: {variable} is set; {_LOCAL_FILE} (from {url})"
+        )
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(TIMEOUT)  # torch.hub sets none of its own
     try:
         yield
     except OSError as error:  # URLError and timeouts
-        msg = f"cannot fetch the weights of {name} from {url}: {_first_line(error)}; {_LOCAL_FILE}"
-        raise TiacfError(msg) from error
+        raise TiacfError(
+            f"cannot fetch the weights of {name} from {url}: {_first_line(error)}; {_LOCAL_FILE}"
+        ) from error
     finally:
         socket.setdefaulttimeout(before)
 

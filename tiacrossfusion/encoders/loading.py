@@ -90,21 +90,17 @@ def check_arguments(
             given to another family than timm's.
     """
     if not all(isfinite(value) for value in (*(mean or ()), *(std or ()))):
-        msg = f"encoder mean and std must be finite, not {mean} and {std}"
-        raise UsageError(msg)
+        raise UsageError(f"encoder mean and std must be finite, not {mean} and {std}")
     if std is not None and min(std) <= 0:
-        msg = f"encoder std must be positive, not {std}"
-        raise UsageError(msg)
+        raise UsageError(f"encoder std must be positive, not {std}")
     if options and name.family not in ("timm", "hub"):
-        msg = f"encoder {name}: options are for timm: names, it takes none"
-        raise UsageError(msg)
+        raise UsageError(f"encoder {name}: options are for timm: names, it takes none")
 
 
 def _triple(label: str, values: Sequence[float] | None) -> Triple | None:
     if values is None:
         return None
     if len(values) != 3:
-        msg = f"encoder {label} must be three numbers, not {len(values)}"
-        raise UsageError(msg)
+        raise UsageError(f"encoder {label} must be three numbers, not {len(values)}")
     red, green, blue = values
     return (float(red), float(green), float(blue))

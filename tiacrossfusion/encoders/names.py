@@ -1,6 +1,7 @@
 """Names of encoders: which family a name belongs to."""
 
 import difflib
+from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 from tiacrossfusion.encoders.foundation import FOUNDATION_MODELS
@@ -10,25 +11,12 @@ from tiacrossfusion.errors import UsageError
 #: Keys of TIAToolbox's `torch_cnn_backbone_dict`. They are written down here because importing the
 #: dictionary takes 15 s; a test compares the two.
 TORCHVISION_BACKBONES = (
-    "alexnet",
-    "resnet18",
-    "resnet34",
-    "resnet50",
-    "resnet101",
-    "resnext50_32x4d",
-    "resnext101_32x8d",
-    "wide_resnet50_2",
-    "wide_resnet101_2",
-    "densenet121",
-    "densenet161",
-    "densenet169",
-    "densenet201",
-    "inception_v3",
-    "googlenet",
-    "mobilenet_v2",
-    "mobilenet_v3_large",
-    "mobilenet_v3_small",
+    *("alexnet", "resnet18", "resnet34", "resnet50", "resnet101", "resnext50_32x4d"),
+    *("resnext101_32x8d", "wide_resnet50_2", "wide_resnet101_2", "densenet121", "densenet161"),
+    *("densenet169", "densenet201", "inception_v3", "googlenet", "mobilenet_v2"),
+    *("mobilenet_v3_large", "mobilenet_v3_small"),
 )
+_TOOLBOX_NAMES = tuple(f"tiatoolbox:{key}" for key in (*TORCHVISION_BACKBONES, *FOUNDATION_MODELS))
 
 #: How timm marks models of the Hugging Face hub.
 _HUB_SCHEMES = ("hf-hub", "hf_hub")
@@ -49,24 +37,11 @@ class EncoderName(NamedTuple):
 
     def __str__(self) -> str:
         """Canonical form, which `resolve_name` takes back."""
-        match self.family:
-            case "registered":
-                return self.model
-            case "timm":
-                return f"timm:{self.model}"
-            case "hub":
-                return f"timm:hf-hub:{self.model}"
-            case _:
-                return f"tiatoolbox:{self.model}"
+        prefixes = {"registered": "", "timm": "timm:", "hub": "timm:hf-hub:"}
+        return prefixes.get(self.family, "tiatoolbox:") + self.model
 
 
-def _toolbox_family(model: str) -> Family | None:
-    if model in FOUNDATION_MODELS:
-        return "foundation"
-    return "torchvision" if model in TORCHVISION_BACKBONES else None
-
-
-def _unknown(name: str, candidates: list[str]) -> UsageError:
+def _unknown(name: str, candidates: Iterable[str]) -> UsageError:
     # Matched without prefixes and case, so that `uni-2` finds `tiatoolbox:UNI2`.
     forms = {
         candidate.partition(":")[2].lower() or candidate: candidate for candidate in candidates
@@ -91,42 +66,37 @@ def resolve_name(name: str) -> EncoderName:
     prefix, _, model = name.rpartition(":") if name.count(":") < 2 else name.partition(":")
     if prefix in _HUB_SCHEMES:
         prefix, model = "timm", name  # only timm has these
-    toolbox = _toolbox_family(model)
+    toolbox: Family | None = "torchvision" if model in TORCHVISION_BACKBONES else None
+    if model in FOUNDATION_MODELS:
+        toolbox = "foundation"
 
     if prefix == "tiatoolbox":
         if toolbox:
             return EncoderName(toolbox, model)
-        raise _unknown(name, [f"tiatoolbox:{key}" for key in _toolbox_names()])
+        raise _unknown(name, _TOOLBOX_NAMES)
     if prefix == "timm":
         scheme, colon, repository = model.partition(":")
         if colon and scheme in _HUB_SCHEMES and repository.count("/") == 1:
             return EncoderName("hub", repository)
     elif prefix:
-        raise _unknown(
-            name, [*ENCODERS.names(), *(f"tiatoolbox:{key}" for key in _toolbox_names())]
-        )
+        raise _unknown(name, (*ENCODERS.names(), *_TOOLBOX_NAMES))
 
     import timm
 
     in_timm = timm.is_model(model) and _tag_exists(model)
     if in_timm and toolbox and not prefix:
-        msg = (
+        raise UsageError(
             f"encoder {name!r} is in timm and in TIAToolbox: "
             f"say 'timm:{name}' or 'tiatoolbox:{name}'"
         )
-        raise UsageError(msg)
     if in_timm:
         return EncoderName("timm", model)
     if toolbox and not prefix:
         return EncoderName(toolbox, model)
     candidates = [f"timm:{key}" for key in (*timm.list_models(), *timm.list_pretrained())]
     if not prefix:
-        candidates += [*ENCODERS.names(), *(f"tiatoolbox:{key}" for key in _toolbox_names())]
+        candidates += [*ENCODERS.names(), *_TOOLBOX_NAMES]
     raise _unknown(name, candidates)
-
-
-def _toolbox_names() -> tuple[str, ...]:
-    return (*TORCHVISION_BACKBONES, *FOUNDATION_MODELS)
 
 
 def _tag_exists(model: str) -> bool:

@@ -53,12 +53,11 @@ def load_encoder_of(
         raise TiacfError(f"the model's encoder: {error}") from error
     wanted, found = spec.weights_sha256, encoder.spec.weights_sha256
     if wanted is not None and found != wanted:
-        remedy = "give the right file with --encoder-weights FILE"
-        msg = (
+        raise TiacfError(
             f"encoder {spec.name}: the model was trained with weights {wanted[:12]}, "
-            f"{weights or 'the default ones'} are {str(found)[:12]}; {remedy}"
+            f"{weights or 'the default ones'} are {str(found)[:12]}; give the right file with "
+            "--encoder-weights FILE"
         )
-        raise TiacfError(msg)
     return encoder
 
 
@@ -87,21 +86,21 @@ def describe_encoder(
     check_arguments(resolved, mean, std, options)
     if weights is not None or resolved.family == "registered":
         return load_encoder(name, weights=weights, mean=mean, std=std, options=options).spec
-    if resolved.family in ("timm", "hub"):
-        from tiacrossfusion.encoders.timm_models import describe_timm
-
-        network = describe_timm(resolved, dict(options or {}))
-        return network.spec(weights_sha256=None, mean=mean, std=std)
+    if resolved.family == "foundation":
+        model = FOUNDATION_MODELS[resolved.model]
+        return EncoderSpec(
+            name=str(resolved),
+            width=model.width,
+            mean=mean or model.mean,
+            std=std or model.std,
+            input_size=INPUT_SIZE,
+        )
     if resolved.family == "torchvision":
         from tiacrossfusion.encoders.toolbox_models import describe_torchvision
 
         network = describe_torchvision(str(resolved), resolved.model)
-        return network.spec(weights_sha256=None, mean=mean, std=std)
-    model = FOUNDATION_MODELS[resolved.model]
-    return EncoderSpec(
-        name=str(resolved),
-        width=model.width,
-        mean=mean or model.mean,
-        std=std or model.std,
-        input_size=INPUT_SIZE,
-    )
+    else:
+        from tiacrossfusion.encoders.timm_models import describe_timm
+
+        network = describe_timm(resolved, dict(options or {}))
+    return network.spec(weights_sha256=None, mean=mean, std=std)

@@ -18,18 +18,10 @@ from tiacrossfusion.encoders.weights import load_strictly, read_state_dict
 from tiacrossfusion.errors import TiacfError, UsageError, one_line
 
 #: Arguments of `timm.create_model` that this module sets itself.
-_OWN_ARGUMENTS = frozenset(
-    (
-        "pretrained",
-        "pretrained_cfg",
-        "pretrained_cfg_overlay",
-        "checkpoint_path",
-        "cache_dir",
-        "features_only",
-        "in_chans",
-        "num_classes",
-    )
-)
+_OWN_ARGUMENTS = {
+    *("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"),
+    *("features_only", "in_chans", "num_classes"),
+}
 
 #: Of any number among the options; the widest of timm's networks have it.
 _LARGEST_OPTION = 4096
@@ -56,41 +48,31 @@ def load_timm(
             be fetched, the file does not fit, or it returns something else than a vector.
     """
     if weights is None:
-        model = _pretrained(name, options)
-        name = _tagged(name, model)
-        _remove_classifier(model)
-    else:
-        model = _untrained(name, options)
-        classifier = model.pretrained_cfg.get("classifier") or ()
-        heads = (classifier,) if isinstance(classifier, str) else classifier
-        _remove_classifier(model)
-        load_strictly(model, read_state_dict(weights), source=str(weights), heads=heads)
+        return _network(name, _pretrained(name, options), options, tagged=True)
+    model = _untrained(name, options)
+    classifier = model.pretrained_cfg.get("classifier") or ()
+    heads = (classifier,) if isinstance(classifier, str) else classifier
+    _remove_classifier(model)
+    load_strictly(model, read_state_dict(weights), source=str(weights), heads=heads)
     return _network(name, model, options)
 
 
 def describe_timm(name: EncoderName, options: dict[str, OptionValue]) -> EncoderNetwork:
     """Build a timm model with random weights, of which only width and preprocessing are used."""
-    model = _untrained(name, options)
-    name = _tagged(name, model)
+    return _network(name, _untrained(name, options), options, tagged=True)
+
+
+def _network(
+    name: EncoderName, model: Any, options: dict[str, OptionValue], *, tagged: bool = False
+) -> EncoderNetwork:
+    """Return the encoder without its classifier, named with the tag of timm's weights if `tagged`."""
     _remove_classifier(model)
-    return _network(name, model, options)
-
-
-def _tagged(name: EncoderName, model: Any) -> EncoderName:
-    """Return the name with the tag of timm's own weights."""
-    if name.family != "timm":
-        return name
-    config = model.pretrained_cfg
-    parts = (config["architecture"], config.get("tag"))
-    return EncoderName("timm", ".".join(part for part in parts if part))
-
-
-def _network(name: EncoderName, model: Any, options: dict[str, OptionValue]) -> EncoderNetwork:
-    config = resolve_model_data_config(model)
+    config, own = resolve_model_data_config(model), model.pretrained_cfg
+    if tagged and name.family == "timm":
+        name = EncoderName("timm", ".".join(filter(None, (own["architecture"], own.get("tag")))))
     fixed_size = None
-    if model.pretrained_cfg.get("fixed_input_size", False):
-        size = options.get("img_size", config["input_size"][-1])
-        fixed_size = int(size)
+    if own.get("fixed_input_size", False):
+        fixed_size = int(options.get("img_size", config["input_size"][-1]))
     return EncoderNetwork(
         name=str(name),
         module=model,
@@ -113,8 +95,9 @@ def _create(name: EncoderName, options: dict[str, OptionValue], *, pretrained: b
     except (OSError, EntryNotFoundError, HfHubHTTPError, TiacfError):
         raise  # of the network or the cache, which the caller handles
     except Exception as error:  # timm has no common exception for a wrong option
-        msg = f"encoder {name}: timm cannot build it with options {options}: {one_line(error)}"
-        raise UsageError(msg) from error
+        raise UsageError(
+            f"encoder {name}: timm cannot build it with options {options}: {one_line(error)}"
+        ) from error
 
 
 def _check_options(name: EncoderName, options: dict[str, OptionValue]) -> None:
@@ -123,12 +106,14 @@ def _check_options(name: EncoderName, options: dict[str, OptionValue]) -> None:
     A model bundle names the options of its encoder, and bundles come from others.
     """
     if own := sorted(_OWN_ARGUMENTS & options.keys()):
-        msg = f"encoder {name}: option {own[0]!r} is set by this package and cannot be given"
-        raise UsageError(msg)
+        raise UsageError(
+            f"encoder {name}: option {own[0]!r} is set by this package and cannot be given"
+        )
     for option, value in options.items():
         if not isinstance(value, str) and not abs(value) <= _LARGEST_OPTION:
-            msg = f"encoder {name}: option {option}={value}: must be {_LARGEST_OPTION} or less"
-            raise UsageError(msg)
+            raise UsageError(
+                f"encoder {name}: option {option}={value}: must be {_LARGEST_OPTION} or less"
+            )
 
 
 def _check_size(name: EncoderName, architecture: str, options: dict[str, OptionValue]) -> None:
@@ -143,37 +128,35 @@ def _check_size(name: EncoderName, architecture: str, options: dict[str, OptionV
     except RuntimeError as error:
         for option, value in options.items():
             if not isinstance(value, str | bool):
-                msg = (
+                raise UsageError(
                     f"encoder {name}: its size with option {option}={value} cannot be told before it is "
                     "made; leave the option out"
-                )
-                raise UsageError(msg) from error
+                ) from error
         return
     count = sum(parameter.numel() for parameter in model.parameters())
     if count > _MOST_PARAMETERS:
-        msg = f"encoder {name}: would have {count:.2g} parameters with these options; change them"
-        raise UsageError(msg)
+        raise UsageError(
+            f"encoder {name}: would have {count:.2g} parameters with these options; change them"
+        )
 
 
 def _pretrained(name: EncoderName, options: dict[str, OptionValue]) -> Any:
     """Return the model with timm's weights, with its classifier, so that timm loads all of them."""
-    if name.family == "hub":
-        with fetching_from_hub(str(name), name.model):
-            return _create(name, options, pretrained=True)
-    config = timm.get_pretrained_cfg(name.model)
-    if config is None or not config.has_weights:
+    config = None if name.family == "hub" else timm.get_pretrained_cfg(name.model)
+    if name.family != "hub" and (config is None or not config.has_weights):
         tagged = timm.list_pretrained(f"{name.model.partition('.')[0]}*")
         hint = f"; for instance timm:{tagged[0]} has" if tagged else ""
-        msg = (
+        raise UsageError(
             f"encoder {name}: timm has no pretrained weights of it{hint}; "
             "or give a local file with --encoder-weights FILE"
         )
-        raise UsageError(msg)
-    if config.hf_hub_id:
-        repository = config.hf_hub_id
-        with fetching_from_hub(str(name), repository):
-            return _create(name, options, pretrained=True)
-    with fetching_from_url(str(name), config.url):
+    repository = name.model if config is None else config.hf_hub_id
+    fetching = (
+        fetching_from_hub(str(name), repository)
+        if repository
+        else fetching_from_url(str(name), config.url)
+    )
+    with fetching:
         return _create(name, options, pretrained=True)
 
 
@@ -185,21 +168,14 @@ def _untrained(name: EncoderName, options: dict[str, OptionValue]) -> Any:
         with hub_offline():
             return _create(name, options, pretrained=False)
     except (OSError, EntryNotFoundError) as error:
-        known = [
-            key
-            for key, model in FOUNDATION_MODELS.items()
-            if model.repository.lower() == name.model.lower()
-        ]
-        remedy = (
-            f"say tiatoolbox:{known[0]}, whose architecture is known"
-            if known
-            else "name its plain architecture, timm:<model>, with the options in its config.json"
-        )
-        msg = (
+        remedy = "name its plain architecture, timm:<model>, with the options in its config.json"
+        for key, model in FOUNDATION_MODELS.items():
+            if model.repository.lower() == name.model.lower():
+                remedy = f"say tiatoolbox:{key}, whose architecture is known"
+        raise UsageError(
             f"encoder {name}: its architecture stands on the hub only, and with a local file no "
             f"network is used; {remedy}"
-        )
-        raise UsageError(msg) from error
+        ) from error
 
 
 def _remove_classifier(model: Any) -> None:
@@ -213,12 +189,12 @@ def _width(model: nn.Module, size: int, name: str) -> int:
         with torch.inference_mode():
             shape = tuple(model.eval()(torch.zeros(1, 3, size, size)).shape)
     except Exception as error:  # as above
-        msg = f"encoder {name}: cannot take a patch of {size} pixels ({one_line(error)}); change its options"
-        raise UsageError(msg) from error
+        raise UsageError(
+            f"encoder {name}: cannot take a patch of {size} pixels ({one_line(error)}); change its options"
+        ) from error
     if len(shape) != 2:
-        msg = (
+        raise UsageError(
             f"encoder {name}: returns {shape} instead of one vector a patch; say how to pool with "
             "the option global_pool, 'token' or 'avg'"
         )
-        raise UsageError(msg)
     return shape[1]

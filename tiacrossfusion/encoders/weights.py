@@ -61,12 +61,10 @@ def read_state_dict(path: Path) -> StateDict:
     """
     suffix = path.suffix.lower()
     if suffix not in (".pt", ".pth", ".bin", ".safetensors"):
-        msg = f"encoder weights {path}: expected a .pt, .pth, .bin or .safetensors file"
-        raise UsageError(msg)
+        raise UsageError(f"encoder weights {path}: expected a .pt, .pth, .bin or .safetensors file")
     if not is_file(path):
         reason = "no file" if is_there(path) else missing(path)
-        msg = f"encoder weights {path}: {reason}; check --encoder-weights"
-        raise UsageError(msg)
+        raise UsageError(f"encoder weights {path}: {reason}; check --encoder-weights")
     try:
         if suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -75,31 +73,27 @@ def read_state_dict(path: Path) -> StateDict:
         else:
             content = load_tensors(path)
     except pickle.UnpicklingError as error:
-        msg = (
+        raise TiacfError(
             f"encoder weights {path}: holds more than tensors, and loading it could run code; "
             "save its state_dict() alone"
-        )
-        raise TiacfError(msg) from error
+        ) from error
     except Exception as error:  # torch and safetensors raise a dozen kinds for damaged files
-        msg = (
+        raise TiacfError(
             f"encoder weights {path}: cannot be read as a weights file ({one_line(error)}); "
             "get it again"
-        )
-        raise TiacfError(msg) from error
+        ) from error
 
     for wrapper in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
             break
-    state: StateDict = {}
-    if not isinstance(content, Mapping):
-        content = {}
-    for key, value in content.items():
-        if isinstance(key, str) and isinstance(value, Tensor):
-            state[key.removeprefix("module.").removeprefix("_orig_mod.")] = value
+    state = {
+        key.removeprefix("module.").removeprefix("_orig_mod."): value
+        for key, value in (content.items() if isinstance(content, Mapping) else ())
+        if isinstance(key, str) and isinstance(value, Tensor)
+    }
     if not state:
-        msg = f"encoder weights {path}: holds no state dict"
-        raise TiacfError(msg)
+        raise TiacfError(f"encoder weights {path}: holds no state dict")
     return state
 
 
@@ -142,11 +136,9 @@ def load_strictly(
         raise TiacfError(_complaint(wanted, given, source))
     if any(value.is_meta for value in wanted.values()):
         # A model built without memory takes the tensors over; half precision files exist.
-        found = {key: value.float() for key, value in found.items()}
-        model.load_state_dict(found, assign=True)
+        model.load_state_dict({key: value.float() for key, value in found.items()}, assign=True)
     else:
-        # Counters keep the model's own value.
-        model.load_state_dict(found, strict=False)
+        model.load_state_dict(found, strict=False)  # counters keep the model's own value
 
 
 def _without_heads(state: StateDict, wanted: StateDict, heads: tuple[str, ...]) -> StateDict:
@@ -157,9 +149,7 @@ def _without_heads(state: StateDict, wanted: StateDict, heads: tuple[str, ...]) 
         for key, value in state.items()
         if key in wanted
         or not (
-            key.endswith(_COUNTER)
-            or key.partition(".")[0] in _HEADS
-            or (prefixes and key.startswith(prefixes))
+            key.endswith(_COUNTER) or key.partition(".")[0] in _HEADS or key.startswith(prefixes)
         )
     }
 
@@ -217,11 +207,8 @@ def _complaint(wanted: StateDict, given: StateDict, source: str) -> str:
     missing = [key for key in wanted if key not in given]
     extra = [key for key in given if key not in wanted]
     parts = []
-    for label, keys in (
-        ("misses", missing),
-        ("has unknown", extra),
-        ("differs in shape in", shapes),
-    ):
+    labels = ("misses", "has unknown", "differs in shape in")
+    for label, keys in zip(labels, (missing, extra, shapes), strict=True):
         if keys:
             first = printable(", ".join(keys[:3])[:300]) + (", ..." if len(keys) > 3 else "")
             parts.append(f"{label} {len(keys)} tensors ({first})")
