@@ -524,6 +524,39 @@ def test_a_slide_without_a_scale_is_named_and_the_others_go_on(tmp_path):
     assert not (tmp_path / "out" / "a.zarr").exists()
 
 
+@pytest.mark.parametrize("scales", [("20x",), ("5x", "20x"), ("10x", "20x")])
+def test_one_or_two_scales_become_a_bag(tmp_path, scales):
+    xy = trident_slide(tmp_path / "in")
+    options = [o for s in scales for o in (f"--{FOLDERS[s]}", tmp_path / "in" / FOLDERS[s])]
+    result = run(*options, "--output-path", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    bag = FeatureBag.load(tmp_path / "out" / "s.zarr")
+    assert tuple(bag.scales) == scales
+    for scale in scales:
+        side = 512 * CELLS_20X[scale]
+        assert np.array_equal(bag.scales[scale].bounds, np.hstack([xy[scale], xy[scale] + side]))
+        assert np.array_equal(bag.scales[scale].grid, xy[scale] // side)
+    for kind in ("h5", "pt"):  # and back
+        out = tmp_path / kind
+        result = run("--bags", tmp_path / "out", "--output-format", kind, "--output-path", out)
+        assert result.exit_code == 0, result.output
+        assert sorted(path.name for path in out.iterdir() if path.is_dir()) == sorted(
+            FOLDERS[scale] for scale in scales
+        )
+    assert run("--bags", tmp_path / "h5", "--output-path", tmp_path / "again").exit_code == 0
+    again = FeatureBag.load(tmp_path / "again" / "s.zarr")
+    assert all(np.array_equal(bag.scales[scale].grid, again.scales[scale].grid) for scale in scales)
+
+
+def test_one_scale_without_positions_becomes_a_bag(tmp_path):
+    pt_slide(tmp_path / "in")
+    x10 = ("--x10", tmp_path / "in" / "x10")
+    result = run(*x10, "--encoder", "e", "--output-path", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert FeatureBag.load(tmp_path / "out" / "s.zarr").counts() == {"10x": 45}
+    assert "positions unknown at 10x (no coordinates)" in result.output
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -586,7 +619,7 @@ def test_wrong_options_are_refused_in_one_line(tmp_path):
     own_bag().save(bags / "s.zarr")
     (tmp_path / "empty").mkdir()
     assert_usage(run("--bags", tmp_path / "in"), "--output-path is missing")
-    assert_usage(run("--x5", x5, *out), "--x10 and --x20 missing")
+    assert_usage(run(*out), "--x5, --x10 or --x20 missing", "--bags")
     assert_usage(run("--x5", x5, "--bags", tmp_path, *out), "give the one or the others")
     assert_usage(run("--bags", tmp_path / "absent", *out), "no such file")
     assert_usage(run("--bags", tmp_path / "empty", *out), "no bag", "folders x5, x10 and x20")

@@ -97,8 +97,7 @@ class _ConversionTask(Task):
         if self.output_format == "bag":
             output, made = _place_bag(bag, self.folder, name, self.overwrite)
         else:
-            kind = _FORMATS[self.output_format]
-            output, made = _place_files(kind, bag, self.folder, name, self.overwrite)
+            output, made = _place_files(self.output_format, bag, self.folder, name, self.overwrite)
         message = "; ".join(notes)
         if message:
             _log.warning("%s: %s", self.label, message)
@@ -169,25 +168,28 @@ def _permit(path: Path, differs: list[str], overwrite: bool) -> None:
 
 @dataclass(frozen=True)
 class _FileFormat:
-    """How one kind of file is named, written, recognised and compared."""
+    """How one kind of file is written, recognised and compared, and its folder in that of the scale."""
 
-    relative: Callable[[str, str], Path]
+    inner: str
     write: Callable[[Path, FeatureBag, str, str], None]
     is_own: Callable[[Path], bool]
-    same: Callable[[Path, Path], bool]
+    content: Callable[[Path], tuple[Any, ...]]
 
 
 def _place_files(
-    kind: _FileFormat, bag: FeatureBag, folder: Path, name: str, overwrite: bool
+    output_format: OutputFormat, bag: FeatureBag, folder: Path, name: str, overwrite: bool
 ) -> tuple[Path, bool]:
     """Write a file for each scale unless in place; returns that of the finest and whether any was new."""
+    kind = _FORMATS[output_format]
+    relative = {
+        scale: Path(SCALE_FOLDERS[scale], kind.inner, f"{name}.{output_format}")
+        for scale in bag.scales
+    }
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         staging = TemporaryDirectory(prefix=".staging-", dir=folder)
     with staging as inner:
         place = Path(inner)
-        finest = list(bag.scales)[-1]
-        relative = {scale: kind.relative(scale, name) for scale in bag.scales}
         with writing(folder):
             for scale, path in relative.items():
                 (place / path).parent.mkdir(parents=True)
@@ -201,7 +203,7 @@ def _place_files(
             for path in new:
                 (folder / path).parent.mkdir(parents=True, exist_ok=True)
                 os.replace(place / path, folder / path)
-    return folder / relative[finest], bool(new)
+    return folder / list(relative.values())[-1], bool(new)
 
 
 def _same(kind: _FileFormat, target: Path, part: Path, overwrite: bool) -> bool:
@@ -217,48 +219,28 @@ def _same(kind: _FileFormat, target: Path, part: Path, overwrite: bool) -> bool:
             f"{target}: exists and was not written by tiacf; move it away or give another "
             "--output-path"
         )
-    if kind.same(target, part):
-        return True
+    try:
+        pairs = zip(kind.content(target), kind.content(part), strict=True)
+        if all(np.array_equal(old, new) for old, new in pairs):
+            return True
+    except TiacfError:  # the one that is there is damaged or was changed
+        pass
     _permit(target, ["features, positions or provenance"], overwrite)
     return False
 
 
-def _write_pt(path: Path, bag: FeatureBag, scale: str, name: str) -> None:  # noqa: ARG001
-    write_pt(path, bag.scales[scale].features)
-
-
-def _same_h5(one: Path, other: Path) -> bool:
-    try:
-        first, second = _content(one), _content(other)
-    except TiacfError:  # the one that is there is damaged or was changed
-        return False
-    return all(np.array_equal(old, new) for old, new in zip(first, second, strict=True))
-
-
-def _content(path: Path) -> tuple[Any, ...]:
-    """Return what two h5 files of this package are compared by."""
+def _h5_content(path: Path) -> tuple[Any, ...]:
     file = read_h5(path)
-    if file.own is None:
-        raise TiacfError(f"{path}: was not written by tiacf")
-    record = file.own.provenance.model_dump(mode="json", exclude=_APART)
-    return file.features, file.own.bounds, file.own.grid, record, file.facts
-
-
-def _same_pt(one: Path, other: Path) -> bool:
-    try:
-        return np.array_equal(read_pt(one).features, read_pt(other).features)
-    except TiacfError:  # the one that is there is damaged
-        return False
+    record = file.provenance and file.provenance.model_dump(mode="json", exclude=_APART)
+    return file.features, file.bounds, file.grid, record, file.facts
 
 
 _FORMATS: dict[str, _FileFormat] = {
-    "h5": _FileFormat(
-        lambda scale, name: Path(SCALE_FOLDERS[scale]) / f"{name}.h5", write_h5, is_own_h5, _same_h5
-    ),
+    "h5": _FileFormat("", write_h5, is_own_h5, _h5_content),
     "pt": _FileFormat(
-        lambda scale, name: Path(SCALE_FOLDERS[scale]) / "pt_files" / f"{name}.pt",
-        _write_pt,
+        "pt_files",
+        lambda path, bag, scale, _: write_pt(path, bag.scales[scale].features),
         is_own_pt,
-        _same_pt,
+        lambda path: (read_pt(path).features,),
     ),
 }

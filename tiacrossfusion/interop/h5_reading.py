@@ -17,6 +17,7 @@ them):
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,9 +70,10 @@ def _read(file: h5py.File, path: Path) -> ScaleFile:
     facts = _facts(file, key)
     if coords is None:
         side = _side_from_names(file, len(features), label)
-        facts = facts if side is None else FileFacts(**(vars(facts) | {"side": side}))
-    own = own_record(file, coords, label)
-    return ScaleFile(path, _format(file, facts, own is not None), features, coords, facts, own)
+        facts = facts if side is None else replace(facts, side=side)
+    provenance, bounds, grid = own_record(file, coords, label)
+    name = _format(file, facts) if provenance is None else OWN_FORMAT
+    return ScaleFile(path, name, features, coords, facts, provenance, bounds, grid)
 
 
 def _coords(file: h5py.File, count: int, label: str) -> np.ndarray | None:
@@ -123,8 +125,7 @@ def _side_from_names(file: h5py.File, count: int, label: str) -> float | None:
 
 def _facts(file: h5py.File, key: str) -> FileFacts:
     """Return the metadata; attributes of the coordinates have precedence over those of features and file."""
-    said: dict[str, Any] = dict(file.attrs)
-    said |= dict(file[key].attrs)
+    said: dict[str, Any] = {**file.attrs, **file[key].attrs}
     if "coords" in file:
         said |= dict(file["coords"].attrs)
     patch_size = _number(said, "patch_size") or _number(said, "tile_size_px")
@@ -165,10 +166,8 @@ def _text(said: dict[str, Any], name: str) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
-def _format(file: h5py.File, facts: FileFacts, own: bool) -> str:
+def _format(file: h5py.File, facts: FileFacts) -> str:
     """Return the name of the format, for messages."""
-    if own:
-        return OWN_FORMAT
     if facts.unit == "micron":
         return "STAMP h5"
     if facts.magnification or facts.power:

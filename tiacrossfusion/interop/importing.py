@@ -1,10 +1,9 @@
-"""Three feature files of another program, one a scale, become one bag."""
+"""Feature files of another program, one a scale, become one bag."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -23,7 +22,7 @@ from tiacrossfusion.interop.positions import level0_corners, nested_grid, patch_
 from tiacrossfusion.interop.pt_files import read_pt
 from tiacrossfusion.interop.scale_file import CoordsUnit, ScaleFile
 from tiacrossfusion.interop.sources import SlideFiles
-from tiacrossfusion.slides.spec import SCALES, SamplingSpec
+from tiacrossfusion.slides.spec import SamplingSpec
 
 _PATCH_SIZE = 256
 
@@ -60,44 +59,45 @@ def import_bag(slide: SlideFiles, options: ImportOptions) -> tuple[FeatureBag, l
         The bag, and notes on what looks odd or is not known.
 
     Raises:
-        TiacfError: a scale is missing, a file cannot be read, or they do not belong together.
+        TiacfError: a scale of other slides is missing, a file cannot be read, or they do not belong
+            together.
     """
-    absent = [scale for scale in SCALES if scale not in slide.files]
-    if absent:
+    if slide.absent:
         there = ", ".join(str(path) for path in slide.files.values())
         raise TiacfError(
-            f"{slide.name}: no file at {' and '.join(absent)} beside {there}; a bag needs all scales"
+            f"{slide.name}: no file at {' and '.join(slide.absent)} beside {there}; all slides need "
+            "the same scales"
         )
-    files = {scale: _read(slide.files[scale]) for scale in SCALES}
+    files = {
+        scale: read_pt(path) if path.suffix == ".pt" else read_h5(path)
+        for scale, path in slide.files.items()
+    }
     check_same_origin(files, slide.name)
-    own = {scale: file.own for scale, file in files.items() if file.own is not None}
-    if own and len(own) < len(SCALES):
+    own = {scale: file.provenance for scale, file in files.items() if file.provenance is not None}
+    if own and len(own) < len(files):
         raise TiacfError(
             f"{slide.name}: tiacf wrote the files of {' and '.join(own)}, another program the rest; "
-            "give three files of one kind"
+            "give files of one kind"
         )
-    return _own_bag(files, options) if own else _foreign_bag(slide.name, files, options)
+    if own:
+        return _own_bag(files, next(iter(own.values())), options), []
+    return _foreign_bag(slide.name, files, options)
 
 
-def _read(path: Path) -> ScaleFile:
-    """Read a feature file by its suffix."""
-    return read_pt(path) if path.suffix == ".pt" else read_h5(path)
-
-
-def _own_bag(files: dict[str, ScaleFile], options: ImportOptions) -> tuple[FeatureBag, list[str]]:
-    """Return the bag of files that this package wrote."""
-    scales = {}
-    for scale, file in files.items():
-        assert file.own is not None  # noqa: S101 - the caller has looked
-        scales[scale] = ScaleFeatures(file.features, file.own.bounds, file.own.grid)
-        provenance = file.own.provenance
+def _own_bag(
+    files: dict[str, ScaleFile], provenance: Provenance, options: ImportOptions
+) -> FeatureBag:
+    """Return the bag of files that this package wrote; they have been compared."""
     if options.encoder not in (None, provenance.encoder.name):
         raise TiacfError(
             f"{provenance.slide}: --encoder {options.encoder}: the files say "
             f"{provenance.encoder.name}; leave it out"
         )
     imported = provenance.imported or _imported(files)  # they may have been another's before
-    return FeatureBag(scales, provenance.model_copy(update={"imported": imported})), []
+    scales = {
+        scale: ScaleFeatures(file.features, file.bounds, file.grid) for scale, file in files.items()
+    }
+    return FeatureBag(scales, provenance.model_copy(update={"imported": imported}))
 
 
 def _foreign_bag(
@@ -132,16 +132,14 @@ def _foreign_bag(
         elif points is not None:
             reasons[scale] = "size of the patches unknown; give --mpp or --power"
     notes = check_cover(bounds, name)
-    if len(bounds) < len(SCALES):
+    if len(bounds) < len(files):
         notes += check_counts(files, name)
-        lost = [scale for scale in SCALES if scale not in bounds]
+        lost = [scale for scale in files if scale not in bounds]
         why = " and ".join(dict.fromkeys(reasons[scale] for scale in lost))
         notes.append(f"positions unknown at {', '.join(lost)} ({why})")
-    grids = nested_grid(bounds) if len(bounds) == len(SCALES) else None
+    grids = nested_grid(bounds) if len(bounds) == len(files) else {}
     scales = {
-        scale: ScaleFeatures(
-            file.features, bounds.get(scale), None if grids is None else grids[scale]
-        )
+        scale: ScaleFeatures(file.features, bounds.get(scale), grids.get(scale))
         for scale, file in files.items()
     }
     provenance = Provenance(
@@ -154,7 +152,7 @@ def _foreign_bag(
         offset=(0, 0),
         mask=None,
         sampling=SamplingSpec(units=options.units, patch_size=patch_size),
-        encoder=EncoderSpec(name=encoder, width=files["20x"].features.shape[1]),
+        encoder=EncoderSpec(name=encoder, width=next(iter(files.values())).features.shape[1]),
         versions={"tiacrossfusion": version("tiacrossfusion")},
         imported=_imported(files),
     )

@@ -1,4 +1,4 @@
-"""Check that three files, one a scale, come from one slide and one encoder."""
+"""Check that the files of several scales come from one slide and one encoder."""
 
 from __future__ import annotations
 
@@ -47,26 +47,26 @@ def check_same_origin(files: dict[str, ScaleFile], label: str) -> None:
         "the slide": lambda file: file.facts.name,
         "level-0 dimensions": lambda file: file.facts.dimensions,
         "the level-0 magnification": lambda file: file.facts.power,
-        "the provenance": lambda file: file.own and file.own.provenance,
+        "the provenance": lambda file: file.provenance,
     }
-    for one, other in combinations(SCALES, 2):
+    for one, other in combinations(files, 2):
         for what, of in said.items():
             first, second = of(files[one]), of(files[other])
             if first is not None and second is not None and first != second:
-                pair = "" if what == "the provenance" else f": {_shown(first)} and {_shown(second)}"
+                shown = (
+                    f"{value:g}" if isinstance(value, float) else str(value)[:100]
+                    for value in (first, second)
+                )
+                pair = "" if what == "the provenance" else f": {' and '.join(shown)}"
                 raise TiacfError(
                     f"{label}: {one} and {other} differ in {what}{pair}; "
-                    "the three files must come from one slide and one encoder"
+                    "the files must come from one slide and one encoder"
                 )
         if np.array_equal(files[one].features, files[other].features) and len(files[one]) > 1:
             raise TiacfError(
                 f"{label}: {one} and {other} hold the same features; "
                 "check which folder is which scale"
             )
-
-
-def _shown(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)[:100]
 
 
 def check_cover(bounds: dict[str, np.ndarray], label: str) -> list[str]:
@@ -88,7 +88,7 @@ def check_cover(bounds: dict[str, np.ndarray], label: str) -> list[str]:
     import shapely
 
     notes = []
-    for coarse, fine in combinations([scale for scale in SCALES if scale in bounds], 2):
+    for coarse, fine in combinations(bounds, 2):
         boxes = shapely.box(*bounds[coarse].T)
         centres = (bounds[fine][:, :2] + bounds[fine][:, 2:]) / 2
         points, hit = shapely.STRtree(boxes).query(shapely.points(centres), predicate="intersects")
@@ -103,7 +103,7 @@ def check_cover(bounds: dict[str, np.ndarray], label: str) -> list[str]:
         doubtful = filled < _LEAST_FILLED or max(filled, inside) < _LEAST_LARGER
         if (doubtful and empty > 1) or inside < _LEAST_INSIDE:
             raise TiacfError(
-                f"{label}: only {line}; the three files must come from one slide, with the same tissue"
+                f"{label}: only {line}; the files must come from one slide, with the same tissue"
             )
         if filled < _DOUBTED_FILLED or inside < _DOUBTED_INSIDE:
             notes.append(f"{line}: do they come from one slide?")
@@ -121,6 +121,8 @@ def check_counts(files: dict[str, ScaleFile], label: str) -> list[str]:
     """
     notes = []
     for coarse, fine in pairwise(SCALES):
+        if coarse not in files or fine not in files:
+            continue
         few, many = len(files[coarse]), len(files[fine])
         line = f"{few} patches at {coarse} and {many} at {fine}"
         if many < few or many > _MOST_FINER * (few + 1):

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import h5py
 import numpy as np
 
+from tiacrossfusion.bags.bag import FeatureBag, Provenance
 from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.interop.h5_datasets import check_written
-from tiacrossfusion.interop.scale_file import OwnRecord
-
-if TYPE_CHECKING:
-    from tiacrossfusion.bags.bag import FeatureBag
 
 #: Attribute with the provenance of the bag; other programs ignore it.
 _RECORD = "tiacrossfusion_provenance"
@@ -38,9 +34,8 @@ def write_h5(path: Path, bag: FeatureBag, scale: str, name: str) -> None:
             f"{name}: it is not known where its {scale} patches lie, and h5 files need that; "
             "write pt files"
         )
-    patch_size = provenance.sampling.patch_size
     attributes = {
-        "patch_size": patch_size,
+        "patch_size": provenance.sampling.patch_size,
         "patch_size_level0": round(float(np.median(data.bounds[:, 2] - data.bounds[:, 0]))),
         "target_magnification": int(scale.removesuffix("x")),
         "overlap": 0,
@@ -65,16 +60,16 @@ def write_h5(path: Path, bag: FeatureBag, scale: str, name: str) -> None:
     path.write_bytes(content.getbuffer())
 
 
-def own_record(file: h5py.File, coords: np.ndarray | None, label: str) -> OwnRecord | None:
-    """Return what this package added to a file; None where another program wrote it.
+def own_record(
+    file: h5py.File, coords: np.ndarray | None, label: str
+) -> tuple[Provenance | None, np.ndarray | None, np.ndarray | None]:
+    """Return the provenance, bounds and grid that this package wrote; None where another program did.
 
     Raises:
         TiacfError: the file was changed since, so that its parts no longer belong together.
     """
     if _RECORD not in file.attrs:
-        return None
-    from tiacrossfusion.bags.bag import Provenance
-
+        return None, None, None
     try:
         provenance = Provenance.model_validate_json(file.attrs[_RECORD])
         for name in ("bounds", "grid"):
@@ -90,7 +85,7 @@ def own_record(file: h5py.File, coords: np.ndarray | None, label: str) -> OwnRec
             f"{label}: was changed after tiacf wrote it; write it again from its bag, or remove its "
             f"attribute {_RECORD} to have it read as another program's"
         ) from error
-    return OwnRecord(provenance, bounds, grid)
+    return provenance, bounds, grid
 
 
 def is_own_h5(path: Path) -> bool:

@@ -6,7 +6,7 @@ import numpy as np
 
 from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.interop.scale_file import CoordsUnit, ScaleFile
-from tiacrossfusion.slides.spec import CELLS_20X, SCALES, SamplingSpec
+from tiacrossfusion.slides.spec import CELLS_20X, SamplingSpec
 
 #: Sides are whole pixels in most files: 506 for 506.3.
 _RELATIVE_ERROR = 0.02
@@ -112,13 +112,16 @@ def patch_sides(
             )
         if side:
             sides[scale] = side
-    for scale in SCALES:
-        if scale not in sides and sides:
-            known = next(iter(sides))
-            sides[scale] = sides[known] * CELLS_20X[scale] / CELLS_20X[known]
-    units = [sides[scale] / CELLS_20X[scale] for scale in SCALES if sides]
-    if units and max(units) > min(units) * (1 + _RELATIVE_ERROR):
-        have = ", ".join(f"{sides[scale]:g} at {scale}" for scale in SCALES)
+    if not sides:
+        return {}
+    known = next(iter(sides))
+    sides = {
+        scale: sides.get(scale, sides[known] * CELLS_20X[scale] / CELLS_20X[known])
+        for scale in files
+    }
+    units = [side / CELLS_20X[scale] for scale, side in sides.items()]
+    if max(units) > min(units) * (1 + _RELATIVE_ERROR):
+        have = ", ".join(f"{side:g} at {scale}" for scale, side in sides.items())
         raise TiacfError(
             f"{label}: patches are {have} level-0 px wide, not as 4 : 2 : 1; check which folder is "
             "which scale, and that all scales have one patch size"
@@ -131,36 +134,40 @@ def patch_bounds(corners: np.ndarray, side: float) -> np.ndarray:
     return np.rint(np.concatenate([corners, corners + side], axis=1)).astype(np.int64)
 
 
-def nested_grid(bounds: dict[str, np.ndarray]) -> dict[str, np.ndarray] | None:
-    """Columns and rows on one lattice of 5x cells that is subdivided, where the patches lie on one.
+def nested_grid(bounds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Columns and rows on one lattice of coarse cells that is subdivided, where the patches lie on one.
 
     Args:
-        bounds: (N, 4) level-0 bounds of each scale.
+        bounds: (N, 4) level-0 bounds of each scale, from coarse to fine.
 
     Returns:
-        (N, 2) int32 of each scale, as in `ScaleFeatures.grid`; None where sides are not 4 : 2 : 1, a
+        (N, 2) int32 of each scale, as in `ScaleFeatures.grid`; empty where sides are not 4 : 2 : 1, a
         patch lies off the lattice or twice on it, or an ancestor of a patch is missing.
     """
-    side = int(bounds["20x"][0, 2] - bounds["20x"][0, 0])
-    origin = bounds["5x"][0, :2] % (side * CELLS_20X["5x"])
+    coarsest, finest = next(iter(bounds)), next(reversed(bounds))
+    side = int(bounds[finest][0, 2] - bounds[finest][0, 0])
+    cells_along = {scale: CELLS_20X[scale] // CELLS_20X[finest] for scale in bounds}
+    origin = bounds[coarsest][0, :2] % (side * cells_along[coarsest])
     grids: dict[str, np.ndarray] = {}
-    for scale in SCALES:
-        cell = side * CELLS_20X[scale]
-        corners = bounds[scale][:, :2] - origin
-        if (bounds[scale][:, 2:] - bounds[scale][:, :2] != cell).any() or (corners % cell).any():
-            return None
+    for scale, edges in bounds.items():
+        cell = side * cells_along[scale]
+        corners = edges[:, :2] - origin
+        if (edges[:, 2:] - edges[:, :2] != cell).any() or (corners % cell).any():
+            return {}
         grids[scale] = corners // cell
     # Cells left of or above the first whole one would have negative numbers: count from them.
-    first = np.minimum(0, grids["5x"].min(axis=0))
-    above: set[tuple[int, int]] | None = None
-    for scale in SCALES:
-        grids[scale] -= first * (CELLS_20X["5x"] // CELLS_20X[scale])
-        cells = set(map(tuple, grids[scale].tolist()))
-        if len(cells) < len(grids[scale]):
-            return None
-        if above is not None and not {(x // 2, y // 2) for x, y in cells} <= above:
-            return None
-        above = cells
+    first = np.minimum(0, grids[coarsest].min(axis=0))
+    above: set[tuple[int, int]] = set()
+    wide = CELLS_20X[coarsest]
+    for scale, grid in grids.items():
+        grid -= first * (CELLS_20X[coarsest] // CELLS_20X[scale])
+        cells = set(map(tuple, grid.tolist()))
+        if len(cells) < len(grid):
+            return {}
+        n = wide // CELLS_20X[scale]
+        if above and not {(x // n, y // n) for x, y in cells} <= above:
+            return {}
+        above, wide = cells, CELLS_20X[scale]
     return {scale: grid.astype(np.int32) for scale, grid in grids.items()}
 
 

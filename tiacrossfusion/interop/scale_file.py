@@ -24,21 +24,6 @@ _LARGEST = float(np.finfo(np.float16).max)
 
 
 @dataclass(frozen=True)
-class OwnRecord:
-    """What this package adds to its h5 files, so that the bag can be restored.
-
-    Attributes:
-        provenance: of the bag.
-        bounds: (N, 4) int64, level-0 pixels.
-        grid: (N, 2) int32; None when the bag had none.
-    """
-
-    provenance: Provenance
-    bounds: np.ndarray
-    grid: np.ndarray | None
-
-
-@dataclass(frozen=True)
 class FileFacts:
     """Metadata of a file; None where it states nothing.
 
@@ -75,7 +60,9 @@ class ScaleFile:
         features: (N, E) float16.
         coords: (N, 2) float64, top left corners as in the file; None without coordinates.
         facts: its metadata.
-        own: present when this package wrote it.
+        provenance: of the bag that this package wrote it from; None for a file of another program.
+        bounds: (N, 4) int64, level-0 pixels, of such a file.
+        grid: (N, 2) int32, of such a file; None when the bag had none.
     """
 
     path: Path
@@ -83,7 +70,9 @@ class ScaleFile:
     features: np.ndarray
     coords: np.ndarray | None = None
     facts: FileFacts = field(default_factory=FileFacts)
-    own: OwnRecord | None = None
+    provenance: Provenance | None = None
+    bounds: np.ndarray | None = None
+    grid: np.ndarray | None = None
 
     def __len__(self) -> int:
         """Return the number of patches, N."""

@@ -1,4 +1,4 @@
-"""Find the feature files of slides: three folders, one a scale, matched by file-name stem."""
+"""Find the feature files of slides: a folder for each scale, matched by file-name stem."""
 
 from __future__ import annotations
 
@@ -23,11 +23,13 @@ class SlideFiles:
 
     Attributes:
         name: stem of the files.
-        files: file of each scale; a scale that has none is absent.
+        files: file of each scale, from coarse to fine.
+        absent: scales of other slides at which this one has no file.
     """
 
     name: str
     files: dict[str, Path]
+    absent: tuple[str, ...] = ()
 
 
 def find_slide_files(folders: dict[str, Path]) -> list[SlideFiles]:
@@ -37,16 +39,19 @@ def find_slide_files(folders: dict[str, Path]) -> list[SlideFiles]:
     both, the h5 file is taken.
 
     Args:
-        folders: folder of each scale, keyed "5x", "10x", "20x".
+        folders: folder of each scale, keyed "5x", "10x", "20x"; some may be left out.
 
     Raises:
         TiacfError: a folder does not exist or holds no feature file.
     """
-    found = {scale: _files_of(folder, scale) for scale, folder in folders.items()}
-    names = sorted(set().union(*found.values()))
+    found = {scale: _files_of(folders[scale], scale) for scale in SCALES if scale in folders}
     return [
-        SlideFiles(name, {scale: files[name] for scale, files in found.items() if name in files})
-        for name in names
+        SlideFiles(
+            name,
+            {scale: files[name] for scale, files in found.items() if name in files},
+            tuple(scale for scale, files in found.items() if name not in files),
+        )
+        for name in sorted(set().union(*found.values()))
     ]
 
 
