@@ -89,7 +89,7 @@ class ScaleFeatures:
         features: (N, E) float16; a program that makes bags itself may give float32.
         bounds: (N, 4) int64, level-0 pixels (x0, y0, x1, y1); None when it is not known where the
             patches lie.
-        grid: (N, 2) int32, column and row on this scale's grid; the parent of a patch stands at
+        grid: (N, 2) int32, column and row on this scale's grid; the parent of a patch lies at
             (column // 2, row // 2) of the next coarser grid. None when the grids of a bag of another
             program do not nest.
     """
@@ -219,20 +219,9 @@ def _wrong_values(scale: ScaleFeatures) -> str:
 
 
 def check_same(
-    wanted: BaseModel,
-    found: BaseModel,
-    what: str,
-    label: str,
-    remedy: str = EXTRACT_AGAIN,
+    wanted: BaseModel, found: BaseModel, what: str, label: str, remedy: str = EXTRACT_AGAIN
 ) -> None:
     """Refuse a bag that was made in another way than a model needs, and name the field that differs.
-
-    Args:
-        wanted: what the model was trained with.
-        found: what the bag was made with.
-        what: "encoder" or "sampling", for the message.
-        label: names the bag.
-        remedy: what to do.
 
     Raises:
         TiacfError: a field differs; None means unknown and matches any value.

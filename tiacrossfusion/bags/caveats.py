@@ -19,22 +19,13 @@ def bag_caveats(bag: FeatureBag) -> list[str]:
     program = made.imported.partition(":")[0]
     if program not in ("", OWN_FORMAT):
         return [f"features made by another program ({program}), which found the tissue its way"]
+    damage = colour = ""
+    if made.dropped:
+        counts = ", ".join(f"{count} at {scale}" for scale, count in made.dropped.items())
+        damage = f"the file is damaged: patches that cannot be read were left out ({counts}), see the log"
+    if made.colour is not None and made.colour < COLOURLESS:
+        colour = (
+            "the slide is grey-scale, while H&E is told by its colours: do not rely on the numbers"
+        )
     # The provenance has the attributes of the scale of a slide, and no others are used.
-    return [coarse_base(cast("Slide", made), made.sampling), damage_note(bag), colour_note(bag)]
-
-
-def damage_note(bag: FeatureBag) -> str:
-    """Return how many patches of a damaged slide were left out; empty without any."""
-    dropped = bag.provenance.dropped
-    if not dropped:
-        return ""
-    counts = ", ".join(f"{count} at {scale}" for scale, count in dropped.items())
-    return f"the file is damaged: patches that cannot be read were left out ({counts}), see the log"
-
-
-def colour_note(bag: FeatureBag) -> str:
-    """Return a warning that a slide is grey-scale; empty where it has colours or it is unknown."""
-    colour = bag.provenance.colour
-    if colour is None or colour >= COLOURLESS:
-        return ""
-    return "the slide is grey-scale, while H&E is told by its colours: do not rely on the numbers"
+    return [coarse_base(cast("Slide", made), made.sampling), damage, colour]

@@ -1,4 +1,4 @@
-"""Find the feature bags that a path stands for."""
+"""Find the feature bags at a path."""
 
 from __future__ import annotations
 
@@ -10,11 +10,7 @@ from tiacrossfusion.io.paths import is_there, missing
 
 
 def find_bags(source: Path, remedy: str = "make them with tiacf extract") -> list[Path]:
-    """Return the bags that a path stands for, sorted by name.
-
-    Args:
-        source: a bag, or a folder of bags.
-        remedy: for the message where no bag is found.
+    """Return the bags at a path, a bag or a folder of bags, sorted by name.
 
     Raises:
         TiacfError: the path does not exist, or holds no bag.

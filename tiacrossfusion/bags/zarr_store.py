@@ -27,7 +27,7 @@ STORE_VERSION = 1
 
 _METADATA = "zarr.json"
 
-#: Codecs of `_write_array`, with which each chunk declares how many bytes it holds.
+#: Codecs that are written, with which each chunk declares how many bytes it holds.
 _CODECS = ["bytes", "zstd"]
 
 #: Start of a zstd frame, and bytes of its size by the first two bits after it (RFC 8878, 3.1.1.1).
@@ -50,6 +50,7 @@ class ZarrStore:
     def save(self, bag: FeatureBag, path: Path) -> None:
         """See `BagStore.save`."""
         import zarr
+        from zarr.codecs import ZstdCodec
 
         group = zarr.create_group(path, zarr_format=3)
         group.attrs["tiacrossfusion"] = {
@@ -60,11 +61,20 @@ class ZarrStore:
         for name, scale in bag.scales.items():
             for field, array in vars(scale).items():
                 if array is not None:
-                    _write_array(group, f"{name}/{field}", array)
+                    group.create_array(
+                        f"{name}/{field}",
+                        data=array,
+                        # So that missing chunks and changed bytes are detected when it is read.
+                        compressors=ZstdCodec(level=0, checksum=True),
+                        config={"write_empty_chunks": True},
+                    )
 
     def load(self, path: Path) -> FeatureBag:
         """See `BagStore.load`."""
-        group = _open(path)
+        import zarr
+
+        _check_file(path / _METADATA, path)
+        group = zarr.open_group(path, mode="r", zarr_format=3, use_consolidated=False)
         record: Any = group.attrs["tiacrossfusion"]
         json.dumps(record, ensure_ascii=False).encode()  # fails on text that cannot be written
         version = int(record["store_version"])
@@ -89,44 +99,8 @@ class ZarrStore:
         return FeatureBag(scales, provenance)
 
 
-def _open(store: Path) -> zarr.Group:
-    """Open a zarr group for reading.
-
-    Raises:
-        Exception: zarr cannot open it; zarr has no common exception.
-    """
-    import zarr
-
-    _check_file(store / _METADATA, store)
-    return zarr.open_group(store, mode="r", zarr_format=3, use_consolidated=False)
-
-
-def _write_array(group: zarr.Group, name: str, array: np.ndarray) -> None:
-    """Write an array so that missing chunks and changed bytes are detected when it is read.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    from zarr.codecs import ZstdCodec
-
-    group.create_array(
-        name,
-        data=array,
-        compressors=ZstdCodec(level=0, checksum=True),
-        config={"write_empty_chunks": True},
-    )
-
-
 def _read_array(group: zarr.Group, store: Path, name: str) -> np.ndarray | None:
-    """Read an array.
-
-    Args:
-        group: the store, opened.
-        store: its path.
-        name: of the scale and the array in it, such as "20x/features".
-
-    Returns:
-        The array; None where it does not exist.
+    """Read an array, such as "20x/features"; None where it does not exist.
 
     Raises:
         TiacfError: part of it is missing, it holds no numbers, or it is packed in an unknown way or much
@@ -161,9 +135,8 @@ def _check_chunks(array: zarr.Array, folder: Path, store: Path) -> None:
         for file in files
         if file != _METADATA
     ]
-    counts = [
-        -(-size // chunk) for size, chunk in zip(array.shape, array.chunks, strict=True)
-    ]  # exact, however large
+    pairs = zip(array.shape, array.chunks, strict=True)
+    counts = [-(-size // chunk) for size, chunk in pairs]  # exact, however large
     total = math.prod(counts)
     if len(sizes) < total:  # otherwise the metadata may declare a huge number
         absent = total - len(sizes)

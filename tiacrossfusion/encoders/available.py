@@ -11,7 +11,7 @@ class AvailableEncoder(NamedTuple):
     """One line of the list.
 
     Attributes:
-        name: what `load_encoder` takes; patterns such as `timm:<model>` stand for many.
+        name: what `load_encoder` takes; patterns such as `timm:<model>` mean many.
         note: one line.
         width: number of features of a patch, where it is known without loading.
         offline: whether it works without network access and without a file. The others work offline with

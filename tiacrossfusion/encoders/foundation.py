@@ -33,8 +33,8 @@ class FoundationModel:
         width: number of features of a patch.
         parameters: millions of parameters, as the card says.
         arguments: keyword arguments for timm.
-        swiglu: whether the MLPs are `SwiGLUPacked` with SiLU; classes cannot stand in `arguments` without
-            importing torch.
+        swiglu: whether the MLPs are `SwiGLUPacked` with SiLU; classes in `arguments` would need torch to be
+            imported.
         pooling: `class` for the class token, `class+mean` for the class token followed by the mean of the
             patch tokens, as the model card says.
         gated: whether the hub asks for an accepted licence.

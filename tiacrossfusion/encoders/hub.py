@@ -42,10 +42,6 @@ def fetching_from_hub(name: str, repository: str) -> Iterator[None]:
     One short request comes first: huggingface_hub repeats a failing request for minutes. When the hub
     cannot be reached, or an environment variable forbids it, the body still runs on the local cache.
 
-    Args:
-        name: encoder, for the message.
-        repository: `org/model`, perhaps with `@revision`.
-
     Raises:
         TiacfError: access is refused, or the hub is out of reach and the cache lacks the model.
     """
@@ -103,10 +99,6 @@ def _refused(name: str, page: str) -> TiacfError:
 def fetching_from_url(name: str, url: str) -> Iterator[None]:
     """Turn the failure of a download through `torch.hub` into one line.
 
-    Args:
-        name: encoder, for the message.
-        url: the weights file. Its copy in torch's cache is used without asking the network.
-
     Raises:
         TiacfError: the network is forbidden or does not answer.
     """
@@ -118,7 +110,7 @@ def fetching_from_url(name: str, url: str) -> Iterator[None]:
             f"cannot fetch the weights of {name}: {variable} is set; {_LOCAL_FILE} (from {url})"
         )
     before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(TIMEOUT)  # torch.hub sets none of its own
+    socket.setdefaulttimeout(TIMEOUT)  # torch.hub sets none
     try:
         yield
     except OSError as error:  # URLError and timeouts

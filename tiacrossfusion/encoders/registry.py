@@ -51,11 +51,7 @@ def stain_texture() -> EncoderNetwork:
 
 
 def load_registered(name: str, weights: Path | None) -> EncoderNetwork:
-    """Build a registered encoder.
-
-    Args:
-        name: as it is registered.
-        weights: local file whose weights replace those that the function loads; None keeps these.
+    """Build a registered encoder, with its own weights or those of a local file.
 
     Raises:
         TiacfError: the function fails or returns something else than it declares, or the file does not
@@ -82,7 +78,7 @@ def load_registered(name: str, weights: Path | None) -> EncoderNetwork:
         raise
     except Exception as error:  # the function is another author's
         raise TiacfError(
-            f"encoder {name} of {package}: {one_line(error)}; mend {package}"
+            f"encoder {name} of {package}: {one_line(error)}; repair {package}"
         ) from error
     if weights is not None:
         load_strictly(network.module, read_state_dict(weights), source=str(weights))

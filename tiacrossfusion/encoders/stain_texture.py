@@ -184,7 +184,7 @@ class StainTexture(nn.Module):
     """Fixed filter bank from RGB patches to `len(FEATURE_NAMES)` features.
 
     The module has no parameters; its buffers hold the constants, so that the hash of its state
-    tells one version of the features from another.
+    differs between versions of the features.
     """
 
     version: torch.Tensor
@@ -208,7 +208,7 @@ class StainTexture(nn.Module):
             `(B, len(FEATURE_NAMES))`, float32.
         """
         finest, half = self._split(images)
-        # One grey level is the least light that is told from none.
+        # One grey level is the least light that differs from none.
         logarithm = half.clamp_(min=1.0 / 255.0).log_()  # (B, 3, H / 2, W / 2)
         batch, _, height, width = logarithm.shape
         density = logarithm.mul_(-_LOG10_E)
@@ -302,7 +302,7 @@ class StainTexture(nn.Module):
     def _glass(pyramid: dict[int, torch.Tensor]) -> torch.Tensor:
         """Share of glass or lumen, then of blocks of each level that are all glass: (B, 5).
 
-        A coarser level counts only larger holes, which tells lumens from cracks and vacuoles.
+        A coarser level counts only larger holes, which separates lumens from cracks and vacuoles.
         """
         shares = [_mean(pyramid[1][:, 2:])]
         shares += [_solid(pyramid[level][:, 2:]) for level in LEVELS[1:]]

@@ -24,13 +24,7 @@ def load_encoder_of(
     device: str = "cpu",
     precision: str = "auto",
 ) -> Encoder:
-    """Load the encoder that a model was trained with.
-
-    Args:
-        spec: encoder of the model.
-        weights: local weights file; None for the encoder's default weights.
-        device: torch device.
-        precision: as for `load_encoder`.
+    """Load the encoder of a model, with its default weights or those of a local file.
 
     Raises:
         TiacfError: it cannot be loaded, or its weights are not those of the model.

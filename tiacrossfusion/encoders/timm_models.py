@@ -33,12 +33,7 @@ _MOST_PARAMETERS = 10_000_000_000
 def load_timm(
     name: EncoderName, weights: Path | None, options: dict[str, OptionValue]
 ) -> EncoderNetwork:
-    """Build a timm model and load its weights.
-
-    Args:
-        name: of the family `timm` or `hub`.
-        weights: local file, used without any network access; None for timm's pretrained weights.
-        options: extra arguments of `timm.create_model`.
+    """Build a timm model and load its pretrained weights or a local file, then without network access.
 
     Returns:
         Named with timm's full tag when the weights are timm's own.
@@ -129,7 +124,7 @@ def _check_size(name: EncoderName, architecture: str, options: dict[str, OptionV
         for option, value in options.items():
             if not isinstance(value, str | bool):
                 raise UsageError(
-                    f"encoder {name}: its size with option {option}={value} cannot be told before it is "
+                    f"encoder {name}: its size with option {option}={value} cannot be known before it is "
                     "made; leave the option out"
                 ) from error
         return
@@ -142,7 +137,7 @@ def _check_size(name: EncoderName, architecture: str, options: dict[str, OptionV
 
 def _pretrained(name: EncoderName, options: dict[str, OptionValue]) -> Any:
     """Return the model with timm's weights, with its classifier, so that timm loads all of them."""
-    config = None if name.family == "hub" else timm.get_pretrained_cfg(name.model)
+    config: Any = None if name.family == "hub" else timm.get_pretrained_cfg(name.model)
     if name.family != "hub" and (config is None or not config.has_weights):
         tagged = timm.list_pretrained(f"{name.model.partition('.')[0]}*")
         hint = f"; for instance timm:{tagged[0]} has" if tagged else ""
@@ -173,7 +168,7 @@ def _untrained(name: EncoderName, options: dict[str, OptionValue]) -> Any:
             if model.repository.lower() == name.model.lower():
                 remedy = f"say tiatoolbox:{key}, whose architecture is known"
         raise UsageError(
-            f"encoder {name}: its architecture stands on the hub only, and with a local file no "
+            f"encoder {name}: its architecture is on the hub only, and with a local file no "
             f"network is used; {remedy}"
         ) from error
 

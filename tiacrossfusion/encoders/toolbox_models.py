@@ -120,11 +120,6 @@ def build_foundation(model: FoundationModel) -> nn.Module:
 def load_foundation(name: str, model: str, weights: Path | None) -> EncoderNetwork:
     """Return one of the toolbox's foundation models, from the hub or a local file.
 
-    Args:
-        name: canonical name.
-        model: key of TIAToolbox's `timm_arch_dict`.
-        weights: the model's own weights file; None to fetch it.
-
     Raises:
         TiacfError: access is refused or the hub out of reach, or the file does not fit.
     """

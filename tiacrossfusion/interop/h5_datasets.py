@@ -17,10 +17,6 @@ _LARGEST_RATIO = 1000
 def check_links(file: h5py.File, label: str) -> None:
     """Refuse links to other datasets and files, before they are followed.
 
-    Args:
-        file: opened.
-        label: names it.
-
     Raises:
         TiacfError: an entry is a link.
     """
@@ -33,10 +29,6 @@ def check_written(dataset: h5py.Dataset, label: str) -> None:
     """Refuse a dataset of which parts were never written, which HDF5 reads as zeros.
 
     Datasets in other files, and small ones that unpack to fill the memory, are refused too.
-
-    Args:
-        dataset: of the file.
-        label: names the file.
 
     Raises:
         TiacfError: parts are missing, or it declares more than its bytes can hold.

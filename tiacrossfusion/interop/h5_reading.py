@@ -117,7 +117,7 @@ def _side_from_names(file: h5py.File, count: int, label: str) -> float | None:
     sides = sorted({int(match[1]) for match in matches if match})
     if len(sides) > 1:
         raise TiacfError(
-            f"{label}: its tile names tell {len(sides)} patch sizes, {sides[0]} to {sides[-1]} px; "
+            f"{label}: its tile names state {len(sides)} patch sizes, {sides[0]} to {sides[-1]} px; "
             "a file must hold one scale, split it by size"
         )
     return float(sides[0]) if sides and all(matches) else None

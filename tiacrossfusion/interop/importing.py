@@ -18,7 +18,7 @@ from tiacrossfusion.interop.one_slide import (
     check_inside,
     check_same_origin,
 )
-from tiacrossfusion.interop.positions import level0_corners, nested_grid, patch_bounds, patch_sides
+from tiacrossfusion.interop.positions import level0_corners, nested_grid, patch_sides
 from tiacrossfusion.interop.pt_files import read_pt
 from tiacrossfusion.interop.scale_file import CoordsUnit, ScaleFile
 from tiacrossfusion.interop.sources import SlideFiles
@@ -50,10 +50,6 @@ class ImportOptions:
 
 def import_bag(slide: SlideFiles, options: ImportOptions) -> tuple[FeatureBag, list[str]]:
     """Read the files of a slide and check that they belong together.
-
-    Args:
-        slide: its files.
-        options: what the files may not say.
 
     Returns:
         The bag, and notes on what looks odd or is not known.
@@ -126,7 +122,8 @@ def _foreign_bag(
     bounds = {}
     for scale, points in corners.items():
         if points is not None and sides:
-            bounds[scale] = patch_bounds(points, sides[scale])
+            edges = np.concatenate([points, points + sides[scale]], axis=1)
+            bounds[scale] = np.rint(edges).astype(np.int64)
             if dimensions is not None:
                 check_inside(bounds[scale], dimensions, scale, name)
         elif points is not None:

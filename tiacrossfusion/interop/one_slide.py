@@ -27,10 +27,6 @@ _MOST_FINER = 8
 def check_same_origin(files: dict[str, ScaleFile], label: str) -> None:
     """Check that the files state one encoder and one slide.
 
-    Args:
-        files: file of each scale.
-        label: names the slide.
-
     Raises:
         TiacfError: they differ in it, a file is of another scale, or two hold the same features.
     """

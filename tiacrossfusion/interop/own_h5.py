@@ -19,12 +19,6 @@ _RECORD = "tiacrossfusion_provenance"
 def write_h5(path: Path, bag: FeatureBag, scale: str, name: str) -> None:
     """Write one scale of a bag as TRIDENT writes it, and its bounds and grid beside that.
 
-    Args:
-        path: the file.
-        bag: features with positions.
-        scale: which scale.
-        name: name of the slide.
-
     Raises:
         TiacfError: the bag does not know where its patches lie.
     """

@@ -29,14 +29,7 @@ def level0_corners(
     mpp: float | None,
     power: float | None,
 ) -> tuple[np.ndarray | None, str]:
-    """Turn the coordinates of a file into level-0 pixels.
-
-    Args:
-        file: what one file holds.
-        scale: which scale it is.
-        unit: of the coordinates where the file does not state it.
-        mpp: microns per level-0 pixel, where known.
-        power: objective power of level 0, where known.
+    """Turn the coordinates of a file into level-0 pixels; `unit` holds where the file states none.
 
     Returns:
         (N, 2) float64 corners at the top left, or None where that is not known; and the reason then.
@@ -74,14 +67,6 @@ def patch_sides(
     A side is taken from the file; else from the distance between neighbours (as if patches did not
     overlap), unless `patch_size` and the slide's resolution give another size; else from those; else
     from another scale of the slide.
-
-    Args:
-        files: file of each scale.
-        corners: (N, 2) level-0 corners of each scale, or None.
-        patch_size: side of a patch in pixels of its scale.
-        mpp: microns per level-0 pixel, where known.
-        power: objective power of level 0, where known.
-        label: names the slide.
 
     Returns:
         Side of each scale; empty where they are unknown.
@@ -127,11 +112,6 @@ def patch_sides(
             "which scale, and that all scales have one patch size"
         )
     return sides
-
-
-def patch_bounds(corners: np.ndarray, side: float) -> np.ndarray:
-    """Level-0 bounds (N, 4) int64 of square patches."""
-    return np.rint(np.concatenate([corners, corners + side], axis=1)).astype(np.int64)
 
 
 def nested_grid(bounds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -79,6 +79,6 @@ def usable_device(device: str) -> None:
 
 
 def _be_a(kind: type, words: str, option: str, value: Any) -> None:
-    """Refuse what is no number, as True and False are none."""
+    """Refuse other types than numbers; True and False are not numbers here."""
     if not isinstance(value, kind) or isinstance(value, bool):
         raise ArgumentTypeError(f"{option}: must be a {words}, not {type(value).__name__}")

@@ -77,12 +77,7 @@ def read_csv(
 
 
 def refuse_missing(path: Path, frame: pd.DataFrame, wanted: Mapping[str, str]) -> None:
-    """Refuse a table without the columns that options name, with those that look like them.
-
-    Args:
-        path: of the table, for the message.
-        frame: the table.
-        wanted: option that names each column.
+    """Refuse a table without the columns that options name (`wanted`: column to option), with hints.
 
     Raises:
         UsageError: a column is not there.
@@ -104,8 +99,8 @@ def _text(path: Path) -> str:
     Raises:
         OSError: it cannot be read.
         UnicodeDecodeError: it is not UTF-8.
-        ValueError: it is packed in another way, damaged or too large, or has NUL bytes, at which pandas
-            would cut values off silently.
+        ValueError: it is packed in another way, damaged or too large, or has NUL bytes: pandas
+            would silently cut values off at them.
     """
     if is_endless(path):
         raise ValueError("a pipe or a device, no file")
@@ -140,7 +135,7 @@ def _unpacked(path: Path) -> bytes:
 
 
 def _check_header(path: Path, header: list[str]) -> None:
-    """Refuse other separators than commas, and a column that stands twice: pandas would rename it."""
+    """Refuse other separators than commas, and a column that occurs twice: pandas would rename it."""
     if len(header) == 1 and any(sign in header[0] for sign in ";\t|"):
         raise TiacfError(f"{path}: is not separated by commas; save it as CSV with commas")
     twice = sorted({name for name in header if header.count(name) > 1})
@@ -152,7 +147,7 @@ def _check_header(path: Path, header: list[str]) -> None:
 
 def _more_fields(path: Path, where: str) -> TiacfError:
     return TiacfError(
-        f"{path}: rows have more fields than the header{where}; mend the header, or put quotes around "
+        f"{path}: rows have more fields than the header{where}; correct the header, or put quotes around "
         "values with commas"
     )
 

@@ -14,6 +14,10 @@ from tiacrossfusion.text import written
 #: Longest stem in bytes; file systems allow 255, and suffixes are added.
 _LONGEST = 200
 
+#: Return whether a path exists, is a folder, is a file. Unlike the methods of `Path` they return False where
+#: a parent folder may not be entered or the name is too long.
+is_there, is_folder, is_file = os.path.exists, os.path.isdir, os.path.isfile
+
 
 def stem_for(name: str) -> str:
     """Return a file-name stem for a slide, short enough to add suffixes to.
@@ -25,30 +29,6 @@ def stem_for(name: str) -> str:
         return name
     cut = os.fsencode(name)[: _LONGEST - 9].decode(errors="ignore")
     return f"{cut}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-
-
-def is_there(path: Path) -> bool:
-    """Return whether a path exists and can be accessed."""
-    try:
-        return path.exists()
-    except OSError:  # no permission for a parent folder, or the name is too long
-        return False
-
-
-def is_folder(path: Path) -> bool:
-    """Return whether a path is a folder that can be accessed."""
-    try:
-        return path.is_dir()
-    except OSError:  # as above
-        return False
-
-
-def is_file(path: Path) -> bool:
-    """Return whether a path is a file that can be accessed."""
-    try:
-        return path.is_file()
-    except OSError:  # as above
-        return False
 
 
 def is_endless(path: Path) -> bool:

@@ -75,4 +75,4 @@ def _import_file(path: Path) -> None:
 
 
 def _broken(plugin: str, error: BaseException) -> TiacfError:
-    return TiacfError(f"--plugin {plugin}: cannot be imported ({one_line(error)}); mend it")
+    return TiacfError(f"--plugin {plugin}: cannot be imported ({one_line(error)}); correct it")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from types import TracebackType
+from contextlib import AbstractContextManager
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 from tiacrossfusion.text import printable
 
 
-class Progress:
+class Progress(AbstractContextManager["Progress"]):
     """Two tqdm bars on standard error; silent where standard error is no terminal.
 
     Args:
@@ -27,16 +27,7 @@ class Progress:
         self._slides = self._bar(total=total, desc="Slides", unit="slide")
         self._stage: tqdm | None = None
 
-    def __enter__(self) -> Progress:
-        """Return self."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Remove the bars from the screen."""
         self._close_stage()
         if self._slides is not None:

@@ -97,8 +97,7 @@ def read_batches(
     waiting: list[_Patch] = []
     unreadable: list[Unreadable] = []
     n_read = n_unreadable = 0
-    for patch in _in_order(read_cell, _cells(grids), num_workers):
-        scale, index, image = patch
+    for scale, index, image in _in_order(read_cell, _cells(grids), num_workers):
         if isinstance(image, str):
             n_unreadable += 1
             bounds = tuple(int(edge) for edge in grids[SCALES[scale]].bounds[index])
@@ -114,7 +113,7 @@ def read_batches(
             yield _batch(waiting, unreadable, side)
             waiting, unreadable = [], []
         n_read += 1
-        waiting.append(patch)
+        waiting.append((scale, index, image))
     if waiting or unreadable:
         yield _batch(waiting, unreadable, side)
 

@@ -1,4 +1,4 @@
-"""Find the slides that a path stands for. Imports nothing heavy: commands check paths first."""
+"""Find the slides at a path. Imports nothing heavy: commands check paths first."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ DEFAULT_FILE_TYPES = "*.svs, *.ndpi, *.mrxs, *.tif, *.tiff, *.qptiff, *.jp2"
 
 
 def find_slides(source: Path, file_types: str = DEFAULT_FILE_TYPES) -> list[Path]:
-    """Return the slides that a path stands for, sorted by name.
+    """Return the slides at a path, sorted by name.
 
-    A file stands for itself. A folder with `.dcm` files is one DICOM slide. Of any other folder these are
+    A file is one slide. A folder with `.dcm` files is one DICOM slide. Of any other folder these are
     the files and sub-folders that match `file_types`, and sub-folders that are DICOM slides.
 
     Args:
@@ -42,7 +42,7 @@ def find_slides(source: Path, file_types: str = DEFAULT_FILE_TYPES) -> list[Path
     if not found:
         raise UsageError(
             f"{source}: no slide in this folder matches {', '.join(patterns)}; subfolders are not "
-            'looked into, give one, or other patterns such as "*.svs" with --file-types'
+            'searched, give one, or other patterns such as "*.svs" with --file-types'
         )
     return found
 

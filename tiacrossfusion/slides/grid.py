@@ -28,7 +28,7 @@ class PatchGrid:
     Attributes:
         scale: "5x", "10x" or "20x".
         bounds: (N, 4) int64, level-0 pixels (x0, y0, x1, y1), x1 and y1 exclusive.
-        grid: (N, 2) int32, column and row on this scale's grid; the parent of a cell stands at
+        grid: (N, 2) int32, column and row on this scale's grid; the parent of a cell lies at
             (column // 2, row // 2) of the next coarser grid.
     """
 
@@ -67,17 +67,10 @@ def nested_grids(
         rows, columns = kept.shape
         any_child = kept.reshape(rows // n, n, columns // n, n).any(axis=(1, 3))
         row, column = np.nonzero(any_child)
-        bounds = (
-            lines_x[column * n],
-            lines_y[row * n],
-            lines_x[column * n + n],
-            lines_y[row * n + n],
-        )
-        grids[scale] = PatchGrid(
-            scale=scale,
-            bounds=np.stack(bounds, axis=1),
-            grid=np.stack([column, row], axis=1).astype(np.int32),
-        )
+        left, top = column * n, row * n
+        bounds = (lines_x[left], lines_y[top], lines_x[left + n], lines_y[top + n])
+        cells = np.stack([column, row], axis=1).astype(np.int32)
+        grids[scale] = PatchGrid(scale, np.stack(bounds, axis=1), cells)
     return grids
 
 
@@ -123,9 +116,7 @@ def _on_tissue(
     edges_y = _mask_pixels(lines_y, mask.shape[0], dimensions[1])
     area = np.outer(np.diff(edges_y), np.diff(edges_x))
     tissue = np.empty_like(area)
-    before = np.zeros(
-        mask.shape[1] + 1, np.int64
-    )  # tissue left of each column, in one row of cells
+    before = np.zeros(mask.shape[1] + 1, np.int64)  # tissue left of a column, in a row of cells
     for row, (top, bottom) in enumerate(pairwise(edges_y)):
         np.cumsum(np.count_nonzero(mask[top:bottom], axis=0), out=before[1:])
         tissue[row] = np.diff(before[edges_x])

@@ -41,11 +41,6 @@ def read_whole(slide: Slide, mpp: float, *, block: int = BLOCK) -> tuple[np.ndar
     averaged over the same areas, which gives the same pixels but for roundings (tested: within 1
     grey level on average, as readers place a block on whole level-0 pixels). So is a damaged one.
 
-    Args:
-        slide: an open slide.
-        mpp: microns per pixel.
-        block: side of a block in pixels of the level.
-
     Returns:
         (h, w, 3) uint8 RGB, and (h, w) bool where the file is damaged and the picture grey.
 

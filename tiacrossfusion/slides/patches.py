@@ -12,13 +12,7 @@ MAX_ENLARGEMENT = 1.2
 
 
 def read_patch(slide: Slide, bounds: np.ndarray, scale: str, spec: SamplingSpec) -> np.ndarray:
-    """Read one patch at its scale; beyond the slide it is white.
-
-    Args:
-        slide: an open slide.
-        bounds: (4,) level-0 pixels (x0, y0, x1, y1) of the cell.
-        scale: "5x", "10x" or "20x".
-        spec: the sampling of the model.
+    """Read the patch at level-0 bounds (4,) at its scale; beyond the slide it is white.
 
     Returns:
         (patch_size, patch_size, 3) uint8 RGB.

@@ -29,7 +29,6 @@ from tiacrossfusion.text import is_written
 if TYPE_CHECKING:
     from tiatoolbox.wsicore.wsireader import WSIReader
 
-
 #: Suffixes by which TIAToolbox chooses the reader of a slide. It knows others, which are not of slides:
 #: annotations (.db), and lists of addresses (.json) that it would download.
 _SUFFIXES = (
@@ -123,10 +122,7 @@ def open_slide(
 ) -> Slide:
     """Open a slide with TIAToolbox and determine its scale.
 
-    Args:
-        image: path of a slide, or a TIAToolbox reader.
-        mpp: microns per level-0 pixel; overrides what the file says.
-        power: objective power of level 0; overrides what the file says.
+    `mpp`, microns per level-0 pixel, and `power` override what the file says.
 
     Raises:
         TiacfError: the file is missing, empty, damaged, or of a format that TIAToolbox does not read or
@@ -173,7 +169,7 @@ def open_slide(
     if max(millimetres) > LARGEST_SIDE:
         raise TiacfError(
             f"{label}: {pixels[0]} x {pixels[1]} pixels at {slide_mpp[0]:g} microns per pixel are a slide "
-            f"of {millimetres[0]:.0f} x {millimetres[1]:.0f} mm, which there is none; give the right "
+            f"of {millimetres[0]:.0f} x {millimetres[1]:.0f} mm, larger than any; give the right "
             "scale with --mpp, or copy the file again"
         )
     if mpp is None and power is None and reader is not image:
@@ -199,9 +195,9 @@ def open_slide(
         offset=(int(raw.get("openslide.bounds-x", 0)), int(raw.get("openslide.bounds-y", 0))),
         caveat="; ".join(filter(None, caveats)),
         tiff=tiff,
-        at_close=partial(_close, reader)
-        if reader is not image
-        else partial(setattr, reader, "info", info),
+        at_close=partial(setattr, reader, "info", info)
+        if reader is image
+        else partial(_close, reader),
     )
 
 

@@ -30,11 +30,6 @@ def check_samples(reader: WSIReader, label: Path | str, tiff: Tiff | None) -> st
     OpenSlide converts grey-scale, palettes, CMYK, YCbCr and 16 bits. The other readers return the samples
     as they are in the file, which would be taken for RGB.
 
-    Args:
-        reader: of the slide.
-        label: names the slide.
-        tiff: directories of the file, where it is a TIFF.
-
     Returns:
         A warning about what OpenSlide converted; empty without one.
 
@@ -150,14 +145,7 @@ def check_scale(reader: WSIReader) -> str:
 
 
 def cannot_open(label: Path | str, error: Exception, tiff: Tiff | None, *, is_dicom: bool) -> str:
-    """Return one line on why a slide could not be opened, and what to do.
-
-    Args:
-        label: names the slide.
-        error: of its reader.
-        tiff: directories of the file, where it is a TIFF.
-        is_dicom: it is a DICOM slide.
-    """
+    """Return one line on why a slide could not be opened, and what to do."""
     reason = one_line(error)
     if is_dicom:
         return (

@@ -35,10 +35,6 @@ MASK_GEOJSON_SUFFIXES = (".geojson", ".json")
 def tissue_mask(slide: Slide, spec: SamplingSpec) -> VirtualWSIReader:
     """Find the tissue with TIAToolbox's mask.
 
-    Args:
-        slide: an open brightfield slide.
-        spec: names the method and the resolution of the mask.
-
     Returns:
         A reader of the boolean mask over the whole slide; all False on a blank slide.
 
@@ -217,7 +213,7 @@ def _draw_geojson(slide: Slide, path: Path, spec: SamplingSpec) -> np.ndarray:
     if not any(area.area > 0 for area in shapes):
         raise TiacfError(
             f"{path}: no area in it; draw the tissue in QuPath with areas (polygon, brush, wand), "
-            "points and lines are none"
+            "not with points and lines"
         )
     areas = [area.intersection(extent) for area in shapes]
     if all(area.is_empty for area in areas):

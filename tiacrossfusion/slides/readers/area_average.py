@@ -94,8 +94,6 @@ def _average(
                 red += share * line[start + 3 * k]
                 green += share * line[start + 3 * k + 1]
                 blue += share * line[start + 3 * k + 2]
-            shrunk[j, i, 0], shrunk[j, i, 1], shrunk[j, i, 2] = (
-                np.uint8(red),
-                np.uint8(green),
-                np.uint8(blue),
-            )
+            shrunk[j, i, 0] = np.uint8(red)
+            shrunk[j, i, 1] = np.uint8(green)
+            shrunk[j, i, 2] = np.uint8(blue)

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
-from types import TracebackType
-from typing import TYPE_CHECKING
+from contextlib import AbstractContextManager
 
 import numpy as np
 
 from tiacrossfusion.slides.grid import PatchGrid
-
-if TYPE_CHECKING:
-    from typing import Self
 
 #: Reads the patch at an index of a scale's grid: (patch_size, patch_size, 3) uint8 RGB.
 ReadPatch = Callable[[str, int], np.ndarray]
@@ -22,7 +18,7 @@ class UnreadableError(Exception):
     """A patch overlaps a damaged part of the file; the message says what is wrong with it."""
 
 
-class PatchReader(ABC):
+class PatchReader(AbstractContextManager["PatchReader"]):
     """Reads patches of one slide. Leave its `with` block before the slide is closed.
 
     Attributes:
@@ -47,15 +43,6 @@ class PatchReader(ABC):
     def close(self) -> None:
         """Close the files that the reader has opened."""
 
-    def __enter__(self) -> Self:
-        """Return self."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Close the files."""
         self.close()

@@ -17,12 +17,7 @@ _log = logging.getLogger(__name__)
 
 
 def choose_reader(slide: Slide, spec: SamplingSpec) -> PatchReader:
-    """Choose the fastest reader that gives the pixels of TIAToolbox's, and log which it is.
-
-    Args:
-        slide: an open slide.
-        spec: the sampling of the model.
-    """
+    """Choose the fastest reader that gives the pixels of TIAToolbox's, and log which it is."""
     # These import tifffile and imagecodecs, which slides of other formats can do without.
     from tiacrossfusion.slides.readers.tiff_tiles import UnknownLayoutError
     from tiacrossfusion.slides.readers.tile_reader import TileReader

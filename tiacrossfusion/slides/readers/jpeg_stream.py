@@ -30,12 +30,7 @@ class DamagedTileError(Exception):
 
 
 def check_jpeg(data: bytes, width: int, height: int) -> None:
-    """Check for damage that libjpeg ignores.
-
-    Args:
-        data: a JPEG stream, with or without its tables.
-        width: of the image that it should hold, in pixels.
-        height: of that image.
+    """Check a stream, with or without its tables, for damage that libjpeg ignores.
 
     Raises:
         DamagedTileError: the stream is cut off, overwritten or of another size.
@@ -52,19 +47,14 @@ def check_jpeg(data: bytes, width: int, height: int) -> None:
     if frame in _SEQUENTIAL and interleaved and _STRAY_MARKER.search(data, scan, end - 2):
         raise DamagedTileError("JPEG data with bytes that belong to something else")
     # The densest code there is has a bit for the level of a flat block and one for the rest of it,
-    # and three blocks stand for 8 x 8 pixels: more zeros than that are a hole in the file.
+    # and three blocks code 8 x 8 pixels: more zeros than that are a hole in the file.
     most_zeros = 3 * -(-width // 8) * -(-height // 8) * 2 // 8
     if data.find(bytes(most_zeros + 1), scan, end) >= 0:
         raise DamagedTileError("JPEG data with a hole of zeros")
 
 
 def check_jpeg2000(data: bytes, width: int, height: int) -> None:
-    """Compare the size of a JPEG 2000 codestream with that of its tile, before it is decoded.
-
-    Args:
-        data: a raw codestream, not a JP2 file.
-        width: of the image that it should hold, in pixels.
-        height: of that image.
+    """Compare the size of a raw JPEG 2000 codestream with that of its tile, before it is decoded.
 
     Raises:
         DamagedTileError: it holds an image of another size or of other than three samples a pixel, or

@@ -108,14 +108,7 @@ class ScaleSource:
 def scale_source(
     reader: WSIReader, spec: SamplingSpec, scale: str, *, between_pixels: bool
 ) -> ScaleSource:
-    """Return the level and resampling that a reader uses for a scale.
-
-    Args:
-        reader: of an open slide.
-        spec: the sampling of the model.
-        scale: "5x", "10x" or "20x".
-        between_pixels: see `ScaleSource`.
-    """
+    """Return the level and resampling that a reader uses for a scale."""
     level, _, size, resampling, _ = reader.find_read_rect_params(
         location=(0, 0),
         size=(spec.patch_size, spec.patch_size),

@@ -1,8 +1,8 @@
 """The directories of a TIFF, read once, before any library makes room for what they declare.
 
 OpenSlide, libtiff and tifffile trust the tags. A few wrong bytes turn a small file into a slide of billions
-of pixels, whose missing tiles are painted one after another, or give it tiles that do not fit in memory, at
-which OpenSlide ends the process. So the directories are checked first, which takes milliseconds. The content
+of pixels, whose missing tiles are painted one after another, or give it tiles that do not fit in memory, and
+OpenSlide then ends the process. So the directories are checked first, which takes milliseconds. The content
 of tiles is checked when they are decoded.
 """
 
@@ -69,7 +69,7 @@ _LISTS = (
     *(Tag.BITS, Tag.SAMPLE_FORMAT, Tag.JPEG_TABLES, Tag.SUB_DIRECTORIES),
     *(Tag.STRIP_OFFSETS, Tag.STRIP_SIZES, Tag.TILE_OFFSETS, Tag.TILE_SIZES),
 )
-#: Tags that may not stand twice in a directory: libraries differ in which one they take.
+#: Tags that may not occur twice in a directory: libraries differ in which one they take.
 _ONCE = (
     *(Tag.WIDTH, Tag.HEIGHT, Tag.SAMPLES, Tag.PLANES, Tag.ROWS_PER_STRIP, Tag.STRIP_SIZES),
     *(Tag.TILE_WIDTH, Tag.TILE_HEIGHT, Tag.TILE_SIZES, Tag.SUB_DIRECTORIES),
@@ -239,9 +239,6 @@ class _Layout:
 
 def read_tiff(path: Path) -> Tiff | None:
     """Read the directories of a TIFF, and refuse one that declares more than the file can hold.
-
-    Args:
-        path: any file.
 
     Returns:
         What the directories say; None where it is no TIFF, or an NDPI file that cannot be read so.

@@ -65,11 +65,6 @@ class TiledPage:
     def read(self, file: int, row: int, column: int) -> np.ndarray:
         """Read and decode one tile; threads may share the file.
 
-        Args:
-            file: descriptor of the open file.
-            row: of the tile.
-            column: of the tile.
-
         Returns:
             (tile_height, tile_width, 3) uint8 RGB.
 
@@ -97,10 +92,6 @@ class TiledPage:
 def tiled_page(picture: TiffPicture, file: int) -> TiledPage:
     """Return the tiles of a picture.
 
-    Args:
-        picture: its directory.
-        file: descriptor of the open file.
-
     Raises:
         UnknownLayoutError: it is not certain that its pixels would equal those of TIAToolbox's reader.
     """
@@ -108,11 +99,9 @@ def tiled_page(picture: TiffPicture, file: int) -> TiledPage:
         raise UnknownLayoutError("strips, not tiles")
     value = picture.value
     eight_bits = (picture.all_values(Tag.BITS) == 8).all() and Tag.BITS in picture.values
+    three = value(Tag.SAMPLES, 1) == 3 and Tag.EXTRA_SAMPLES not in picture.counts
     for known, otherwise in (
-        (
-            value(Tag.SAMPLES, 1) == 3 and Tag.EXTRA_SAMPLES not in picture.counts,
-            "not three samples a pixel",
-        ),
+        (three, "not three samples a pixel"),
         (eight_bits and (picture.all_values(Tag.SAMPLE_FORMAT) == 1).all(), "not 8 bits a sample"),
         (value(Tag.PLANES, 1) == 1, "separate colour planes"),
         (value(Tag.IMAGE_DEPTH, 1) == value(Tag.TILE_DEPTH, 1) == 1, "a stack of planes"),
@@ -122,22 +111,15 @@ def tiled_page(picture: TiffPicture, file: int) -> TiledPage:
         if not known:
             raise UnknownLayoutError(otherwise)
     (width, height), (tile_width, tile_height) = picture.size, picture.tile_size
-    rows, columns = -(-height // tile_height), -(-width // tile_width)
+    grid = rows, columns = -(-height // tile_height), -(-width // tile_width)
     offsets, sizes = picture.offsets, picture.sizes
     if offsets.size != rows * columns or sizes.size != rows * columns:
-        raise UnknownLayoutError(f"{offsets.size} tiles where {rows} x {columns} are due")
+        raise UnknownLayoutError(f"{offsets.size} tiles instead of {rows} x {columns}")
     if not (sizes.all() and offsets.all()):
         # OpenSlide paints missing tiles from another level, tifffile black.
         raise UnknownLayoutError("some tiles are missing")
-    return TiledPage(
-        width,
-        height,
-        tile_width,
-        tile_height,
-        offsets.reshape(rows, columns),
-        sizes.reshape(rows, columns),
-        _decoder(picture, file),
-    )
+    places = offsets.reshape(grid), sizes.reshape(grid)
+    return TiledPage(*picture.size, *picture.tile_size, *places, _decoder(picture, file))
 
 
 def _decoder(picture: TiffPicture, file: int) -> Callable[[bytes], np.ndarray]:

@@ -15,26 +15,15 @@ Span = tuple[int, int, int, int]
 
 
 def count_uses(spans: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """Count for each tile how many patches overlap it.
-
-    Args:
-        spans: (N, 4) int64, a `Span` for each patch.
-        grid: number of rows and columns of tiles.
-
-    Returns:
-        (rows, columns) int32.
-    """
+    """Count for each tile of a grid, (rows, columns) int32, how many patches with spans (N, 4) overlap it."""
     rows, columns = grid
     # A rectangle adds 1 at one corner of the table of differences, and takes it off at the others.
     steps = np.zeros((rows + 1, columns + 1), np.int32)
     top, left, bottom, right = spans[(spans[:, 2:] > spans[:, :2]).all(axis=1)].T
-    for row, column, step in (
-        (top, left, 1),
-        (bottom, right, 1),
-        (top, right, -1),
-        (bottom, left, -1),
-    ):
-        np.add.at(steps, (row, column), step)
+    np.add.at(steps, (top, left), 1)
+    np.add.at(steps, (bottom, right), 1)
+    np.add.at(steps, (top, right), -1)
+    np.add.at(steps, (bottom, left), -1)
     return steps.cumsum(axis=0).cumsum(axis=1)[:rows, :columns].astype(np.int32)
 
 

@@ -40,10 +40,6 @@ TOLERANCE = 1.0
 class TileReader(PatchReader):
     """Reads patches from tiles, which it decodes itself.
 
-    Args:
-        slide: an open slide.
-        spec: the sampling of the model.
-
     Attributes:
         tiles_decoded: number of tiles decoded for the patches read so far.
 
@@ -203,9 +199,8 @@ def _spans(corners: np.ndarray, size: tuple[int, int], page: TiledPage) -> np.nd
     tile, level = (page.tile_width, page.tile_height), (page.width, page.height)
     ends = np.minimum(corners + size, level)
     first, end = corners // tile, -(-ends // tile)
-    first = np.minimum(
-        first, page.grid[::-1]
-    )  # a patch may begin beyond the level, whose size was rounded
+    # A patch may begin beyond the level, whose size was rounded.
+    first = np.minimum(first, page.grid[::-1])
     return np.concatenate([first[:, ::-1], np.maximum(first, end)[:, ::-1]], axis=1)
 
 
@@ -243,9 +238,8 @@ def _picture(slide: Slide, level: int) -> TiffPicture:
         candidates = [picture for picture in candidates if picture.is_tiled]
     else:
         levels = reader.tiff.series[reader.series_n].levels
-        offsets = [
-            page.offset for one in levels for page in one.pages if isinstance(page, TiffPage)
-        ]
+        pages = [page for one in levels for page in one.pages]
+        offsets = [page.offset for page in pages if isinstance(page, TiffPage)]
         candidates = [picture for picture in slide.tiff.pictures if picture.offset in offsets]
     width, height = (int(side) for side in reader.info.level_dimensions[level])
     found = [picture for picture in candidates if picture.size == (width, height)]

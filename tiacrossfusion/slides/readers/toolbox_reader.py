@@ -21,11 +21,6 @@ class ToolboxReader(PatchReader):
 
     After one decode error an OpenSlide handle fails on every later read. So a patch that fails is read
     again with a new handle: the error may have been that of another thread's patch.
-
-    Args:
-        slide: an open slide.
-        spec: the sampling of the model.
-        why: why its tiles are not decoded directly.
     """
 
     def __init__(self, slide: Slide, spec: SamplingSpec, why: str) -> None:
@@ -36,11 +31,7 @@ class ToolboxReader(PatchReader):
 
     def reading(self, grids: dict[str, PatchGrid]) -> ReadPatch:
         """See `PatchReader.reading`."""
-
-        def read(scale: str, index: int) -> np.ndarray:
-            return self.read(grids[scale].bounds[index], scale)
-
-        return read
+        return lambda scale, index: self.read(grids[scale].bounds[index], scale)
 
     def read(self, bounds: np.ndarray, scale: str) -> np.ndarray:
         """Read the patch at some level-0 bounds (4,).
