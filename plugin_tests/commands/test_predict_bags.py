@@ -238,7 +238,7 @@ def test_a_bag_without_coordinates_has_a_risk_and_no_maps(bags, names, single, p
     wanted = ["plain_survival.png", "predictions.csv", "report.html", "tiacf.log"]
     assert visible(tmp_path / "out") == wanted
     (row,) = table(tmp_path / "out" / "predictions.csv")
-    assert "no maps: it is not known where its patches lie" in row["message"]
+    assert "no maps: the positions of its patches are unknown" in row["message"]
     assert row["risk"] == table(predicted / "predictions.csv")[0]["risk"]
 
 

@@ -125,7 +125,7 @@ def test_maps_of_a_bag_without_places_are_refused_in_one_line(placed: bool, nest
     bag = imported(make_bag(block(4, 4)), placed=placed, nested=nested)
     assert why_no_maps(bag)
     assert not why_no_maps(make_bag(block(4, 4)))
-    with pytest.raises(TiacfError, match=r"so there can be no maps; .* tiacf extract") as error:
+    with pytest.raises(TiacfError, match=r"so maps cannot be drawn; .* tiacf extract") as error:
         scores_of(bag, make_attention(bag))
     assert "\n" not in str(error.value)
 

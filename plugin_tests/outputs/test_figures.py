@@ -18,8 +18,9 @@ from made_up_scores import (
 
 from tiacrossfusion.bags.bag import FeatureBag
 from tiacrossfusion.explain.score import Score
+from tiacrossfusion.models.config import RiskGroup
 from tiacrossfusion.outputs.colours import score_colours
-from tiacrossfusion.outputs.curve import Curve, GroupCurve
+from tiacrossfusion.outputs.curve import Curve
 from tiacrossfusion.outputs.overlay import _paint, attention_figure
 from tiacrossfusion.outputs.survival_plot import survival_figure
 
@@ -53,7 +54,7 @@ def test_tiles_are_painted_where_they_lie():
 
 
 def test_the_survival_figure_with_and_without_bin_edges(tmp_path: Path):
-    group = GroupCurve(name="low", patients=12, survival=(0.97, 0.9, 0.8, 0.6))
+    group = RiskGroup(name="low", patients=12, survival=(0.97, 0.9, 0.8, 0.6))
     falls = Curve(
         survival=(0.9, 0.7, 0.42, 0.2),
         edges=(0.0, 11.0, 20.0, 40.0, 150.0),

@@ -8,10 +8,16 @@ from pathlib import Path
 import numpy as np
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from tiacrossfusion.evaluation.figures import HIGH, LOW, add_axes, new_figure
+from tiacrossfusion.evaluation.figures import (
+    COLOURS,
+    DASHED,
+    add_axes,
+    add_legend,
+    new_figure,
+)
 from tiacrossfusion.evaluation.predictions import FoldPredictions
 from tiacrossfusion.evaluation.scores import RiskGroups
-from tiacrossfusion.outputs.figures import save_png
+from tiacrossfusion.outputs.figures import Style, save_png
 
 
 def kaplan_meier_figure(
@@ -19,41 +25,37 @@ def kaplan_meier_figure(
 ) -> None:
     """Draw the observed survival of both groups with 95 % bands (Greenwood, log-minus-log).
 
-    Each patient is in the group given by the cut-off of its fold's training patients.
+    The cut-off between the groups is that of the training patients of each patient's fold.
 
     Args:
         folds: out-of-fold predictions.
-        groups: sizes and log-rank p, of all folds pooled.
+        groups: log-rank p, of all folds pooled.
         path: the PNG file.
         title: heading.
-        note: stands at the foot.
+        note: written at the foot.
     """
     from lifelines import KaplanMeierFitter
 
     times = np.concatenate([fold.times for fold in folds])
     events = np.concatenate([fold.events for fold in folds])
     high = np.concatenate([fold.high for fold in folds]).astype(bool)
-    unit = folds[0].bins.unit
     figure = new_figure(7.2, 5.4, title=title, note=note)
     axes = add_axes(figure, 1.05, 1.75, 5.85, 3.1)
     rising = np.asarray(MaxNLocator(6, steps=[1, 2, 3, 5, 6, 10]).tick_values(0, times.max()))
     ticks = rising[(rising >= 0) & (rising <= times.max())]
-    axes.text(-0.06, -0.25, "at risk", transform=axes.transAxes, ha="right", fontsize=10)
-    for row, (name, members, colour, style) in enumerate(
-        (("low", ~high, LOW, "-"), ("high", high, HIGH, (0, (6, 1.5))))
-    ):
+    beside: Style = {"transform": axes.transAxes, "ha": "right", "fontsize": 10}
+    below: Style = {
+        "transform": axes.get_xaxis_transform(),
+        "ha": "center",
+        "fontsize": 10,
+    }
+    axes.text(-0.06, -0.25, "at risk", **beside)
+    drawn = (("low", ~high, COLOURS[0], "-"), ("high", high, COLOURS[1], DASHED))
+    for row, (name, members, colour, style) in enumerate(drawn):
         y = -0.32 - 0.07 * row
-        axes.text(-0.06, y, name, transform=axes.transAxes, ha="right", fontsize=10, color=colour)
+        axes.text(-0.06, y, name, color=colour, **beside)
         for tick in ticks:
-            axes.text(
-                tick,
-                y,
-                str(int((times[members] >= tick).sum())),
-                transform=axes.get_xaxis_transform(),
-                ha="center",
-                fontsize=10,
-                color=colour,
-            )
+            axes.text(tick, y, str((times[members] >= tick).sum()), color=colour, **below)
         if not members.any():
             continue
         fitter = KaplanMeierFitter().fit(times[members], events[members])
@@ -62,41 +64,21 @@ def kaplan_meier_figure(
         # The band is not defined before the first event; there it is the curve itself.
         band = fitter.confidence_interval_survival_function_.to_numpy()
         band = np.where(np.isfinite(band), band, curve[:, None])
-        axes.fill_between(
-            end, band[:, 0], band[:, 1], step="post", color=colour, alpha=0.16, linewidth=0
-        )
-        axes.step(
-            end,
-            curve,
-            where="post",
-            color=colour,
-            linewidth=2,
-            linestyle=style,
-            label=f"{name} risk (n = {members.sum()}, {events[members].sum()} events)",
-        )
+        low, high_end = band.T
+        shade: Style = {"color": colour, "alpha": 0.16, "linewidth": 0}
+        axes.fill_between(end, low, high_end, step="post", **shade)
+        label = f"{name} risk (n = {members.sum()}, {events[members].sum()} events)"
+        line: Style = {"linewidth": 2, "linestyle": style, "label": label}
+        axes.step(end, curve, where="post", color=colour, **line)
         censored = np.unique(times[members & (events == 0)])
-        axes.plot(
-            censored,
-            fitter.predict(censored) if len(censored) else [],
-            linestyle="",
-            marker="|",
-            markersize=6,
-            markeredgewidth=0.8,
-            color=colour,
-        )
+        survival = fitter.predict(censored) if len(censored) else []
+        ticks_up: Style = {"marker": "|", "markersize": 6, "markeredgewidth": 0.8}
+        axes.plot(censored, survival, linestyle="", color=colour, **ticks_up)
     axes.set(xlim=(0, times.max()), ylim=(0, 1.02), xticks=ticks, yticks=np.linspace(0, 1, 6))
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes.set_xlabel(f"time ({unit})", fontsize=12)
+    axes.set_xlabel(f"time ({folds[0].bins.unit})", fontsize=12)
     axes.set_ylabel("observed survival", fontsize=12)
-    axes.legend(
-        loc="best",
-        fontsize=10,
-        framealpha=0.9,
-        edgecolor="0.9",
-        title=_p_text(groups),
-        title_fontsize=10,
-        alignment="left",
-    )
+    add_legend(axes, 10, loc="best", title=_p_text(groups))
     save_png(figure, path)
 
 

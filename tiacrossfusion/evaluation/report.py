@@ -1,9 +1,8 @@
-"""The report of an evaluation: figures as JSON and as pictures."""
+"""The files of an evaluation: `evaluation.json` and its figures."""
 
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from tiacrossfusion.evaluation.scores import Evaluation
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Beginning of the name of the folder in which the files of a report are made.
+#: Prefix of the folder in which the files of a report are made.
 STAGING = ".report-"
 
 
@@ -34,18 +33,18 @@ def write_evaluation(
     learning_curves: Mapping[int, pd.DataFrame] | None = None,
     note: str = "",
 ) -> list[Path]:
-    """Write `evaluation.json` and the pictures, each in one step; files of the same names are replaced.
+    """Write `evaluation.json` and its figures, each atomically; existing files are replaced.
 
-    The pictures are `kaplan_meier.png`, `roc_over_time.png`, `calibration.png` and, where there are
-    learning curves, `learning_curves.png`. The first three show all folds pooled.
+    The figures are `kaplan_meier.png`, `roc_over_time.png`, `calibration.png` and, if there are learning
+    curves, `learning_curves.png`. The first three show all folds pooled.
 
     Args:
-        folder: made when it does not exist.
+        folder: created if it does not exist.
         folds: out-of-fold predictions.
-        evaluation: of those.
-        title: heading of the pictures, such as the names of cohort and model.
-        learning_curves: for each fold one row an epoch, see `learning_figure`.
-        note: stands at the foot of the pictures, with a word where the figures are optimistic.
+        evaluation: their evaluation.
+        title: heading of the figures, such as the names of cohort and model.
+        learning_curves: for each fold one row per epoch, see `learning_figure`.
+        note: written at the foot of the figures, after a warning if the evaluation is optimistic.
 
     Returns:
         The files.
@@ -58,8 +57,10 @@ def write_evaluation(
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=STAGING, dir=folder))
-        try:
+        with tempfile.TemporaryDirectory(
+            prefix=STAGING, dir=folder, ignore_cleanup_errors=True
+        ) as made:
+            staging = Path(made)
             text = evaluation.model_dump_json(indent=1) + "\n"
             (staging / EVALUATION).write_text(text, encoding="utf-8")
             groups = evaluation.pooled.risk_groups
@@ -73,10 +74,8 @@ def write_evaluation(
                 os.replace(file, folder / file.name)
                 written.append(folder / file.name)
             return written
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
     except OSError as error:
         raise TiacfError(
-            f"{folder}: the report cannot be written ({error.strerror}); check its rights and free "
-            "space, or give another folder"
+            f"{folder}: the report cannot be written ({error.strerror}); check the folder's permissions "
+            "and free space, or give another one"
         ) from error

@@ -7,93 +7,69 @@ from pathlib import Path
 
 import numpy as np
 
-from tiacrossfusion.evaluation.figures import COLOURS, add_axes, interval, new_figure, say, spread
+from tiacrossfusion.evaluation.figures import (
+    COLOURS,
+    DASHED,
+    REFERENCE,
+    add_axes,
+    add_legend,
+    add_remark,
+    evenly_spaced,
+    new_figure,
+    with_interval,
+)
 from tiacrossfusion.evaluation.predictions import FoldPredictions
 from tiacrossfusion.evaluation.scores import Evaluation
 from tiacrossfusion.outputs.figures import save_png
 from tiacrossfusion.survival import RocCurve, roc_curve
 
-_STYLES = ("-", (0, (6, 1.5)), (0, (1.5, 1.2)))
+_STYLES = ("-", DASHED, (0, (1.5, 1.2)))
 
 
 def roc_figure(
-    folds: Sequence[FoldPredictions],
-    evaluation: Evaluation,
-    path: Path,
-    *,
-    title: str,
-    note: str,
+    folds: Sequence[FoldPredictions], evaluation: Evaluation, path: Path, *, title: str, note: str
 ) -> None:
-    """Draw pooled ROC curves at up to three of the evaluation's times, and AUC(t) with its interval.
-
-    Args:
-        folds: out-of-fold predictions.
-        evaluation: of those.
-        path: the PNG file.
-        title: heading.
-        note: stands at the foot.
-    """
+    """Draw pooled ROC curves at up to three of the evaluation's times, and AUC(t) with its interval."""
     unit = evaluation.time_unit
     figure = new_figure(9.6, 4.9, title=title, note=note)
     left, right = add_axes(figure, 0.8, 1.0, 3.3, 3.3), add_axes(figure, 5.3, 1.0, 4.0, 3.3)
-    left.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle=":")
+    left.plot([0, 1], [0, 1], **REFERENCE)
     left.set(xlim=(-0.01, 1), ylim=(0, 1.01), aspect="equal")
     left.set_xlabel("false positive rate", fontsize=12)
     left.set_ylabel("true positive rate", fontsize=12)
-    drawn = 0
-    for position in spread(evaluation.times, 3):
-        auc = evaluation.pooled.auc[position]
+    styles = zip(COLOURS, _STYLES, strict=False)
+    for index in evenly_spaced(evaluation.times, 3):
+        auc = evaluation.pooled.auc[index]
         curve = pooled_roc(folds, auc.time)
-        if curve is None:
-            continue
-        left.plot(
-            *curve,
-            color=COLOURS[drawn],
-            linewidth=1.8,
-            linestyle=_STYLES[drawn],
-            label=f"{auc.time:.3g} {unit}: {auc.value:.2f}{interval(auc.low, auc.high)}",
-        )
-        drawn += 1
-    if drawn:
-        left.legend(
-            loc="lower right",
-            fontsize=8.5,
-            title="time: AUC (95 % interval)",
-            title_fontsize=8.5,
-            framealpha=0.9,
-            edgecolor="0.9",
-            alignment="left",
-        )
+        if curve is not None:
+            colour, style = next(styles)
+            label = f"{auc.time:.3g} {unit}: {with_interval(auc.value, auc.low, auc.high)}"
+            left.plot(*curve, color=colour, linewidth=1.8, linestyle=style, label=label)
+    if len(left.lines) > 1:
+        add_legend(left, 8.5, loc="lower right", title="time: AUC (95 % interval)")
     else:
-        say(left, "no time with cases and controls")
-    known = [point for point in evaluation.auc_over_time if np.isfinite(point.value)]
-    right.axhline(0.5, color="0.6", linewidth=1, linestyle=":")
+        add_remark(left, "no time with cases and controls")
+    known = [p for p in evaluation.auc_over_time if np.isfinite(p.value)]
+    right.axhline(0.5, **REFERENCE)
     if known:
-        times = [point.time for point in known]
-        right.fill_between(
-            times,
-            [point.low for point in known],
-            [point.high for point in known],
-            color=COLOURS[0],
-            alpha=0.16,
-            linewidth=0,
-        )
-        right.plot(times, [point.value for point in known], color=COLOURS[0], linewidth=2)
-        lowest = np.nanmin([[point.low, point.value, 0.5] for point in known])
+        times, values, low, high = np.array([(p.time, p.value, p.low, p.high) for p in known]).T
+        right.fill_between(times, low, high, color=COLOURS[0], alpha=0.16, linewidth=0)
+        right.plot(times, values, color=COLOURS[0], linewidth=2)
+        lowest = np.nanmin([*low, *values, 0.5])
         right.set(ylim=(max(0.0, np.floor(lowest * 10 - 0.5) / 10), 1), xlim=(0, times[-1]))
     else:
-        say(right, "no time with cases and controls")
+        add_remark(right, "no time with cases and controls")
     right.set_xlabel(f"time ({unit})", fontsize=12)
     right.set_ylabel("AUC(t), 95 % interval", fontsize=12)
     save_png(figure, path)
 
 
 def pooled_roc(folds: Sequence[FoldPredictions], at: float) -> tuple[np.ndarray, np.ndarray] | None:
-    """ROC curve at a time over all folds.
+    """Return the ROC curve at a time over all folds.
 
-    The true positive rates of the folds at equal false positive rates are averaged (Fawcett, Pattern
-    Recognition Letters 27, 2006, vertical averaging), each fold weighing what its pairs weigh in the
-    pooled AUC, so that the area is that AUC.
+    The true positive rates of the folds at equal false positive rates are averaged (vertical averaging;
+    Fawcett, Pattern Recognition Letters 27, 2006), weighted like the folds' pairs in the pooled AUC, so
+    that the area under the curve is that AUC.
 
     Returns:
         False and true positive rates (P,), rising; None when no fold has cases and controls.
@@ -112,12 +88,10 @@ def pooled_roc(folds: Sequence[FoldPredictions], at: float) -> tuple[np.ndarray,
 
 
 def _rates(curve: RocCurve, steps: np.ndarray) -> np.ndarray:
-    """True positive rates (S, 2) at false positive rates: where the curve goes straight up, both ends."""
+    """Return true positive rates (S, 2) at false positive rates; both ends where the curve is vertical."""
     false, true = curve.false_positive, curve.true_positive
-    between = np.interp(steps, false, true)
     first = np.searchsorted(false, steps, side="left")
     last = np.searchsorted(false, steps, side="right") - 1
+    ends = true[np.stack([first, last], axis=1)]
     corner = false[first] == steps
-    return np.stack(
-        [np.where(corner, true[first], between), np.where(corner, true[last], between)], axis=1
-    )
+    return np.where(corner[:, None], ends, np.interp(steps, false, true)[:, None])

@@ -1,5 +1,4 @@
-"""Explain: attention and attribution as tiles and hotspots for QuPath and TIAToolbox, and figures to look at.
+"""Scores of patches (attention, attribution), hotspots and the gallery: computed here, written by outputs.
 
-The names are loaded when they are first used: importing this room imports neither TIAToolbox nor
-matplotlib.
+Importing this package imports neither TIAToolbox nor matplotlib.
 """

@@ -13,30 +13,28 @@ if TYPE_CHECKING:
     from tiacrossfusion.explain.scores import Explained
     from tiacrossfusion.models.bundle import ModelBundle
 
-#: Names of the attribution maps: the tokens of each scale, and the sum over the scales at a place.
+#: Names of the attribution maps: one for the tokens of each scale, and the sum over the scales.
 ATTRIBUTIONS = {scale: f"Attribution {scale}" for scale in SCALES}
 TOTAL = "Attribution total"
 
 
 def attribution_scores(bag: FeatureBag, _bundle: ModelBundle, prediction: Explained) -> list[Score]:
-    """Return "Attribution 5x" and so on, those that the network reads, and "Attribution total".
+    """Return "Attribution 5x" and so on, for the scales that the network reads, and "Attribution total".
 
-    The total of a 20x patch is its own attribution and its equal share of the larger patches around it,
+    The total of a 20x patch is its own attribution plus its equal share of the larger patches around it,
     so that the sum over the 20x patches is the sum over the tokens of all scales. The list is empty when
     attribution was not computed.
 
     Raises:
-        TiacfError: the places of the patches are unknown.
+        TiacfError: the positions of the patches are unknown.
         ValueError: a scale does not have one value for each patch.
     """
     if prediction.attribution is None:
         return []
     nesting = Nesting(bag)
-    values = prediction.attribution.values
     scores = [
-        Score(name, scale, values[scale], signed=True, unit="risk")
-        for scale, name in ATTRIBUTIONS.items()
-        if scale in values
+        Score(ATTRIBUTIONS[scale], scale, values, signed=True, unit="risk")
+        for scale, values in prediction.attribution.values.items()
     ]
     if scores:
         scores.append(Score(TOTAL, "20x", nesting.share(scores), signed=True, unit="risk"))

@@ -1,4 +1,4 @@
-"""Places of the tiles of a slide, and the visible part of each in a viewer."""
+"""Positions of the tiles of a slide, and the part of each that a viewer shows."""
 
 from __future__ import annotations
 
@@ -14,26 +14,22 @@ if TYPE_CHECKING:
 
 
 def why_no_maps(bag: FeatureBag) -> str:
-    """Return why no map can be drawn of a bag; empty when one can.
+    """Return why no map of a bag can be drawn; empty when one can.
 
-    Features of another program may lack coordinates, or have grids that do not nest.
+    Features of another program may lack coordinates, or have grids that are not nested.
     """
     if "20x" not in bag.scales:
         return "it has no 20x patches"
     unplaced = [name for name, scale in bag.scales.items() if scale.bounds is None]
     if unplaced:
-        return f"it is not known where its patches lie ({', '.join(unplaced)} without coordinates)"
+        return f"the positions of its patches are unknown ({', '.join(unplaced)})"
     if any(scale.grid is None for scale in bag.scales.values()):
-        return "its patches of the three scales do not lie in each other"
+        return "its grids are not nested"
     return ""
 
 
 def slide_size(bag: FeatureBag) -> tuple[int, int]:
-    """Return width and height of the slide in level-0 pixels; if unknown, the extent of its patches.
-
-    Args:
-        bag: bag of the slide, with coordinates.
-    """
+    """Return width and height of the slide in level-0 pixels; if unknown, the extent of its patches."""
     if bag.provenance.dimensions is not None:
         return bag.provenance.dimensions
     reach = np.max([tiles_of(bag, scale).bounds[:, 2:].max(axis=0) for scale in bag.scales], axis=0)
@@ -41,19 +37,15 @@ def slide_size(bag: FeatureBag) -> tuple[int, int]:
 
 
 def tiles_of(bag: FeatureBag, scale: str) -> PatchGrid:
-    """Return the places of the tiles of a scale.
-
-    Args:
-        bag: bag of the slide.
-        scale: "5x", "10x" or "20x".
+    """Return the positions of the tiles of a scale.
 
     Raises:
         TiacfError: they are unknown.
     """
     if reason := why_no_maps(bag):
         raise TiacfError(
-            f"bag of {bag.provenance.slide}: {reason}, so there can be no maps; the risk does not need "
-            "it, for maps make the bag with tiacf extract"
+            f"bag of {bag.provenance.slide}: {reason}, so maps cannot be drawn; the risk needs none of "
+            "this, for maps make the bag with tiacf extract"
         )
     placed = bag.scales[scale]
     assert placed.bounds is not None  # noqa: S101 - checked above
@@ -62,18 +54,14 @@ def tiles_of(bag: FeatureBag, scale: str) -> PatchGrid:
 
 
 def clip_to_slide(bag: FeatureBag, scale: str) -> tuple[np.ndarray, np.ndarray]:
-    """Cut the tiles of a grid at the borders of the slide.
+    """Clip the N tiles of a grid to the slide.
 
-    The grid covers the whole slide, so tiles extend over its right and lower edge. QuPath shows nothing
-    left of or above the `offset` that some files state; that strip has no tissue and is cut too.
-
-    Args:
-        bag: bag of the slide.
-        scale: "5x", "10x" or "20x", with N tiles.
+    The grid covers the whole slide, so tiles extend beyond its right and lower edges. QuPath does not
+    show what is left of or above the `offset` of some files; that strip has no tissue and is clipped too.
 
     Returns:
-        Bounds (N, 4) int64 in level-0 pixels (x0, y0, x1, y1), and (N,) bool: False for a tile that was
-        cut away, whose bounds have no meaning.
+        Bounds (N, 4) int64 in level-0 pixels (x0, y0, x1, y1), and (N,) bool, False for a tile with
+        nothing left, whose bounds have no meaning.
     """
     low = np.maximum(bag.provenance.offset, 0)
     bounds = np.clip(tiles_of(bag, scale).bounds, np.tile(low, 2), np.tile(slide_size(bag), 2))

@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from tiacrossfusion.slides.slide import Slide
     from tiacrossfusion.slides.spec import SamplingSpec
 
-#: Patches with the highest scores of a scale, and as many with the lowest: few enough to see at a
-#: glance and for a report of many slides.
+#: Number of patches with the highest scores of a scale, and of patches with the lowest.
 PATCHES = 4
 
 _log = logging.getLogger(__name__)
@@ -34,7 +33,7 @@ class GalleryPatch:
         image: (patch_size, patch_size, 3) uint8 RGB at the patch's own scale.
         bounds: level-0 pixels (x0, y0, x1, y1).
         percentile: percentile of its attention among the patches of its scale; None when unknown.
-        attribution: what it adds to the risk; None when unknown.
+        attribution: how much it adds to the risk; None when unknown.
     """
 
     image: np.ndarray
@@ -49,10 +48,10 @@ class GalleryRow:
 
     Attributes:
         scale: "5x", "10x" or "20x".
-        score: the score they are chosen by, "attention" or "attribution".
+        score: the score that selects them, "attention" or "attribution".
         microns: width of a patch.
-        highest: from the highest score downwards; of attributions those above 0.
-        lowest: from the lowest score upwards; of attributions those below 0. No patch is in both.
+        highest: in order of decreasing score; only attributions above 0.
+        lowest: in order of increasing score; only attributions below 0. No patch is in both.
     """
 
     scale: str
@@ -67,7 +66,7 @@ class Gallery:
     """The patches of a slide with the highest and the lowest scores.
 
     Attributes:
-        rows: one for each scale that has scores.
+        rows: one for each scale with scores.
         unreadable: number of patches left out because the slide is damaged there.
     """
 
@@ -80,18 +79,18 @@ def read_gallery(
 ) -> Gallery:
     """Read the patches with the highest and the lowest scores of each scale.
 
-    They are chosen by attribution where it is known: those that raise the risk most and those that lower
-    it most. Otherwise they are chosen by the attention at their scale; of fewer than `2 * PATCHES`
-    patches half are among the highest. A patch that cannot be read is left out and not replaced.
+    Where attribution is known, these are the patches that raise the risk most and those that lower it
+    most. Otherwise attention at their scale selects them; of fewer than `2 * PATCHES` patches half are
+    among the highest. A patch that cannot be read is left out and not replaced.
 
     Args:
         slide: the slide, open.
         bag: bag of the slide.
         scores: scores of each grid.
-        spec: how the bag's patches were sampled.
+        spec: sampling of the bag's patches.
 
     Raises:
-        TiacfError: the places of the bag's patches are unknown.
+        TiacfError: the positions of the bag's patches are unknown.
     """
     rows = []
     unreadable = 0
@@ -100,20 +99,15 @@ def read_gallery(
         attribution = named(scores[scale], f"Attribution {scale}")
         attention = named(scores[scale], f"Attention {scale}")
         adds = None if attribution is None else attribution.values
-        percentiles = None if attention is None else attention.percentiles
-        chosen = _choose(adds, percentiles)
+        ranks = None if attention is None else attention.percentiles
+        chosen = _choose(adds, ranks)
         if chosen is None:
             continue
         by, *indices = chosen
         highest, lowest = (
             tuple(
-                GalleryPatch(
-                    image,
-                    tuple(bounds[index].tolist()),
-                    _known(percentiles, index),
-                    _known(adds, index),
-                )
-                for index, image in _read(slide, bounds, scale, which, spec)
+                GalleryPatch(image, tuple(bounds[i].tolist()), _known(ranks, i), _known(adds, i))
+                for i, image in _read(slide, bounds, scale, which, spec)
             )
             for which in indices
         )
@@ -126,7 +120,7 @@ def read_gallery(
 def _choose(
     adds: np.ndarray | None, percentiles: np.ndarray | None
 ) -> tuple[Literal["attention", "attribution"], np.ndarray, np.ndarray] | None:
-    """Return what patches of a scale are chosen by, and indices of the highest and of the lowest."""
+    """Return the score that selects patches of a scale, and indices of the highest and of the lowest."""
     if adds is not None and np.nan_to_num(adds).any():
         return "attribution", _first(-adds, adds > 0), _first(adds, adds < 0)
     if percentiles is None:

@@ -1,4 +1,4 @@
-"""Hotspots: the few connected regions that the model attends to most.
+"""Hotspots: the few connected regions of highest attention.
 
 They are found in the score that colours the 20x grid: attention after fusion, or attention at 20x.
 """
@@ -19,14 +19,14 @@ from tiacrossfusion.explain.score import Score, colour_score
 if TYPE_CHECKING:
     from tiacrossfusion.bags.bag import FeatureBag
 
-#: A 20x tile is hot when its attention is at or above this percentile of the slide.
+#: Tiles at or above this percentile within the slide are hot.
 HOT_PERCENTILE = 95.0
 
-#: Smaller regions are left out while there are larger ones. Two 10x tiles are 8 of 20x: fused
-#: attention lies on the 10x grid, and a single tile of it is no region.
+#: Smaller regions are left out if there is a larger one. Two 10x tiles are 8 of 20x: fused attention is
+#: on the 10x grid, and a single tile of it is not a region.
 MIN_TILES = 8
 
-#: A viewer draws annotations one by one, and a pathologist looks at a few.
+#: Viewers draw annotations one by one, and a pathologist looks at few.
 MAX_HOTSPOTS = 5
 
 
@@ -37,19 +37,17 @@ class Hotspot:
     Attributes:
         rank: 1 is the region with the highest mean attention.
         score: name of the score it was found in, "Attention fused" or "Attention 20x".
-        polygon: outline in level-0 pixels of the whole slide, cut at the slide's borders; its
-            exterior runs as that of the tiles does, its holes the other way.
-        attention: mean of that score over its tiles.
-        percentiles: mean percentile of its tiles by name of the score, NaN where it is unknown.
-        means: mean value of its tiles by name of the score, NaN where it is unknown.
+        polygon: outline in level-0 pixels of the whole slide, clipped to the slide; its exterior has the
+            orientation of the tiles, its holes the opposite one.
+        percentiles: mean percentile of its tiles by name of the score, NaN where unknown.
+        means: mean value of its tiles by name of the score, NaN where unknown.
         tiles: number of 20x tiles.
-        area: in square microns; None where the slide's resolution is unknown.
+        area: in square microns; None when the slide's resolution is unknown.
     """
 
     rank: int
     score: str
     polygon: shapely.Polygon
-    attention: float
     percentiles: dict[str, float]
     means: dict[str, float]
     tiles: int
@@ -61,36 +59,36 @@ class Hotspot:
         return f"Hotspot {self.rank}"
 
     @property
+    def attention(self) -> float:
+        """Mean of the score it was found in."""
+        return self.means[self.score]
+
+    @property
     def rings(self) -> list[np.ndarray]:
         """Borders, (n, 2) level-0 pixels with the first point repeated: the outer one, then holes."""
-        rings = (self.polygon.exterior, *self.polygon.interiors)
-        return [np.asarray(ring.coords) for ring in rings]
+        return [shapely.get_coordinates(ring) for ring in shapely.get_rings(self.polygon)]
 
     @property
     def label_place(self) -> tuple[float, float]:
-        """Level-0 pixel (x, y) in the middle of its upper edge, where its rank is written."""
+        """Level-0 pixel (x, y) at the top centre, where its rank is written."""
         x0, y0, x1, _ = self.polygon.bounds
         return (x0 + x1) / 2, y0
 
 
 def find_hotspots(bag: FeatureBag, scores: Sequence[Score]) -> list[Hotspot]:
-    """Find the regions with the highest attention.
+    """Return at most `MAX_HOTSPOTS` regions of highest attention, in order of decreasing mean.
 
-    Tiles that share an edge belong to one region. Where attention is the same all over the slide there
-    is no hotspot.
+    Tiles that share an edge belong to one region. Constant attention has no hotspot.
 
     Args:
         bag: bag of the slide.
         scores: scores of its 20x grid.
-
-    Returns:
-        At most `MAX_HOTSPOTS` regions by falling mean attention.
     """
     score = colour_score(scores)
     if score is None or score.percentiles is None:
         return []
     bounds, shown = clip_to_slide(bag, "20x")
-    # A comparison with NaN is False: tiles of unknown attention are not hot.
+    # A comparison with NaN is False, so tiles of unknown attention are not hot.
     hot = np.flatnonzero(shown & (score.percentiles >= HOT_PERCENTILE))
     regions = _connected(tiles_of(bag, "20x").grid[hot])
     if regions.max(initial=0) == 0:
@@ -98,7 +96,7 @@ def find_hotspots(bag: FeatureBag, scores: Sequence[Score]) -> list[Hotspot]:
     members = [hot[regions == region] for region in range(1, regions.max() + 1)]
     members = [tiles for tiles in members if len(tiles) >= MIN_TILES] or members
     values = score.values
-    # Equal means: the larger first, then the one whose first tile comes first on the grid.
+    # Of equal means the larger region comes first, then the one whose first tile is first on the grid.
     members.sort(key=lambda tiles: (-values[tiles].mean(), -len(tiles), tiles[0]))
     mpp = bag.provenance.mpp
     hotspots = []
@@ -112,7 +110,6 @@ def find_hotspots(bag: FeatureBag, scores: Sequence[Score]) -> list[Hotspot]:
                 rank=rank,
                 score=score.name,
                 polygon=polygon,
-                attention=float(values[tiles].mean()),
                 percentiles={
                     other.name: _finite_mean(other.percentiles[tiles])
                     for other in scores
@@ -127,7 +124,7 @@ def find_hotspots(bag: FeatureBag, scores: Sequence[Score]) -> list[Hotspot]:
 
 
 def _connected(cells: np.ndarray) -> np.ndarray:
-    """Number the edge-connected regions of cells (N, 2) column, row from 1; returns (N,)."""
+    """Return the number, from 1, of the edge-connected region of each cell (N, 2), column and row."""
     if len(cells) == 0:
         return np.zeros(0, np.int32)
     place = cells - cells.min(axis=0)

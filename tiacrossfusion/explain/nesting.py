@@ -1,4 +1,4 @@
-"""Scores from one grid on the others: nested grids share their places."""
+"""Scores of one grid on the others, which are nested in it or around it."""
 
 from __future__ import annotations
 
@@ -20,18 +20,15 @@ if TYPE_CHECKING:
 
 
 class Nesting:
-    """Which patch of each grid lies in which patch of the coarser grids.
-
-    Args:
-        bag: bag of the slide.
+    """Assigns the patches of each grid of a bag to the patches of the coarser grids around them.
 
     Raises:
-        TiacfError: the places of the patches are unknown, or a patch lies in no kept patch of the
+        TiacfError: the positions of the patches are unknown, or a patch lies in no kept patch of the
             next coarser grid.
     """
 
     def __init__(self, bag: FeatureBag) -> None:
-        """Find the patch around each patch."""
+        """Find the larger patches around each patch."""
         self._bag = bag
         # _around[grid][other]: for each patch of `grid`, the patch of `other` that it lies in.
         self._around = {scale: {scale: np.arange(len(bag.scales[scale]))} for scale in bag.scales}
@@ -41,38 +38,27 @@ class Nesting:
                 self._around[fine][scale] = around[parents]
 
     def spread(self, score: Score) -> list[Score]:
-        """Give the patches of every grid a score of one grid.
+        """Return a score on each grid, from coarse to fine.
 
-        A patch inside a larger one has its value and percentile. A patch around smaller ones has the
-        mean over those that were kept, ranked among the means, under the name "... mean".
-
-        Args:
-            score: score of the grid that it belongs to.
-
-        Returns:
-            The score on each grid, from coarse to fine.
+        A patch inside a larger one has the larger one's value and percentile. A patch around smaller ones
+        has the mean over those that were kept, ranked among the means, under the name "... mean".
         """
         check_score(self._bag, score)
         scores = []
         for scale, around in self._around.items():
             if (index := around.get(score.scale)) is not None:
+                name, values = score.name, score.values[index]
                 ranks = None if score.percentiles is None else score.percentiles[index]
-                own = replace(score, scale=scale, values=score.values[index], percentiles=ranks)
-                scores.append(own)
             else:
                 inside = self._around[score.scale][scale]
-                means = _mean_inside(score.values, inside, len(self._bag.scales[scale]))
-                name = f"{score.name} mean"
-                scores.append(
-                    replace(score, name=name, scale=scale, values=means, percentiles=None)
-                )
+                name, ranks = f"{score.name} mean", None
+                values = _mean_inside(score.values, inside, len(self._bag.scales[scale]))
+            on_grid = replace(score, name=name, scale=scale, values=values, percentiles=ranks)
+            scores.append(on_grid)
         return scores
 
     def share(self, scores: Iterable[Score]) -> np.ndarray:
         """Divide each patch's value equally among the kept patches of the finest grid inside it.
-
-        Args:
-            scores: scores of some grids.
 
         Returns:
             (N,) sum over the scores for each patch of the finest grid.
@@ -87,18 +73,14 @@ class Nesting:
 
 
 def check_score(bag: FeatureBag, score: Score) -> None:
-    """Check that a score has one value for each patch of its grid.
-
-    Raises:
-        ValueError: it has not.
-    """
+    """Raise `ValueError` unless a score has one value for each patch of its grid."""
     expected = (len(bag.scales[score.scale]),)
     if score.values.shape != expected:
         raise ValueError(f"{score.name} has the shape {score.values.shape}, not {expected}")
 
 
 def _parents(bag: FeatureBag, fine: str, coarse: str) -> np.ndarray:
-    """Index (N_fine,) of the coarser patch around each patch."""
+    """Return the index of the coarser patch around each patch, (N_fine,)."""
     cells = tiles_of(bag, fine).grid
     side = CELLS_20X[coarse] // CELLS_20X[fine] // 2  # `parents_of` halves once more
     parents = parents_of(cells // side, tiles_of(bag, coarse).grid)
@@ -112,11 +94,11 @@ def _parents(bag: FeatureBag, fine: str, coarse: str) -> np.ndarray:
 
 
 def _mean_inside(values: np.ndarray, around: np.ndarray, patches: int) -> np.ndarray:
-    """Mean of the finite values of the smaller patches inside each patch.
+    """Return the mean of the finite values of the smaller patches inside each patch.
 
     Args:
         values: (M,) values of the smaller patches.
-        around: (M,) the patch that each of them lies in.
+        around: (M,) index of the patch around each of them.
         patches: number of patches.
 
     Returns:

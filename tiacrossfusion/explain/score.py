@@ -1,4 +1,4 @@
-"""One score of the patches of a grid, as every writer takes it."""
+"""A score of the patches of a grid, the input of every writer."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ class Score:
     """Values of one kind for all patches of one grid.
 
     Attributes:
-        name: name in every output, such as "Attention fused", "Attention 20x mean" or "Attribution 20x".
+        name: in every output, such as "Attention fused", "Attention 20x mean" or "Attribution 20x".
         scale: grid of the values, "5x", "10x" or "20x", with N patches.
         values: (N,) float64 in the order of the grid's patches; NaN where a value is unknown or not finite.
-        signed: whether values above 0 raise and values below 0 lower what `unit` names.
+        signed: whether values above 0 raise `unit` and values below 0 lower it.
         unit: unit of the values, such as "risk"; empty for shares of attention.
-        percentiles: (N,) float64 ranks within the slide, 0 to 100, NaN where the value is. None for signed
-            scores, whose rank would hide where 0 is; computed for others where it is not given.
+        percentiles: (N,) float64 ranks within the slide, 0 to 100, NaN where the value is NaN; computed
+            unless given. None for signed scores, because ranks do not show where 0 is.
     """
 
     name: str
@@ -38,39 +38,29 @@ class Score:
 
 
 def percentile_rank(values: np.ndarray) -> np.ndarray:
-    """Return the percentile of each value among all of them.
+    """Return the percentile of each value: (N,) float64, NaN where a value is not finite.
 
-    The lowest value has 0 and the highest 100; equal values share their mean rank, so that constant
-    values, or a single one, have 50. Values that are not finite are left out.
-
-    Args:
-        values: (N,) values.
-
-    Returns:
-        (N,) float64 from 0 to 100, NaN where the value is not finite.
+    The lowest finite value has 0 and the highest 100; equal values share their mean rank, so that
+    constant values, or a single one, have 50.
     """
-    values = np.asarray(values, np.float64)
-    percentiles = np.full(values.shape, np.nan)
+    percentiles = np.full(len(values), np.nan)
     finite = np.isfinite(values)
-    n = int(finite.sum())
-    if n == 1:
-        percentiles[finite] = 50.0
-    elif n > 1:
-        _, inverse, counts = np.unique(values[finite], return_inverse=True, return_counts=True)
-        mean_rank = np.cumsum(counts) - (counts + 1) / 2  # from 0 to n - 1
-        percentiles[finite] = 100 * mean_rank[inverse] / (n - 1)
+    _, inverse, counts = np.unique(values[finite], return_inverse=True, return_counts=True)
+    mean_rank = np.cumsum(counts) - (counts + 1) / 2  # from 0 to n - 1
+    n = len(inverse)
+    percentiles[finite] = 100 * mean_rank[inverse] / (n - 1) if n > 1 else 50.0
     return percentiles
 
 
 def named(scores: Iterable[Score], name: str) -> Score | None:
-    """Return the score of this name, or None."""
+    """Return the score of this name; None when there is no such score."""
     return next((score for score in scores if score.name == name), None)
 
 
 def on_own_grid(scores: Mapping[str, Sequence[Score]], name: str) -> Score:
     """Return a score on the grid that it was computed on: the coarsest that has this name.
 
-    Finer grids repeat the values, coarser ones have their mean under another name.
+    Finer grids repeat the values; coarser ones have the mean under another name.
 
     Args:
         scores: scores of each grid, from coarse to fine.
@@ -80,13 +70,10 @@ def on_own_grid(scores: Mapping[str, Sequence[Score]], name: str) -> Score:
 
 
 def colour_score(scores: Sequence[Score]) -> Score | None:
-    """Return the score that colours the patches of a grid.
+    """Return the score that colours the patches of a grid; None of an empty list.
 
-    That is attention after fusion on the 20x grid and the grid's own attention on the others; where a
-    network lacks it, attention at 20x, then the attribution, then the first score.
-
-    Args:
-        scores: scores of one grid; None is returned when there are none.
+    It is attention after fusion on the 20x grid and the grid's own attention on the others; for a
+    network without it, attention at 20x, else the attribution, else the first score.
     """
     if not scores:
         return None

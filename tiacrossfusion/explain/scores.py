@@ -1,4 +1,4 @@
-"""All scores of the patches of a slide, from a registry that packages and programs can add to.
+"""All scores of the patches of a slide, from a registry that other packages can extend.
 
 A score is a function that returns a list of `Score`::
 
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
 
 
 class Explained(Protocol):
-    """What a prediction knows of the tokens; see `inference.prediction.Prediction`."""
+    """The values of a prediction per token; see `inference.prediction.Prediction`."""
 
     @property
     def attention(self) -> Mapping[str, np.ndarray]:
-        """Attention that each token receives, by stage."""
+        """Attention of each token, by stage."""
 
     @property
     def rolled(self) -> Mapping[str, np.ndarray] | None:
-        """Attention rolled back to the tokens, by scale."""
+        """Attention traced back to the tokens, by scale."""
 
     @property
     def attribution(self) -> Attribution | None:
@@ -45,7 +45,7 @@ class Explained(Protocol):
 
 ScoreFunction: TypeAlias = "Callable[[FeatureBag, ModelBundle, Explained], list[Score]]"
 
-#: All scores by name; a writer gets them in this order.
+#: All scores by name, in the order in which they are written.
 SCORES: Registry[ScoreFunction] = Registry(
     "score",
     "tiacrossfusion.scores",
@@ -59,18 +59,10 @@ SCORES: Registry[ScoreFunction] = Registry(
 def slide_scores(
     bag: FeatureBag, bundle: ModelBundle, prediction: Explained
 ) -> dict[str, list[Score]]:
-    """Compute all scores of a slide.
-
-    Args:
-        bag: bag of the slide.
-        bundle: the model.
-        prediction: the model's prediction for the bag.
-
-    Returns:
-        The scores of each grid, from coarse to fine.
+    """Return all scores of each grid of a slide, from coarse to fine.
 
     Raises:
-        TiacfError: the places of the patches are unknown, or the package of a score cannot be imported.
+        TiacfError: the positions of the patches are unknown, or the package of a score cannot be imported.
         ValueError: a score does not have one value for each patch, or two have the same name.
     """
     scores: dict[str, list[Score]] = {scale: [] for scale in bag.scales}

@@ -1,8 +1,8 @@
 """Scores as a TIAToolbox annotation store, for `tiatoolbox visualize`.
 
-Scores have the names that they have in GeoJSON. The toolbox colours annotations by a property between 0
-and 1, so percentiles are divided by 100 and signed scores are scaled so that 0.5 means zero. It reads
-the whole image, so coordinates keep the slide's offset.
+Scores have the same names as in GeoJSON. The toolbox colours annotations by a property between 0 and 1,
+so percentiles are divided by 100 and signed scores are scaled so that 0.5 means zero. It shows the whole
+image, so coordinates include the slide's offset.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tiatoolbox.annotation.storage import Annotation, SQLiteStore
 from tiacrossfusion.explain.extent import clip_to_slide, tiles_of
 from tiacrossfusion.explain.score import Score
 from tiacrossfusion.outputs.colours import score_shares
-from tiacrossfusion.outputs.origin import origin
+from tiacrossfusion.outputs.values import origin
 from tiacrossfusion.outputs.writers import Writer
 
 if TYPE_CHECKING:
@@ -33,21 +33,20 @@ TILE_TYPE, HOTSPOT_TYPE = "Tile", "Hotspot"
 
 
 class _SQLiteStore(SQLiteStore):
-    """The toolbox's store, on every Python.
+    """The toolbox's store for Pythons without loadable SQLite extensions (pyenv's and macOS's by default).
 
-    `SQLiteStore.compile_options` (2.1.3) calls `enable_load_extension`, which it does not need and
-    which Pythons built without loadable SQLite extensions lack (pyenv's and macOS's by default).
+    They lack `enable_load_extension`, which the toolbox (2.1.3) calls here without need.
     """
 
     @staticmethod
     def compile_options() -> list[str]:
-        """List the options that SQLite was compiled with."""
+        """Return the options that SQLite was compiled with."""
         with closing(sqlite3.connect(":memory:")) as connection:
             return [option for (option,) in connection.execute("pragma compile_options")]
 
 
 def open_annotation_store(path: Path) -> SQLiteStore:
-    """Open an annotation store, or make an empty one where there is no file."""
+    """Open an annotation store; an empty one is made when the file does not exist."""
     return _SQLiteStore(path)
 
 
@@ -55,10 +54,10 @@ class AnnotationStoreWriter(Writer):
     """A TIAToolbox annotation store, `<stem>.db`, with the 20x tiles and the hotspots.
 
     Each annotation has a "type". Tiles have "Attention fused percentile" and so on, divided by 100, and
-    signed scores such as "Attribution total" from 0 (lowers the risk most of the slide's tiles) to 1
-    (raises it most). Hotspots have a "name", a "rank", the mean percentile of their tiles divided by
-    100, and the mean of every score, such as "Attribution total mean", in its own unit. Unknown values
-    are left out. The store's metadata hold the origin under "tiacrossfusion".
+    signed scores such as "Attribution total" from 0 (lowers the risk most) to 1 (raises it most).
+    Hotspots have a "name", a "rank", the mean percentile of their tiles divided by 100, and the mean of
+    every score, such as "Attribution total mean", in the score's unit. Unknown values are left out. The
+    store's metadata contain the origin under "tiacrossfusion".
     """
 
     suffixes = (".db",)
@@ -70,10 +69,8 @@ class AnnotationStoreWriter(Writer):
             annotations = dict(_tiles(result.bag, result.scores["20x"]))
             for hotspot in result.hotspots:
                 properties = {"type": HOTSPOT_TYPE, "name": hotspot.name, "rank": hotspot.rank}
-                shares = {
-                    f"{name} percentile": round(percentile / 100, 6)
-                    for name, percentile in hotspot.percentiles.items()
-                }
+                ranks = hotspot.percentiles.items()
+                shares = {f"{name} percentile": round(rank / 100, 6) for name, rank in ranks}
                 means = {f"{name} mean": float(f"{m:.6g}") for name, m in hotspot.means.items()}
                 annotations[f"hotspot_{hotspot.rank}"] = Annotation(
                     hotspot.polygon, properties | _finite(shares) | _finite(means)
@@ -97,5 +94,5 @@ def _tiles(bag: FeatureBag, scores: Sequence[Score]) -> Iterator[tuple[str, Anno
 
 
 def _finite(numbers: Mapping[str, float]) -> dict[str, float]:
-    """Leave out values that are not finite."""
+    """Return the finite values."""
     return {name: number for name, number in numbers.items() if math.isfinite(number)}

@@ -6,44 +6,27 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tiacrossfusion.models.config import RiskGroup
+
 if TYPE_CHECKING:
     from tiacrossfusion.inference.prediction import Prediction
     from tiacrossfusion.models.config import BundleConfig
 
 
 class PlainValues(BaseModel):
-    """Values that are kept as JSON: frozen, finite, no unknown names."""
+    """Values stored as JSON: frozen, finite, no unknown names."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class GroupCurve(PlainValues):
-    """Survival of a group of training patients.
-
-    Attributes:
-        name: such as "low".
-        patients: number of patients.
-        survival: (K,) at the end of each bin.
-    """
-
-    name: str
-    patients: int
-    survival: tuple[float, ...]
-
-    @property
-    def label(self) -> str:
-        """Text of the legend."""
-        return f"training, {self.name} risk (n = {self.patients:,})"
-
-
 class Curve(PlainValues):
-    """The prediction over time. It starts at S(0) = 1 and is straight between the bin edges.
+    """A predicted survival curve. It starts at S(0) = 1 and is straight between the bin edges.
 
     Attributes:
         survival: (K,) S at the end of each bin.
-        edges: K + 1 rising times from 0; None when they are unknown (an imported checkpoint).
-        unit: unit of the times, such as "months"; None when they are unknown.
-        median: median survival in that unit; None when it is unknown or not reached.
+        edges: K + 1 rising times from 0; None when unknown (an imported checkpoint).
+        unit: unit of the times, such as "months"; None when unknown.
+        median: median survival in that unit; None when unknown or not reached.
         groups: training patients to compare with.
     """
 
@@ -51,7 +34,7 @@ class Curve(PlainValues):
     edges: tuple[float, ...] | None
     unit: str | None
     median: float | None
-    groups: tuple[GroupCurve, ...] = ()
+    groups: tuple[RiskGroup, ...] = ()
 
     @property
     def times(self) -> tuple[float, ...]:
@@ -60,7 +43,7 @@ class Curve(PlainValues):
 
     @property
     def x_label(self) -> str:
-        """What the axis counts."""
+        """Label of the time axis."""
         return "time bin (bin edges unknown)" if self.edges is None else f"time ({self.unit})"
 
     @property
@@ -73,22 +56,18 @@ class Curve(PlainValues):
         return f"median not reached within {self.edges[-1]:.3g} {self.unit}"
 
 
-def curve_of(prediction: Prediction, config: BundleConfig) -> Curve:
-    """Return the curve of a prediction, with the groups of the model's training patients.
+def group_label(group: RiskGroup) -> str:
+    """Return the text of the legend for a group of training patients."""
+    return f"training, {group.name} risk (n = {group.patients:,})"
 
-    Args:
-        prediction: the prediction.
-        config: configuration of the model that made it.
-    """
+
+def curve_of(prediction: Prediction, config: BundleConfig) -> Curve:
+    """Return the curve of a prediction, with the groups of the model's training patients."""
     bins, reference = config.time_bins, config.risk_reference
-    groups = () if reference is None else reference.groups
     return Curve(
         survival=tuple(prediction.survival.tolist()),
         edges=None if bins is None else bins.edges,
         unit=None if bins is None else bins.unit,
         median=prediction.median,
-        groups=tuple(
-            GroupCurve(name=group.name, patients=group.patients, survival=group.survival)
-            for group in groups
-        ),
+        groups=() if reference is None else reference.groups,
     )

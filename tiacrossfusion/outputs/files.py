@@ -19,19 +19,19 @@ def all_suffixes() -> list[str]:
     """Return every suffix that a file of a slide may have, in any output format."""
     suffixes = {_SURVIVAL, _ATTENTION}
     for name in WRITERS.names():
-        with suppress(TiacfError):  # a broken package of a format that is not asked for
-            writer = WRITERS[name]
-            suffixes |= {suffix for gzip in (False, True) for suffix in writer(gzip=gzip).suffixes}
+        with suppress(TiacfError):  # another package's format that cannot be imported
+            for gzip in (False, True):
+                suffixes.update(WRITERS[name](gzip=gzip).suffixes)
     return sorted(suffixes)
 
 
 def output_suffixes(output_type: str, *, gzip: bool = False, maps: bool = True) -> tuple[str, ...]:
-    """Return what the files of a slide add to its name; the first is the main file.
+    """Return the suffixes of a slide's files; the first is that of the main file.
 
     Args:
         output_type: a name in `WRITERS`.
         gzip: whether text files are compressed.
-        maps: whether the places of the patches are known; without them there are no maps.
+        maps: whether the positions of the patches are known; without them there are no maps.
 
     Raises:
         UsageError: there is no such output type.
@@ -44,14 +44,7 @@ def output_suffixes(output_type: str, *, gzip: bool = False, maps: bool = True) 
 def write_outputs(
     folder: Path, stem: str, output_type: str, result: SlideResult, *, gzip: bool = False
 ) -> None:
-    """Write a slide's files, those of `output_suffixes`, into a folder.
-
-    Args:
-        folder: an existing folder.
-        stem: beginning of the file names.
-        output_type: a name in `WRITERS`.
-        result: the slide, its prediction and its scores.
-        gzip: whether to compress text files.
+    """Write a slide's files into an existing folder, named `stem` and each of `output_suffixes`.
 
     Raises:
         UsageError: there is no such output type.

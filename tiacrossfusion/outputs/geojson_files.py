@@ -1,8 +1,8 @@
 """Scores as GeoJSON that QuPath loads: a tile for each patch, and the hotspots.
 
 QuPath lists and colours measurements of tiles, not of annotations, so scores are measurements of tiles
-and only the hotspots are annotations. One bad feature makes QuPath refuse the whole file: values that
-are not finite are left out, and no value is ever null.
+and only the hotspots are annotations. QuPath rejects a file with one invalid feature, so values that are
+not finite are left out, and no value is null.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import math
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -24,71 +25,65 @@ from tiacrossfusion.explain.extent import clip_to_slide, tiles_of
 from tiacrossfusion.explain.hotspots import Hotspot
 from tiacrossfusion.explain.score import Score, colour_score
 from tiacrossfusion.outputs.colours import HOTSPOT, UNKNOWN, score_colours
-from tiacrossfusion.outputs.origin import origin
+from tiacrossfusion.outputs.values import origin
 from tiacrossfusion.outputs.writers import Writer
 
 if TYPE_CHECKING:
     from tiacrossfusion.bags.bag import FeatureBag
     from tiacrossfusion.inference.slide import SlideResult
 
-#: Ending of each grid's file. The 20x tiles have the scores of all stages, so theirs is the file to
-#: open first.
-FILE_ENDINGS = {"20x": ".geojson", "10x": "_10x.geojson", "5x": "_5x.geojson"}
+#: Suffix of each grid's file. The 20x tiles have the scores of all stages, so their file comes first.
+_SUFFIXES = {"20x": ".geojson", "10x": "_10x.geojson", "5x": "_5x.geojson"}
 
-#: Added to the name of a compressed file, which QuPath opens too.
-COMPRESSED = ".gz"
-
-#: From 1 (fast) to 9: at 4 the files are a tenth larger than at 9, in a quarter of the time.
+#: Level of gzip: at 4 the files are a tenth larger than at 9 and take a quarter of the time.
 _COMPRESSION = 4
 
-#: Class of the hotspots. QuPath takes the colour of a class only when the class is new to the user's
-#: project, hence a name that no other program gives.
-HOTSPOT_CLASS = {"name": "CrossFusion attention hotspot", "color": list(HOTSPOT)}
+#: Class of the hotspots. QuPath uses the colour given here only for a class that the user's project does
+#: not have yet, so the name is one that no other program uses.
+_HOTSPOT_CLASS = {"name": "CrossFusion attention hotspot", "color": list(HOTSPOT)}
 
-#: Objects of the same slide have the same ids in every run.
+#: Namespace of the ids: an object of a slide has the same id in every run.
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "tiacrossfusion")
 
 
 class QuPathWriter(Writer):
     """GeoJSON for QuPath: `<stem>.geojson` (20x tiles, hotspots), `<stem>_10x.geojson`, `<stem>_5x.geojson`.
 
-    A tile has each score as a measurement, with its percentile where the score has one.
+    The measurements of a tile are its scores, and the percentiles of unsigned scores.
 
     Coordinates are level-0 pixels of the image as QuPath opens it, that is without the slide's
-    `offset`, cut at its borders. Tiles are coloured by `colour_score`; each file names it. Two runs
+    `offset`, clipped to the slide. Tiles are coloured by `colour_score`, which each file names. Two runs
     write the same bytes. The file of a scale that the bag lacks has no tiles.
     """
 
     def __init__(self, *, gzip: bool = False) -> None:
-        """Take compressed files or plain ones."""
+        """Choose the suffixes."""
         super().__init__(gzip=gzip)
-        compressed = COMPRESSED if gzip else ""
-        self.suffixes = tuple(f"{ending}{compressed}" for ending in FILE_ENDINGS.values())
+        compressed = ".gz" if gzip else ""
+        self.suffixes = tuple(suffix + compressed for suffix in _SUFFIXES.values())
 
     def write(self, folder: Path, stem: str, result: SlideResult) -> None:
         """Write the three files."""
         record = origin(result)
-        for scale, suffix in zip(FILE_ENDINGS, self.suffixes, strict=True):
+        for scale, suffix in zip(_SUFFIXES, self.suffixes, strict=True):
             scores = result.scores.get(scale, [])
             header = record | {"tiles": scale, "colour": _colour(scores)}
+            hotspots = result.hotspots if scale == "20x" else []
+            features = (geojson.dumps(_hotspot_feature(result, hotspot)) for hotspot in hotspots)
+            tiles = _tile_features(result.bag, scale, scores) if scale in result.bag.scales else ()
             with _open(folder / f"{stem}{suffix}", compress=self.gzip) as file:
                 file.write('{"type":"FeatureCollection",\n"tiacrossfusion":')
                 file.write(json.dumps(header, ensure_ascii=False, allow_nan=False))
                 file.write(',\n"features":[')
                 separator = "\n"
-                if scale == "20x":
-                    for hotspot in result.hotspots:
-                        file.write(separator + geojson.dumps(_hotspot_feature(result, hotspot)))
-                        separator = ",\n"
-                has_tiles = scale in result.bag.scales
-                for feature in _tile_features(result.bag, scale, scores) if has_tiles else ():
+                for feature in chain(features, tiles):
                     file.write(separator + feature)
                     separator = ",\n"
                 file.write("\n]}\n")
 
 
 def _colour(scores: Sequence[Score]) -> str:
-    """Say what colours the tiles, such as "percentile of fused"."""
+    """Return the name of what colours the tiles, such as "percentile of fused"."""
     score = colour_score(scores)
     if score is None:
         return "no score"
@@ -98,7 +93,7 @@ def _colour(scores: Sequence[Score]) -> str:
 
 @contextmanager
 def _open(path: Path, *, compress: bool) -> Iterator[TextIO]:
-    """Open a text file; a compressed one has no name and time inside, so that its bytes are the same."""
+    """Open a text file; gzip's header gets neither name nor time, so that two runs write the same bytes."""
     if not compress:
         with path.open("w", encoding="utf-8", newline="\n") as file:
             yield file
@@ -114,8 +109,7 @@ def _open(path: Path, *, compress: bool) -> Iterator[TextIO]:
 def _tile_features(bag: FeatureBag, scale: str, scores: Sequence[Score]) -> Iterator[str]:
     """Yield each tile of a grid as the text of a GeoJSON feature.
 
-    The text is put together here: making 150,000 `geojson.Feature`s and dumping them takes three
-    times as long.
+    Dumping 150,000 `geojson.Feature`s would take three times as long.
     """
     bounds, shown = clip_to_slide(bag, scale)
     bounds = bounds - np.tile(bag.provenance.offset, 2)
@@ -140,14 +134,14 @@ def _tile_features(bag: FeatureBag, scale: str, scores: Sequence[Score]) -> Iter
 
 
 def _members(score: Score, shown: np.ndarray) -> list[str]:
-    """Write a score, and its percentile where it has one, as JSON members; "" where not finite.
+    """Format a score, and its percentile if it has one, as JSON members; "" where not finite.
 
     Args:
         score: the score.
         shown: (N,) bool, the tiles to write.
     """
     values, percentiles = score.values[shown], score.percentiles
-    # Tiles inside one larger tile share its score: each different value is written out once.
+    # Tiles inside one larger tile share its score, so each distinct value is formatted once.
     _, first, inverse = np.unique(values, return_index=True, return_inverse=True)
     numbers = values[first, None]
     name, rank = (
@@ -158,7 +152,7 @@ def _members(score: Score, shown: np.ndarray) -> list[str]:
     if percentiles is not None:  # equal values have equal percentiles
         numbers = np.column_stack([numbers, percentiles[shown][first]])
         member += f",{rank}:%.6g"
-    # One long formatting of all numbers takes half of the time of one for each.
+    # Formatting all numbers at once takes half the time of formatting them one by one.
     texts = ("\n".join([member] * len(first)) % tuple(numbers.ravel().tolist())).split("\n")
     for unknown in np.flatnonzero(~np.isfinite(numbers).all(axis=1)):
         texts[unknown] = ""
@@ -178,13 +172,10 @@ def _hotspot_feature(result: SlideResult, hotspot: Hotspot) -> geojson.Feature:
         properties={
             "objectType": "annotation",
             "name": hotspot.name,
-            "classification": HOTSPOT_CLASS,
+            "classification": _HOTSPOT_CLASS,
             "isLocked": True,
-            "measurements": {
-                "Rank": hotspot.rank,
-                "Tiles": hotspot.tiles,
-                **{name: float(f"{value:.6g}") for name, value in scores.items()},
-            },
+            "measurements": {"Rank": hotspot.rank, "Tiles": hotspot.tiles}
+            | {name: float(f"{value:.6g}") for name, value in scores.items()},
             "metadata": {"Model": config.name, "Notice": config.card.notice},
         },
     )

@@ -1,4 +1,4 @@
-"""A figure of scores over the slide: the tissue, and a map of each score."""
+"""A figure of the slide and a map of each score."""
 
 from __future__ import annotations
 
@@ -17,14 +17,9 @@ from tiacrossfusion.explain.attribution_scores import ATTRIBUTIONS, TOTAL
 from tiacrossfusion.explain.extent import slide_size, tiles_of
 from tiacrossfusion.explain.hotspots import Hotspot
 from tiacrossfusion.explain.score import Score, colour_score, on_own_grid
-from tiacrossfusion.outputs.colours import (
-    HOTSPOT,
-    colour_table,
-    score_colours,
-    signed_colour_table,
-)
-from tiacrossfusion.outputs.figures import add_caption, save_png
-from tiacrossfusion.outputs.scale_bar import scale_bar
+from tiacrossfusion.outputs.colours import HOTSPOT, colour_table, score_colours
+from tiacrossfusion.outputs.figures import Style, add_caption, save_png
+from tiacrossfusion.outputs.scale_bar import ScaleBar, scale_bar
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,17 +27,18 @@ if TYPE_CHECKING:
     from tiacrossfusion.bags.bag import FeatureBag
     from tiacrossfusion.inference.slide import SlideResult
 
-#: How much of a tile's colour covers the tissue: enough to read the colour against the bar, little
-#: enough to see the glands.
+#: Opacity of the tiles: the colour can be read off the bar, and glands can still be seen.
 _OPACITY = 0.62
 
-#: Grey level, from 0 to 1, of the tissue under the colour bars, and of patches without a picture.
+#: Grey level, from 0 to 1, under the colour bars, and of patches when there is no picture of the slide.
 _PALE_TISSUE = 0.8
+
+_HALO = [withStroke(linewidth=3, foreground="white")]
 
 _DPI = 110
 _MAX_WIDTH, _MAX_HEIGHT = 15.0, 9.0  # of all panels together, in inches
-_MIN_COLUMN = 1.2  # of a panel's column: what its heading needs
-_MIN_WIDTH = 8.0  # of the figure: what title, colour bar and note need
+_MIN_COLUMN = 1.2  # width of a panel's column, so that its heading fits
+_MIN_WIDTH = 8.0  # of the figure, so that title, colour bar and note fit
 _MARGIN, _GAP, _PANEL_TITLE = 0.3, 0.2, 0.32  # inches
 _BAR, _BAR_GAP = 4.5, 1.2  # width of a colour bar, and the gap between two
 _HEAD, _FOOT = 0.55, 1.15  # inches above and below the panels
@@ -51,14 +47,10 @@ _HEAD, _FOOT = 0.55, 1.15  # inches above and below the panels
 def attention_figure(result: SlideResult, path: Path) -> None:
     """Draw the slide and its scores as a PNG.
 
-    There is a map of each score of the 20x grid, each on its own grid; of the attributions only their
-    total has one. The tissue under the maps is grey, so that their colours mean scores only: percentiles
-    within the slide on one scale, and signed scores from what lowers the risk to what raises it. Without
-    an overview of the slide, patches lie on white, and the first panel shows those of 20x.
-
-    Args:
-        result: the slide, its scores and hotspots.
-        path: the PNG file.
+    Each score of the 20x grid has a map on its own grid, except that of the attributions only the total
+    is drawn. The tissue under the maps is grey, so that colour means score only: unsigned scores share
+    the scale of percentiles within the slide, signed scores one from lowering the risk to raising it.
+    Without an overview of the slide, patches are drawn on white, and the first panel shows those of 20x.
     """
     bag, scores, hotspots, overview = result.bag, result.scores, result.hotspots, result.overview
     width, height = slide_size(bag)
@@ -69,11 +61,8 @@ def attention_figure(result: SlideResult, path: Path) -> None:
     bars = _colour_bars(unsigned, signed, hotspots)
     rows, columns, panel_w, panel_h = _layout(width / height, len(panels))
     column_w = max(panel_w, _MIN_COLUMN) + _GAP
-    figure_w = max(
-        _MIN_WIDTH,
-        columns * column_w - _GAP + 2 * _MARGIN,
-        len(bars) * (_BAR + _BAR_GAP) - _BAR_GAP + 1,
-    )
+    bars_w = len(bars) * (_BAR + _BAR_GAP) - _BAR_GAP + 1
+    figure_w = max(_MIN_WIDTH, columns * column_w - _GAP + 2 * _MARGIN, bars_w)
     figure_h = _HEAD + rows * (panel_h + _PANEL_TITLE) + (rows - 1) * _GAP + _FOOT
     figure = Figure(figsize=(figure_w, figure_h), dpi=_DPI, facecolor="white")
 
@@ -81,10 +70,8 @@ def attention_figure(result: SlideResult, path: Path) -> None:
     if overview is None:
         tissue = _draw_patches(bag, "20x", size)
     else:
-        shrinks = size[0] < overview.shape[1]
-        tissue = cv2.resize(
-            overview, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-        )
+        smooth = cv2.INTER_AREA if size[0] < overview.shape[1] else cv2.INTER_LINEAR
+        tissue = cv2.resize(overview, size, interpolation=smooth)
     grey = np.repeat(cv2.cvtColor(tissue, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
     for place, score in enumerate(panels):
         row, column = divmod(place, columns)
@@ -93,21 +80,19 @@ def attention_figure(result: SlideResult, path: Path) -> None:
         y = figure_h - _HEAD - (row + 1) * (panel_h + _PANEL_TITLE) - row * _GAP
         axes = figure.add_axes((x / figure_w, y / figure_h, panel_w / figure_w, panel_h / figure_h))
         if score is None:
-            image = tissue
-            heading = "H&E" if overview is not None else "20x patches"
+            image, heading = tissue, "H&E" if overview is not None else "20x patches"
         else:
-            # Hotspots are made of 20x tiles, so their score is drawn on these.
+            # Hotspots consist of 20x tiles, so their score is drawn on the 20x grid.
             drawn = score if score is hot else on_own_grid(scores, score.name)
-            colours = score_colours(drawn)
             heading = "Attribution of the risk" if score.name == TOTAL else score.name
             ground = grey if overview is not None else _draw_patches(bag, drawn.scale, size)
-            image = _paint(ground, bag, drawn.scale, colours)
+            image = _paint(ground, bag, drawn.scale, score_colours(drawn))
         axes.imshow(image, extent=(0, width, height, 0), interpolation="nearest", aspect="auto")
         axes.set_title(heading, fontsize=11, pad=5)
         axes.set(xticks=[], yticks=[], xlim=(0, width), ylim=(height, 0))
         axes.spines[:].set(color="0.75", linewidth=0.8)
         if score is None and bag.provenance.mpp is not None:
-            _draw_scale_bar(axes, bag.provenance.mpp[0], width, height)
+            _draw_scale_bar(axes, scale_bar(width * bag.provenance.mpp[0], width), width, height)
         if score is not None and score is hot:
             for hotspot in hotspots:
                 _outline(axes, hotspot, height)
@@ -124,22 +109,22 @@ def attention_figure(result: SlideResult, path: Path) -> None:
 def _colour_bars(
     unsigned: Sequence[Score], signed: Sequence[Score], hotspots: Sequence[Hotspot]
 ) -> list[tuple[str, np.ndarray, dict[int, str]]]:
-    """Return label, colours and ticks of the colour bars that the maps need."""
+    """Return label, colours and ticks of each colour bar that the maps use."""
     bars = []
     if unsigned:
         of_attention = all(score.name.startswith("Attention ") for score in unsigned)
         label = f"{'attention ' if of_attention else ''}percentile within the slide"
         label += " (red outlines: hotspots)" if hotspots else ""
-        bars.append((label, colour_table(), {0: "0", 50: "50", 100: "100"}))
+        bars.append((label, colour_table(signed=False), {0: "0", 50: "50", 100: "100"}))
     if signed:
         unit = signed[0].unit
         ends = {0: f"lowers the {unit}", 50: "0", 100: f"raises the {unit}"}
-        bars.append(("attribution", signed_colour_table(), ends))
+        bars.append(("attribution", colour_table(signed=True), ends))
     return bars
 
 
 def _layout(aspect: float, panels: int) -> tuple[int, int, float, float]:
-    """Rows and columns of the largest panels that fit, and their width and height in inches.
+    """Return rows and columns of the largest panels that fit, and their width and height in inches.
 
     Args:
         aspect: width of the slide divided by its height.
@@ -157,7 +142,7 @@ def _layout(aspect: float, panels: int) -> tuple[int, int, float, float]:
 
 
 def _paint(grey: np.ndarray, bag: FeatureBag, grid: str, colours: np.ndarray) -> np.ndarray:
-    """Lay the colours of the tiles of a grid over the tissue.
+    """Blend the colours of a grid's tiles with the tissue.
 
     Args:
         grey: (h, w, 3) uint8, the whole slide.
@@ -173,109 +158,55 @@ def _paint(grey: np.ndarray, bag: FeatureBag, grid: str, colours: np.ndarray) ->
     tile = _tile_of_pixels(bag, grid, grey.shape[1], grey.shape[0])
     painted = grey.copy()
     covered = tile >= 0
-    # Fine steps of grey cannot be seen through the colours, and take a third of the file's size.
+    # Fine steps of grey cannot be seen under the colours and make up a third of the file's size.
     under = grey[covered] // 8 * 8 + 4
     painted[covered] = np.rint(_OPACITY * colours[tile[covered]] + (1 - _OPACITY) * under)
     return painted
 
 
 def _draw_patches(bag: FeatureBag, grid: str, size: tuple[int, int]) -> np.ndarray:
-    """Draw the patches of a grid in the grey of pale tissue on white.
-
-    Args:
-        bag: bag of the slide.
-        grid: "5x", "10x" or "20x".
-        size: width and height of the picture.
-
-    Returns:
-        (h, w, 3) uint8.
-    """
+    """Draw the patches of a grid in pale grey on white; (h, w, 3) uint8 of width and height `size`."""
     drawn = np.full((size[1], size[0], 3), 255, np.uint8)
     drawn[_tile_of_pixels(bag, grid, *size) >= 0] = round(255 * _PALE_TISSUE)
     return drawn
 
 
 def _tile_of_pixels(bag: FeatureBag, grid: str, width: int, height: int) -> np.ndarray:
-    """Tile in which each pixel of a picture of the slide lies, of a grid of at least one tile.
-
-    Args:
-        bag: bag of the slide.
-        grid: "5x", "10x" or "20x".
-        width: of the picture.
-        height: of the picture.
+    """Return which tile of a grid each pixel of a picture of the slide lies in.
 
     Returns:
-        (height, width) index of the tile, -1 outside all tiles.
+        (height, width) index of the tile, -1 outside all tiles. There must be at least one tile.
     """
     tiles = tiles_of(bag, grid)
-    # Each pixel looks up its tile on the lattice: the work grows with the picture, not the tiles.
-    # There is one more row and column than tiles: -1, off the lattice, finds -1 there.
+    # Pixels look up their tile on the lattice: the work grows with the picture, not with the tiles.
+    # The lattice has an extra row and column of -1 at the end, which the index -1 selects.
     lattice = np.full(tiles.grid.max(axis=0) + 2, -1)
-    lattice[tiles.grid[:, 0], tiles.grid[:, 1]] = np.arange(len(tiles))
-    slide_width, slide_height = slide_size(bag)
-    columns = _lattice_of_pixels(
-        tiles.grid[:, 0], tiles.bounds[:, [0, 2]], slide_width / width, width
-    )
-    rows = _lattice_of_pixels(
-        tiles.grid[:, 1], tiles.bounds[:, [1, 3]], slide_height / height, height
-    )
-    return lattice[columns[None, :], rows[:, None]]
+    lattice[tuple(tiles.grid.T)] = np.arange(len(tiles))
+    cells = []
+    for axis, (side, pixels) in enumerate(zip(slide_size(bag), (width, height), strict=True)):
+        lines, first = np.unique(tiles.grid[:, axis], return_index=True)
+        starts, ends = tiles.bounds[first][:, [axis, axis + 2]].T
+        centres = (np.arange(pixels) + 0.5) * (side / pixels)
+        place = np.searchsorted(starts, centres, side="right") - 1
+        cells.append(np.where((place >= 0) & (centres < ends[place]), lines[place], -1))
+    return lattice[cells[0], cells[1][:, None]]
 
 
-def _lattice_of_pixels(
-    index: np.ndarray, spans: np.ndarray, pixel_size: float, n_pixels: int
-) -> np.ndarray:
-    """Column (or row) of the lattice in which each pixel's centre lies.
-
-    Args:
-        index: (N,) column of each tile.
-        spans: (N, 2) level-0 start and end of each tile along that axis.
-        pixel_size: in level-0 pixels.
-        n_pixels: number of pixels along that axis.
-
-    Returns:
-        (n_pixels,) column, -1 where no tile has it.
-    """
-    lines, first = np.unique(index, return_index=True)
-    starts, ends = spans[first].T
-    centres = (np.arange(n_pixels) + 0.5) * pixel_size
-    place = np.searchsorted(starts, centres, side="right") - 1
-    return np.where((place >= 0) & (centres < ends[place]), lines[place], -1)
-
-
-def _draw_scale_bar(axes: Axes, mpp: float, width: int, height: int) -> None:
-    """Draw a scale bar into the lower left corner."""
-    bar = scale_bar(width * mpp)
+def _draw_scale_bar(axes: Axes, bar: ScaleBar, width: int, height: int) -> None:
+    """Draw a scale bar in the lower left corner."""
     start, y = 0.04 * width, 0.95 * height
     halo = [withStroke(linewidth=6, foreground="white")]
-    axes.plot(
-        [start, start + bar.microns / mpp],
-        [y, y],
-        color="black",
-        linewidth=3,
-        solid_capstyle="butt",
-        path_effects=halo,
-    )
-    axes.annotate(
-        bar.label,
-        (start, y),
-        xytext=(0, 5),
-        textcoords="offset points",
-        fontsize=10,
-        path_effects=[withStroke(linewidth=3, foreground="white")],
-    )
+    black: Style = {"color": "black", "linewidth": 3, "solid_capstyle": "butt"}
+    axes.plot([start, start + bar.length], [y, y], path_effects=halo, **black)
+    above: Style = {"xytext": (0, 5), "textcoords": "offset points"}
+    axes.annotate(bar.label, (start, y), fontsize=10, path_effects=_HALO, **above)
 
 
 def _outline(axes: Axes, hotspot: Hotspot, height: int) -> None:
     """Draw the border of a hotspot, and its rank above it, on a slide of this height."""
     colour = np.array(HOTSPOT) / 255
     for ring in hotspot.rings:
-        axes.plot(
-            *ring.T,
-            color=colour,
-            linewidth=1.5,
-            path_effects=[withStroke(linewidth=3, foreground="white")],
-        )
+        axes.plot(*ring.T, color=colour, linewidth=1.5, path_effects=_HALO)
     x, y = hotspot.label_place
     fits_above = y > height / 10
     axes.annotate(
@@ -295,13 +226,13 @@ def _outline(axes: Axes, hotspot: Hotspot, height: int) -> None:
 def _colour_bar(
     figure: Figure, label: str, table: np.ndarray, ticks: Mapping[int, str], *, shift: float
 ) -> None:
-    """Draw a colour bar, in the colours as they look over pale tissue.
+    """Draw a colour bar, with the colours as they look over pale tissue.
 
     Args:
         figure: the figure.
         label: what the colours mean.
         table: (256, 3) uint8 from left to right.
-        ticks: text at each hundredth of its width.
+        ticks: position in per cent of the width, and text.
         shift: distance of its middle from that of the figure, in inches.
     """
     width, height = figure.get_size_inches()

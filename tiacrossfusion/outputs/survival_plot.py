@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from itertools import cycle
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from tiacrossfusion.outputs.curve import Curve
-from tiacrossfusion.outputs.figures import add_caption, save_png
+from tiacrossfusion.outputs.curve import Curve, group_label
+from tiacrossfusion.outputs.figures import Style, add_caption, save_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _PATIENT = "#1f3b73"
 
-#: Colours of the reference curves, from Okabe and Ito's palette, safe for the colour-blind.
+#: Colours of the reference curves, from Okabe and Ito's palette for colour-blind readers.
 _REFERENCES = ("#009e73", "#d55e00", "#e69f00", "#cc79a7", "#56b4e9")
 
 
@@ -33,21 +33,15 @@ def survival_figure(
         curve: the curve.
         path: the PNG file.
         title: heading of the figure.
-        risk_group: group of the patient, such as "high"; None where the model states no cut-off.
-        note: what the figure may be used for, written at the foot.
+        risk_group: group of the patient, such as "high"; None when the model has no cut-off.
+        note: intended use, written at the foot.
     """
     times = curve.times
     figure = Figure(figsize=(7.2, 4.8), dpi=130, facecolor="white")
     axes = figure.add_axes((0.125, 0.2, 0.835, 0.69))
     for group, colour in zip(curve.groups, cycle(_REFERENCES), strict=False):
-        axes.plot(
-            times,
-            [1, *group.survival],
-            color=colour,
-            linewidth=1.6,
-            linestyle=(0, (5, 2)),
-            label=group.label,
-        )
+        dashed: Style = {"color": colour, "linewidth": 1.6, "linestyle": (0, (5, 2))}
+        axes.plot(times, [1, *group.survival], **dashed, label=group_label(group))
     axes.axhline(0.5, color="0.6", linewidth=1, linestyle=":")
     axes.plot(
         times,
@@ -81,18 +75,14 @@ def survival_figure(
 
 
 def _draw_median(axes: Axes, curve: Curve) -> None:
-    """Draw where the curve crosses one half, or write that it does not up to the last edge."""
-    style: dict[str, Any] = {"fontsize": 10, "color": "0.25", "textcoords": "offset points"}
-    median = curve.median
-    if median is None:
+    """Draw where the curve crosses one half, or note that it stays above it up to the last edge."""
+    style: Style = {"fontsize": 10, "color": "0.25", "textcoords": "offset points"}
+    if curve.median is None:
         axes.annotate(curve.median_label, (0, 0.5), xytext=(8, -13), **style)
         return
-    axes.vlines(median, 0, 0.5, color=_PATIENT, linewidth=1.2, linestyle=":")
-    axes.plot(
-        [median], [0.5], marker="D", markersize=7, color=_PATIENT, markeredgecolor="white", zorder=6
-    )
-    if median > curve.times[-1] / 2:  # to the left, where there is room
-        place: dict[str, Any] = {"xytext": (-8, -13), "ha": "right"}
-    else:
-        place = {"xytext": (8, 6)}
-    axes.annotate(curve.median_label, (median, 0.5), **place, **style)
+    axes.vlines(curve.median, 0, 0.5, color=_PATIENT, linewidth=1.2, linestyle=":")
+    diamond: Style = {"marker": "D", "markersize": 7, "markeredgecolor": "white", "zorder": 6}
+    axes.plot([curve.median], [0.5], color=_PATIENT, **diamond)
+    late = curve.median > curve.times[-1] / 2  # then there is more room to the left
+    style |= {"xytext": (-8, -13), "ha": "right"} if late else {"xytext": (8, 6)}
+    axes.annotate(curve.median_label, (curve.median, 0.5), **style)

@@ -1,4 +1,4 @@
-"""A prediction as a dictionary and as a row of a table."""
+"""A result as plain values: a dictionary, a row of a table, and a record of its origin."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def prediction_dict(result: SlideResult) -> dict[str, Any]:
 
     Returns:
         "risk", "hazards" and "survival" (K,), "percentile", "risk_group", "median_survival",
-        "median_reached", "member_risks" (M,) of an ensemble or None, "attention" and, where they are
-        known, "rolled" and "attribution" (N,) and "bounds" (N, 4) by scale, "scale_contribution" by
-        scale or None, "message" (why a value is unknown or unreliable), "model" and "notice" (what the
-        model may be used for).
+        "median_reached", "member_risks" (M,) of an ensemble or None, "attention" and, where known,
+        "rolled" and "attribution" (N,) and "bounds" (N, 4) by scale, "scale_contribution" by scale or
+        None, "message" (why a value is unknown or unreliable), "model" and "notice" (the intended use
+        of the model).
     """
     prediction = result.prediction
     adds = prediction.attribution
@@ -30,11 +30,7 @@ def prediction_dict(result: SlideResult) -> dict[str, Any]:
         "rolled": dict(prediction.rolled or {}),
         "attribution": {} if adds is None else dict(adds.values),
         "scale_contribution": None if adds is None else dict(adds.scale_contribution),
-        "bounds": {
-            scale: features.bounds
-            for scale, features in result.bag.scales.items()
-            if features.bounds is not None
-        },
+        "bounds": {s: f.bounds for s, f in result.bag.scales.items() if f.bounds is not None},
         "message": result.message,
         "model": result.config.name,
         "notice": result.config.card.notice,
@@ -42,13 +38,14 @@ def prediction_dict(result: SlideResult) -> dict[str, Any]:
 
 
 def prediction_row(prediction: Prediction, config: BundleConfig) -> dict[str, Any]:
-    """Return a prediction as the plain values of a table's row; lists where a value has K of them.
+    """Return a prediction as the plain values of a table row; lists where a value has K entries.
 
-    The hazards are not a column of the table: they are kept for the mean over a patient's slides.
+    The table has no column of hazards: they are kept for the mean over a patient's slides.
     """
     bins, adds = config.time_bins, prediction.attribution
     values = prediction.values()
     del values["member_risks"]
+    contribution = dict.fromkeys(SCALES) if adds is None else adds.scale_contribution
     return {
         **values,
         "risk_sd": prediction.risk_sd,
@@ -56,10 +53,32 @@ def prediction_row(prediction: Prediction, config: BundleConfig) -> dict[str, An
         "bin_edge": [] if bins is None else list(bins.edges[1:]),
         "survival": prediction.survival.tolist(),
         "hazards": prediction.hazards.tolist(),
-        **{
-            f"contribution_{scale}": None if adds is None else adds.scale_contribution[scale]
-            for scale in SCALES
-        },
+        **{f"contribution_{scale}": contribution[scale] for scale in SCALES},
         "model": config.name,
         "notice": config.card.notice,
     }
+
+
+def origin(result: SlideResult) -> dict[str, Any]:
+    """Return a record of slide, features and model, as strict JSON without nulls.
+
+    It has no times, so that two runs write the same bytes.
+    """
+    made = result.bag.provenance
+    features = {
+        "mask": made.mask,
+        "sampling": made.sampling.model_dump(mode="json", exclude_none=True),
+        "encoder": made.encoder.model_dump(mode="json", exclude_none=True),
+        "versions": dict(sorted(made.versions.items())),
+        "imported": made.imported or None,
+    }
+    record = {
+        "slide": made.slide,
+        "dimensions": made.dimensions and list(made.dimensions),
+        "mpp": made.mpp and list(made.mpp),
+        "offset": list(made.offset),
+        "model": result.config.name,
+        "note": result.config.card.notice,
+        "features": {name: value for name, value in features.items() if value is not None},
+    }
+    return {name: value for name, value in record.items() if value is not None}

@@ -1,4 +1,4 @@
-"""Output formats: what is written for a slide beside the table and the pictures."""
+"""Output formats: the files of a slide besides the table and the pictures."""
 
 from __future__ import annotations
 
@@ -25,27 +25,21 @@ class Writer(ABC):
                 (folder / f"{stem}_counts.json").write_text(json.dumps(result.bag.counts()))
 
     Attributes:
-        suffixes: what its files, or folders, add to the slide's name; the first is the main one.
-        needs_maps: whether a slide is left out whose patches have no known places.
-        gzip: whether compressed files are wanted; formats that are not text may ignore it.
+        suffixes: endings of its files or folders, after the stem; the first is the main one.
+        needs_maps: whether a slide is left out when the positions of its patches are unknown.
+        gzip: whether text files are to be compressed; other formats may ignore it.
     """
 
     suffixes: tuple[str, ...]
     needs_maps: bool = True
 
     def __init__(self, *, gzip: bool = False) -> None:
-        """Keep the options."""
+        """Store the options."""
         self.gzip = gzip
 
     @abstractmethod
     def write(self, folder: Path, stem: str, result: SlideResult) -> None:
-        """Write the files of one slide, named `stem` and each of `suffixes`.
-
-        Args:
-            folder: an existing folder.
-            stem: beginning of the file names.
-            result: the slide, its prediction and its scores.
-        """
+        """Write the files of one slide into an existing folder, named `stem` and each of `suffixes`."""
 
 
 #: All output formats by name.

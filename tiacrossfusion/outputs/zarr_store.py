@@ -31,10 +31,6 @@ class ZarrWriter(Writer):
             if (array := values.pop(name)) is not None:
                 group.create_array(name, data=array)
         bins = result.config.time_bins
-        group.attrs.update(
-            {
-                **values,
-                "time_bins": None if bins is None else bins.model_dump(mode="json"),
-                "provenance": result.bag.provenance.model_dump(mode="json"),
-            }
-        )
+        values["time_bins"] = None if bins is None else bins.model_dump(mode="json")
+        values["provenance"] = result.bag.provenance.model_dump(mode="json")
+        group.attrs.update(values)

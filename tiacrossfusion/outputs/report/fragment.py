@@ -1,4 +1,4 @@
-"""One slide's part of the report: plain values and small pictures, kept as one JSON file."""
+"""One slide's part of the report: plain values and small pictures, stored as one JSON file."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from tiacrossfusion.errors import TiacfError, one_line
 from tiacrossfusion.io.atomic import replacing
 from tiacrossfusion.outputs.curve import Curve, PlainValues
+from tiacrossfusion.outputs.scale_bar import ScaleBar
 
-#: Longer side of a slide in the units of a map, so that slides of any size are drawn alike.
+#: Longer side of a slide in units of the map, so that slides of any size are drawn alike.
 MAP_SIDE = 1000.0
 
 
 def _showable(text: Any) -> Any:
-    """Replace characters that UTF-8 cannot encode, such as half of one in a file name."""
+    """Replace what UTF-8 cannot encode, such as bytes of another encoding in a file name."""
     if isinstance(text, str):
         return text.encode("utf-8", "replace").decode("utf-8")
     return text
 
 
-#: Text from the user, such as a file name, which may hold anything.
+#: Text from the user, such as a file name.
 Text = Annotated[str, BeforeValidator(_showable)]
 
 #: A picture inside the page: a data URI.
@@ -31,16 +32,24 @@ Picture = Annotated[
 ]
 
 
-class Layer(PlainValues):
+class Box(PlainValues):
+    """A rectangle on the map, whose longer side is `MAP_SIDE`."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+
+
+class Layer(Box):
     """A picture laid over a slide.
 
     Attributes:
-        kind: "photo", "patches" (where they are), "percentile", or "signed" (above 0 raises the risk).
-        family: first word of the score's name, such as "Attention"; groups the layers of the page.
+        kind: "photo", "patches" (their positions), "percentile", or "signed" (above 0 raises the risk).
+        family: first word of the score's name, such as "Attention", which groups layers on the page.
         name: rest of the score's name, such as "5x".
         unit: unit of the score.
-        picture: the picture; of tiles it has one pixel for each.
-        x, y, width, height: its place on the map, whose longer side is `MAP_SIDE`.
+        picture: the picture, with one pixel for each tile if it shows tiles.
     """
 
     kind: Literal["photo", "patches", "percentile", "signed"]
@@ -48,14 +57,10 @@ class Layer(PlainValues):
     name: str = ""
     unit: str = ""
     picture: Picture
-    x: float
-    y: float
-    width: float
-    height: float
 
     @property
     def key(self) -> str:
-        """Name of the layer in the page, the same for all slides."""
+        """Name of the layer on the page, the same for all slides."""
         return f"{self.family} {self.name}".lower().replace(" ", "-")
 
 
@@ -66,7 +71,7 @@ class Outline(PlainValues):
         name: such as "Hotspot 1".
         label: text beside it, such as "1".
         path: SVG path of its border.
-        x, y: place of the label.
+        x, y: position of the label.
         note: its size and score in words.
     """
 
@@ -78,24 +83,12 @@ class Outline(PlainValues):
     note: str
 
 
-class Bar(PlainValues):
-    """A scale bar.
-
-    Attributes:
-        label: such as "50 μm".
-        length: its length in units of the picture that it lies on.
-    """
-
-    label: str
-    length: float
-
-
 class MapView(PlainValues):
     """A slide with its maps.
 
     Attributes:
         width, height: size of the slide; the longer one is `MAP_SIDE`.
-        ground: the slide, or where its patches are.
+        ground: the slide, or the positions of its patches.
         layers: the maps to choose from.
         outlines: hotspots.
         bar: scale bar.
@@ -106,26 +99,21 @@ class MapView(PlainValues):
     ground: Layer
     layers: tuple[Layer, ...]
     outlines: tuple[Outline, ...]
-    bar: Bar | None
+    bar: ScaleBar | None
 
 
-class PatchView(PlainValues):
+class PatchView(Box):
     """A patch of the gallery.
 
     Attributes:
         picture: the patch.
         percentile: percentile of its attention among the patches of its scale.
-        attribution: what it adds to the risk.
-        x, y, width, height: its place on the map.
+        attribution: how much it adds to the risk.
     """
 
     picture: Picture
     percentile: float | None
     attribution: float | None
-    x: float
-    y: float
-    width: float
-    height: float
 
 
 class PatchRow(PlainValues):
@@ -133,7 +121,7 @@ class PatchRow(PlainValues):
 
     Attributes:
         scale: "5x", "10x" or "20x".
-        score: the score they are chosen by.
+        score: the score that selects them.
         bar: scale bar; a patch is 100 units wide.
         highest: from the highest score downwards.
         lowest: from the lowest score upwards.
@@ -141,21 +129,19 @@ class PatchRow(PlainValues):
 
     scale: str
     score: Literal["attention", "attribution"]
-    bar: Bar
+    bar: ScaleBar
     highest: tuple[PatchView, ...]
     lowest: tuple[PatchView, ...]
 
 
 class ReportSlide(PlainValues):
-    """All that the report shows of one slide.
-
-    A slide that failed has only `name`, `status`, `message` and `source`.
+    """What the report shows of one slide; if it failed, only name, status, message and source.
 
     Attributes:
         name: file name of the slide.
         status: "ok" or "failed".
         message: why it failed, or why a value is unknown or unreliable.
-        source: path of the slide or bag as it was given; may be empty.
+        source: path of the slide or bag as given; may be empty.
         model: name and version of the model.
         risk: higher is worse.
         risk_sd: standard deviation of the risk over an ensemble.
@@ -165,12 +151,12 @@ class ReportSlide(PlainValues):
         patches: number of patches of each scale.
         facts: name and value of further facts, such as the scanner's resolution.
         survival: the prediction over time.
-        contribution: what each scale adds to the risk of a slide of typical patches.
-        baseline: where typical patches come from: "training" patients or the slide's "own".
+        contribution: how much each scale adds to the risk of a slide of typical patches.
+        baseline: source of typical patches: "training" patients or the slide's "own".
         map: the slide and its maps; None when they cannot be drawn.
-        map_note: why there is no map, or a remark on it.
+        map_note: why there is no map; else empty.
         gallery: patches of each scale.
-        gallery_note: why there are no patches, or fewer.
+        gallery_note: why patches are missing; else empty.
     """
 
     format_version: Literal[1] = 1
@@ -197,11 +183,11 @@ class ReportSlide(PlainValues):
     @model_validator(mode="after")
     def _predicted(self) -> ReportSlide:
         if self.status == "ok" and (self.risk is None or self.survival is None):
-            raise ValueError("a slide that did not fail has a risk and a survival curve")
+            raise ValueError("a predicted slide needs a risk and a survival curve")
         return self
 
     def save(self, path: Path) -> None:
-        """Write the fragment in one step, replacing an earlier one."""
+        """Write the fragment atomically; an earlier one is replaced."""
         with replacing(path) as part:
             part.write_text(self.model_dump_json(), encoding="utf-8")
 
@@ -210,12 +196,12 @@ class ReportSlide(PlainValues):
         """Read a fragment.
 
         Raises:
-            TiacfError: it does not exist, is damaged or of another version.
+            TiacfError: it is missing, damaged or of another version.
         """
         try:
             return cls.model_validate_json(Path(path).read_bytes())
         except (OSError, ValidationError) as error:
             raise TiacfError(
-                f"{path}: cannot be read as a slide of the report ({one_line(error)}); "
-                "remove it, and the slide is predicted again"
+                f"{path}: not a valid slide of the report ({one_line(error)}); "
+                "remove it to have the slide predicted again"
             ) from error

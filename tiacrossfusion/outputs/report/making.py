@@ -1,4 +1,4 @@
-"""From a predicted slide to its fragment of the report."""
+"""A predicted slide as a fragment of the report."""
 
 from __future__ import annotations
 
@@ -8,30 +8,33 @@ from typing import TYPE_CHECKING
 from tiacrossfusion.explain.extent import slide_size, why_no_maps
 from tiacrossfusion.outputs.curve import curve_of
 from tiacrossfusion.outputs.report.fragment import PatchRow, PatchView, ReportSlide
-from tiacrossfusion.outputs.report.maps import Frame, bar_of, map_view
+from tiacrossfusion.outputs.report.maps import Frame, map_view
 from tiacrossfusion.outputs.report.pictures import photograph
+from tiacrossfusion.outputs.scale_bar import scale_bar
 
 if TYPE_CHECKING:
     from tiacrossfusion.bags.bag import FeatureBag
     from tiacrossfusion.explain.gallery import Gallery, GalleryPatch
     from tiacrossfusion.inference.slide import SlideResult
 
-#: Side of a patch of the gallery in pixels, and its quality: enough to see nuclei.
+#: Side in pixels and WebP quality of a patch of the gallery, in which nuclei can be seen.
 _SIDE, _QUALITY = 160, 60
 
 
 def make_fragment(result: SlideResult) -> ReportSlide:
-    """Return a predicted slide as the report shows it."""
+    """Return a predicted slide as shown in the report."""
     bag, prediction, config = result.bag, result.prediction, result.config
-    reference, gallery = config.risk_reference, result.gallery
+    gallery, reference, rank = result.gallery, config.risk_reference, None
     frame = Frame(slide_size(bag)) if result.scores else None
-    view, gallery_note = None, ""
-    if frame is not None:
-        view = map_view(frame, bag, result.overview, result.scores, result.hotspots)
+    map_note = gallery_note = ""
+    if frame is None:
+        map_note = f"No map is shown: {why_no_maps(bag) or 'there are no scores'}."
     if gallery is None:
-        gallery_note = "No patches are shown: the slide itself was not at hand."
+        gallery_note = "No patches are shown: the slide was predicted from stored features."
     elif gallery.unreadable:
-        gallery_note = f"{gallery.unreadable} patches are left out: the file is damaged there."
+        gallery_note = f"Patches left out because the file is damaged there: {gallery.unreadable}."
+    if reference is not None:
+        rank = reference.groups.index(reference.group(prediction.risk))
     adds = prediction.attribution
     return ReportSlide(
         name=result.name,
@@ -41,25 +44,21 @@ def make_fragment(result: SlideResult) -> ReportSlide:
         risk_sd=prediction.risk_sd,
         percentile=prediction.percentile,
         risk_group=prediction.risk_group,
-        group_rank=None
-        if reference is None
-        else reference.groups.index(reference.group(prediction.risk)),
+        group_rank=rank,
         patches=bag.counts(),
         facts=_facts(bag),
         survival=curve_of(prediction, config),
         contribution={} if adds is None else adds.scale_contribution,
         baseline="training" if adds is None else adds.baseline,
-        map=view,
-        map_note=""
-        if view is not None
-        else f"No map is shown: {why_no_maps(bag) or 'there are no scores'}.",
+        map=None if frame is None else map_view(frame, result),
+        map_note=map_note,
         gallery=() if gallery is None or frame is None else _rows(gallery, frame),
         gallery_note=gallery_note,
     )
 
 
 def _rows(gallery: Gallery, frame: Frame) -> tuple[PatchRow, ...]:
-    """Patches of a gallery as small pictures, 100 units wide."""
+    """Return the patches of a gallery as small pictures, 100 units wide."""
 
     def views(patches: Sequence[GalleryPatch]) -> tuple[PatchView, ...]:
         return tuple(
@@ -76,7 +75,7 @@ def _rows(gallery: Gallery, frame: Frame) -> tuple[PatchRow, ...]:
         PatchRow(
             scale=row.scale,
             score=row.score,
-            bar=bar_of(row.microns, 100),
+            bar=scale_bar(row.microns, 100),
             highest=views(row.highest),
             lowest=views(row.lowest),
         )
@@ -85,7 +84,7 @@ def _rows(gallery: Gallery, frame: Frame) -> tuple[PatchRow, ...]:
 
 
 def _facts(bag: FeatureBag) -> dict[str, str]:
-    """Facts about a slide and how it was read; unknown ones are left out."""
+    """Return name and value of known facts about a slide and its features."""
     made = bag.provenance
     facts = {}
     if made.dimensions is not None:
@@ -95,6 +94,6 @@ def _facts(bag: FeatureBag) -> dict[str, str]:
     facts["Patches"] = ", ".join(f"{count:,} at {scale}" for scale, count in bag.counts().items())
     if made.mask is not None:
         known = made.mask == made.sampling.mask_method
-        facts["Tissue"] = f"found ({made.mask})" if known else "as marked by the user"
+        facts["Tissue"] = f"detected ({made.mask})" if known else "mask of the user"
     facts["Encoder"] = made.encoder.name
     return facts

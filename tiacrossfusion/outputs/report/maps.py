@@ -1,59 +1,56 @@
-"""The slide and its maps, as the page shows them."""
+"""The slide and its maps, as shown on the page."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tiacrossfusion.explain.extent import tiles_of
-from tiacrossfusion.explain.score import Score, on_own_grid
-from tiacrossfusion.outputs.colours import colour_table, score_shares, signed_colour_table
-from tiacrossfusion.outputs.report.fragment import MAP_SIDE, Bar, Layer, MapView, Outline
+from tiacrossfusion.explain.score import on_own_grid
+from tiacrossfusion.outputs.colours import colour_table, score_shares
+from tiacrossfusion.outputs.report.fragment import MAP_SIDE, Layer, MapView, Outline
 from tiacrossfusion.outputs.report.pictures import photograph, tiles_picture
 from tiacrossfusion.outputs.scale_bar import scale_bar
 
 if TYPE_CHECKING:
     from tiacrossfusion.bags.bag import FeatureBag
     from tiacrossfusion.explain.hotspots import Hotspot
+    from tiacrossfusion.inference.slide import SlideResult
 
-#: Longer side of the picture of a slide in pixels, and its quality.
+#: Longer side in pixels and WebP quality of the picture of a slide.
 _SIDE, _QUALITY = 700, 50
 
-#: Without a picture of the slide its patches are shown in the grey of pale tissue.
+#: Grey of the patches when there is no picture of the slide.
 _PATCHES = np.array([[205, 205, 210, 255]], np.uint8)
 
 
 @functools.cache
 def percentile_scale() -> np.ndarray:
     """RGBA (256, 4) uint8 from the lowest percentile to the highest."""
-    return np.insert(colour_table(), 3, 255, axis=1)
+    return np.insert(colour_table(signed=False), 3, 255, axis=1)
 
 
 @functools.cache
 def signed_scale() -> np.ndarray:
     """RGBA (256, 4) uint8 from lowering the risk most to raising it most; 0 is transparent."""
     strength = np.abs(np.linspace(-1, 1, 256))
-    return np.insert(signed_colour_table(), 3, np.rint(255 * np.sqrt(strength)), axis=1)
+    return np.insert(colour_table(signed=True), 3, np.rint(255 * np.sqrt(strength)), axis=1)
 
 
 class Frame:
-    """Converts level-0 pixels to the units of a map.
-
-    Args:
-        dimensions: width and height of the slide.
-    """
+    """Converts level-0 pixels of a slide to units of its map."""
 
     def __init__(self, dimensions: tuple[int, int]) -> None:
-        """Fit the longer side."""
+        """Scale the longer of width and height to `MAP_SIDE`."""
         self.dimensions = dimensions
         self._factor = MAP_SIDE / max(dimensions)
         self.width, self.height = (self.units(side) for side in dimensions)
 
     def units(self, pixels: float) -> float:
-        """Return a length in the units of the map, rounded to a hundredth."""
+        """Return a length in units of the map, rounded to a hundredth."""
         return round(float(pixels) * self._factor, 2)
 
     def box(self, bounds: Sequence[float] | np.ndarray) -> dict[str, float]:
@@ -62,34 +59,16 @@ class Frame:
         return {"x": x0, "y": y0, "width": round(x1 - x0, 2), "height": round(y1 - y0, 2)}
 
 
-def map_view(
-    frame: Frame,
-    bag: FeatureBag,
-    overview: np.ndarray | None,
-    scores: Mapping[str, Sequence[Score]],
-    hotspots: Sequence[Hotspot],
-) -> MapView:
-    """Return a slide with a layer for each score of the 20x grid, each on its own grid.
-
-    Args:
-        frame: frame of the slide.
-        bag: bag of the slide.
-        overview: (h, w, 3) uint8 RGB, the whole slide; None when it was predicted from a bag.
-        scores: scores of each grid.
-        hotspots: hotspots of the slide.
-    """
-    if overview is None:
+def map_view(frame: Frame, result: SlideResult) -> MapView:
+    """Return a slide with a layer for each score of the 20x grid, each on its own grid."""
+    bag, scores = result.bag, result.scores
+    size = {"width": frame.width, "height": frame.height}
+    if result.overview is None:
         patches = np.zeros(len(bag.scales["20x"]))
         ground = _layer(frame, bag, "20x", patches, _PATCHES, kind="patches")
     else:
-        ground = Layer(
-            kind="photo",
-            picture=photograph(overview, _SIDE, _QUALITY),
-            x=0,
-            y=0,
-            width=frame.width,
-            height=frame.height,
-        )
+        picture = photograph(result.overview, _SIDE, _QUALITY)
+        ground = Layer(kind="photo", picture=picture, x=0, y=0, **size)
     layers = []
     for score in (on_own_grid(scores, score.name) for score in scores["20x"]):
         family, _, name = score.name.partition(" ")
@@ -106,44 +85,24 @@ def map_view(
                 unit=score.unit,
             )
         )
-    made = bag.provenance
+    mpp = bag.provenance.mpp
     return MapView(
-        width=frame.width,
-        height=frame.height,
+        **size,
         ground=ground,
         layers=tuple(layers),
-        outlines=tuple(_outline(frame, hotspot) for hotspot in hotspots),
-        bar=None if made.mpp is None else bar_of(frame.dimensions[0] * made.mpp[0], frame.width),
+        outlines=tuple(_outline(frame, hotspot) for hotspot in result.hotspots),
+        bar=None if mpp is None else scale_bar(frame.dimensions[0] * mpp[0], frame.width),
     )
 
 
-def bar_of(microns: float, units: float) -> Bar:
-    """Return the scale bar of a picture.
-
-    Args:
-        microns: width of the picture.
-        units: the same width in the units of the drawing.
-    """
-    bar = scale_bar(microns)
-    return Bar(label=bar.label, length=round(bar.microns / microns * units, 2))
-
-
 def _layer(
-    frame: Frame,
-    bag: FeatureBag,
-    grid: str,
-    shares: np.ndarray,
-    colours: np.ndarray,
-    **what: str,
+    frame: Frame, bag: FeatureBag, grid: str, shares: np.ndarray, colours: np.ndarray, **names: str
 ) -> Layer:
     """Draw the tiles of a grid and place them on the map."""
     tiles = tiles_of(bag, grid)
     reach = np.concatenate([tiles.bounds[:, :2].min(axis=0), tiles.bounds[:, 2:].max(axis=0)])
-    return Layer(
-        **what,
-        picture=tiles_picture(tiles.grid, shares, colours),
-        **frame.box(reach),
-    )
+    picture = tiles_picture(tiles.grid, shares, colours)
+    return Layer(**names, picture=picture, **frame.box(reach))
 
 
 def _outline(frame: Frame, hotspot: Hotspot) -> Outline:
@@ -160,8 +119,6 @@ def _outline(frame: Frame, hotspot: Hotspot) -> Outline:
         path=path,
         x=frame.units(x),
         y=frame.units(y),
-        note=(
-            f"{hotspot.name}: {hotspot.tiles} tiles of 20x{area}, mean percentile of "
-            f"{hotspot.score} {hotspot.percentiles[hotspot.score]:.0f}"
-        ),
+        note=f"{hotspot.name}: {hotspot.tiles} tiles of 20x{area}, mean percentile of "
+        f"{hotspot.score} {hotspot.percentiles[hotspot.score]:.0f}",
     )

@@ -9,23 +9,16 @@ import cv2
 import numpy as np
 from PIL import Image
 
-#: Steps of a map's colours. The eye sees no more over tissue, and each bit fewer saves an eighth of the
-#: file. Odd, so that one step is exactly zero.
+#: Colours of a map. More cannot be told apart over tissue and would make the file larger. The number is
+#: odd, so that one colour is exactly zero.
 LEVELS = 31
 
 
 def photograph(image: np.ndarray, side: int, quality: int) -> str:
-    """Encode a picture with its longer side at most `side` pixels.
+    """Encode an image, (h, w, 3) uint8 RGB, with its longer side at most `side` pixels, as a data URI.
 
-    WebP rather than JPEG: nuclei are sharper at the same size, and browsers have shown it since 2020.
-
-    Args:
-        image: (h, w, 3) uint8 RGB.
-        side: in pixels.
-        quality: of WebP, 0 to 100.
-
-    Returns:
-        A data URI.
+    WebP of the given quality (0 to 100) shows nuclei sharper than JPEG of the same size, and browsers
+    have supported it since 2020.
     """
     height, width = image.shape[:2]
     shrink = min(1.0, side / max(height, width))
@@ -39,7 +32,7 @@ def photograph(image: np.ndarray, side: int, quality: int) -> str:
 
 
 def tiles_picture(cells: np.ndarray, shares: np.ndarray, colours: np.ndarray) -> str:
-    """Draw tiles as one pixel each; places without a tile or with an unknown value are transparent.
+    """Draw each tile as one pixel; pixels without a tile or with an unknown value are transparent.
 
     Args:
         cells: (N, 2) column and row of each tile, N at least 1.
@@ -47,7 +40,7 @@ def tiles_picture(cells: np.ndarray, shares: np.ndarray, colours: np.ndarray) ->
         colours: (M, 4) uint8 RGBA of the scale.
 
     Returns:
-        A data URI of a PNG that reaches from the first column and row to the last.
+        A data URI of a PNG from the first column and row to the last.
     """
     picked = colours[np.rint(np.linspace(0, len(colours) - 1, LEVELS)).astype(np.intp)]
     known = np.isfinite(shares)

@@ -1,4 +1,4 @@
-"""The page: fragments of slides in one HTML file."""
+"""The report page, written from the fragments of slides."""
 
 from __future__ import annotations
 
@@ -22,21 +22,27 @@ from tiacrossfusion.outputs.report.fragment import ReportSlide
 from tiacrossfusion.outputs.report.maps import percentile_scale, signed_scale
 from tiacrossfusion.outputs.report.pictures import colour_bar
 
-#: Most characters of pictures in one page. Browsers open more, but slowly, and it is hard to send; a page
-#: of 100 slides has less than half of it.
+#: Most characters of pictures in one page. A larger page opens slowly and is hard to send; a page of 100
+#: slides has less than half.
 MOST_PICTURES = 60_000_000
+
+#: Parts left out of too large a page, in this order, and the remark on it.
+_SPARE = {
+    "gallery": "The patches are left out: the slides have too many for one page.",
+    "map": "The maps are left out: the slides have too many for one page.",
+}
 
 _MINUS = "\u2212"
 
 
 @dataclass(frozen=True)
 class ReportRun:
-    """What the report says of the run as a whole.
+    """The run that a report is about.
 
     Attributes:
         config: configuration of the model.
         title: heading, such as the name of the output folder.
-        date: when it was made; without it the same run gives the same bytes.
+        date: date of the report; without it the same run gives the same bytes.
         warnings: shown at the top, before those about the slides.
     """
 
@@ -47,20 +53,20 @@ class ReportRun:
 
 
 def write_report(path: Path, run: ReportRun, slides: Iterable[ReportSlide]) -> None:
-    """Write the report as one HTML file, in one step.
+    """Write the report as one HTML file, atomically.
 
-    The file needs nothing but a browser: no network, no other file. Text from the user's files is escaped,
-    and the page's policy allows no script but its own. Where the pictures of a large run are too many for
-    a page, first the patches and then the maps are left out, and the page says so.
+    The page needs no network and no other file. Text from the user's files is escaped, and the page's
+    policy allows no script but its own. If the pictures of a large run are too many for one page, first
+    the patches and then the maps are left out, with a remark at the top.
 
     Args:
         path: the HTML file; an earlier one is replaced.
         run: the run.
         slides: all slides of the run, in any order; taken one by one, so that pictures that are left out
-            are not held in memory.
+            do not stay in memory.
     """
-    shown, left_out = _within_reason(slides)
-    ranked = sorted(shown, key=_place)
+    shown, left_out = _that_fit(slides)
+    ranked = sorted(shown, key=lambda s: (s.risk is None, -(s.risk or 0.0), s.name))
     css, script = _part("style.css"), _part("script.js")
     environment = Environment(
         loader=PackageLoader("tiacrossfusion.outputs.report", "page"),
@@ -91,49 +97,33 @@ def write_report(path: Path, run: ReportRun, slides: Iterable[ReportSlide]) -> N
         file.writelines(page)
 
 
-#: Parts left out of too large a page, in this order: field of a slide, its empty value, remark.
-_SPARE: tuple[tuple[str, Any, str], ...] = (
-    ("gallery", (), "The patches are left out: the slides have too many for one page."),
-    ("map", None, "The maps are left out: the slides have too many for one page."),
-)
-
-
-def _within_reason(slides: Iterable[ReportSlide]) -> tuple[list[ReportSlide], list[str]]:
-    """Leave out pictures that a page has no room for; returns the slides and remarks."""
+def _that_fit(slides: Iterable[ReportSlide]) -> tuple[list[ReportSlide], list[str]]:
+    """Return the slides without the parts that do not fit into one page, and remarks on these."""
     shown: list[ReportSlide] = []
-    spared = total = 0
-    for slide in slides:
-        shown.append(_without(slide, spared))
-        total += _pictures(shown[-1])
-        while total > MOST_PICTURES and spared < len(_SPARE):
-            spared += 1
-            shown = [_without(one, spared) for one in shown]
-            total = sum(map(_pictures, shown))
-    return shown, [note for _, _, note in _SPARE[:spared]]
-
-
-def _without(slide: ReportSlide, spared: int) -> ReportSlide:
-    """Return a slide without the first `spared` parts of `_SPARE`."""
-    if slide.status != "ok":
-        return slide
     left_out: dict[str, Any] = {}
-    for field, empty, note in _SPARE[:spared]:
-        left_out |= {field: empty, f"{field}_note": note}
-    return slide.model_copy(update=left_out)
+    total = 0
+    for slide in slides:
+        shown.append(_without(slide, left_out))
+        total += _size(shown[-1])
+        for part, remark in _SPARE.items():
+            if total > MOST_PICTURES and part not in left_out:
+                left_out |= {part: ReportSlide.model_fields[part].default, f"{part}_note": remark}
+                shown = [_without(one, left_out) for one in shown]
+                total = sum(map(_size, shown))
+    return shown, [remark for part, remark in _SPARE.items() if part in left_out]
 
 
-def _pictures(slide: ReportSlide) -> int:
+def _without(slide: ReportSlide, left_out: dict[str, Any]) -> ReportSlide:
+    return slide.model_copy(update=left_out) if slide.status == "ok" else slide
+
+
+def _size(slide: ReportSlide) -> int:
     """Return the number of characters of a slide's pictures."""
     patches = [patch for row in slide.gallery for patch in (*row.highest, *row.lowest)]
     pictures = [patch.picture for patch in patches]
     if slide.map is not None:
         pictures += [layer.picture for layer in (slide.map.ground, *slide.map.layers)]
     return sum(map(len, pictures))
-
-
-def _place(slide: ReportSlide) -> tuple[bool, float, str]:
-    """Highest risk first, then those that failed."""
-    return slide.risk is None, -(slide.risk or 0.0), slide.name
 
 
 def _warnings(run: ReportRun, slides: Sequence[ReportSlide]) -> list[str]:
@@ -145,15 +135,15 @@ def _warnings(run: ReportRun, slides: Sequence[ReportSlide]) -> list[str]:
     found = []
     if failed:
         found.append(
-            f"Could not be predicted: {failed} of {len(slides)} slides; the table says why."
+            f"Could not be predicted: {failed} of {len(slides)} slides; see the table for the reasons."
         )
     if others:
         found.append(
             f"Some slides were predicted with another model ({', '.join(others)}): risks of different "
-            "models do not compare."
+            "models cannot be compared."
         )
     if doubts:
-        found.append(f"Notes on how far to trust the numbers: {doubts} of {len(slides)} slides.")
+        found.append(f"Notes on reliability: {doubts} of {len(slides)} slides; see the table.")
     return found
 
 
@@ -169,7 +159,7 @@ def _columns(slides: Sequence[ReportSlide]) -> dict[str, bool]:
 
 
 def _architecture(config: BundleConfig) -> dict[str, str]:
-    """Return facts about the model."""
+    """Return name and value of facts about the model."""
     sizes = config.architecture
     facts = {
         "Network": sizes.name + (f", ensemble of {len(config.members)}" if config.members else ""),
@@ -193,7 +183,7 @@ def _number(value: float, digits: int = 3) -> str:
 
 
 def _signed(value: float) -> str:
-    """Format a number with its sign and two significant digits; below 0.0001 as "about 0"."""
+    """Format a number with its sign and two significant digits; if its size is below 1e-4, "about 0"."""
     if abs(value) < 1e-4:
         return "about 0"
     digits = max(0, 1 - int(np.floor(np.log10(abs(value)))))
@@ -205,5 +195,5 @@ def _part(name: str) -> str:
 
 
 def _hash(text: str) -> str:
-    """Return the hash of a script or style sheet for the page's policy."""
+    """Return the hash by which the page's policy allows a script or style sheet."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")

@@ -6,7 +6,7 @@
   const body = document.querySelector(".ranking tbody");
   root.classList.add("js");
 
-  // One slide at a time; its name is in the address, so that the browser's back button works.
+  // One slide is shown at a time; its id is in the address, so that the browser's back button works.
   function choose(id) {
     for (const slide of slides) slide.classList.toggle("chosen", slide.id === id);
     for (const row of body.rows) row.classList.toggle("chosen", row.dataset.slide === id);
@@ -33,7 +33,7 @@
     });
   }
 
-  // Sorting; slides without a value are last either way.
+  // Sorting: slides without a value come last in either order.
   const heads = all(".ranking th");
   function sortBy(head) {
     const column = heads.indexOf(head);
@@ -80,7 +80,7 @@
     }
   });
 
-  // A patch of the gallery shows where it lies.
+  // Pointing at a patch of the gallery marks it on the map.
   function mark(event, on) {
     const patch = event.target.closest?.(".patch");
     if (patch) document.getElementById(patch.dataset.mark)?.classList.toggle("shown", on);
