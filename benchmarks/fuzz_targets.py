@@ -401,8 +401,9 @@ class OfficialCheckpoint(_Checkpoint):
         from tiacrossfusion.networks.crossfusion import CrossFusion
         from tiacrossfusion.networks.official import released_names
 
-        state = CrossFusion(6, 8, 2, depth=1, num_bins=3).state_dict()
-        return {theirs: state[ours] for theirs, ours in released_names(1, projected=True).items()}
+        network = CrossFusion(6, 8, 2, depth=1, num_bins=3)
+        state = network.state_dict()
+        return {theirs: state[ours] for theirs, ours in released_names(network).items()}
 
     def read(self, path: Path) -> None:
         """Load the network and run it."""

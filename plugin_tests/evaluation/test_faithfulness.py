@@ -142,9 +142,9 @@ def test_scores_that_are_blind_to_the_tokens_are_no_better_than_chance(
 
     rng = np.random.default_rng(0)
 
-    def blind(bag: FeatureBag, bundle: ModelBundle) -> list[module.TokenScore]:
+    def blind(bag: FeatureBag, bundle: ModelBundle) -> list[module.Score]:
         n = len(bag.scales["20x"])
-        return [module.TokenScore(f"blind {k}", "20x", rng.random(n)) for k in range(20)]
+        return [module.Score(f"blind {k}", "20x", rng.random(n)) for k in range(20)]
 
     monkeypatch.setattr(module, "token_scores", blind)
     found = faithfulness(

@@ -140,8 +140,8 @@ BIG = 10**9
 SIZES = "architecture.sizes"
 CONFIG_AT_FAULT: dict[str, tuple[Spoil, tuple[str, ...]]] = {
     "missing": (lambda folder: (folder / CONFIG).unlink(), ("no readable config.json",)),
-    "a folder": (folder_instead(CONFIG), ("is no file",)),
-    "a pipe": (pipe_instead(CONFIG), ("is no file",)),
+    "a folder": (folder_instead(CONFIG), ("is not a file",)),
+    "a pipe": (pipe_instead(CONFIG), ("is not a file",)),
     "empty": (text(""), ("not valid JSON",)),
     "cut off": (cut(CONFIG, -100), ("not valid JSON",)),
     "weights": (lambda folder: shutil.copy(folder / WEIGHTS, folder / CONFIG), ("not valid JSON",)),
@@ -150,7 +150,7 @@ CONFIG_AT_FAULT: dict[str, tuple[Spoil, tuple[str, ...]]] = {
     "a list": (text("[]"), ("the whole",)),
     "nested deeply": (text('{"a":' * 50_000 + "1" + "}" * 50_000), ("not valid JSON",)),
     "a number of 5000 digits": (text(f'{{"version": {"9" * 5000}}}'), ("not valid JSON",)),
-    "a field twice": (text('{"name": "a", "name": "b"}'), ("'name' is there twice",)),
+    "a field twice": (text('{"name": "a", "name": "b"}'), ("'name' occurs twice",)),
     "a field unknown": (field("pickle", "x"), ("pickle",)),
     "a field unknown within": (field("architecture.path", "../x"), ("architecture.path",)),
     "a field named as a path": (text('{"../../etc/passwd": 1}'), (CONFIG,)),
@@ -184,7 +184,7 @@ CONFIG_AT_FAULT: dict[str, tuple[Spoil, tuple[str, ...]]] = {
     "encoder of 10**9": (field("encoder.width", BIG), ("encoder.width",)),
     "encoder width negative": (field("encoder.width", -1), ("encoder.width",)),
     "encoder without a name": (field("encoder.name", ""), ("encoder.name",)),
-    "encoder mean NaN": (field("encoder.mean", [float("nan")] * 3), ("NaN is no number",)),
+    "encoder mean NaN": (field("encoder.mean", [float("nan")] * 3), ("NaN is not a number",)),
     "encoder std 0": (field("encoder.std", [0, 1, 1]), ("encoder.std",)),
     "encoder option a list": (field("encoder.options", {"a": [1]}), ("encoder.options.a",)),
     "patches of 10**9": (field("sampling.patch_size", BIG), ("sampling.patch_size",)),
@@ -198,11 +198,11 @@ CONFIG_AT_FAULT: dict[str, tuple[Spoil, tuple[str, ...]]] = {
     "unit a list": (field("time_bins.unit", []), ("time_bins.unit",)),
     "quantiles falling": (field("risk_reference.quantiles", [1, 0]), ("do not rise",)),
     "quantile only one": (field("risk_reference.quantiles", [1]), ("quantiles",)),
-    "cut-off NaN": (field("risk_reference.cutoff", float("nan")), ("NaN is no number",)),
+    "cut-off NaN": (field("risk_reference.cutoff", float("nan")), ("NaN is not a number",)),
     "cut-off a text": (field("risk_reference.cutoff", "x"), ("risk_reference.cutoff",)),
     "group of another length": (
         field("risk_reference.groups.0.survival", [1.0]),
-        ("has not 4 values",),
+        ("does not have 4 values",),
     ),
     "group above 1": (
         field("risk_reference.groups.1.survival", [2, 1, 1, 1]),
@@ -226,8 +226,8 @@ CONFIG_AT_FAULT: dict[str, tuple[Spoil, tuple[str, ...]]] = {
 
 WEIGHTS_AT_FAULT: dict[str, tuple[Spoil, tuple[str, ...]]] = {
     "missing": (lambda folder: (folder / WEIGHTS).unlink(), ("cannot be read",)),
-    "a folder": (folder_instead(WEIGHTS), ("is no file",)),
-    "a pipe": (pipe_instead(WEIGHTS), ("is no file",)),
+    "a folder": (folder_instead(WEIGHTS), ("is not a file",)),
+    "a pipe": (pipe_instead(WEIGHTS), ("is not a file",)),
     "empty": (cut(WEIGHTS, 0), ("cannot be read",)),
     "cut off in the header": (cut(WEIGHTS, 100), ("cannot be read",)),
     "cut off": (cut(WEIGHTS, -1), ("cannot be read",)),

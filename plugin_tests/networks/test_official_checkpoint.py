@@ -30,8 +30,7 @@ CASES = [
 def released_state(model):
     """A model's weights under their released names."""
     ours = model.state_dict()
-    names = released_names(model.depth, projected=model.encoder_width != model.embed_dim)
-    return {theirs: ours[name] for theirs, name in names.items()}
+    return {theirs: ours[name] for theirs, name in released_names(model).items()}
 
 
 @pytest.fixture
@@ -88,10 +87,10 @@ def test_parity_with_the_authors_network(name, num_heads, case):
 def test_mapping_covers_exactly_the_released_names_and_shapes():
     lines = KEYS.read_text().splitlines()
     released = dict(line.split("\t") for line in lines if line)
-    names = released_names(1, projected=True)
-    assert names.keys() == released.keys()
     with torch.device("meta"):
-        ours = CrossFusion(encoder_width=2048).state_dict()
+        network = CrossFusion(encoder_width=2048)
+    names, ours = released_names(network), network.state_dict()
+    assert names.keys() == released.keys()
     assert sorted(names.values()) == sorted(ours)
     assert {theirs: str(tuple(ours[name].shape)) for theirs, name in names.items()} == released
 

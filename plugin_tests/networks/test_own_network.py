@@ -136,6 +136,33 @@ def test_positions_and_covariates_reach_it(own):
     assert not torch.equal(call_network(network, older).logits, first)
 
 
+def test_a_bundle_names_its_covariates_and_takes_raw_values(own, bag):
+    config = config_of(bag, own, standardise=True, covariates=("age", "stage"))
+    sizes = config.architecture.sizes | {"num_covariates": 2}
+    config = config.model_copy(
+        update={"architecture": config.architecture.model_copy(update={"sizes": sizes})}
+    )
+    network = fresh(config).eval()
+    network.set_covariate_moments(torch.tensor([60.0, 2.0]), torch.tensor([10.0, 0.0]))
+    bundle = ModelBundle(config, network, "")
+    values = bundle.covariates_of({"stage": 3, "age": 75.0, "sex": 1})
+    assert values.tolist() == [75.0, 3.0]
+    tokens = bundle.tokens(bag, values)
+    by_hand = (bundle.tokens(bag, values).features["20x"] - network.mean[2]) / network.sd[2]
+    inner = network.network.plain(by_hand, tokens.grid["20x"], torch.tensor([[1.5, 1.0]]))
+    torch.testing.assert_close(call_network(network, tokens).logits, inner)
+    assert np.abs(attribute(bag, bundle, values).values["20x"]).max() > 0
+    for refused, words in (
+        (lambda: bundle.covariates_of({"age": 75.0}), "needs the covariates stage;"),
+        (lambda: bundle.covariates_of({"age": np.nan, "stage": 1}), "needs the covariates age;"),
+        (lambda: bundle.tokens(bag), "no covariates, which the network needs"),
+        (lambda: bundle.tokens(bag, values[:1]), "give one number for each of age, stage"),
+    ):
+        with pytest.raises(TiacfError, match=words) as refusal:
+            refused()
+        assert "\n" not in str(refusal.value)
+
+
 def test_an_ensemble_of_it_passes_its_inputs_on(own, bag, tmp_path):
     config = config_of(bag, own, standardise=True, members=(BINS, BINS))
     save_bundle(tmp_path, config, make_ensemble([fresh(config) for _ in range(2)], config))

@@ -119,7 +119,7 @@ def test_weights_that_could_run_code_or_are_none_are_refused(demo_bundle, tmp_pa
         SurvivalPredictor(weights=tmp_path / "whole.pth")
     assert "\n" not in str(caught.value)
     torch.save([1, 2], tmp_path / "list.pth")
-    with pytest.raises(UsageError.__base__, match="is no state dict"):
+    with pytest.raises(UsageError.__base__, match="is not a state dict"):
         SurvivalPredictor(weights=tmp_path / "list.pth")
 
 

@@ -1,17 +1,15 @@
-"""Faithfulness: whether the tokens with high scores are those that the prediction depends on.
+"""Faithfulness: whether the prediction depends on the tokens with high scores.
 
-A score is faithful when the tokens that it ranks highest matter: deleting them moves the risk more than
-deleting as many others at random (Samek et al., "Evaluating the Visualization of What a Deep Neural Network
-Has Learned", IEEE TNNLS 2017). Attention need not be (Jain and Wallace, "Attention is not Explanation",
-NAACL 2019). Deleted tokens are taken out of the bag, as if the patches had not been tissue. Where it is
-known which tokens show the pattern that decides, the area under the ROC curve says how well a score finds
-them.
+A score is faithful if deleting the tokens that it ranks highest changes the risk more than deleting as many
+tokens at random (Samek et al., "Evaluating the Visualization of What a Deep Neural Network Has Learned",
+IEEE TNNLS 2017). Attention need not be (Jain and Wallace, "Attention is not Explanation", NAACL 2019).
+Deleted tokens are removed from the bag, as if their patches were not tissue. If the tokens that show the
+decisive pattern are known, the area under the ROC curve measures how well a score finds them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
@@ -20,6 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from tiacrossfusion.errors import UsageError
 from tiacrossfusion.evaluation.bootstrap import bootstrap_counts, estimate
 from tiacrossfusion.evaluation.scores import Estimate
+from tiacrossfusion.explain.score import Score
 from tiacrossfusion.slides.spec import SCALES
 
 if TYPE_CHECKING:
@@ -31,11 +30,12 @@ if TYPE_CHECKING:
 #: Shares of a scale's tokens that are deleted.
 SHARES = (0.05, 0.1, 0.2)
 
-#: With fewer slides an interval is no more than a hint.
+# With fewer slides the intervals are no more than a hint.
 _FEW_SLIDES = 10
 
 End = Literal["highest", "lowest"]
 _Key = TypeVar("_Key")
+_Deletion = tuple[str, str, End, float]  # score, scale, end, share
 
 
 class _Frozen(BaseModel):
@@ -43,18 +43,18 @@ class _Frozen(BaseModel):
 
 
 class DeletionFigure(_Frozen):
-    """What deleting the tokens at one end of a score does, on average over slides.
+    """The effect of deleting the tokens at one end of a score, on average over slides.
 
     Attributes:
         score: such as "attention fused", "attention rolled" or "attribution".
-        scale: of the tokens that are deleted, "5x", "10x" or "20x".
-        end: which tokens are deleted; the lowest of a score with a sign only, which lower the risk.
-        share: of the scale's tokens that are deleted.
-        slides: how many count.
-        change: mean size of the change of the risk.
-        random: the same when as many tokens are deleted at random.
-        ratio: the first by the second; above 1 the score is better than chance.
-        direction: mean change of the risk with its sign; below 0 the risk falls.
+        scale: of the deleted tokens, "5x", "10x" or "20x".
+        end: which tokens are deleted: the highest, or, of a signed score, the lowest, which lower the risk.
+        share: share of the scale's tokens that are deleted.
+        slides: number of slides.
+        change: mean absolute change of the risk.
+        random: the same if equally many tokens are deleted at random.
+        ratio: `change` divided by `random`; above 1 the score is better than chance.
+        direction: mean signed change of the risk; below 0 the risk falls.
     """
 
     score: str
@@ -69,12 +69,12 @@ class DeletionFigure(_Frozen):
 
 
 class RegionFigure(_Frozen):
-    """How well a score finds the tokens that show the pattern.
+    """How well a score finds the tokens that show the decisive pattern.
 
     Attributes:
         score: as in `DeletionFigure`.
         scale: of the tokens.
-        slides: how many have tokens with and tokens without the pattern.
+        slides: number of slides with tokens of both kinds.
         auc: mean over slides of the area under the ROC curve; 0.5 is chance.
     """
 
@@ -88,14 +88,14 @@ class Faithfulness(_Frozen):
     """Faithfulness of a model's scores. Intervals: 95 %, bootstrap over slides.
 
     Attributes:
-        model: its name.
-        slides: how many were looked at.
-        random_deletions: for each slide, scale and share.
+        model: name of the model.
+        slides: number of slides.
+        random_deletions: number for each slide, scale and share.
         draws: of the bootstrap.
         seed: of the random deletions and the bootstrap.
         deletions: by score, scale, end and share.
-        regions: where it is known which tokens show the pattern; else empty.
-        notes: what limits the figures.
+        regions: by score and scale, if the tokens that show the pattern are known; else empty.
+        notes: limits of the figures.
     """
 
     model: str
@@ -108,29 +108,8 @@ class Faithfulness(_Frozen):
     notes: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class TokenScore:
-    """One score of the tokens of one scale.
-
-    Attributes:
-        name: such as "attention fused".
-        scale: of the tokens.
-        values: (N,), none of them NaN.
-        signed: whether the lowest lower the risk, so that both ends matter.
-    """
-
-    name: str
-    scale: str
-    values: np.ndarray
-    signed: bool = False
-
-
-def token_scores(bag: FeatureBag, bundle: ModelBundle) -> list[TokenScore]:
-    """Score the tokens of a bag in all ways that a network has.
-
-    Args:
-        bag: features of a slide, made with the bundle's encoder and sampling.
-        bundle: the model.
+def token_scores(bag: FeatureBag, bundle: ModelBundle) -> list[Score]:
+    """Return all scores that the network of a bundle has for the tokens of a bag.
 
     Raises:
         TiacfError: the bag does not fit the model, or the risk is not finite.
@@ -142,13 +121,13 @@ def token_scores(bag: FeatureBag, bundle: ModelBundle) -> list[TokenScore]:
     prediction = predict_bag(bag, bundle)
     attribution = attribute(bag, bundle)
     scores = [
-        TokenScore(f"attention {name}", "10x" if name == "fused" else name, values)
+        Score(f"attention {name}", "10x" if name == "fused" else name, values)
         for name, values in prediction.attention.items()
     ]
     for scale, values in (rolled_scores(bag, bundle) or {}).items():
-        scores.append(TokenScore("attention rolled", scale, values))
+        scores.append(Score("attention rolled", scale, values))
     for scale, values in attribution.values.items():
-        scores.append(TokenScore("attribution", scale, values, signed=True))
+        scores.append(Score("attribution", scale, values, signed=True))
     return [score for score in scores if np.isfinite(score.values).all()]
 
 
@@ -164,22 +143,22 @@ def faithfulness(
 ) -> Faithfulness:
     """Measure the faithfulness of a model's scores on some slides.
 
-    Takes for each slide about 100 forward passes at the defaults for a network of three scales.
+    With the defaults and a network of three scales, a slide costs about 100 forward passes.
 
     Args:
-        bags: of slides that the model was not trained on, for figures that hold for new ones.
+        bags: of slides that the model was not trained on, so that the figures hold for new slides.
         bundle: the model.
-        regions: for each bag, for scales where it is known, (N,) bool: the tokens with the pattern.
-        shares: of a scale's tokens to delete, each above 0 and below 1.
-        random_deletions: with which a deletion is compared, for each slide, scale and share.
+        regions: for each bag, by scale where known, (N,) bool: the tokens that show the pattern.
+        shares: shares of a scale's tokens to delete, above 0 and below 1.
+        random_deletions: number of random deletions for each slide, scale and share.
         draws: of the bootstrap.
         seed: of the random deletions and the bootstrap.
 
     Raises:
-        TiacfError: there is no bag, one does not fit the model, or there are too few draws.
+        TiacfError: there is no bag, a bag does not fit the model, or there are too few draws.
     """
     rng = np.random.default_rng(seed)
-    deleted: list[dict[tuple[str, str, End, float], tuple[float, float]]] = []
+    deleted: list[dict[_Deletion, tuple[float, float]]] = []
     found: list[dict[tuple[str, str], float]] = []
     truths = iter(regions) if regions is not None else None
     for bag in bags:
@@ -195,7 +174,7 @@ def faithfulness(
             }
         )
     if not deleted:
-        raise UsageError("no bag to measure faithfulness on; give some with --bags")
+        raise UsageError("there are no bags to measure faithfulness on; give some with --bags")
     counts = bootstrap_counts([len(deleted)], draws, seed)[0]
     notes = []
     if len(deleted) < _FEW_SLIDES:
@@ -213,16 +192,10 @@ def faithfulness(
 
 
 def auc(values: np.ndarray, truth: np.ndarray) -> float:
-    """Area under the ROC curve: the share of pairs in which the token with the pattern scores higher.
+    """Return the area under the ROC curve of scores (N,) for `truth` (N,) bool.
 
-    Source: Bamber, "The area above the ordinal dominance graph", 1975; equal scores count one half.
-
-    Args:
-        values: (N,) scores.
-        truth: (N,) bool.
-
-    Returns:
-        0 to 1; NaN where all tokens have the pattern, or none.
+    It is the share of pairs in which the true token scores higher, equal scores counting one half; NaN if
+    all tokens are true, or none. Source: Bamber, "The area above the ordinal dominance graph", 1975.
     """
     from scipy.stats import mannwhitneyu
 
@@ -235,12 +208,12 @@ def auc(values: np.ndarray, truth: np.ndarray) -> float:
 def _deletions(
     network: SurvivalNetwork,
     tokens: SlideTokens,
-    scores: Sequence[TokenScore],
+    scores: Sequence[Score],
     shares: Sequence[float],
     random_deletions: int,
     rng: np.random.Generator,
-) -> dict[tuple[str, str, End, float], tuple[float, float]]:
-    """Change of a slide's risk by score, scale, end and share, and its mean size by chance."""
+) -> dict[_Deletion, tuple[float, float]]:
+    """Return a slide's change of risk, and its mean size by chance, by score, scale, end and share."""
     import torch
 
     from tiacrossfusion.networks.calling import call_network
@@ -249,13 +222,13 @@ def _deletions(
         keep = np.setdiff1d(np.arange(tokens.features[scale].shape[1]), gone)
         return float(call_network(network, tokens.keep(scale, torch.from_numpy(keep))).risk)
 
-    changes: dict[tuple[str, str, End, float], tuple[float, float]] = {}
+    changes: dict[_Deletion, tuple[float, float]] = {}
     with torch.inference_mode():
         risk = float(call_network(network, tokens).risk)
         for scale in SCALES:
             of_scale = [score for score in scores if score.scale == scale]
             n = len(of_scale[0].values) if of_scale else 0
-            if n < 2:  # of a single token nothing would be left
+            if n < 2:  # deleting a single token would leave none
                 continue
             for share in shares:
                 count = min(max(1, round(share * n)), n - 1)
@@ -277,14 +250,12 @@ def _deletions(
 
 
 def _keys(slides: Sequence[Mapping[_Key, object]]) -> list[_Key]:
-    """All keys of some slides, in the order in which they come."""
+    """Return all keys of some slides, in order of appearance."""
     return list(dict.fromkeys(key for slide in slides for key in slide))
 
 
 def _deletion_figure(
-    key: tuple[str, str, End, float],
-    slides: Sequence[Mapping[tuple[str, str, End, float], tuple[float, float]]],
-    counts: np.ndarray,
+    key: _Deletion, slides: Sequence[Mapping[_Deletion, tuple[float, float]]], counts: np.ndarray
 ) -> DeletionFigure:
     has = np.array([key in slide for slide in slides])
     changes, chances = np.array([slide[key] for slide in slides if key in slide]).T
@@ -307,9 +278,7 @@ def _deletion_figure(
 
 
 def _region_figure(
-    key: tuple[str, str],
-    slides: Sequence[Mapping[tuple[str, str], float]],
-    counts: np.ndarray,
+    key: tuple[str, str], slides: Sequence[Mapping[tuple[str, str], float]], counts: np.ndarray
 ) -> RegionFigure:
     values = np.array([slide.get(key, np.nan) for slide in slides])
     known = np.isfinite(values)

@@ -1,4 +1,4 @@
-"""The files that figures of faithfulness are kept in."""
+"""The files of faithfulness figures."""
 
 from __future__ import annotations
 
@@ -18,17 +18,10 @@ _ENDS = {"": "value", "_low": "low", "_high": "high"}
 
 
 def write_faithfulness(folder: Path, figures: Faithfulness) -> list[Path]:
-    """Write `faithfulness.json`, and as a table for people `faithfulness.csv`.
-
-    Args:
-        folder: made when it does not exist.
-        figures: what `faithfulness` gave.
-
-    Returns:
-        The two files.
+    """Write `faithfulness.json` and, as a table, `faithfulness.csv`; return the two paths.
 
     Raises:
-        TiacfError: the folder cannot be written.
+        TiacfError: the folder, which is created if necessary, cannot be written.
     """
     names = [f"{name}{end}" for name in _FIGURES for end in _ENDS]
     text = io.StringIO()

@@ -1,4 +1,4 @@
-"""Attribution of the risk: which tokens raise or lower it, and what each scale adds to it."""
+"""Attribution of the risk: which tokens raise or lower it, and how much each scale contributes."""
 
 from __future__ import annotations
 
@@ -22,23 +22,22 @@ if TYPE_CHECKING:
     from tiacrossfusion.networks.base import SurvivalNetwork
     from tiacrossfusion.networks.tokens import SlideTokens
 
-#: Typical tokens that are drawn. The error of their mean is 1/32 of the spread of one token.
+# Number of typical tokens to draw; the error of their mean is 1/32 of the SD of one token.
 _DRAWN = 1024
 
 
 @dataclass(frozen=True)
 class Attribution:
-    """The risk of one slide, taken apart.
+    """The risk of one slide, attributed to tokens and scales.
 
     Attributes:
-        values: per scale that the network reads (N,) float64, for each token: above 0 it raises the risk,
-            below 0 it lowers it, against an average token.
+        values: (N,) float64 for each scale that the network reads: above 0, the token raises the risk
+            compared with an average token; below 0, it lowers it.
         risk: of the slide.
-        baseline_risk: of a bag of as many typical tokens.
-        scale_contribution: what each of "5x", "10x" and "20x" adds to the risk; the three add up to
+        baseline_risk: of a bag of equally many typical tokens.
+        scale_contribution: contribution of "5x", "10x" and "20x" to the risk; they add up to
             `risk - baseline_risk`. 0 for a scale that the network does not read.
-        baseline: "training" where what is average and typical comes from the training patients, "own" where
-            from the slide.
+        baseline: where average and typical tokens come from: "training" patients, or the slide's "own".
     """
 
     values: dict[str, np.ndarray]
@@ -49,47 +48,49 @@ class Attribution:
 
     @property
     def completeness_error(self) -> float:
-        """What the tokens' values add up to, less `risk - baseline_risk`.
+        """The sum of the tokens' values minus `risk - baseline_risk`.
 
-        It is 0 for a network that is linear in its embedded tokens, and else says how far from linear it is
-        between the bag and the baseline.
+        It is 0 for a network that is linear in its embedded tokens, and else measures how far from linear
+        the network is between the bag and the baseline.
         """
         total = float(sum(values.sum() for values in self.values.values()))
         return total - (self.risk - self.baseline_risk)
 
 
-def attribute(bag: FeatureBag, bundle: ModelBundle) -> Attribution:
+def attribute(
+    bag: FeatureBag, bundle: ModelBundle, covariates: np.ndarray | None = None
+) -> Attribution:
     """Attribute the risk of a slide to its tokens and to the three scales.
 
     Tokens: gradient times difference to a baseline (Shrikumar, Greenside and Kundaje, "Learning Important
-    Features Through Propagating Activation Differences", ICML 2017, section 2), summed over features: the
-    change of the risk, to first order, when an average token takes the token's place. It is taken at the
-    tokens as the network embeds them (`SurvivalNetwork.embeddings`); of a network that names no such
-    modules, at the features. Positions and covariates stay as they are. CrossFusion normalises each
-    projected token, so that its length does not matter, and neither does a step towards the mean feature,
-    which is nearly 0 once standardised: at the features the gradient misses what the token does, and so do
-    integrated gradients along the same line, at many times the cost (docs/explanations.md has figures). The
-    average token is the mean embedding of typical tokens.
+    Features Through Propagating Activation Differences", ICML 2017, section 2), summed over features: to
+    first order, the change of the risk when the token replaces an average token. It is computed at the
+    embedded tokens (`SurvivalNetwork.embeddings`), or at the features if the network names no embeddings.
+    Positions and covariates are kept. The average token is the mean embedding of typical tokens.
+    CrossFusion normalises each projected token, so neither its length nor a step towards the mean feature,
+    which is nearly 0 once standardised, matters: at the features the gradient misses the effect of the
+    token, and so do integrated gradients along the same line, at many times the cost (figures in
+    docs/explanations.md).
 
     Scales: Shapley values (Shapley, "A Value for n-person Games", 1953; Lundberg and Lee, NeurIPS 2017,
     equation 8) of the game in which a scale that does not play has typical tokens instead of its own.
 
-    Typical tokens are drawn from N(mean, sd^2), feature by feature, with the training patients' moments;
-    the draw is the same every time. Of a model without moments all of them are the mean of the slide's
-    tokens at their scale. That has the mean content of the slide already, so that values and contributions
-    say what departs from it.
+    Typical tokens are drawn from N(mean, sd^2), independently for each feature, with the training patients'
+    moments and a fixed seed. For a model without moments they all are the mean of the slide's tokens at
+    their scale; values and contributions then describe the difference from the slide's average content.
 
-    Takes one forward and one backward pass, and `2**n - 1` forward ones for the n scales that the network
-    reads, on its device. Memory is linear in the tokens.
+    Costs one forward and one backward pass, and `2**n - 1` forward passes for the n scales that the network
+    reads. Memory is linear in the tokens.
 
     Args:
         bag: features of the slide, made with the bundle's encoder and sampling.
-        bundle: the model, of any network, single or an ensemble.
+        bundle: the model, with any network, single or an ensemble.
+        covariates: (C,) raw values, see `ModelBundle.tokens`.
 
     Raises:
         TiacfError: the bag does not fit the model, or the risk or a gradient is not finite.
     """
-    found = attribute_tokens(bundle.network, bundle.tokens(bag))
+    found = attribute_tokens(bundle.network, bundle.tokens(bag, covariates))
     numbers = [found.baseline_risk, found.risk, *(v.sum() for v in found.values.values())]
     if not np.isfinite(numbers).all():
         raise TiacfError(
@@ -99,12 +100,7 @@ def attribute(bag: FeatureBag, bundle: ModelBundle) -> Attribution:
 
 
 def attribute_tokens(network: SurvivalNetwork, tokens: SlideTokens) -> Attribution:
-    """Do as `attribute` with a network and tensors.
-
-    Args:
-        network: in eval mode; left as it is.
-        tokens: float32 tokens of one slide, on the network's device.
-    """
+    """Attribute as `attribute` does, with a network in eval mode and the tokens of one slide."""
     values, risk = _gradient_times_difference(network, tokens)
     baseline, kind = baseline_tokens(network, tokens)
     risks = _coalitions(network, tokens, baseline, list(values), risk)
@@ -120,7 +116,7 @@ def attribute_tokens(network: SurvivalNetwork, tokens: SlideTokens) -> Attributi
 def baseline_tokens(
     network: SurvivalNetwork, tokens: SlideTokens
 ) -> tuple[SlideTokens, Literal["training", "own"]]:
-    """Return typical tokens, as many as a bag has, and where they come from: "training" or "own"."""
+    """Return equally many typical tokens, and their origin, "training" or "own" (see `Attribution`)."""
     import torch
 
     moments = network.moments()
@@ -149,12 +145,12 @@ def _typical_tokens(moments: tuple[Tensor, Tensor], scale: str, like: Tensor) ->
 def _gradient_times_difference(
     network: SurvivalNetwork, tokens: SlideTokens
 ) -> tuple[dict[str, np.ndarray], float]:
-    """Attribute the risk to the embedded tokens; gives (N,) of each scale that is read, and the risk."""
+    """Return the attribution (N,) of each scale that the network reads, and the risk."""
     import torch
 
     from tiacrossfusion.networks.calling import as_output, inputs_of
 
-    # With weights that are constants nothing is kept for gradients of them.
+    # Detached weights, so that nothing is stored for their gradients.
     weights = {name: weight.detach() for name, weight in network.named_parameters()}
     with torch.enable_grad(), _leaves(network, tokens) as (found, given):
         inputs = inputs_of(network, given)
@@ -195,7 +191,7 @@ def _leaves(
 ) -> Iterator[tuple[list[_Leaf], SlideTokens]]:
     """Make the embedded tokens leaves of the autograd graph and collect them.
 
-    Yields the leaves, which are complete after a forward pass, and the tokens to give to it.
+    Yields the leaves, which are complete after a forward pass, and the tokens for that pass.
     """
     from tiacrossfusion.networks.calling import scales_read
 
@@ -225,10 +221,10 @@ def _leaves(
 def _leaf_hook(
     found: list[_Leaf], scales: tuple[str, ...], *, trained: bool
 ) -> Callable[..., object]:
-    """Return a hook that replaces what an embedding module returns by leaves.
+    """Return a forward hook that replaces the output of an embedding module by leaves.
 
     Args:
-        found: takes the leaves.
+        found: collects the leaves.
         scales: that the module embeds.
         trained: whether the tokens were standardised by the training patients' moments.
     """
@@ -239,7 +235,7 @@ def _leaf_hook(
         typical = tokens
         if trained:
             drawn = _standard_tokens(given[0])
-            with torch.no_grad():  # `forward` and not the call, which would run this hook again
+            with torch.no_grad():  # calling the module would run this hook again
                 typical = _as_list(module.forward(*[drawn] * len(given)))
         leaves = [
             _Leaf(scale, z.requires_grad_(), like.detach().mean(dim=1, keepdim=True))
@@ -257,10 +253,10 @@ def _as_list(made: Tensor | list[Tensor]) -> list[Tensor]:
 
 
 def _standard_tokens(like: Tensor) -> Tensor:
-    """Draw tokens (1, n, E) from N(0, 1), the same every time."""
+    """Draw tokens (1, n, E) from N(0, 1) with a fixed seed."""
     import torch
 
-    generator = torch.Generator().manual_seed(0)  # on the CPU, so that every device has the same
+    generator = torch.Generator().manual_seed(0)  # on the CPU: the same numbers on every device
     return torch.randn(1, _DRAWN, like.shape[2], generator=generator).to(like)
 
 
@@ -274,14 +270,9 @@ def _coalitions(
     read: list[str],
     risk: float,
 ) -> dict[frozenset[str], float]:
-    """Risk for each set of the scales `read` that keep their tokens while the others have typical ones.
+    """Return the risk for each subset of the scales `read` that keeps its tokens.
 
-    Args:
-        network: the network.
-        tokens: of one slide.
-        baseline: typical ones.
-        read: the scales that the network reads.
-        risk: with all tokens.
+    The other scales have the tokens of `baseline`. `risk` is that of the full set.
     """
     import torch
 
@@ -299,11 +290,9 @@ def _coalitions(
 
 
 def _shapley(risks: Mapping[frozenset[str], float], players: list[str]) -> dict[str, float]:
-    """Shapley values: the mean over all orders of what a player adds to those before it.
+    """Return the Shapley values of players, from the risks of all their subsets.
 
-    Args:
-        risks: of every set of players.
-        players: all of them.
+    A value is the mean, over all orders, of what a player adds to the players before it.
     """
     n = len(players)
     values = dict.fromkeys(players, 0.0)

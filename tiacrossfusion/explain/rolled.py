@@ -1,4 +1,4 @@
-"""Attention rolled back through all stages of a network to the tokens of a bag."""
+"""Attention rolled out from the prediction of a network to the tokens of a bag."""
 
 from __future__ import annotations
 
@@ -13,27 +13,22 @@ if TYPE_CHECKING:
     from tiacrossfusion.models.bundle import ModelBundle
 
 
-def rolled_scores(bag: FeatureBag, bundle: ModelBundle) -> dict[str, np.ndarray] | None:
-    """Follow the class token's attention back to the tokens, see `SurvivalNetwork.rollout`.
+def rolled_scores(
+    bag: FeatureBag, bundle: ModelBundle, covariates: np.ndarray | None = None
+) -> dict[str, np.ndarray] | None:
+    """Return the attention rollout of a slide (see `SurvivalNetwork.rollout`), by scale.
 
-    Takes one forward pass and computes each layer's attention once more. Of an ensemble it is the mean over
-    the members.
-
-    Args:
-        bag: features of the slide, made with the bundle's encoder and sampling.
-        bundle: the model.
+    Costs one forward pass and a second computation of each layer's attention. Arguments and errors are
+    those of `attribution.attribute`.
 
     Returns:
-        "5x" (N5,), "10x" (N10,) and "20x" (N20,) float64 of the scales that the network reads, with the sum
-        1 over all of them; None where the network has no rollout.
-
-    Raises:
-        TiacfError: the bag does not fit the model.
+        "5x" (N5,), "10x" (N10,) and "20x" (N20,) float64 for the scales that the network reads, with sum 1
+        over all of them; None if the network has no rollout.
     """
     import torch
 
     with torch.inference_mode():
-        rolled = bundle.network.rollout(bundle.tokens(bag))
+        rolled = bundle.network.rollout(bundle.tokens(bag, covariates))
     if rolled is None:
         return None
     return {

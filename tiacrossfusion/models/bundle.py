@@ -1,11 +1,11 @@
-"""Model bundles: a folder with `config.json` and `model.safetensors`, and nothing that executes."""
+"""Model bundles: folders with `config.json` and `model.safetensors`, which contain no code."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ModelBundle:
-    """A trained model with all that belongs to it.
+    """A trained model with its description.
 
     Attributes:
         config: architecture, sampling, encoder, time bins, risk reference and model card.
         network: the network in eval mode.
-        fingerprint: hash of `config.json` and the weights; results carry it.
+        fingerprint: hash of `config.json` and the weights, which results record.
     """
 
     config: BundleConfig
@@ -44,10 +44,10 @@ class ModelBundle:
     fingerprint: str
 
     def check_bag(self, bag: FeatureBag) -> None:
-        """Refuse a bag made with another encoder or sampling, saying which field differs.
+        """Check that a bag was made with the model's encoder and sampling.
 
         Raises:
-            TiacfError: a field differs.
+            TiacfError: a field differs; the message names it.
         """
         made, label = bag.provenance, f"bag of {bag.provenance.slide}"
         remedy = (
@@ -59,11 +59,31 @@ class ModelBundle:
         check_same(self.config.encoder, made.encoder, "encoder", label, remedy)
         check_same(self.config.sampling, made.sampling, "sampling", label, remedy)
 
-    def tokens(self, bag: FeatureBag) -> SlideTokens:
-        """Return the tokens of a bag: a batch of one slide, float32, on the network's device.
+    def covariates_of(self, values: Mapping[str, float]) -> np.ndarray:
+        """Return the covariates (C,) of the model, in its order, from raw values by name.
 
         Raises:
-            TiacfError: the bag was made with another encoder or sampling, or lacks what the network needs.
+            TiacfError: a covariate of the model is missing, or is not a finite number.
+        """
+        names = self.config.architecture.covariates
+        odd = [name for name in names if not np.isfinite(values.get(name, np.nan))]
+        if odd:
+            raise TiacfError(
+                f"the model needs the covariates {', '.join(odd)}; give numbers for them"
+            )
+        return np.array([values[name] for name in names], dtype=np.float64)
+
+    def tokens(self, bag: FeatureBag, covariates: np.ndarray | None = None) -> SlideTokens:
+        """Return the tokens of a bag: a batch of one slide, float32, on the network's device.
+
+        Args:
+            bag: features of the slide.
+            covariates: (C,) raw values of the patient, as `covariates_of` returns them, for a network that
+                takes covariates; it standardises them by moments in its weights.
+
+        Raises:
+            TiacfError: the bag was made with another encoder or sampling, or an input of the network is
+                missing or has the wrong length.
         """
         import torch
 
@@ -72,15 +92,18 @@ class ModelBundle:
 
         self.check_bag(bag)
         tokens = SlideTokens.from_bag(bag)
+        if covariates is not None:
+            names = self.config.architecture.covariates
+            if names and covariates.shape != (len(names),):
+                raise TiacfError(
+                    f"covariates of shape {covariates.shape}; give one number for each of {', '.join(names)}"
+                )
+            tokens = replace(tokens, covariates=torch.from_numpy(covariates)[None])
         check_tokens(self.network, tokens, f"bag of {bag.provenance.slide}")
         return tokens.to(next(self.network.parameters()).device, torch.float32)
 
     def with_weights(self, path: Path, device: str = "cpu") -> ModelBundle:
-        """Return the same model with the weights of another file.
-
-        Args:
-            path: `.safetensors`, or a state dict that `torch.save` wrote; no code in it is run.
-            device: torch device of the network.
+        """Return the same model on a device with the weights of another file, see `read_weights`.
 
         Raises:
             MissingFileError: the file does not exist.
@@ -98,12 +121,12 @@ def load_bundle(model: str | Path, device: str = "cpu") -> ModelBundle:
 
     Args:
         model: name of a shipped bundle ("crossfusion-demo"), a bundle folder, or a Hugging Face hub id
-            ("owner/name"), which is the only case that may use the network.
+            ("owner/name"); only a hub id may access the internet.
         device: torch device of the network.
 
     Raises:
-        TiacfError: there is no such bundle, it is damaged, of a newer format or inconsistent, or the device
-            is not there.
+        TiacfError: the bundle does not exist, is damaged, inconsistent or of a newer format, or the device
+            is unavailable.
     """
     usable_device(device)
     folder = model if isinstance(model, Path) else find_bundle(model)
@@ -113,7 +136,7 @@ def load_bundle(model: str | Path, device: str = "cpu") -> ModelBundle:
 
 
 def save_bundle(folder: Path, config: BundleConfig, network: SurvivalNetwork) -> None:
-    """Write a bundle into a folder, which is made if need be; each file is replaced in one step.
+    """Write a bundle into a folder, creating it if necessary; each file is replaced atomically.
 
     Raises:
         TiacfError: the folder cannot be written.
@@ -129,13 +152,13 @@ def save_bundle(folder: Path, config: BundleConfig, network: SurvivalNetwork) ->
                 part.write_bytes(content)
     except OSError as error:
         raise TiacfError(
-            f"{folder}: the bundle cannot be written ({error.strerror}); check the folder's rights and "
-            "free space, or give another"
+            f"{folder}: the bundle cannot be written ({error.strerror}); check the folder's permissions "
+            "and free space, or give another folder"
         ) from error
 
 
 def make_ensemble(members: Sequence[SurvivalNetwork], config: BundleConfig) -> Ensemble:
-    """Put networks together as the ensemble that a config with `members` describes."""
+    """Return networks as the ensemble that a config with `members` describes."""
     import torch
 
     from tiacrossfusion.networks.ensemble import Ensemble
@@ -146,14 +169,12 @@ def make_ensemble(members: Sequence[SurvivalNetwork], config: BundleConfig) -> E
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read the weights of a network without running code from the file.
+    """Read the weights of a network, `.safetensors` or a state dict from `torch.save`, running no code in it.
 
-    Args:
-        path: `.safetensors`, or a state dict that `torch.save` wrote. The prefixes that `DataParallel` and
-            `CrossFusionModel` give to names are removed.
+    The prefixes that `DataParallel` and `CrossFusionModel` add to names are removed.
 
     Raises:
-        TiacfError: the file cannot be read, or holds something other than a state dict.
+        TiacfError: the file cannot be read, or does not hold a state dict.
     """
     from safetensors.torch import load_file
     from torch import Tensor
@@ -161,7 +182,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     from tiacrossfusion.io.tensor_files import load_tensors
 
     if is_there(path) and not path.is_file():
-        raise TiacfError(f"{path}: is no file; get the bundle again")
+        raise TiacfError(f"{path}: is not a file; get the bundle again")
     try:
         content = load_file(path) if path.suffix == ".safetensors" else load_tensors(path)
     except Exception as error:  # safetensors, torch and the file system raise many kinds
@@ -171,7 +192,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if not isinstance(content, dict) or not all(
         isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items()
     ):
-        raise TiacfError(f"{path}: is no state dict; save it with torch.save(model.state_dict())")
+        raise TiacfError(
+            f"{path}: is not a state dict; save it with torch.save(model.state_dict())"
+        )
     for prefix in ("module.", "network."):
         if all(name.startswith(prefix) for name in content):
             content = {name.removeprefix(prefix): tensor for name, tensor in content.items()}
@@ -179,24 +202,19 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _load_network(config: BundleConfig, path: Path) -> SurvivalNetwork:
-    """Make the network of a config with the weights of a file.
-
-    Raises:
-        TiacfError: the file cannot be read or does not fit.
-    """
+    """Return the network of a config with the weights of a file."""
     import torch
 
     weights = read_weights(path)
-    # No random weights on "meta", which would also move the global seed; a user's own network may need
-    # values while it is built.
+    # On "meta" no weights are drawn; a user's own network may need values while it is built.
     own = config.architecture.package is not None
     with torch.random.fork_rng(devices=()), torch.device("cpu" if own else "meta"):
         try:
             networks = [network_of(config.architecture)]
-        except UsageError as error:  # here the fault is in a file, not in an option
+        except UsageError as error:  # the file is wrong, not an option
             raise TiacfError(f"{path.with_name(CONFIG)}: architecture: {error}") from error
         each, count = len(networks[0].state_dict()), len(config.members) or 1
-        if config.members and len(weights) != each * count:  # before that many are made
+        if config.members and len(weights) != each * count:  # before so many are built
             raise TiacfError(
                 f"{path}: the weights do not fit {CONFIG} ({len(weights)} tensors for {count} members "
                 f"of {each}); get the bundle again"
@@ -215,12 +233,11 @@ def _load_network(config: BundleConfig, path: Path) -> SurvivalNetwork:
     try:
         network.load_state_dict(weights, assign=True)
     except RuntimeError as error:
-        reason = one_line(error)
         raise TiacfError(
-            f"{path}: the weights do not fit {CONFIG} ({reason}); get the bundle again"
+            f"{path}: the weights do not fit {CONFIG} ({one_line(error)}); get the bundle again"
         ) from error
     if not all(bool(tensor.isfinite().all()) for tensor in weights.values()):
         raise TiacfError(f"{path}: the weights are not finite; get the bundle again")
     if not any(bool(tensor.any()) for tensor in weights.values()):
-        raise TiacfError(f"{path}: all weights are 0, no model is like that; get the bundle again")
+        raise TiacfError(f"{path}: all weights are 0; get the bundle again")
     return network

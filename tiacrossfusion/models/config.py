@@ -20,16 +20,16 @@ class Architecture(BaseModel):
 
     Attributes:
         name: of the network, see `tiacrossfusion.networks.registry.NETWORKS`.
-        package: what has to be installed or imported for a network that is not built in; None for one that
-            is.
+        package: installed package or Python file that registers the network; None for a built-in one.
         encoder_width: E, width of the features.
         num_bins: K, hazards of the model's output.
-        sizes: the other arguments of the network's constructor, such as "embed_dim"; rates of dropout,
-            which only training needs, are left out.
-        standardise: each scale's features are standardised before the network, by moments in the weights.
-        proportional_hazards: the network gives one log-hazard, and a baseline in the weights K hazards.
-        covariates: names of the clinical covariates that the network is given, which are standardised by
-            moments in the weights.
+        sizes: the other arguments of the network's constructor, such as "embed_dim", without dropout rates,
+            which only training needs.
+        standardise: features are standardised, at each scale, by moments stored in the weights.
+        proportional_hazards: the network predicts one log-hazard, from which a baseline stored in the
+            weights gives K hazards.
+        covariates: names of the network's clinical covariates, which are standardised by moments stored in
+            the weights.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -61,8 +61,8 @@ class RiskGroup(BaseModel):
     """Training patients on one side of the cut-off.
 
     Attributes:
-        name: such as "low" and "high".
-        patients: how many.
+        name: "low" or "high", or another name.
+        patients: number of patients.
         survival: (K,) Kaplan-Meier estimate of their survival at the bin edges e_1 .. e_K.
     """
 
@@ -74,11 +74,11 @@ class RiskGroup(BaseModel):
 
 
 class RiskReference(BaseModel):
-    """The risks of the training patients, to compare a risk with.
+    """The risks of the training patients, for comparison.
 
     Attributes:
         quantiles: risks of the training patients at evenly spaced probabilities from 0 to 1.
-        cutoff: a risk above it is in the last group, else in the first; from training patients.
+        cutoff: a risk above it belongs to the second group, else to the first.
         groups: the two groups, low risk first.
     """
 
@@ -99,24 +99,24 @@ class RiskReference(BaseModel):
         return self.quantiles[0] <= risk <= self.quantiles[-1]
 
     def percentile(self, risk: float) -> float:
-        """Percentile of a risk among the training patients, 0 to 100, linear between quantiles."""
+        """Return the percentile of a risk among the training patients, 0 to 100, linear between quantiles."""
         probabilities = np.linspace(0, 100, len(self.quantiles))
         return float(np.interp(risk, self.quantiles, probabilities))
 
     def group(self, risk: float) -> RiskGroup:
-        """Risk group of a risk."""
+        """Return the risk group of a risk."""
         return self.groups[1] if risk > self.cutoff else self.groups[0]
 
 
 class ModelCard(BaseModel):
-    """What a user must know before believing a number.
+    """What a user must know to interpret a model's predictions.
 
     Attributes:
-        description: what the model is, in a sentence or two.
-        cohort: on whom it was trained.
-        performance: figures with intervals and what they were measured on; empty when unknown.
+        description: the model, in a sentence or two.
+        cohort: patients on whom it was trained.
+        performance: figures with intervals and the data that they were measured on; empty if unknown.
         licence: of the weights.
-        notice: shown beside every output; not empty for anything that is not for clinical use.
+        notice: shown beside every output; not empty for a model that is not for clinical use.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -131,12 +131,12 @@ class ModelCard(BaseModel):
 class BundleConfig(BaseModel):
     """The `config.json` of a model bundle.
 
-    `time_bins` and `risk_reference` are None when they are unknown, as for a checkpoint imported without
-    them: predictions then leave times, percentile and group empty and say why.
+    `time_bins` and `risk_reference` are None if unknown, as for an imported checkpoint: predictions then
+    leave times, percentile and group empty, with a note.
 
-    `members` makes the bundle an ensemble: the time bins of each member, networks of one architecture whose
-    curves are averaged at the edges of `time_bins`. `patient_hazards` says how the slides of a patient
-    become one prediction: the mean of their hazards.
+    `members` makes the bundle an ensemble of networks of one architecture: it holds the time bins of each
+    member, and their curves are averaged at the edges of `time_bins`. `patient_hazards` is how the slides
+    of a patient become one prediction: by the mean of their hazards.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -166,9 +166,9 @@ class BundleConfig(BaseModel):
         if self.members and self.time_bins is None:
             raise ValueError("an ensemble needs time_bins, at whose edges its curves are averaged")
         if any(member.num_bins != bins for member in self.members):
-            raise ValueError(f"a member of the ensemble has not {bins} time bins")
+            raise ValueError(f"a member of the ensemble does not have {bins} time bins")
         if self.risk_reference is not None and any(
             len(group.survival) != bins for group in self.risk_reference.groups
         ):
-            raise ValueError(f"a risk group's survival has not {bins} values")
+            raise ValueError(f"a risk group's survival does not have {bins} values")
         return self

@@ -1,4 +1,4 @@
-"""The files of a model bundle: where they are, and how `config.json` is read."""
+"""The files of a model bundle: finding the folder and reading `config.json`."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from tiacrossfusion.text import FORMULA_SIGNS, printable
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
-#: In bytes; an ensemble of a thousand members takes a tenth of it.
+# In bytes; the config of an ensemble of a thousand members has a tenth of it.
 _LARGEST_CONFIG = 2**24
 
-#: Texts that become cells of predictions.csv; the unit of time is checked by `TimeBins`.
+# Texts that become cells of predictions.csv; `TimeBins` checks the unit of time.
 _IN_TABLES = re.compile(r"card\.notice$|risk_reference\.groups\.\d\.name$")
 
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 
 
 def shipped_bundles() -> dict[str, Path]:
-    """Bundles inside this package, by name."""
+    """Return the folders of the bundles in this package, by name."""
     root = Path(str(files("tiacrossfusion.models") / "bundles"))
     return {folder.name: folder for folder in sorted(root.iterdir()) if (folder / CONFIG).is_file()}
 
@@ -50,14 +50,14 @@ def find_bundle(model: str) -> Path:
         return path
     if is_file(path):
         raise ArgumentValueError(
-            f"{model}: a file is no model bundle; give the folder that holds {CONFIG}, or make "
-            "one from a checkpoint with: tiacf import-checkpoint"
+            f"{model}: is a file; give a model bundle, which is a folder with {CONFIG}, or make one from a "
+            "checkpoint with: tiacf import-checkpoint"
         )
     try:
         path.stat()
     except PermissionError as error:
         raise ArgumentValueError(f"{model}: {missing(path)}; ask for the right to") from error
-    except (OSError, ValueError):  # not there, or no path
+    except (OSError, ValueError):  # does not exist, or is not a path
         pass
     if _HUB_ID.match(model) and not model.startswith("."):
         return _download(model)
@@ -70,7 +70,7 @@ def find_bundle(model: str) -> Path:
 
 
 def _download(hub_id: str) -> Path:
-    """Fetch a bundle from the Hugging Face hub, or from its cache."""
+    """Download a bundle from the Hugging Face hub, or find it in the cache."""
     from huggingface_hub import snapshot_download
 
     try:
@@ -82,26 +82,26 @@ def _download(hub_id: str) -> Path:
                 etag_timeout=5,
             )
         )
-    except Exception as error:  # network, proxy, authorisation, unknown id: many kinds
+    except Exception as error:  # of many types: network, proxy, authorisation, unknown id
         forbidden = offline_variable()
         reason = (
             f"{forbidden} is set, so the hub was not contacted" if forbidden else one_line(error)
         )
         raise TiacfError(
-            f"{hub_id}: no such folder, and no bundle from the hub ({reason}); "
-            "download it elsewhere and give its folder"
+            f"{hub_id}: no such folder, and the hub gave no bundle ({reason}); download it elsewhere and "
+            "give its folder"
         ) from error
 
 
 def read_config(folder: Path) -> BundleConfig:
-    """Read and check the `config.json` of a bundle folder, without its weights.
+    """Read and check the `config.json` of a bundle folder.
 
     Raises:
-        TiacfError: it is missing, no JSON, of a newer format, or a field is wrong.
+        TiacfError: it is missing, not JSON, of a newer format, or a field is invalid.
     """
     path = folder / CONFIG
-    if is_there(path) and not path.is_file():  # reading a pipe would wait for ever
-        raise TiacfError(f"{path}: is no file; get the bundle again")
+    if is_there(path) and not path.is_file():  # reading a pipe would block
+        raise TiacfError(f"{path}: is not a file; get the bundle again")
     try:
         if path.stat().st_size > _LARGEST_CONFIG:
             raise TiacfError(f"{path}: is far too large for a {CONFIG}; get the bundle again")
@@ -127,7 +127,7 @@ def read_config(folder: Path) -> BundleConfig:
     except ValidationError as error:
         field, reason = first_fault(error)
         raise TiacfError(
-            f"{path}: {field}: {reason}; mend the field or get the bundle again"
+            f"{path}: {field}: {reason}; correct the field or get the bundle again"
         ) from error
     _check_texts(path, document)
     return config
@@ -142,27 +142,23 @@ def fingerprint(folder: Path) -> str:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Refuse a repeated field: programs differ in which one they take."""
+    """Refuse a repeated field, since programs differ in which value they use."""
     fields = dict(pairs)
     if len(fields) < len(pairs):
         twice = next(
             name for name, count in Counter(name for name, _ in pairs).items() if count > 1
         )
-        raise ValueError(f"the field {twice!r} is there twice")
+        raise ValueError(f"the field {twice!r} occurs twice")
     return fields
 
 
 def _no_number(constant: str) -> Any:
-    """Refuse NaN and Infinity, which are not JSON although Python reads them."""
-    raise ValueError(f"{constant} is no number")
+    """Refuse NaN and Infinity, which Python reads although they are not JSON."""
+    raise ValueError(f"{constant} is not a number")
 
 
 def _check_texts(path: Path, document: Any) -> None:
-    """Refuse texts that act where they are shown: control characters in a terminal, formulas in a table.
-
-    Raises:
-        TiacfError: a text holds control characters, or begins as a formula.
-    """
+    """Refuse control characters, which act in a terminal, and formulas in texts of a table."""
     waiting = [("", document)]
     while waiting:
         field, value = waiting.pop()
@@ -177,5 +173,5 @@ def _check_texts(path: Path, document: Any) -> None:
         elif isinstance(value, str) and _IN_TABLES.match(field) and value.startswith(FORMULA_SIGNS):
             raise TiacfError(
                 f"{path}: {printable(field)}: begins with {value[0]!r}, which spreadsheets take for a "
-                "formula; mend the field or get the bundle again"
+                "formula; correct the field or get the bundle again"
             )

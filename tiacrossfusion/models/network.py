@@ -1,4 +1,4 @@
-"""Networks from the architectures that bundles name, and the other way round."""
+"""Networks from the architectures in bundles, and architectures of networks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RATES = ("dropout", "attention_dropout")
 def describe_network(
     name: str, *, encoder_width: int, num_bins: int, sizes: Mapping[str, Any], **fields: Any
 ) -> Architecture:
-    """Describe a network: the sizes that it takes, and its defaults for those that are not given.
+    """Return the architecture of a network, with its defaults for sizes that are not given.
 
     Args:
         name: of the network.
@@ -31,7 +31,7 @@ def describe_network(
         fields: the other fields of `Architecture`, such as `standardise`.
 
     Raises:
-        UsageError: there is no such network, or it needs a size that is not given.
+        UsageError: the network is unknown, or requires a size that is not given.
     """
     taken = {
         size: sizes.get(size, argument.default)
@@ -46,15 +46,11 @@ def describe_network(
 
 
 def network_of(architecture: Architecture, **rates: float) -> SurvivalNetwork:
-    """Make the network of an architecture with fresh weights, in training mode.
-
-    Training and loading both use it. Moments and baseline, where the architecture has them, are those of a
-    `TrainedNetwork` that is not trained yet.
+    """Return the network of an architecture with fresh weights, in training mode.
 
     Args:
         architecture: name and sizes.
-        rates: `dropout` and `attention_dropout` in training, for a network that takes them; without them it
-            has its defaults.
+        rates: `dropout` and `attention_dropout`; those that the network does not take are left out.
 
     Raises:
         UsageError: the sizes do not fit the network.
@@ -67,7 +63,7 @@ def network_of(architecture: Architecture, **rates: float) -> SurvivalNetwork:
     if architecture.package is not None and architecture.name not in NETWORKS:
         raise NETWORKS.absent(architecture.name, architecture.package)
     _check_sizes(architecture.name, architecture.sizes)
-    # Where a baseline makes K hazards of one log-hazard, the network itself has one bin.
+    # With proportional hazards the network itself has one bin, the log-hazard.
     bins = 1 if architecture.proportional_hazards else architecture.num_bins
     taken = network_sizes(architecture.name)
     network = build_network(
@@ -91,7 +87,7 @@ def network_of(architecture: Architecture, **rates: float) -> SurvivalNetwork:
 
 
 def _check_sizes(name: str, sizes: Mapping[str, Any]) -> None:
-    """Check sizes against the constructor of a network: all are there, and of the types it states."""
+    """Check that sizes are complete and have the types in the annotations of a network's constructor."""
     taken = network_sizes(name)
     lacking = [size for size in ("encoder_width", "num_bins") if size not in taken]
     if lacking:
@@ -100,7 +96,7 @@ def _check_sizes(name: str, sizes: Mapping[str, Any]) -> None:
         )
     try:
         types = get_type_hints(NETWORKS[name].__init__)
-    except Exception:  # annotations that only a type checker can read
+    except Exception:  # annotations that only a type checker can resolve
         types = {}
     for size, argument in taken.items():
         if size in ("encoder_width", "num_bins", *RATES):

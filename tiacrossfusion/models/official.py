@@ -1,4 +1,4 @@
-"""From a checkpoint of the authors' release to a model bundle."""
+"""Model bundles from checkpoints of the authors' release."""
 
 from __future__ import annotations
 
@@ -29,20 +29,19 @@ def bundle_from_checkpoint(
 ) -> BundleConfig:
     """Write a bundle with the network of an official checkpoint.
 
-    A checkpoint holds weights only. The encoder must be given; the training risks are unknown, and the time
-    bins too unless they are given.
+    A checkpoint holds weights only, so the risks of the training patients are unknown.
 
     Args:
         checkpoint: file of the authors' release.
         folder: folder of the bundle.
         name: name of the model.
-        encoder: what made the features that the checkpoint was trained on.
-        num_heads: attention heads, which cannot be read from a checkpoint.
-        time_bins: the bins of the hazards; None when unknown.
-        sampling: how patches were laid; None takes this package's default.
+        encoder: encoder of the features that the checkpoint was trained on.
+        num_heads: number of attention heads, which a checkpoint does not record.
+        time_bins: the bins of the hazards; None if unknown.
+        sampling: how patches were sampled; None for this package's default.
 
     Raises:
-        TiacfError: the checkpoint cannot be read, or something does not fit it.
+        TiacfError: the checkpoint cannot be read, or encoder or time bins do not fit it.
     """
     network = load_official_checkpoint(checkpoint, num_heads=num_heads)
     architecture = describe_network(
@@ -81,10 +80,10 @@ def bundle_from_checkpoint(
 
 
 def parse_bin_edges(text: str, unit: str | None) -> TimeBins:
-    """Read bin edges from a comma-separated option; a missing first 0 is added.
+    """Return time bins from comma-separated edges; a missing first 0 is added.
 
     Raises:
-        UsageError: they are no rising finite numbers, or the unit is missing or none.
+        UsageError: the edges are not rising, finite numbers, or the unit is missing or unknown.
     """
     if not unit:
         raise UsageError("--bin-edges: give their unit too, such as --time-unit months")

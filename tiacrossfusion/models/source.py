@@ -1,4 +1,4 @@
-"""Models and encoders by name, from which each process of a run loads them once."""
+"""Models and encoders by name, which each process of a run loads once."""
 
 from __future__ import annotations
 
@@ -21,47 +21,35 @@ class LoadedModel:
     """A model bundle and an encoder in memory, or one of them.
 
     Attributes:
-        encoder: turns patches into features; None where there are bags already.
-        bundle: the model; None where only features are made.
+        encoder: computes features of patches; None for predictions from bags.
+        bundle: the model; None if only features are extracted.
     """
 
     encoder: Encoder | None = None
     bundle: ModelBundle | None = None
 
     def load(self) -> LoadedModel:
-        """Return self, as `ModelSource.load` returns a loaded model."""
+        """Return self, so that a loaded model can be used as a `ModelSource`."""
         return self
 
     @property
     def identity(self) -> str:
-        """What decides results; the workers of a cluster must agree on it."""
+        """What the results depend on, which must be equal on all workers of a cluster."""
         encoder = "" if self.encoder is None else self.encoder.spec.model_dump_json()
         return encoder + ("" if self.bundle is None else self.bundle.fingerprint)
 
     def config(self) -> BundleConfig:
-        """Return the description of the model.
-
-        Raises:
-            UsageError: there is no model.
-        """
+        """Return the description of the model, or raise as `need_bundle`."""
         return self.need_bundle().config
 
     def need_encoder(self) -> Encoder:
-        """Return the encoder.
-
-        Raises:
-            UsageError: there is no encoder.
-        """
+        """Return the encoder, or raise UsageError if there is none."""
         if self.encoder is None:
             raise UsageError("no encoder is given; see --encoder and --encoder-weights")
         return self.encoder
 
     def need_bundle(self) -> ModelBundle:
-        """Return the model bundle.
-
-        Raises:
-            UsageError: there is no model.
-        """
+        """Return the model bundle, or raise UsageError if there is none."""
         if self.bundle is None:
             raise UsageError("no model is given; see --model")
         return self.bundle
@@ -69,17 +57,17 @@ class LoadedModel:
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Names from which each process loads an encoder and a model once.
+    """Names of an encoder and a model, which each process loads once.
 
     Attributes:
-        encoder: name of an encoder; None takes the model's.
-        model: name of a model, folder of a bundle or hub id; None where only features are made.
-        model_weights: weights file of the network to take instead of the bundle's.
+        encoder: name of an encoder; None for the model's.
+        model: name of a model, folder of a bundle or hub id; None if only features are extracted.
+        model_weights: weights file of the network, instead of the bundle's.
         weights: local weights file of the encoder.
         device: torch device.
-        precision: of the encoder's arithmetic; "auto" fits the device.
-        with_encoder: False where there are bags already.
-        plugins: modules or Python files that register the user's own encoders and networks.
+        precision: of the encoder's arithmetic; "auto" depends on the device.
+        with_encoder: False for predictions from bags.
+        plugins: modules or Python files that register a user's encoders and networks.
     """
 
     encoder: str | None = None
@@ -92,30 +80,29 @@ class ModelSource:
     plugins: tuple[str, ...] = ()
 
     def load(self) -> LoadedModel:
-        """Load them, or return what this process has loaded before.
+        """Load encoder and model, or return those that this process has already loaded.
 
         Raises:
-            TiacfError: a name is unknown, a file missing or damaged, or the device is not there.
+            TiacfError: a name is unknown, a file is missing or damaged, or the device is unavailable.
         """
         return _load(self)
 
     def absolute(self) -> ModelSource:
-        """Return the same with absolute paths, which processes with other working folders find too."""
+        """Return the same with absolute paths, for processes with other working folders."""
 
         def absolute(path: str | None) -> str | None:
             return None if path is None else str(Path(path).absolute())
 
+        model = self.model
         return replace(
             self,
-            model=absolute(self.model)
-            if self.model and is_folder(Path(self.model))
-            else self.model,
+            model=absolute(model) if model and is_folder(Path(model)) else model,
             model_weights=absolute(self.model_weights),
             weights=absolute(self.weights),
         )
 
     def config(self) -> BundleConfig:
-        """Return the description of the model, read here: the device may be one of the workers'.
+        """Return the description of the model, read on the CPU: only workers may have the device.
 
         Raises:
             TiacfError: no model is named, or it is unknown or damaged.

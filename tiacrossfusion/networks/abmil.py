@@ -1,4 +1,4 @@
-"""ABMIL: gated attention pooling of single tokens."""
+"""ABMIL: gated attention pooling."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from tiacrossfusion.networks.output import SurvivalOutput
 from tiacrossfusion.networks.token_embedding import BagNetwork, FineOnly
 
-# L, width of the attention's hidden layer: that of the paper's experiments.
+# L, width of the attention's hidden layer, as in the paper's experiments.
 _HIDDEN = 128
 
 
@@ -20,8 +20,8 @@ class ABMIL(BagNetwork):
         a_n    = softmax_n(w^T (tanh(V h_n) * sigmoid(U h_n)))
         logits = Linear(Dropout(sum_n a_n h_n))
 
-    `*` is element by element; V and U have biases. The head gives one logit a time bin instead of the
-    paper's one probability. Scores are a_n.
+    `*` is elementwise; V and U have biases. The head returns one logit for each time bin instead of the
+    paper's single probability. Scores are a_n.
 
     Source: Ilse, Tomczak and Welling, "Attention-based Deep Multiple Instance Learning", ICML 2018,
     equations 7 and 9.
@@ -30,7 +30,7 @@ class ABMIL(BagNetwork):
     def _add_layers(self, embed_dim: int, num_bins: int, dropout: float) -> None:
         self.content = nn.Linear(embed_dim, _HIDDEN)  # V
         self.gate = nn.Linear(embed_dim, _HIDDEN)  # U
-        self.score = nn.Linear(_HIDDEN, 1, bias=False)  # w; a softmax does not see a bias
+        self.score = nn.Linear(_HIDDEN, 1, bias=False)  # w; a bias would not change the softmax
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(embed_dim, num_bins)
 

@@ -1,4 +1,4 @@
-"""Multi-head attention with scores of its keys, without a dense attention map."""
+"""Multi-head attention with scores of its keys and no dense map, and the feed-forward network after it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from tiacrossfusion.networks.dropped_attention import dropped_attention
 
-# Softmax weights held at a time while scoring: 16 MiB in float32. Of 2**20 to 2**23 on one CPU core, the
-# best for the keys of the largest bag and within a tenth of the best for fewer; enough to fill a GPU.
+# Softmax weights held at a time while scoring: 16 MiB in float32. On one CPU core the fastest of 2**20 to
+# 2**23 for the keys of the largest bag, and within 10 % of the fastest for fewer; enough to fill a GPU.
 SCORING_BUFFER = 2**22
 
 Scorer = Callable[[Tensor, Tensor], Tensor]
@@ -26,22 +26,21 @@ Observer = Callable[[Tensor, Tensor], None]
 def passed_attention(
     mass: Tensor, query: Tensor, key: Tensor, *, buffer: int = SCORING_BUFFER
 ) -> Tensor:
-    """Distribute the mass of each query over the keys by its attention weights.
+    """Distribute the mass (B, N) of the queries over the keys by their attention weights.
 
     `passed_m = mean_h sum_n mass_n softmax_m(q_hn . k_hm / sqrt(d))`: a vector times the mean map of the
-    heads. The (H, N, M) weights would take 218 GiB at the largest bag; here a few queries of one head at a
-    time go through one buffer, so that memory is O(N + M) plus that buffer. The buffer is reused:
-    allocating it for each chunk would double the time.
+    heads. The (H, N, M) weights of the largest bag would take 218 GiB. Here a few queries of one head at a
+    time go through one buffer, so memory is O(N + M) plus the buffer. It is reused because allocating it
+    for each chunk would double the time.
 
     Args:
         mass: (B, N).
         query: (B, H, N, d).
         key: (B, H, M, d).
-        buffer: most softmax weights held at a time (one query's M at least). Changes memory and speed, not
-            the result.
+        buffer: number of softmax weights held at a time, at least M; affects memory and speed only.
 
     Returns:
-        (B, M) in float32 or wider with the sum of `mass`, without gradient.
+        (B, M) with the sum of `mass`, in float32 or wider, without gradient.
     """
     batch, heads, queries, width = query.shape
     keys = key.shape[2]
@@ -50,7 +49,7 @@ def passed_attention(
     rows = min(queries, max(1, buffer // keys))
     held = torch.empty(rows, keys, dtype=wide, device=key.device)  # (rows, M)
     ones = held.new_ones(keys)
-    # Half-precision logits would round the weights by per cents: autocast is off in here.
+    # Half-precision logits would round the weights by per cents, so autocast is off.
     with torch.autocast(query.device.type, enabled=False):
         for b in range(batch):
             masses = mass[b].to(wide).split(rows)
@@ -67,17 +66,10 @@ def passed_attention(
 
 
 def attention_received(query: Tensor, key: Tensor, *, buffer: int = SCORING_BUFFER) -> Tensor:
-    """Attention that each key receives: the column means of the softmax weights, over the heads.
+    """Return the attention (B, M) that each key receives, mean over queries and heads; sums to 1.
 
-    `score_m = mean_{h, n} softmax_m(q_hn . k_hm / sqrt(d))`, so the scores sum to 1 over the keys.
-
-    Args:
-        query: (B, H, N, d).
-        key: (B, H, M, d).
-        buffer: most softmax weights held at a time, as in `passed_attention`.
-
-    Returns:
-        (B, M) in float32 or wider, without gradient.
+    `score_m = mean_{h, n} softmax_m(q_hn . k_hm / sqrt(d))`. Arguments, precision and gradient are those of
+    `passed_attention`.
     """
     batch, _, queries, _ = query.shape
     wide = torch.promote_types(query.dtype, torch.float32)
@@ -87,14 +79,9 @@ def attention_received(query: Tensor, key: Tensor, *, buffer: int = SCORING_BUFF
 
 @torch.no_grad()
 def class_token_attention(query: Tensor, key: Tensor) -> Tensor:
-    """Attention that the class token (query 0) pays to each key, mean over the heads.
+    """Return the attention (B, M) that query 0, the class token, pays to each key, mean over the heads.
 
-    Args:
-        query: (B, H, N, d), the class token at index 0 of N.
-        key: (B, H, M, d).
-
-    Returns:
-        (B, M) in float32 or wider, summing to 1 over the keys, without gradient.
+    Query (B, H, N, d) and key (B, H, M, d) are as in `passed_attention`, and so are precision and gradient.
     """
     wide = torch.promote_types(query.dtype, torch.float32)
     with torch.autocast(query.device.type, enabled=False):
@@ -108,10 +95,9 @@ class MultiHeadAttention(nn.Module):
 
     `a = Linear_out(concat_h(softmax(q_h k_h^T / sqrt(D / H)) v_h))`.
 
-    The output comes from the fused kernel, or from `dropped_attention` where the kernel would go dense, and
-    scores from a second pass over the same queries and keys. Asking for scores therefore leaves the output
-    as it is, to the last bit, and works under autograd, dropout and autocast alike. The price is one more
-    product q k^T.
+    The output comes from the fused kernel, or from `dropped_attention` where that kernel would use a dense
+    map. Scores come from a second pass over the same queries and keys, at the cost of one more product
+    q k^T. So they do not change a bit of the output, and work under autograd, dropout and autocast.
 
     Args:
         embed_dim: D, a multiple of `num_heads`.
@@ -124,7 +110,7 @@ class MultiHeadAttention(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.dropout = dropout
-        #: Sees the queries and keys of each call, see `observe_attention`.
+        #: Called with the queries and keys of each call, see `observe_attention`.
         self.observer: Observer | None = None
         self.query = nn.Linear(embed_dim, embed_dim)
         self.key = nn.Linear(embed_dim, embed_dim)
@@ -138,11 +124,11 @@ class MultiHeadAttention(nn.Module):
 
         Args:
             tokens: (B, N, D), the queries.
-            context: (B, M, D), the keys and values. The tokens themselves, for self-attention.
+            context: (B, M, D), the keys and values; the same tokens for self-attention.
             score: `attention_received`, `class_token_attention` or None for no scores.
 
         Returns:
-            The attended tokens (B, N, D), and the scores (B, M) if asked for.
+            The attended tokens (B, N, D), and the scores (B, M) if requested.
         """
         query = self._split_heads(self.query(tokens))  # (B, H, N, D/H)
         key = self._split_heads(self.key(context))  # (B, H, M, D/H)
@@ -162,15 +148,35 @@ class MultiHeadAttention(nn.Module):
         return tokens.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
 
 
+class FeedForward(nn.Module):
+    """`Linear(D -> 2D), GELU, Dropout, Linear(2D -> D), Dropout`, on each token separately.
+
+    Args:
+        embed_dim: D.
+        dropout: rate of both dropouts.
+    """
+
+    def __init__(self, embed_dim: int, dropout: float) -> None:
+        """Create the two layers."""
+        super().__init__()
+        self.expand = nn.Linear(embed_dim, 2 * embed_dim)
+        self.activation = nn.GELU()
+        self.contract = nn.Linear(2 * embed_dim, embed_dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Map (B, N, D) to (B, N, D)."""
+        hidden = self.dropout(self.activation(self.expand(tokens)))  # (B, N, 2D)
+        return self.dropout(self.contract(hidden))  # (B, N, D)
+
+
 @contextmanager
 def observe_attention(
     network: nn.Module, observer: Callable[[str, Tensor, Tensor], None]
 ) -> Iterator[None]:
-    """Have every `MultiHeadAttention` of a network report its queries and keys.
+    """Call `observer` with the name, query and key of every `MultiHeadAttention` that a network computes.
 
-    Args:
-        network: any network.
-        observer: takes a layer's name, its query (B, H, N, d) and its key (B, H, M, d).
+    The query has shape (B, H, N, d), the key (B, H, M, d).
     """
 
     def named(name: str) -> Callable[[Tensor, Tensor], None]:

@@ -1,4 +1,4 @@
-"""The attention of all layers of a network at once, observed while it predicts."""
+"""The attention of all layers of a network, observed while it predicts."""
 
 from __future__ import annotations
 
@@ -21,20 +21,19 @@ from tiacrossfusion.networks.layout import fold_copies
 
 @dataclass(eq=False)
 class AttentionTrace:
-    """What `trace_attention` saw of the last forward pass, in float32 or wider, without gradient.
+    """Scores of the last forward pass in `trace_attention`, in float32 or wider, without gradient.
 
-    A layer is named after its place in the network, such as "cross_fine" or "transform_source.post.0",
-    without the name of a `TrainedNetwork` around it.
+    A layer's name is its path in the network, such as "cross_fine" or "transform_source.post.0", without
+    the name of a `TrainedNetwork` around it.
 
     Attributes:
-        received: per layer, in the order of computation, (B, n) the attention that each of the n tokens
-            received, mean over the heads and over all queries. The n tokens are the context of a
-            cross-attention, and the tokens of the map's bag in a Pad-Transformer: what padded copies
-            receive is added to their originals, and they count among the queries. The class token counts
-            among the queries too, but its column is left out, so that the sum over the tokens is 1 in all
-            layers except those of "transform_final".
-        class_token: (B, n) the class token's row in the last layer, copies added to their originals and its
-            own column left out; None before the first forward pass.
+        received: by layer, in the order of computation, (B, n) the attention that each of the n tokens
+            received, mean over heads and queries. In a cross-attention the n tokens are the context. In a
+            Pad-Transformer they are the tokens before padding: copies count as queries, and what they
+            receive is added to their originals. The class token counts as a query too, but its column is
+            left out, so the sum over the tokens is 1 in all layers except those of "transform_final".
+        class_token: (B, n) the class token's row in the last layer, likewise without its own column; None
+            before the first forward pass.
     """
 
     received: dict[str, Tensor] = field(default_factory=dict)
@@ -51,19 +50,19 @@ def trace_attention(network: nn.Module) -> Iterator[AttentionTrace]:
             output = call_network(network, tokens)
         trace.received["transform_source.pre.0"]
 
-    Each layer is scored as soon as it is computed and then forgotten, a few queries at a time, so that
-    memory stays linear in the tokens. The output is the same to the last bit. `attention=True` computes its
-    scores again, so leave it out if the trace has all that is wanted.
+    A layer is scored as soon as it is computed, a few queries at a time, and is not kept, so memory is
+    linear in the tokens. The output is bit-identical. `attention=True` would compute its scores a second
+    time.
 
     Args:
         network: CrossFusion or one of its ablations, trained or not. The trace of other networks stays
             empty.
 
     Yields:
-        Filled by each forward pass anew.
+        The trace, which each forward pass fills anew.
 
     Raises:
-        TiacfError: the network is an ensemble: trace its members one by one.
+        TiacfError: the network is an ensemble, whose members must be traced one by one.
     """
     trace = AttentionTrace()
     layers = network.attention_layers() if isinstance(network, SurvivalNetwork) else None

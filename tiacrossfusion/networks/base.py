@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from tiacrossfusion.errors import TiacfError, UsageError
-from tiacrossfusion.networks.output import AttentionLayers, RolledAttention
+from tiacrossfusion.networks.output import AttentionLayers, AttentionScores
 from tiacrossfusion.networks.tokens import SlideTokens
 
-# The largest that make sense; a size beyond them is a slip, or an attack on the memory.
+# A larger size is a typing error, or an attempt to exhaust the memory.
 _LARGEST = {
     "encoder_width": 65536,
     "embed_dim": 8192,
@@ -23,26 +23,25 @@ _LARGEST = {
 class SurvivalNetwork(nn.Module):
     """Base class of networks that predict survival from the tokens of slides.
 
-    `forward` takes those of the following that it names, and is called with them by name (see
-    `calling.call_network`). An argument without default is needed; one with default is given where the bags
-    have it:
+    `forward` names the inputs that it takes, and is called with them by name (see `calling.call_network`).
+    An argument without a default is required; one with a default is passed if the bags have it:
 
     - `x5`, `x10`, `x20` (B, N, E): features of the N tokens at 5x, 10x and 20x;
     - `grid5`, `grid10`, `grid20` (B, N, 2) int64: column and row of the tokens on their grid;
     - `covariates` (B, C): clinical covariates;
-    - `attention` (bool): also score the tokens, which changes nothing else of the output.
+    - `attention` (bool): also return attention scores, without any other change of the output.
 
     It returns a `SurvivalOutput`, or the logits (B, K). Features may be float16: a network converts them to
     the precision of its weights. A plain `nn.Module` with such a `forward` is a network too; this class
-    adds what is known of its sizes and how it is explained.
+    adds its sizes and how it is explained.
 
     Args:
         encoder_width: E, width of the input features.
         num_bins: K, time bins of the survival curve.
-        sizes: other sizes, checked likewise. If `num_heads` is among them it must divide `embed_dim`.
+        sizes: further sizes to check. `num_heads`, if given, must divide `embed_dim`.
 
     Raises:
-        UsageError: a size is below 1, far too large, or `embed_dim` does not split into the heads.
+        UsageError: a size is below 1 or far too large, or `num_heads` does not divide `embed_dim`.
     """
 
     def __init__(self, encoder_width: int, num_bins: int, **sizes: int) -> None:
@@ -63,14 +62,11 @@ class SurvivalNetwork(nn.Module):
         self.num_bins = num_bins
 
     def check_features(self, **features: Tensor) -> None:
-        """Refuse features that do not fit, naming the first at fault.
-
-        Args:
-            features: (B, N, E) under the names of `forward`, such as `x20`.
+        """Check features (B, N, E), given under the names of `forward`, such as `x20`.
 
         Raises:
-            TiacfError: features are empty, have the wrong width or type, or another batch size than the
-                rest.
+            TiacfError: features are empty, have the wrong width or type, or differ in batch size; names the
+                first input at fault.
         """
         first, batch = next((name, len(x)) for name, x in features.items())
         for name, x in features.items():
@@ -88,35 +84,39 @@ class SurvivalNetwork(nn.Module):
                 raise TiacfError(f"{name} holds {x.dtype}: give float features")
             if shape[0] != batch:
                 raise TiacfError(
-                    f"{name} has {shape[0]} slides, {first} has {batch}: give the same at each scale"
+                    f"{name} has {shape[0]} slides, {first} has {batch}: give equally many at each scale"
                 )
 
     def unwrapped(self) -> nn.Module:
-        """Return the network whose `forward` names the inputs: this one, or the one inside."""
+        """Return the network whose `forward` names the inputs: this one, or the one that it wraps."""
         return self
 
     def needed_inputs(self) -> tuple[str, ...]:
-        """Return inputs with a default in `forward` that are needed all the same; none by default."""
+        """Return the inputs that are required although `forward` has a default for them."""
         return ()
 
     def embeddings(self) -> Mapping[nn.Module, tuple[str, ...]]:
         """Return the modules that embed tokens, each with the scales that it embeds.
 
-        A module takes the features (B, N, E) of its scales, in their order, and returns the embedded tokens
-        (B, N, D) of each: a tensor, or a list of them. The risk is attributed to these. Without any, the
-        default, it is attributed to the features.
+        A module takes the features (B, N, E) of its scales, in their order, and returns the embedded
+        tokens (B, N, D) of each: a tensor, or a list of tensors. The risk is attributed to these, or to the
+        features if there are no such modules (the default).
         """
         return {}
 
     def moments(self) -> tuple[Tensor, Tensor] | None:
-        """Return mean and SD (3, E) by which features of 5x, 10x and 20x are standardised, if they are."""
+        """Return mean and SD (3, E) that standardise the features of 5x, 10x and 20x, if any."""
         return None
 
-    def rollout(self, tokens: SlideTokens) -> RolledAttention | None:
-        """Follow attention from the prediction back to the tokens; None, the default, if it cannot be."""
+    def rollout(self, tokens: SlideTokens) -> AttentionScores | None:
+        """Follow attention from the prediction back to the tokens; None (the default) if unsupported.
+
+        The scores are 0 or more and sum to 1 over the tokens of all scales together, so that the sum at one
+        scale is that scale's share. They are NaN if the class token attends to nothing but itself.
+        """
         del tokens
         return None
 
     def attention_layers(self) -> AttentionLayers | None:
-        """Return where the layers are that `trace_attention` scores; None, the default, without any."""
+        """Return the layers that `trace_attention` scores; None (the default) if there are no such layers."""
         return None

@@ -15,6 +15,14 @@ from tiacrossfusion.slides.spec import SCALES
 
 Network = nn.Module | type[nn.Module]
 
+#: What a bag without some inputs lacks, and the remedy, by the first letters of their names.
+_LACKING = {
+    "x": "no patches at {}; extract it again",
+    "grid": "no positions on the grid at {}, which the network needs; extract the slide, since "
+    "features of other programs may lack them",
+    "covariates": "no covariates, which the network needs; give them with the bag",
+}
+
 
 def _arguments(network: Network) -> Mapping[str, inspect.Parameter]:
     """Return the arguments of `forward`, of a network or of the one that it wraps."""
@@ -23,7 +31,7 @@ def _arguments(network: Network) -> Mapping[str, inspect.Parameter]:
 
 
 def input_names(network: Network) -> tuple[str, ...]:
-    """Return which of `INPUT_NAMES` the `forward` of a network takes, in its order."""
+    """Return the names of `INPUT_NAMES` that the `forward` of a network takes, in its order."""
     return tuple(name for name in _arguments(network) if name in INPUT_NAMES)
 
 
@@ -44,7 +52,7 @@ def scales_read(network: Network) -> tuple[str, ...]:
 
 
 def takes_attention(network: Network) -> bool:
-    """Return whether a network can be asked for the attention of its tokens."""
+    """Return whether a network can return attention scores."""
     return "attention" in _arguments(network)
 
 
@@ -64,33 +72,21 @@ def inputs_of(network: nn.Module, tokens: SlideTokens) -> dict[str, Tensor]:
 
 
 def check_tokens(network: Network, tokens: SlideTokens, label: str) -> None:
-    """Refuse tokens that lack an input of a network, before anything is computed.
+    """Check, before anything is computed, that tokens have all inputs that a network needs.
 
     Args:
-        network: or its class.
+        network: a network or its class.
         tokens: of a slide.
-        label: names the slide, such as "bag of a.svs".
+        label: names the slide in the error, such as "bag of a.svs".
 
     Raises:
-        TiacfError: an input is missing; says what to do about it.
+        TiacfError: an input is missing; the message says what to do.
     """
     lacking = [name for name in required_inputs(network) if name not in tokens.inputs()]
-    for kind, what, remedy in (
-        ("x", "no patches at {}; extract it again", ""),
-        (
-            "grid",
-            "no positions on the grid at {}, which the network needs",
-            "; extract the slide, since features of other programs may lack them",
-        ),
-        (
-            "covariates",
-            "no covariates, which the network needs",
-            "; give them as `SlideTokens.covariates` to `call_network`",
-        ),
-    ):
+    for kind, message in _LACKING.items():
         names = [name.removeprefix(kind) + "x" for name in lacking if name.startswith(kind)]
         if names:
-            raise TiacfError(f"{label}: {what.format(', '.join(names))}{remedy}")
+            raise TiacfError(f"{label}: {message.format(', '.join(names))}")
 
 
 def as_output(returned: SurvivalOutput | Tensor) -> SurvivalOutput:
@@ -114,10 +110,7 @@ def call_network(
     Args:
         network: takes some of `INPUT_NAMES`; returns a `SurvivalOutput`, or logits (B, K).
         tokens: B slides with equal token counts.
-        attention: ask for the attention of each token, of a network that gives it.
-
-    Returns:
-        The prediction for the B slides.
+        attention: request attention scores, where the network has them.
 
     Raises:
         TiacfError: the network needs an input that the tokens lack.

@@ -1,4 +1,4 @@
-"""What CrossFusion and its ablations share: their parts, how a map is read, attention rollout."""
+"""The base class of CrossFusion and its ablations: parts, class token, attention rollout."""
 
 from __future__ import annotations
 
@@ -18,27 +18,25 @@ from tiacrossfusion.networks.base import SurvivalNetwork
 from tiacrossfusion.networks.calling import call_network
 from tiacrossfusion.networks.conv_processor import ConcatProcessor, ConvProcessor
 from tiacrossfusion.networks.layout import fold_copies
-from tiacrossfusion.networks.output import AttentionLayers, RolledAttention
+from tiacrossfusion.networks.output import AttentionLayers, AttentionScores
 from tiacrossfusion.networks.pad_transformer import PadTransformer
 from tiacrossfusion.networks.tokens import SlideTokens
 
+#: Query and key of each layer of attention, by its name.
 LayerMaps = dict[str, tuple[Tensor, Tensor]]
-"""Query and key of each layer of attention, by its name."""
 
 
 class ClassTokenReader(SurvivalNetwork):
-    """Base class of CrossFusion and its ablations: a class token reads the hazards off one square map.
+    """Base class of CrossFusion and its ablations, in which a class token reads one square map.
 
-    A network of the family adds in `_add_layers` what comes before that map.
-
-    The arguments are described in `CrossFusion`.
-
-    Raises:
-        UsageError: a size is below 1 or too large, `embed_dim` cannot be split, or the layout is unknown.
+    `_add_layers` of a subclass adds the layers before that map. Arguments and errors as in `CrossFusion`.
     """
 
-    #: The input whose tokens, padded to a square, make the map that is read.
+    #: The input whose tokens, padded to a square, make the map.
     map_input: ClassVar[Literal["x10", "x20"]] = "x10"
+
+    #: The Pad-Transformers whose maps are fused, in the order of fusion.
+    map_transformers: ClassVar[tuple[str, ...]]
 
     conv_processor: ConvProcessor | ConcatProcessor
 
@@ -76,18 +74,18 @@ class ClassTokenReader(SurvivalNetwork):
         nn.init.normal_(self.class_token, std=1e-6)
 
     def _add_layers(self) -> None:
-        """Add the layers between the bags and the map that is read."""
+        """Add the layers before the map that the class token reads."""
         raise NotImplementedError
 
     def _projection(self) -> nn.Module:
-        """Make the projection of one scale, from E to D."""
+        """Return the projection of one scale, from E to D."""
         if self.encoder_width == self.embed_dim:
             return nn.Identity()
         linear = nn.Linear(self.encoder_width, self.embed_dim)
         return nn.Sequential(OrderedDict(linear=linear, norm=nn.LayerNorm(self.embed_dim)))
 
     def _transformer(self, *, class_token: bool = False) -> PadTransformer:
-        """Make a Pad-Transformer of the network's sizes."""
+        """Return a Pad-Transformer of the network's sizes."""
         return PadTransformer(
             self.embed_dim,
             self.num_heads,
@@ -98,15 +96,11 @@ class ClassTokenReader(SurvivalNetwork):
         )
 
     def _read(self, fused: Tensor, *, attention: bool) -> tuple[Tensor, Tensor | None]:
-        """Read the hazards off a map.
-
-        Args:
-            fused: (B, T, D), a square map of T = side * side tokens.
-            attention: also score the tokens of the map.
+        """Predict from a square map (B, T, D) of T = side * side tokens.
 
         Returns:
-            The logits (B, K), and the attention (B, T) that the class token pays in the last layer, without
-            its own column, if asked for.
+            The logits (B, K), and, if requested, the attention (B, T) that the class token pays in the last
+            layer, without its own column.
         """
         class_token = self.class_token.expand(len(fused), -1, -1)  # (B, 1, D)
         fused, scores = self.transform_final(
@@ -126,34 +120,26 @@ class ClassTokenReader(SurvivalNetwork):
         )
 
     @torch.no_grad()
-    def rollout(self, tokens: SlideTokens) -> RolledAttention:
-        """Roll attention out from the class token to the tokens of the bags.
+    def rollout(self, tokens: SlideTokens) -> AttentionScores:
+        """Roll attention out from the class token to the tokens of B slides.
 
-        Mass 1 starts at the class token after the last layer and goes back through the network, a vector
-        times a matrix at each layer and never a matrix times a matrix, so that memory is linear in the
-        tokens:
+        Mass 1 starts at the class token after the last layer and is passed back through the network. Each
+        step multiplies a vector by a matrix, never two matrices, so memory is linear in the tokens:
 
-        - A layer of self-attention with map A (mean over the heads) and its residual hands it on by
-          `(A + I) / 2`. So does a cross-attention: half of the mass goes along A to the other scale, the
+        - Self-attention with map A (mean over the heads) and its residual pass the mass on by
+          `(A + I) / 2`. So does cross-attention: half of the mass goes along A to the other scale, the
           other half stays with the 10x tokens.
-        - Norms and feed-forward networks act on each token alone and leave it where it is.
-        - PPEG and the conv processor's convolutions are taken as the identity: their kernels have signs,
-          which rollout has no rule for, and their neighbours are those of the wrapped order.
-        - Where three maps are fused, the mass of a place is split among them by the norms of what they add
-          there (see `conv_processor.shares_of_norms`), not by the three weights alone.
-        - Padded copies give theirs to their originals. What stays with the class token belongs to no token
-          of a bag: it is left out and the rest divided by its sum.
+        - Norms and feed-forward networks act on each token separately and do not move its mass.
+        - PPEG and the conv processor's convolutions are treated as the identity: their kernels have
+          negative entries, for which rollout has no rule, and their neighbours follow the wrapped order.
+        - Where three maps are fused, the mass at a place is split by the norms of what each map adds there
+          (see `conv_processor.shares_of_norms`), not by the three weights alone.
+        - The mass of padded copies is added to their originals. Mass that stays with the class token
+          belongs to no token: it is left out, and the rest is divided by its sum.
 
-        All queries and keys of one forward pass are kept for the way back: 1.6 GiB at the largest bag of
-        the paper.
+        All queries and keys of one forward pass are stored: 1.6 GiB for the largest bag of the paper.
 
         Source: Abnar and Zuidema, "Quantifying Attention Flow in Transformers", ACL 2020, section 3.
-
-        Args:
-            tokens: B slides.
-
-        Returns:
-            Of the scales that the network reads.
 
         Raises:
             TiacfError: the tokens do not fit the network.
@@ -183,29 +169,26 @@ class ClassTokenReader(SurvivalNetwork):
         count = tokens.inputs()[self.map_input].shape[1]
         back = [
             fold_copies(self._back_through(name, on_map, layers), count)  # (B, N)
-            for name, on_map in zip(self._map_transformers, maps, strict=True)
+            for name, on_map in zip(self.map_transformers, maps, strict=True)
         ]
         return self._rolled_to_tokens(back, layers)
 
-    #: The Pad-Transformers that make the maps, in the order in which the maps are fused.
-    _map_transformers: ClassVar[tuple[str, ...]]
-
-    def _rolled_to_tokens(self, on_maps: list[Tensor], layers: LayerMaps) -> RolledAttention:
-        """Take mass (B, N) that arrived before each of `_map_transformers` to the tokens."""
+    def _rolled_to_tokens(self, on_maps: list[Tensor], layers: LayerMaps) -> AttentionScores:
+        """Pass mass (B, N), which arrived at the inputs of `map_transformers`, back to the tokens."""
         raise NotImplementedError
 
     def _back_through(self, transformer: str, mass: Tensor, layers: LayerMaps) -> Tensor:
-        """Take the mass (B, T) after a Pad-Transformer back to before it, and forget its layers."""
+        """Pass the mass (B, T) at a Pad-Transformer's output back to its input, and drop its layers."""
         for block in ("post", "pre"):
             for depth in reversed(range(self.depth)):
                 name = f"{transformer}.{block}.{depth}"
-                if name in layers:  # the last layer of all has been gone through already
+                if name in layers:  # the last layer of all has been passed already
                     mass = (mass + passed_attention(mass, *layers.pop(name))) / 2
         return mass
 
 
 def _initialise(module: nn.Module) -> None:
-    """Draw the weights of one layer; norms keep torch's (1, 0)."""
+    """Draw the weights of one layer; norms keep torch's 1 and 0."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
     elif isinstance(module, nn.Conv2d | nn.Conv3d):

@@ -1,30 +1,29 @@
-"""The cross-attention block: 10x tokens gather what another scale saw."""
+"""The cross-attention block: 10x tokens attend to another scale."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from tiacrossfusion.networks.attention import MultiHeadAttention, attention_received
-from tiacrossfusion.networks.feed_forward import FeedForward
+from tiacrossfusion.networks.attention import FeedForward, MultiHeadAttention, attention_received
 
 
 class CrossAttentionBlock(nn.Module):
-    """10x tokens query the tokens of one other scale (5x or 20x).
+    """Lets 10x tokens attend to the tokens of another scale (5x or 20x).
 
-    With `s` one learnt vector that marks the scale::
+    With `s` a learnt vector of that scale::
 
         a   = MHA(query = x + s, key = value = ctx + s)
         y   = LN(x + a)
         out = y + FFN(y)
 
-    The query is not normalised before the attention and no norm closes the block. Source: Soraki et al.,
-    "CrossFusion", MIDL 2026 (PMLR 315:2906-2921), the cross-attention block.
+    There is no norm before the attention and none at the end.
+    Source: Soraki et al., "CrossFusion", MIDL 2026 (PMLR 315:2906-2921), the cross-attention block.
 
     Args:
         embed_dim: D.
         num_heads: H, a divisor of D.
-        dropout: dropout of the feed-forward network. The attention weights have none.
+        dropout: dropout of the feed-forward network; there is none of the attention weights.
     """
 
     def __init__(self, embed_dim: int, num_heads: int, dropout: float) -> None:
@@ -39,15 +38,10 @@ class CrossAttentionBlock(nn.Module):
     def forward(
         self, tokens: Tensor, context: Tensor, *, attention: bool = False
     ) -> tuple[Tensor, Tensor | None]:
-        """Fuse the context into the tokens.
-
-        Args:
-            tokens: (B, N, D), the projected 10x tokens.
-            context: (B, M, D), the projected tokens of the other scale.
-            attention: also return the attention that each context token receives.
+        """Fuse the context (B, M, D), projected tokens of the other scale, into 10x tokens (B, N, D).
 
         Returns:
-            The fused tokens (B, N, D), and the scores (B, M) if asked for.
+            The fused tokens (B, N, D), and, if requested, the attention (B, M) that the context receives.
         """
         attended, scores = self.attention(
             tokens + self.scale_embedding,  # (B, N, D)

@@ -1,4 +1,4 @@
-"""CrossFusion: survival from the tokens of one slide at three magnifications."""
+"""CrossFusion: survival from the tokens of a slide at three magnifications; and its ablations."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from tiacrossfusion.networks.class_token_reader import ClassTokenReader, LayerMa
 from tiacrossfusion.networks.conv_processor import ConcatProcessor, ConvProcessor
 from tiacrossfusion.networks.cross_attention import CrossAttentionBlock
 from tiacrossfusion.networks.layout import fold_copies, pad_to_square
-from tiacrossfusion.networks.output import AttentionScores, RolledAttention, SurvivalOutput
+from tiacrossfusion.networks.output import AttentionScores, SurvivalOutput
 
 
 class CrossFusion(ClassTokenReader):
     """Multi-scale cross-attention and convolutional fusion for survival prediction.
 
-    The 10x tokens ("source") gather what the 5x ("coarse") and the 20x ("fine") tokens saw; three
-    Pad-Transformers and a conv processor fuse the three views into one map; a class token reads the hazards
-    off it. The equations, those of the released checkpoints, are in `docs/crossfusion.md`.
+    The 10x tokens ("source") attend to the 5x ("coarse") and to the 20x tokens ("fine"). Three
+    Pad-Transformers and a conv processor fuse the three resulting maps into one, from which a class token
+    reads the hazards. `docs/crossfusion.md` has the equations of the released checkpoints.
 
     Source: Soraki, Wang, Liu, Elmore and Shapiro, "CrossFusion: A Multi-Scale Cross-Attention Convolutional
     Fusion Model for Cancer Survival Prediction", MIDL 2026, PMLR 315:2906-2921 (arXiv 2503.02064).
 
     Args:
-        encoder_width: E, width of the input features. If it equals `embed_dim` they are not projected.
+        encoder_width: E, width of the input features, which are not projected if it equals `embed_dim`.
         embed_dim: D, width inside the network; even, and a multiple of `num_heads`.
         num_heads: H, attention heads.
         depth: L, layers in each of the two blocks of a Pad-Transformer.
@@ -34,18 +34,18 @@ class CrossFusion(ClassTokenReader):
         layout: how 10x tokens become a map: "square" wraps their order into a square, padded with copies of
             the first tokens. It is not tissue geometry.
         dropout: dropout of the feed-forward networks and of the conv processor's channels.
-        attention_dropout: dropout of the self-attention weights. The cross-attention has none.
+        attention_dropout: dropout of the self-attention weights; the cross-attention has none.
 
     Raises:
-        UsageError: a size is below 1 or too large, `embed_dim` cannot be split, or the layout is unknown.
+        UsageError: a size is below 1 or too large, `embed_dim` is odd or not a multiple of `num_heads`, or
+            the layout is unknown.
     """
 
-    #: What fuses the three maps into one.
+    #: The module that fuses the three maps into one.
     processor: ClassVar[type[ConvProcessor | ConcatProcessor]] = ConvProcessor
-    _map_transformers = ("transform_source", "transform_fine", "transform_coarse")
+    map_transformers = ("transform_source", "transform_fine", "transform_coarse")
 
     def _add_layers(self) -> None:
-        """Add projections, cross-attention, Pad-Transformers and what fuses their maps."""
         self.project_coarse = self._projection()
         self.project_source = self._projection()
         self.project_fine = self._projection()
@@ -60,10 +60,7 @@ class CrossFusion(ClassTokenReader):
     def forward(
         self, x5: Tensor, x10: Tensor, x20: Tensor, *, attention: bool = False
     ) -> SurvivalOutput:
-        """Predict survival.
-
-        The order of the 5x and of the 20x tokens does not matter; that of the 10x tokens makes the map.
-        """
+        """Predict survival. The order of the 10x tokens matters: it makes the map."""
         self.check_features(x5=x5, x10=x10, x20=x20)
         precision = self.class_token.dtype
 
@@ -72,7 +69,7 @@ class CrossFusion(ClassTokenReader):
         source = self.project_source(x10.to(precision))  # (B, N10, D)
         fine = self.project_fine(x20.to(precision))  # (B, N20, D)
 
-        # Cross-attention: what 10x gathers from 5x and from 20x, on the axis of the 10x tokens.
+        # Cross-attention: 10x to 5x and to 20x, on the axis of the 10x tokens.
         coarse, scores5 = self.cross_coarse(source, coarse, attention=attention)  # (B, N10, D)
         fine, scores20 = self.cross_fine(source, fine, attention=attention)  # (B, N10, D)
 
@@ -86,7 +83,7 @@ class CrossFusion(ClassTokenReader):
         # Conv processor: three maps to one.
         fused = self.conv_processor(source, fine, coarse)  # (B, T, D)
 
-        # Final Pad-Transformer, with a class token before the map, which is square already; head.
+        # Final Pad-Transformer, with a class token before the square map; head.
         logits, scores_fused = self._read(fused, attention=attention)  # (B, K), (B, T)
 
         if scores_fused is None:
@@ -108,9 +105,9 @@ class CrossFusion(ClassTokenReader):
             self.project_fine: ("20x",),
         }
 
-    def _rolled_to_tokens(self, on_maps: list[Tensor], layers: LayerMaps) -> RolledAttention:
+    def _rolled_to_tokens(self, on_maps: list[Tensor], layers: LayerMaps) -> AttentionScores:
         source, fine, coarse = on_maps
-        return RolledAttention(
+        return AttentionScores(
             x20=passed_attention(fine / 2, *layers.pop("cross_fine")),  # (B, N20)
             x10=source + (fine + coarse) / 2,
             x5=passed_attention(coarse / 2, *layers.pop("cross_coarse")),  # (B, N5)
@@ -118,9 +115,47 @@ class CrossFusion(ClassTokenReader):
 
 
 class CrossFusionNoConv(CrossFusion):
-    """CrossFusion "w/o CP": concatenation and a linear layer instead of the conv processor.
-
-    Source: the paper's ablation of the conv processor. Its weights are named `conv_processor` too.
-    """
+    """CrossFusion "w/o CP", the paper's ablation of the conv processor: concatenation and a linear layer."""
 
     processor = ConcatProcessor
+
+
+class CrossFusion20x(ClassTokenReader):
+    """CrossFusion "w/o F&C": one Pad-Transformer on the map of the 20x tokens, nothing to fuse.
+
+    Projection, Pad-Transformer on the square 20x map, conv processor of one map, final Pad-Transformer with
+    a class token, head. Self-attention runs over all 20x tokens, so time grows with N20 squared. Arguments
+    and errors as in `CrossFusion`.
+
+    Source: the paper's ablation of fusion and context.
+    """
+
+    map_input = "x20"
+    map_transformers = ("transform_fine",)
+
+    def _add_layers(self) -> None:
+        self.project_fine = self._projection()
+        self.transform_fine = self._transformer()
+        self.conv_processor = ConvProcessor(self.embed_dim, self.dropout, maps=1)
+
+    def forward(self, x20: Tensor, *, attention: bool = False) -> SurvivalOutput:
+        """Predict survival from the 20x tokens, whose order makes the map.
+
+        Their scores are the class token's row in the last layer.
+        """
+        self.check_features(x20=x20)
+        tokens = self.project_fine(x20.to(self.class_token.dtype))  # (B, N20, D)
+        fine, _ = self.transform_fine(pad_to_square(tokens))  # (B, T, D)
+        logits, scores = self._read(self.conv_processor(fine), attention=attention)  # (B, K)
+        if scores is None:
+            return SurvivalOutput.from_logits(logits)
+        folded = fold_copies(scores, x20.shape[1])  # (B, N20)
+        return SurvivalOutput.from_logits(logits, AttentionScores(x20=folded))
+
+    def embeddings(self) -> Mapping[nn.Module, tuple[str, ...]]:
+        """Return the projection of the 20x tokens."""
+        return {self.project_fine: ("20x",)}
+
+    def _rolled_to_tokens(self, on_maps: list[Tensor], layers: LayerMaps) -> AttentionScores:
+        del layers
+        return AttentionScores(x20=on_maps[0])

@@ -1,7 +1,7 @@
 """Attention with dropout of its weights, in memory linear in the tokens.
 
-PyTorch's attention on the CPU falls back to dense weights, kept for the backward pass, as soon as some of
-them are dropped: 0.7 GiB for each of CrossFusion's eight self-attentions at the average bag.
+With dropout, PyTorch's attention on the CPU falls back to dense weights and keeps them for the backward
+pass: 0.7 GiB for each of CrossFusion's eight self-attentions at the average bag.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Weights held at a time: 8 MiB in float32. Of 2**18 to 2**23 on one CPU core, the smallest that is as
-# fast as any within noise.
+# Weights held at a time: 8 MiB in float32. On one CPU core the smallest of 2**18 to 2**23 at full speed.
 DROPPING_BUFFER = 2**21
 
 
@@ -23,40 +22,40 @@ def dropped_attention(
 ) -> Tensor:
     """Scaled dot-product attention whose softmax weights are dropped at random.
 
-    `out = (softmax(q k^T / sqrt(d)) * mask / (1 - p)) v`, a few queries at a time. The backward pass
-    computes each weight again, and draws the same mask again, instead of keeping them; its sums are those
-    of Dao et al., "FlashAttention", NeurIPS 2022, appendix B.
+    `out = (softmax(q k^T / sqrt(d)) * mask / (1 - p)) v`, a few queries at a time. Instead of storing
+    weights and mask, the backward pass computes them again; its sums are those of Dao et al.,
+    "FlashAttention", NeurIPS 2022, appendix B.
 
     Args:
         query: (B, H, N, d) on the CPU.
         key: (B, H, M, d).
         value: (B, H, M, d).
-        dropout: p, the share of weights that are dropped, to the next of 65,536 steps.
-        buffer: most weights held at a time (one query's B * H * M at least). Changes memory, speed and
-            which weights are dropped.
+        dropout: p, the share of weights that are dropped, rounded to 1/65,536.
+        buffer: number of weights held at a time, at least B * H * M; affects memory, speed and which
+            weights are dropped.
 
     Returns:
-        (B, H, N, d), which can be differentiated once. The mask follows torch's global seed.
+        (B, H, N, d), differentiable once. The mask depends on torch's global seed.
     """
     wide = torch.promote_types(query.dtype, torch.float32)
     rows = max(1, buffer // (query.shape[0] * query.shape[1] * key.shape[2]))
     seed = int(torch.randint(2**62, ()))
-    # Split heads are views; a product with one would copy it again for each chunk.
+    # Split heads are views, which a product would copy again for each chunk.
     inputs = (heads.to(wide).contiguous() for heads in (query, key, value))
-    # The products of the backward pass are outside of autocast, so those of the forward pass are.
+    # The backward pass runs without autocast, so the forward pass must too.
     with torch.autocast("cpu", enabled=False):
         attended = _DroppedAttention.apply(*inputs, dropout, seed, rows)
     return attended.to(query.dtype)
 
 
 class _DroppedAttention(torch.autograd.Function):
-    """The two passes of `dropped_attention`; `rows` queries go at a time."""
+    """The two passes of `dropped_attention`, `rows` queries at a time."""
 
     @staticmethod
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, dropout: float, seed: int, rows: int
     ) -> Tensor:
-        """Attend, keeping nothing that grows with N * M."""
+        """Attend; store nothing that grows with N * M."""
         attended = torch.empty_like(query)
         for chunk, weights, mask in _chunks(query, key, dropout, seed, rows):
             attended[:, :, chunk] = weights.mul_(mask) @ value
@@ -67,11 +66,11 @@ class _DroppedAttention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """Go through the same chunks with the same masks again."""
+        """Repeat the chunks of the forward pass with the same masks."""
         query, key, value, attended = ctx.saved_tensors
         to_query = torch.empty_like(query)
         to_key, to_value = torch.zeros_like(key), torch.zeros_like(value)
-        # sum_m w_nm dL/dw_nm, which the softmax's derivative takes off, without the weights.
+        # sum_m w_nm dL/dw_nm, which the softmax's derivative subtracts, without the weights.
         mean = (gradient * attended).sum(dim=-1, keepdim=True)  # (B, H, N, 1)
         for chunk, weights, mask in _chunks(query, key, *ctx.settings):
             arriving = gradient[:, :, chunk]  # (B, H, rows, d)
@@ -87,7 +86,7 @@ class _DroppedAttention(torch.autograd.Function):
 def _chunks(
     query: Tensor, key: Tensor, dropout: float, seed: int, rows: int
 ) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Yield which queries, their weights (B, H, rows, M) and a mask of that shape, 0 or 1 / (1 - p)."""
+    """Yield slices of the queries, their weights (B, H, rows, M) and masks of 0 or 1 / (1 - p)."""
     generator = torch.Generator().manual_seed(seed)
     dropped = round(dropout * 2**16)
     scale = 2**16 / (2**16 - dropped) if dropped < 2**16 else 0.0

@@ -1,4 +1,4 @@
-"""DSMIL: the most critical token, and the tokens that are like it."""
+"""DSMIL: the critical token, and attention to the tokens that are similar to it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _QUERY = 128
 
 
 class DSMIL(BagNetwork):
-    """Dual-stream multiple-instance learning, with one critical token a time bin.
+    """Dual-stream multiple-instance learning, with one critical token for each time bin.
 
     The paper classifies bags; here each of the K hazards takes the place of a class. With h_n the embedded
     tokens (see `TokenEmbedding`), for each bin k::
@@ -23,8 +23,8 @@ class DSMIL(BagNetwork):
                             u_nk = softmax_n(<q_n, q_{m_k}> / sqrt(d)),  b_k = sum_n u_nk v_n
         logit_k = (c_{m_k k} + (W_b concat_j(b_j))_k) / 2
 
-    So a bin has its own critical token, the one that speaks most for an event in it, and its own attention
-    to tokens like it, while the bag's embeddings of all bins reach each logit, as those of all classes do
+    So each bin has a critical token, the one with the highest logit for it, and attention to tokens similar
+    to that one, while the bag embeddings of all bins contribute to each logit, as those of all classes do
     in the paper. The square root is not in the paper's equations; it keeps the softmax from saturating at
     the start. Scores are u_nk averaged over the bins.
 

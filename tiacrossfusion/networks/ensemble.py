@@ -12,23 +12,23 @@ from tiacrossfusion.networks.base import SurvivalNetwork
 from tiacrossfusion.networks.calling import call_with
 from tiacrossfusion.networks.output import (
     AttentionLayers,
-    RolledAttention,
+    AttentionScores,
     SurvivalOutput,
     mean_scores,
 )
 from tiacrossfusion.networks.tokens import SlideTokens
 from tiacrossfusion.networks.wrapper import NetworkWrapper
 
-# A survival or a hazard of exactly 0 or 1 has no finite logit.
+# A hazard of exactly 0 or 1 has no finite logit.
 _EDGE = 1e-7
 
 
 class Ensemble(NetworkWrapper):
     """Averages the survival curves of networks whose time bins may differ.
 
-    The networks of a cross-validation have time bins of different training patients. Each curve is read at
-    the edges of the ensemble's bins (straight between edges, level beyond the last), and the mean curve
-    gives the hazards `h_k = 1 - S_k / S_(k-1)`. Scores of the tokens are averaged too.
+    The networks of a cross-validation have time bins from different training patients. Each curve is
+    interpolated at the edges of the ensemble's bins (linearly, constant beyond the last edge), and the mean
+    curve gives the hazards `h_k = 1 - S_k / S_(k-1)`. Attention scores are averaged too.
 
     Args:
         members: M networks of one kind.
@@ -39,13 +39,13 @@ class Ensemble(NetworkWrapper):
     weights: Tensor
 
     def __init__(self, members: Sequence[SurvivalNetwork], weights: Tensor) -> None:
-        """Keep the members; the weights follow from the time bins and are not in the state dict."""
+        """Register the members; the state dict omits the weights, which follow from the time bins."""
         super().__init__(members[0].encoder_width, weights.shape[1])
         self.members = nn.ModuleList(members)
         self.register_buffer("weights", weights, persistent=False)
 
     def predict(self, inputs: dict[str, Tensor], *, attention: bool) -> SurvivalOutput:
-        """Predict the mean curve, with `member_risk` (B, M): the members' risks at the same edges."""
+        """Predict the mean curve, and as `member_risk` (B, M) the members' risks at the same edges."""
         outputs = [call_with(member, inputs, attention=attention) for member in self.members]
         curves = torch.stack(
             [
@@ -73,29 +73,23 @@ class Ensemble(NetworkWrapper):
         }
 
     def moments(self) -> tuple[Tensor, Tensor] | None:
-        """Return the mean of the members' moments: their training patients overlap."""
-        found = [
-            moments for member in self._networks() if (moments := member.moments()) is not None
-        ]
+        """Return the mean of the members' moments, since their training patients overlap."""
+        found = [moments for m in self._networks() if (moments := m.moments()) is not None]
         if not found:
             return None
         means, sds = zip(*found, strict=True)
         return torch.stack(means).mean(dim=0), torch.stack(sds).mean(dim=0)
 
-    def rollout(self, tokens: SlideTokens) -> RolledAttention | None:
+    def rollout(self, tokens: SlideTokens) -> AttentionScores | None:
         """Return the mean over the members."""
         found = [rolled for m in self._networks() if (rolled := m.rollout(tokens)) is not None]
         return mean_scores(found) if found else None
 
     def attention_layers(self) -> AttentionLayers | None:
-        """Refuse: the members have layers, each its own.
-
-        Raises:
-            TiacfError: always.
-        """
+        """Raise TiacfError: attention layers are those of a single member."""
         raise TiacfError(
-            f"an ensemble of {len(self.members)} networks has no attention layers of its own: "
-            "take its members one by one"
+            f"the attention of an ensemble of {len(self.members)} networks cannot be traced as one: "
+            "trace its members one by one"
         )
 
     def _networks(self) -> list[SurvivalNetwork]:

@@ -1,4 +1,4 @@
-"""Mean pooling with an MLP: prediction from the average token of each scale."""
+"""Mean pooling with an MLP: survival from the average token of each scale."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ from tiacrossfusion.networks.token_embedding import BagNetwork, FineOnly
 
 
 class MeanPool(BagNetwork):
-    """The mean embedded token of each scale, side by side, through an MLP.
+    """An MLP on the concatenated mean embedded tokens of the scales.
 
     With m_s the mean of the embedded tokens of scale s (see `TokenEmbedding`)::
 
         logits = Linear(Dropout(ReLU(Linear(concat_s(m_s)))))
 
-    The embedding comes before the mean, so the network can count tokens of a kind; the MLP comes after it
-    and sees all scales, so it can take their product. Scores are what the mean gives: 1/N_s to each token
-    of scale s.
+    Embedding before the mean lets the network count tokens of a kind; the MLP after it can multiply what
+    the scales contribute. Scores are uniform: 1/N_s for each token of scale s.
     """
 
     def _add_layers(self, embed_dim: int, num_bins: int, dropout: float) -> None:

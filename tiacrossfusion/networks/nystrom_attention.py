@@ -6,26 +6,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool1d
 
-# Steps of the iteration for the pseudo-inverse: those of the paper's experiments.
+# Iterations for the pseudo-inverse, and length of the convolution over the values, as in the paper.
 _ITERATIONS = 6
-
-# Length of the convolution over the values: that of the paper's experiments.
 _KERNEL = 33
 
 
 def pseudo_inverse(matrix: Tensor, iterations: int = _ITERATIONS) -> Tensor:
-    """Approximate the Moore-Penrose inverse of softmax matrices by matrix products alone.
+    """Approximate the Moore-Penrose inverse of softmax matrices (..., m, m) by matrix products.
 
     `Z_0 = A^T / (||A||_1 ||A||_inf)`, `Z_{j+1} = Z_j (13 I - A Z_j (15 I - A Z_j (7 I - A Z_j))) / 4`.
+    Each matrix is scaled by its own norms, so the slides of a batch do not affect each other.
     Source: Xiong et al., "Nystromformer", AAAI 2021, equation 11; Razavi et al. (2014).
-
-    Args:
-        matrix: (..., m, m) with no negative entries. Each matrix has its own norms, so that the slides of a
-            batch do not touch each other.
-        iterations: steps.
-
-    Returns:
-        (..., m, m).
     """
     columns = matrix.sum(dim=-2).amax(dim=-1)  # ||A||_1
     rows = matrix.sum(dim=-1).amax(dim=-1)  # ||A||_inf
@@ -46,14 +37,15 @@ class NystromAttention(nn.Module):
         F = softmax(s Q K_l^T),  A = softmax(s Q_l K_l^T),  G = softmax(s Q_l K^T)
         out = Linear(concat_h(F pinv(A) (G V) + depthwise_conv(V)))
 
-    The three softmax matrices hold (N, m), (m, m) and (m, N) weights a head, instead of (N, N). They and
-    the pseudo-inverse are computed in float32 or wider: the iteration is unstable in less. Source: Xiong et
-    al., "Nystromformer: A Nystrom-based Algorithm for Approximating Self-Attention", AAAI 2021, section 3.
+    The three softmax matrices have (N, m), (m, m) and (m, N) weights per head instead of (N, N). They and
+    the pseudo-inverse, whose iteration is unstable in half precision, are computed in float32 or wider.
+    Source: Xiong et al., "Nystromformer: A Nystrom-based Algorithm for Approximating Self-Attention", AAAI
+    2021, section 3.
 
     Args:
         embed_dim: D, a multiple of `num_heads`.
         num_heads: H.
-        landmarks: m. Of fewer tokens than that, each is its own landmark.
+        landmarks: m; with fewer tokens than that, each token is a landmark.
         dropout: dropout of the output.
     """
 
@@ -63,13 +55,9 @@ class NystromAttention(nn.Module):
         self.num_heads = num_heads
         self.landmarks = landmarks
         self.project = nn.Linear(embed_dim, 3 * embed_dim, bias=False)
+        size, padding = (_KERNEL, 1), (_KERNEL // 2, 0)
         self.residual = nn.Conv2d(
-            num_heads,
-            num_heads,
-            (_KERNEL, 1),
-            padding=(_KERNEL // 2, 0),
-            groups=num_heads,
-            bias=False,
+            num_heads, num_heads, size, padding=padding, groups=num_heads, bias=False
         )
         self.out = nn.Linear(embed_dim, embed_dim)
         self.dropout = nn.Dropout(dropout)
@@ -82,9 +70,8 @@ class NystromAttention(nn.Module):
             attention: also return the class token's row of the approximated attention.
 
         Returns:
-            The attended tokens (B, N, D), and the row `(F pinv(A) G)_0` (B, N), mean over the heads,
-            without gradient, if asked for. Its values are not a softmax's: they sum to about 1 and may be
-            negative.
+            The attended tokens (B, N, D), and, if requested, the row `(F pinv(A) G)_0` (B, N), mean over
+            the heads, without gradient. Its values sum to about 1 and may be negative.
         """
         query, key, value = (
             part.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
@@ -111,7 +98,7 @@ class NystromAttention(nn.Module):
     def _segment_means(self, tokens: Tensor) -> Tensor:
         """Average (B, H, N, d) over segments of N to (B, H, m, d).
 
-        Where m does not divide N, neighbouring segments share a token, and no padding is averaged in.
+        Where m does not divide N, neighbouring segments share a token; nothing is padded.
         """
         landmarks = min(self.landmarks, tokens.shape[2])
         flat = tokens.flatten(0, 1).mT  # (B * H, d, N)

@@ -16,97 +16,68 @@ from tiacrossfusion.io.tensor_files import load_tensors
 from tiacrossfusion.networks.crossfusion import CrossFusion
 from tiacrossfusion.text import printable
 
-# Released name -> our name, from the top of the network to its parts.
-_PROJECTIONS = {
-    "c_lin_proj": "project_coarse",
-    "s_lin_proj": "project_source",
-    "f_lin_proj": "project_fine",
-}
-_PROJECTION = {"0": "linear", "1": "norm"}
-_ATTENTION = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "out_proj": "out"}
-_FEED_FORWARD = {"net.0": "expand", "net.3": "contract"}
-_CROSS_ATTENTIONS = {"c_cross_attn": "cross_coarse", "f_cross_attn": "cross_fine"}
-_TRANSFORMERS = {
-    # released transformer, released LayerNorm after it -> ours, which holds that norm
-    ("c_transformer", "c_transformer_ln"): "transform_coarse",
-    ("s_transformer", "s_transformer_ln"): "transform_source",
-    ("f_transformer", "f_transformer_ln"): "transform_fine",
-    ("final_transformer", "final_ln"): "transform_final",
-}
-_TRANSFORMER_BLOCKS = {"pre_layers": "pre", "post_layers": "post"}
-_TRANSFORMER_LAYER = {
-    "0": "attention_norm",
-    **{f"1.{theirs}": f"attention.{ours}" for theirs, ours in _ATTENTION.items()},
-    "2": "feed_forward_norm",
-    **{f"3.{theirs}": f"feed_forward.{ours}" for theirs, ours in _FEED_FORWARD.items()},
-}
-_POSITION = {"proj": "conv7", "proj1": "conv5", "proj2": "conv3"}
-_CONV_PROCESSOR = {
-    "conv3d": "mix",
-    "conv_block.0.proj": "conv7",
-    "conv_block.0.proj1": "conv5",
-    "conv_block.0.proj2": "conv3",
-    "conv_block.0.x_proj": "conv1",
-    "linear.0": "linear",
-    "linear.1": "norm",
-}
+# From our name of a weight to the released one: patterns and replacements, applied in this order.
+_RELEASED = (
+    (r"^class_token", "cls_token"),
+    (r"^head", "mlp_head.0"),
+    (r"^project_([csf])\w+\.linear", r"\1_lin_proj.0"),
+    (r"^project_([csf])\w+\.norm", r"\1_lin_proj.1"),
+    (r"^cross_([cf])\w+\.norm", r"\1_cross_attn_ln"),
+    (r"^cross_([cf])\w+\.feed_forward", r"\1_cross_attn_ffn.net"),
+    (r"^cross_([cf])\w+\.(attention\.)?", r"\1_cross_attn."),
+    (r"\.scale_embedding$", ".scale_embeddings"),
+    (r"^transform_final\.norm", "final_ln"),
+    (r"^transform_final", "final_transformer"),
+    (r"^transform_([csf])\w+\.norm", r"\1_transformer_ln"),
+    (r"^transform_([csf])\w+", r"\1_transformer"),
+    (r"\.(pre|post)\.", r".\1_layers.layers."),
+    (r"\.attention_norm\.", ".0."),
+    (r"\.attention\.", ".1."),
+    (r"\.feed_forward_norm\.", ".2."),
+    (r"\.feed_forward\.", ".3.net."),
+    (r"\.query\.", ".q_proj."),
+    (r"\.key\.", ".k_proj."),
+    (r"\.value\.", ".v_proj."),
+    (r"\.out\.", ".out_proj."),
+    (r"\.expand\.", ".0."),
+    (r"\.contract\.", ".3."),
+    (r"\.position\.", ".ppeg."),
+    (r"^conv_processor\.mix", "conv_processor.conv3d"),
+    (r"^conv_processor\.norm", "conv_processor.linear.1"),
+    (r"^conv_processor\.linear\.(\D)", r"conv_processor.linear.0.\1"),
+    (r"^conv_processor\.conv(\d)\.", r"conv_processor.conv_block.0.conv\1."),
+    (r"\.conv7\.", ".proj."),
+    (r"\.conv5\.", ".proj1."),
+    (r"\.conv3\.", ".proj2."),
+    (r"\.conv1\.", ".x_proj."),
+)
 
 
-def released_names(depth: int, *, projected: bool) -> dict[str, str]:
-    """Map every parameter name of a released checkpoint to ours.
-
-    Args:
-        depth: L, layers in each block of a Pad-Transformer.
-        projected: whether the features are projected: false when E == D.
-
-    Returns:
-        Released name to the name in `CrossFusion.state_dict()`, one to one.
-    """
-    modules = {"mlp_head.0": "head"}
-    if projected:
-        for theirs, ours in _PROJECTIONS.items():
-            modules |= _below(theirs, ours, _PROJECTION)
-    for theirs, ours in _CROSS_ATTENTIONS.items():
-        modules |= _below(theirs, f"{ours}.attention", _ATTENTION)
-        modules |= _below(f"{theirs}_ffn", f"{ours}.feed_forward", _FEED_FORWARD)
-        modules[f"{theirs}_ln"] = f"{ours}.norm"
-    for (theirs, their_norm), ours in _TRANSFORMERS.items():
-        for their_block, our_block in _TRANSFORMER_BLOCKS.items():
-            for i in range(depth):
-                their_layer = f"{theirs}.{their_block}.layers.{i}"
-                modules |= _below(their_layer, f"{ours}.{our_block}.{i}", _TRANSFORMER_LAYER)
-        modules |= _below(f"{theirs}.ppeg", f"{ours}.position", _POSITION)
-        modules[their_norm] = f"{ours}.norm"
-    modules |= _below("conv_processor", "conv_processor", _CONV_PROCESSOR)
-
-    names = {"cls_token": "class_token"}
-    for theirs, ours in _CROSS_ATTENTIONS.items():
-        names[f"{theirs}.scale_embeddings"] = f"{ours}.scale_embedding"
-    for theirs, ours in modules.items():
-        for parameter in ("weight", "bias"):
-            names[f"{theirs}.{parameter}"] = f"{ours}.{parameter}"
+def released_names(network: CrossFusion) -> dict[str, str]:
+    """Return a network's names of its weights, by their names in a released checkpoint."""
+    names = {}
+    for name in network.state_dict():
+        released = name
+        for ours, theirs in _RELEASED:
+            released = re.sub(ours, theirs, released)
+        names[released] = name
     return names
 
 
-def _below(theirs: str, ours: str, parts: dict[str, str]) -> dict[str, str]:
-    """Put both sides of a map of parts below their parents."""
-    return {f"{theirs}.{part}": f"{ours}.{name}" for part, name in parts.items()}
-
-
 def load_official_checkpoint(path: str | PathLike[str], num_heads: int = 4) -> CrossFusion:
-    """Load a checkpoint of the authors' release (MIT) into our network.
+    """Load a checkpoint of the authors' release (MIT).
 
-    Encoder width, embed_dim, depth and number of time bins are read off the shapes. The file may hold the
-    bare state dict, or wrap it as `{"state_dict": ...}` or `{"model": ...}`, with names that begin with
-    "module." or "model.". Nothing in the file is executed.
+    Encoder width, embed_dim, depth and number of time bins follow from the shapes of the weights. The file
+    may hold the bare state dict, or wrap it as `{"state_dict": ...}` or `{"model": ...}`, with names that
+    begin with "module." or "model.". No code in the file is executed.
 
     Args:
         path: the `.pt` file.
-        num_heads: H. It is in no shape, so a wrong divisor of embed_dim gives wrong predictions without an
-            error. The released models have 4.
+        num_heads: H; 4 in the released models. It does not follow from the weights, so another divisor of
+            embed_dim gives wrong predictions without an error.
 
     Returns:
-        In eval mode, on the CPU, in float32.
+        The network in eval mode, on the CPU, in float32.
 
     Raises:
         TiacfError: the file is missing, is not a checkpoint, holds more than tensors, or its names or
@@ -116,23 +87,21 @@ def load_official_checkpoint(path: str | PathLike[str], num_heads: int = 4) -> C
     state = _unwrap(path, _read(path))
 
     width, embed_dim, depth, bins = _sizes(path, state)
-    names = released_names(depth, projected=width != embed_dim)
-    _check_names(path, state, names)
-
-    # On "meta" no weights are drawn: they would be overwritten, and move the global seed.
+    # On "meta" no weights are drawn, which would change the state of the global random generator.
     with torch.device("meta"):
         try:
             model = CrossFusion(width, embed_dim, num_heads, depth, bins)
         except UsageError as error:
-            if num_heads < 1 or embed_dim % num_heads:  # the option is at fault, not the file
+            if num_heads < 1 or embed_dim % num_heads:  # the option is wrong, not the file
                 raise
-            raise TiacfError(f"{path}: {error}; no released model is like that") from error
-    expected = model.state_dict()
+            raise TiacfError(f"{path}: {error}; no released model has this size") from error
+    names, expected = released_names(model), model.state_dict()
+    _check_names(path, state, names)
     for theirs, ours in names.items():
         found, wanted = tuple(state[theirs].shape), tuple(expected[ours].shape)
         if found != wanted:
             raise TiacfError(
-                f"{path}: {theirs} has shape {found}, the other weights ask for {wanted}: the "
+                f"{path}: {theirs} has shape {found}, but {wanted} fits the other weights: the "
                 "checkpoint is inconsistent"
             )
     model.load_state_dict({names[name]: t.float() for name, t in state.items()}, assign=True)
@@ -140,7 +109,7 @@ def load_official_checkpoint(path: str | PathLike[str], num_heads: int = 4) -> C
 
 
 def _read(path: Path) -> object:
-    """Unpickle tensors and plain containers, and nothing else."""
+    """Unpickle tensors and plain containers only."""
     if not is_file(path):
         reason = "no file" if is_there(path) else missing(path)
         raise UsageError(f"{path}: {reason}; give a checkpoint")
@@ -150,17 +119,17 @@ def _read(path: Path) -> object:
         raise TiacfError(f"{path}: cannot be read ({error.strerror})") from error
     except pickle.UnpicklingError as error:
         raise TiacfError(
-            f"{path}: refused, because it is no plain file of tensors and loading it could run "
-            "code: save the model's state_dict() alone with torch.save"
+            f"{path}: refused, because it is not a plain file of tensors and loading it could run code: "
+            "save only the model's state_dict() with torch.save"
         ) from error
-    except Exception as error:  # bytes that are no checkpoint fail in many ways
+    except Exception as error:  # other bytes than a checkpoint's fail in many ways
         raise TiacfError(
             f"{path}: not a PyTorch checkpoint, or a damaged one ({one_line(error)}); get it again"
         ) from error
 
 
 def _unwrap(path: Path, content: object) -> dict[str, Tensor]:
-    """Take the state dict out of the usual wrappings and strip the usual prefixes."""
+    """Return the state dict without the usual wrappings and prefixes."""
     for wrapping in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(wrapping), dict):
             content = content[wrapping]
@@ -189,12 +158,12 @@ def _unwrap(path: Path, content: object) -> dict[str, Tensor]:
 
 
 def _sizes(path: Path, state: dict[str, Tensor]) -> tuple[int, int, int, int]:
-    """Read encoder width, embed_dim, depth and number of time bins off the shapes."""
+    """Return encoder width, embed_dim, depth and number of time bins, from the shapes."""
     for name in ("cls_token", "mlp_head.0.weight"):
         if name not in state:
             raise TiacfError(f"{path}: not a CrossFusion checkpoint: it has no {name}")
     embed_dim = state["cls_token"].shape[-1:].numel()
-    # Without a projection the features have the width of the network already.
+    # Without a projection the features have the width of the network.
     width = state.get("c_lin_proj.0.weight", state["cls_token"]).shape[-1:].numel()
     bins = state["mlp_head.0.weight"].shape[:1].numel()
     layer = re.compile(r"c_transformer\.pre_layers\.layers\.(\d+)\.")
@@ -203,7 +172,7 @@ def _sizes(path: Path, state: dict[str, Tensor]) -> tuple[int, int, int, int]:
 
 
 def _check_names(path: Path, state: dict[str, Tensor], names: dict[str, str]) -> None:
-    """Refuse a checkpoint with weights too few or too many."""
+    """Refuse a checkpoint with missing or additional weights."""
     for what, odd in (
         ("lacks", names.keys() - state.keys()),
         ("adds", state.keys() - names.keys()),

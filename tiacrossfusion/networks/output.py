@@ -1,10 +1,9 @@
-"""What survival networks return: a survival curve, a risk and, if asked for, scores of the tokens."""
+"""What survival networks return: a survival curve, a risk and, on request, attention scores."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,30 +11,28 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True, eq=False)
 class AttentionScores:
-    """Attention per token at each scale and after fusion, always float32 or wider, never dense.
+    """Attention per token, at each scale and after fusion, in float32 or wider and without gradient.
 
-    None where a network has no such scores: it does not read the scale, or it fuses nothing. All are
-    without gradient, taken before dropout, and averaged over the heads. Nothing is renormalised.
+    A field is None where a network has no such score. Scores are taken before dropout and averaged over the
+    heads; they are not renormalised.
 
-    CrossFusion and its ablation without convolutions give the four below. Their `x10` and `fused` come from
-    sequences padded to a square with copies of their first tokens (see `layout.pad_to_square`): what the
-    copies receive is added to their originals.
+    The fields are described for CrossFusion and its ablation without convolutions. Their `x10` and `fused`
+    come from sequences padded to a square with copies of their first tokens (see `layout.pad_to_square`);
+    the scores of the copies are added to those of the originals.
 
-    The other networks have no `fused`. In CrossFusion of 20x alone `x20` is what `fused` is below, for the
-    20x tokens. ABMIL and DSMIL give weights that sum to 1 over the tokens of all scales that they read,
-    mean pooling an equal weight to each token of a scale, and TransMIL an approximated row of attention,
-    whose values may be negative.
+    The other networks have no `fused`. For CrossFusion on 20x alone, `x20` is the class token's row
+    described under `fused`. ABMIL and DSMIL give weights that sum to 1 over all tokens that they read, mean
+    pooling equal weights to the tokens of a scale, and TransMIL an approximate row of attention, whose
+    values may be negative.
 
     Attributes:
-        x5: (B, N5) attention the 5x tokens receive in the coarse cross-attention, mean over the N10
-            queries. Sums to 1 over the tokens.
-        x10: (B, N10) attention the 10x tokens receive in the last layer of the source Pad-Transformer's
-            post block, mean over all side * side queries, copies included. Sums to 1 over the tokens.
-        x20: (B, N20) attention the 20x tokens receive in the fine cross-attention, mean over the N10
-            queries. Sums to 1 over the tokens.
-        fused: (B, N10) the class token's row in the last layer of the final Pad-Transformer's post block.
-            The class token's own column is dropped, so the sum over the tokens is 1 less the attention the
-            class token pays to itself.
+        x5: (B, N5) attention that the 5x tokens receive in the coarse cross-attention, mean over the N10
+            queries. Sums to 1.
+        x10: (B, N10) attention that the 10x tokens receive in the last layer of the source
+            Pad-Transformer's post block, mean over all side * side queries, copies included. Sums to 1.
+        x20: (B, N20) as `x5`, for the 20x tokens in the fine cross-attention.
+        fused: (B, N10) the class token's row in the last layer of the final Pad-Transformer's post block,
+            without its own column. Sums to 1 minus the attention that the class token pays to itself.
     """
 
     x5: Tensor | None = None
@@ -44,36 +41,14 @@ class AttentionScores:
     fused: Tensor | None = None
 
 
-@dataclass(frozen=True, eq=False)
-class RolledAttention:
-    """How much of what the class token reads comes from each token.
-
-    The values are 0 or more and sum to 1 over the tokens of all scales together, so that the sum at one
-    scale is that scale's share. They are float32 or wider, without gradient. They are NaN if the class
-    token attends to nothing but itself.
-
-    Attributes:
-        x20: (B, N20) of the 20x tokens.
-        x10: (B, N10) of the 10x tokens; None where the network does not read them.
-        x5: (B, N5) of the 5x tokens; None likewise.
-    """
-
-    x20: Tensor
-    x10: Tensor | None = None
-    x5: Tensor | None = None
-
-
-Scores = TypeVar("Scores", AttentionScores, RolledAttention)
-
-
-def mean_scores(scores: Sequence[Scores]) -> Scores:
-    """Average the scores that several networks of one kind give, field by field."""
+def mean_scores(scores: Sequence[AttentionScores]) -> AttentionScores:
+    """Average the scores of several networks of one kind, field by field."""
     means = {
         name: torch.stack([getattr(each, name) for each in scores]).mean(dim=0)
         for name, value in vars(scores[0]).items()
         if value is not None
     }
-    return type(scores[0])(**means)
+    return AttentionScores(**means)
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,11 +56,11 @@ class AttentionLayers:
     """Where a network's layers of multi-head attention are, and which tokens they attend to.
 
     Attributes:
-        network: holds the layers, each named after its place in it.
+        network: holds the layers; a layer's name is its path in this module.
         sequence: the input, such as "x10", whose tokens make the padded sequence of self-attention.
-        before_sequence: for each stage of self-attention, the part of a layer's name before its first dot,
-            the number of class tokens before that sequence. Other layers are cross-attentions.
-        last: name of the layer whose class token is read.
+        before_sequence: number of class tokens before that sequence, by stage of self-attention (the part
+            of a layer's name before its first dot). All other layers are cross-attentions.
+        last: name of the layer from which the class token is read.
     """
 
     network: nn.Module
@@ -103,8 +78,8 @@ class SurvivalOutput:
         hazards: (B, K) probability of the event in a bin, given survival up to it.
         survival: (B, K) probability of surviving past each bin; never rises.
         risk: (B,) minus the sum of `survival`, from -K (safest) to 0; higher is worse.
-        attention: attention per token, when it was asked for.
-        member_risk: (B, M) risk that each member of an ensemble gives; None for a single network.
+        attention: attention per token, if requested.
+        member_risk: (B, M) risk predicted by each member of an ensemble; None for a single network.
     """
 
     logits: Tensor
@@ -121,18 +96,10 @@ class SurvivalOutput:
         attention: AttentionScores | None = None,
         member_risk: Tensor | None = None,
     ) -> SurvivalOutput:
-        """Apply the discrete hazard model to the head's logits.
+        """Apply the discrete hazard model to the head's logits (B, K); pass the rest through.
 
-        `h_k = sigmoid(logit_k)`, `S_k = prod_{j <= k} (1 - h_j)`, `risk = -sum_k S_k`.
-
-        Args:
-            logits: (B, K) any float type. Under autocast they come in half precision: the curve is computed
-                in float32 at least, since products of rounded factors lose digits fast.
-            attention: passed through.
-            member_risk: passed through.
-
-        Returns:
-            The prediction.
+        `h_k = sigmoid(logit_k)`, `S_k = prod_{j <= k} (1 - h_j)`, `risk = -sum_k S_k`, in float32 or wider:
+        under autocast the logits are in half precision, and products of rounded factors lose digits fast.
         """
         wide = logits.to(torch.promote_types(logits.dtype, torch.float32))  # (B, K)
         hazards = torch.sigmoid(wide)  # (B, K)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from tiacrossfusion.networks.attention import MultiHeadAttention, Scorer
-from tiacrossfusion.networks.feed_forward import FeedForward
+from tiacrossfusion.networks.attention import FeedForward, MultiHeadAttention, Scorer
 from tiacrossfusion.networks.layout import square_side
 
 
@@ -14,13 +13,7 @@ class TransformerLayer(nn.Module):
     """One self-attention layer whose residuals start from the NORMALISED tokens.
 
     `x = LN1(x); x = x + MHSA(x); x = LN2(x); x = x + FFN(x)`: neither pre-norm, which adds to the raw x,
-    nor post-norm. Released checkpoints were trained so.
-
-    Args:
-        embed_dim: D.
-        num_heads: H, a divisor of D.
-        dropout: dropout of the feed-forward network.
-        attention_dropout: dropout of the attention weights.
+    nor post-norm, but what the released checkpoints were trained with. Arguments as in `PadTransformer`.
     """
 
     def __init__(
@@ -34,7 +27,7 @@ class TransformerLayer(nn.Module):
         self.feed_forward = FeedForward(embed_dim, dropout)
 
     def forward(self, tokens: Tensor, score: Scorer | None = None) -> tuple[Tensor, Tensor | None]:
-        """Map tokens (B, N, D) to (B, N, D), with scores (B, N) if asked for."""
+        """Map tokens (B, N, D) to (B, N, D), with scores (B, N) if requested."""
         tokens = self.attention_norm(tokens)  # (B, N, D)
         attended, scores = self.attention(tokens, tokens, score)  # (B, N, D), (B, N)
         tokens = self.feed_forward_norm(tokens + attended)  # (B, N, D)
@@ -42,13 +35,10 @@ class TransformerLayer(nn.Module):
 
 
 class PyramidPositionEncoding(nn.Module):
-    """PPEG: encodes the tokens' places by depthwise convolutions of three sizes on their map.
+    """PPEG: encodes the tokens' positions by depthwise convolutions of three sizes on their map.
 
-    `identity + conv7(x) + conv5(x) + conv3(x)`, each depthwise, with bias and padding `k // 2`. Source:
-    Shao et al., "TransMIL", NeurIPS 2021.
-
-    Args:
-        embed_dim: D.
+    `x + conv7(x) + conv5(x) + conv3(x)`, each with bias and padding `k // 2`; D is `embed_dim`.
+    Source: Shao et al., "TransMIL", NeurIPS 2021.
     """
 
     def __init__(self, embed_dim: int) -> None:
@@ -75,7 +65,7 @@ class PadTransformer(nn.Module):
         embed_dim: D.
         num_heads: H, a divisor of D.
         depth: L, layers in each of the two blocks.
-        class_token: whether token 0 is a class token, which has no place on the map and skips PPEG.
+        class_token: whether token 0 is a class token, which is not on the map and skips PPEG.
         dropout: dropout of the feed-forward networks.
         attention_dropout: dropout of the attention weights.
     """
@@ -93,25 +83,21 @@ class PadTransformer(nn.Module):
         """Create the layers."""
         super().__init__()
         self.off_map = 1 if class_token else 0
-        self.pre = nn.ModuleList(
-            TransformerLayer(embed_dim, num_heads, dropout, attention_dropout) for _ in range(depth)
-        )
+        sizes = (embed_dim, num_heads, dropout, attention_dropout)
+        self.pre = nn.ModuleList(TransformerLayer(*sizes) for _ in range(depth))
         self.position = PyramidPositionEncoding(embed_dim)
-        self.post = nn.ModuleList(
-            TransformerLayer(embed_dim, num_heads, dropout, attention_dropout) for _ in range(depth)
-        )
+        self.post = nn.ModuleList(TransformerLayer(*sizes) for _ in range(depth))
         self.norm = nn.LayerNorm(embed_dim)
 
     def forward(self, tokens: Tensor, score: Scorer | None = None) -> tuple[Tensor, Tensor | None]:
-        """Let the tokens of one map exchange what they know.
+        """Let the tokens of a square map (see `layout.pad_to_square`) attend to each other.
 
         Args:
-            tokens: (B, T, D), a square map (see `layout.pad_to_square`), after the class token if there is
-                one: T = side * side, or 1 + side * side.
+            tokens: (B, T, D), T = side * side, or 1 + side * side with the class token first.
             score: how to score the attention of the last post layer, or None for no scores.
 
         Returns:
-            The tokens (B, T, D), and the scores (B, T) if asked for.
+            The tokens (B, T, D), and the scores (B, T) if requested.
         """
         for layer in self.pre:
             tokens, _ = layer(tokens)  # (B, T, D)

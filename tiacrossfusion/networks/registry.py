@@ -1,4 +1,4 @@
-"""All networks by name; none is imported before it is asked for."""
+"""All networks by name, imported on first use."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from tiacrossfusion.io.registry import Registry
 if TYPE_CHECKING:
     from torch import nn
 
-#: Networks by name. "-20x" reads the 20x tokens alone. A user's own is added with
-#: `@NETWORKS.register("name")` or as an entry point of the group "tiacrossfusion.networks": a class
-#: whose constructor takes `encoder_width`, `num_bins` and other sizes, see `base.SurvivalNetwork`.
+#: Networks by name. Those in "-20x" read the 20x tokens alone. Add your own with
+#: `@NETWORKS.register("name")` or an entry point in the group "tiacrossfusion.networks": a class whose
+#: constructor takes `encoder_width`, `num_bins` and any other sizes, see `base.SurvivalNetwork`.
 NETWORKS: Registry[type[nn.Module]] = Registry(
     "network",
     "tiacrossfusion.networks",
     {
         "crossfusion": "tiacrossfusion.networks.crossfusion:CrossFusion",
         "crossfusion-no-conv": "tiacrossfusion.networks.crossfusion:CrossFusionNoConv",
-        "crossfusion-20x": "tiacrossfusion.networks.crossfusion_20x:CrossFusion20x",
+        "crossfusion-20x": "tiacrossfusion.networks.crossfusion:CrossFusion20x",
         "abmil": "tiacrossfusion.networks.abmil:ABMIL",
         "abmil-20x": "tiacrossfusion.networks.abmil:ABMIL20x",
         "dsmil": "tiacrossfusion.networks.dsmil:DSMIL",
@@ -38,28 +38,28 @@ COX_COVARIATES = "cox-covariates"
 
 
 def model_names() -> tuple[str, ...]:
-    """Return the names of all that can be trained: the networks, and Cox regression."""
+    """Return the names of all models that can be trained: the networks, and Cox regression."""
     return (*NETWORKS.names(), COX_COVARIATES)
 
 
 def network_sizes(name: str) -> Mapping[str, inspect.Parameter]:
-    """Return what the constructor of a network takes, such as "embed_dim" and "dropout".
+    """Return the arguments of a network's constructor, such as "embed_dim" and "dropout".
 
     Raises:
-        UsageError: there is no such network.
+        UsageError: the network is unknown.
     """
     return inspect.signature(NETWORKS[name]).parameters
 
 
 def build_network(name: str, **sizes: Any) -> nn.Module:
-    """Make a network with fresh weights, in training mode.
+    """Return a network with fresh weights, in training mode.
 
     Args:
-        name: of `NETWORKS`.
-        sizes: arguments of its constructor; the others have the network's defaults.
+        name: one of `NETWORKS`.
+        sizes: arguments of its constructor; the network has defaults for the others.
 
     Raises:
-        UsageError: there is no such network, it does not take one of the sizes, or a size does not fit.
+        UsageError: the network is unknown, does not take one of the sizes, or rejects its value.
     """
     taken = network_sizes(name)
     odd = [size for size in sizes if size not in taken]
@@ -69,5 +69,5 @@ def build_network(name: str, **sizes: Any) -> nn.Module:
         )
     try:
         return NETWORKS[name](**sizes)
-    except (TypeError, ValueError) as error:  # a user's own network checks its sizes as it likes
+    except (TypeError, ValueError) as error:  # raised by a user's own network
         raise UsageError(f"{name} cannot be built ({one_line(error)}); check its sizes") from error

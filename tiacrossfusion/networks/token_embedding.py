@@ -1,4 +1,4 @@
-"""What the multiple-instance baselines share: one embedding of the tokens of all scales."""
+"""The base of the multiple-instance baselines: one embedding of the tokens of all scales."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from tiacrossfusion.slides.spec import SCALES
 
 
 class TokenEmbedding(nn.Module):
-    """Embeds the tokens of all scales with one projection, and adds a vector of their scale.
+    """Embeds the tokens of all scales with one projection and a learnt vector for each scale.
 
-    `h = Dropout(ReLU(W x + b + s))` with `s` one learnt vector a scale. A network made for single tokens
-    sees the tokens of the three scales as one bag, and can still tell them apart.
+    `h = Dropout(ReLU(W x + b + s))` with `s` the vector of the token's scale. So a network for a single set
+    of tokens takes those of all scales as one bag, and can distinguish the scales.
 
     Args:
         encoder_width: E, width of the input features.
@@ -56,7 +56,7 @@ def _read_fine(self: BagNetwork, x20: Tensor, *, attention: bool = False) -> Sur
 
 
 class BagNetwork(SurvivalNetwork):
-    """Base class of the baselines, which see the embedded tokens of all scales as one bag.
+    """Base class of the baselines, which take the embedded tokens of all scales as one bag.
 
     Args:
         encoder_width: E, width of the input features.
@@ -112,19 +112,18 @@ class BagNetwork(SurvivalNetwork):
 
 
 class FineOnly(BagNetwork):
-    """Has a baseline read the 20x tokens alone."""
+    """Makes a baseline read the 20x tokens alone."""
 
     scales = ("20x",)
     forward = _read_fine
 
 
 def initialise(module: nn.Module) -> None:
-    """Draw the weights of one layer of a baseline; norms and convolutions keep torch's.
+    """Draw the weights of one layer of a baseline; norms and convolutions keep torch's defaults.
 
-    Linear layers are drawn after Glorot and Bengio (AISTATS 2010), which keeps the variance of what passes
-    through them; their biases are 0. The scales' vectors are drawn from N(0, 0.5^2), of the order of the
-    projected tokens, so that some units of the embedding respond more to one scale than to another from the
-    start.
+    Linear layers follow Glorot and Bengio (AISTATS 2010), with biases 0. The vectors of the scales are
+    drawn from N(0, 0.5^2), the order of magnitude of the projected tokens, so that from the start some
+    units of the embedding respond more to one scale than to another.
     """
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)

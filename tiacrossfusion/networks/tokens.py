@@ -1,4 +1,4 @@
-"""The tokens of slides, as networks take them: features, grid positions and covariates by name."""
+"""The tokens of slides as networks take them: features, grid positions and covariates by name."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class SlideTokens:
     """Tokens of B slides with equal token counts, without padding.
 
     Attributes:
-        features: per scale, "5x", "10x" and "20x", (B, N, E) features of its N tokens.
-        grid: per scale (B, N, 2) int64, column and row of each token on the grid of its scale. The parent
-            of a token lies at (column // 2, row // 2) of the next coarser grid. Empty where the grids do
-            not nest or the positions are not known.
-        covariates: (B, C) clinical covariates; None where there are none.
+        features: (B, N, E) of the N tokens, by scale: "5x", "10x" and "20x".
+        grid: (B, N, 2) int64 by scale, column and row of each token on the grid of its scale. The parent of
+            a token lies at (column // 2, row // 2) of the next coarser grid. Empty if the grids do not nest
+            or the positions are unknown.
+        covariates: (B, C) clinical covariates, if any.
     """
 
     features: Mapping[str, Tensor]
@@ -38,7 +38,7 @@ class SlideTokens:
     def from_bag(cls, bag: FeatureBag) -> SlideTokens:
         """Return the tokens of one slide, B = 1, on the CPU, with features as the bag stores them.
 
-        A scale without patches is left out, and so are the grids of a bag in which they do not nest.
+        A scale without patches is left out, and so is a grid that the bag does not have.
         """
         scales = {scale: found for scale, found in bag.scales.items() if len(found)}
         return cls(
@@ -55,13 +55,13 @@ class SlideTokens:
         return len(next(iter(self.features.values())))
 
     def counts(self) -> tuple[int, ...]:
-        """Return the number of tokens of each scale, from coarse to fine; 0 for a scale without any."""
+        """Return the number of tokens of each scale, from coarse to fine."""
         return tuple(
             self.features[scale].shape[1] if scale in self.features else 0 for scale in SCALES
         )
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> SlideTokens:
-        """Return the tokens on a device, features and covariates in a dtype if one is given."""
+        """Return the tokens on a device; a dtype applies to features and covariates."""
         return SlideTokens(
             {scale: x.to(device, dtype) for scale, x in self.features.items()},
             {scale: grid.to(device) for scale, grid in self.grid.items()},
@@ -81,7 +81,7 @@ class SlideTokens:
         return SlideTokens(of(self.features), of(self.grid), self.covariates)
 
     def inputs(self) -> dict[str, Tensor]:
-        """Return all inputs under the names that `forward` of a network uses."""
+        """Return all inputs under their names in `forward`."""
         named = {f"x{scale[:-1]}": x for scale, x in self.features.items()}
         named |= {f"grid{scale[:-1]}": grid for scale, grid in self.grid.items()}
         return named if self.covariates is None else named | {"covariates": self.covariates}

@@ -1,8 +1,9 @@
-"""What training finds besides the weights: the features' standardisation and a baseline hazard."""
+"""A network with the standardisation of its inputs and a baseline hazard, both found in training."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -10,38 +11,36 @@ from torch import Tensor, nn
 from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.networks.base import SurvivalNetwork
 from tiacrossfusion.networks.calling import call_with, inputs_of
-from tiacrossfusion.networks.output import AttentionLayers, RolledAttention, SurvivalOutput
+from tiacrossfusion.networks.output import AttentionLayers, AttentionScores, SurvivalOutput
 from tiacrossfusion.networks.tokens import SlideTokens
 from tiacrossfusion.networks.wrapper import NetworkWrapper
 from tiacrossfusion.slides.spec import SCALES
 
-# Bounds of the log of a bin's cumulative hazard x. Below, the hazard 1 - exp(-x) is 0 and above it
-# is 1 to every digit of float32; between them nothing overflows, nor does a gradient.
+# Bounds of the log of a bin's cumulative hazard x, between which neither values nor gradients overflow.
+# Beyond them the hazard 1 - exp(-x) is 0 or 1 to every digit of float32.
 _SMALLEST, _LARGEST = -80.0, 20.0
 
 
 class TrainedNetwork(NetworkWrapper):
-    """A network with what training found around it, all of it in the state dict.
+    """Wraps a network in standardisation and proportional hazards, whose values are in the state dict.
 
-    Standardisation: each scale's features, and the covariates, become `(x - mean) / sd` before the network
-    sees them.
+    Standardisation: the features of each scale, and the covariates, become `(x - mean) / sd`.
 
-    Proportional hazards: the network gives one logit, the log-hazard eta, and the buffer `increments` holds
-    the baseline's cumulative hazard dH_k in each of K time bins. Then `h_k = 1 - exp(-dH_k exp(eta))` (Cox,
-    JRSS B 1972; in discrete time Kalbfleisch and Prentice, "The Statistical Analysis of Failure Time Data",
-    section 4.8), so that `S_k = exp(-exp(eta) sum_{j <= k} dH_j)`. The increments are NaN until they are
-    set, so that no prediction can be read and no bundle loaded without them.
+    Proportional hazards: the network returns one logit, the log-hazard eta, and the buffer `increments`
+    holds the baseline's cumulative hazard dH_k in each of K time bins. Then `h_k = 1 - exp(-dH_k exp(eta))`
+    (Cox, JRSS B 1972; in discrete time Kalbfleisch and Prentice, "The Statistical Analysis of Failure Time
+    Data", section 4.8), so that `S_k = exp(-exp(eta) sum_{j <= k} dH_j)`. The increments are NaN until they
+    are set: without them predictions are NaN, and a bundle cannot be loaded.
 
     Args:
-        network: takes any inputs, of which features are standardised. With proportional hazards it has one
-            bin.
-        standardise: have buffers `mean` and `sd` (3, E), 0 and 1 until they are set.
-        num_bins: K of the proportional hazards; None leaves the network's own hazards.
-        num_covariates: C; above 0 the network cannot be called without covariates, and has buffers
-            `covariate_mean` and `covariate_sd` (C,), 0 and 1 until they are set.
+        network: takes any inputs; with proportional hazards it has one bin.
+        standardise: add the buffers `mean` and `sd` (3, E), 0 and 1 until they are set.
+        num_bins: K of the proportional hazards; None keeps the network's hazards.
+        num_covariates: C; above 0, covariates are required, and the buffers `covariate_mean` and
+            `covariate_sd` (C,) are added, 0 and 1 until they are set.
 
     Raises:
-        TiacfError: proportional hazards of a network that has several bins.
+        TiacfError: proportional hazards with a network that has several bins.
     """
 
     mean: Tensor | None
@@ -77,17 +76,15 @@ class TrainedNetwork(NetworkWrapper):
         self.register_buffer("covariate_sd", torch.ones(num_covariates) if given else None)
 
     def set_moments(self, mean: Tensor, sd: Tensor) -> None:
-        """Set what the features are standardised by.
+        """Set mean and SD (3, E) of the training bags' features at 5x, 10x and 20x.
 
-        Args:
-            mean: (3, E) of the training bags at 5x, 10x and 20x.
-            sd: (3, E) standard deviations. A feature that never varies (0) is only centred.
+        Features with SD 0 are only centred.
 
         Raises:
-            TiacfError: the network was made without standardisation, or the values are unfit.
+            TiacfError: the network was made without standardisation, or the values are invalid.
         """
         if self.mean is None or self.sd is None:
-            raise TiacfError("the network was made without standardisation: ask for it there")
+            raise TiacfError("the network was made without standardisation: set `standardise`")
         for name, given in (("mean", mean), ("sd", sd)):
             if given.shape != self.mean.shape:
                 raise TiacfError(
@@ -102,35 +99,28 @@ class TrainedNetwork(NetworkWrapper):
         self.sd.copy_(torch.where(sd == 0, 1.0, sd))
 
     def set_covariate_moments(self, mean: Tensor, sd: Tensor) -> None:
-        """Set what the covariates are standardised by.
-
-        Args:
-            mean: (C,) of the training patients.
-            sd: (C,) standard deviations. A covariate that never varies (0) is only centred.
+        """Set mean and SD (C,) of the training patients' covariates; those with SD 0 are only centred.
 
         Raises:
             TiacfError: the network was made without covariates.
         """
         if self.covariate_mean is None or self.covariate_sd is None:
-            raise TiacfError("the network was made without covariates: ask for them there")
+            raise TiacfError("the network was made without covariates: set `num_covariates`")
         self.covariate_mean.copy_(mean)
         self.covariate_sd.copy_(torch.where(sd == 0, 1.0, sd))
 
     def needed_inputs(self) -> tuple[str, ...]:
-        """Return those of the network inside, and "covariates" if this one was made for them."""
+        """Return those of the wrapped network, and "covariates" if there are any."""
         return super().needed_inputs() + (() if self.covariate_mean is None else ("covariates",))
 
     def set_baseline(self, increments: Tensor) -> None:
-        """Set the baseline's cumulative hazard in each bin: the increments.
-
-        Args:
-            increments: (K,) 0 or more; from the training patients and their log-hazards.
+        """Set the baseline's cumulative hazard in each bin: `increments` (K,), 0 or more.
 
         Raises:
-            TiacfError: the network was made without proportional hazards, or the values are unfit.
+            TiacfError: the network was made without proportional hazards, or the values are invalid.
         """
         if self.increments is None:
-            raise TiacfError("the network was made without proportional hazards: ask for it there")
+            raise TiacfError("the network was made without proportional hazards: set `num_bins`")
         if increments.shape != self.increments.shape:
             raise TiacfError(
                 f"{len(increments)} increments for {self.num_bins} time bins: give one a bin"
@@ -140,9 +130,7 @@ class TrainedNetwork(NetworkWrapper):
         self.increments.copy_(increments)
 
     def log_hazard(self, tokens: SlideTokens) -> Tensor:
-        """Return the log-hazards eta (B,) of B slides, for Cox's partial likelihood.
-
-        Needs no increments.
+        """Return the log-hazards eta (B,) of B slides for Cox's partial likelihood, without increments.
 
         Raises:
             TiacfError: the network was made without proportional hazards, or lacks an input.
@@ -155,7 +143,7 @@ class TrainedNetwork(NetworkWrapper):
         return call_with(self.network, inputs).logits[:, 0]
 
     def predict(self, inputs: dict[str, Tensor], *, attention: bool) -> SurvivalOutput:
-        """Predict K hazards, with the network's scores if asked for."""
+        """Predict K hazards, with the network's attention scores if requested."""
         output = call_with(self.network, self._standardised(inputs), attention=attention)
         if self.increments is None:
             return output
@@ -163,29 +151,29 @@ class TrainedNetwork(NetworkWrapper):
         return SurvivalOutput.from_logits(logits, output.attention)
 
     def embeddings(self) -> Mapping[nn.Module, tuple[str, ...]]:
-        """Return those of the network inside."""
+        """Return those of the wrapped network."""
         return self.network.embeddings()
 
     def moments(self) -> tuple[Tensor, Tensor] | None:
         """Return mean and SD (3, E) of the features at 5x, 10x and 20x."""
         return None if self.mean is None or self.sd is None else (self.mean, self.sd)
 
-    def rollout(self, tokens: SlideTokens) -> RolledAttention | None:
-        """Roll out the attention of the network inside."""
-        named = {f"x{scale[:-1]}": x for scale, x in tokens.features.items()}
-        standardised = self._standardised(named)
-        features = {scale: standardised[f"x{scale[:-1]}"] for scale in tokens.features}
-        return self.network.rollout(tokens.with_features(features))
+    def rollout(self, tokens: SlideTokens) -> AttentionScores | None:
+        """Return that of the wrapped network."""
+        ready = self._standardised(tokens.inputs())
+        features = {scale: ready[f"x{scale[:-1]}"] for scale in tokens.features}
+        covariates = ready.get("covariates")
+        return self.network.rollout(replace(tokens, features=features, covariates=covariates))
 
     def attention_layers(self) -> AttentionLayers | None:
-        """Return those of the network inside."""
+        """Return those of the wrapped network."""
         return self.network.attention_layers()
 
     def _inner(self) -> nn.Module:
         return self.network
 
     def _standardised(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Standardise features and covariates among the inputs, in the precision of the moments."""
+        """Return the inputs with features and covariates standardised, in the precision of the moments."""
         ready = dict(inputs)
         given, mean, sd = ready.get("covariates"), self.covariate_mean, self.covariate_sd
         if given is not None and mean is not None and sd is not None:
@@ -193,17 +181,17 @@ class TrainedNetwork(NetworkWrapper):
         if self.mean is not None and self.sd is not None:
             for row, scale in enumerate(SCALES):
                 x = ready.get(name := f"x{scale[:-1]}")
-                # The network itself refuses features of another width.
+                # The network itself reports features of another width.
                 if x is not None and x.shape[-1:] == self.mean.shape[1:]:
                     ready[name] = (x - self.mean[row]) / self.sd[row]
         return ready
 
 
 def proportional_logits(log_hazard: Tensor, increments: Tensor) -> Tensor:
-    """Logits of the discrete hazards `1 - exp(-x)`, with `x = dH_k exp(eta)`.
+    """Return the logits of the discrete hazards `1 - exp(-x)`, with `x = dH_k exp(eta)`.
 
-    `logit(1 - exp(-x)) = log(expm1(x)) = x + log(1 - exp(-x))`; the last form neither overflows for large x
-    nor loses digits for small ones, with the log of x held between -80 and 20.
+    `logit(1 - exp(-x)) = log(expm1(x)) = x + log(1 - exp(-x))`; with the log of x clamped to -80 to 20, the
+    last form neither overflows for large x nor loses digits for small x.
 
     Args:
         log_hazard: (B, 1) eta.

@@ -1,4 +1,4 @@
-"""TransMIL: tokens that see each other, through Nystrom attention."""
+"""TransMIL: self-attention among the tokens by Nystrom's method."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ class TransMIL(BagNetwork):
     """Two layers of Nystrom attention with a class token, and PPEG between them.
 
     The embedded tokens of all scales (see `TokenEmbedding`) form one sequence, 5x first, padded to a square
-    with copies of its first tokens; z is that sequence with a class token before it::
+    with copies of its first tokens. With z that sequence after a class token::
 
         z = z + Attention(LN(z));  z = PPEG(z);  z = z + Attention(LN(z));  logits = Linear(LN(z)_0)
 
-    PPEG (see `PyramidPositionEncoding`) runs over the square map and skips the class token. With three
-    scales the map holds one scale after the other; it is not tissue geometry, nor is it with one. Attention
-    has D/2 landmarks. Scores are the class token's row in the second layer, as the approximation has it,
-    copies folded back and its own column dropped: values that are not a softmax's and may be negative.
+    PPEG (see `PyramidPositionEncoding`) runs over the square map and skips the class token. The map holds
+    one scale after the other and is not tissue geometry. Attention has D/2 landmarks. Scores are the class
+    token's approximate row in the second layer, without its own column and with copies added to their
+    originals; they may be negative.
 
     Source: Shao et al., "TransMIL: Transformer based Correlated Multiple Instance Learning for Whole Slide
     Image Classification", NeurIPS 2021, algorithms 1 and 2.
 
     Args:
-        encoder_width: as in `BagNetwork`, and so are all without a description.
+        encoder_width: E, as in `BagNetwork`.
         embed_dim: D, a multiple of `num_heads`.
         num_heads: H, attention heads.
-        num_bins: K.
+        num_bins: K, as in `BagNetwork`.
         dropout: dropout of the embedded tokens and of the attended ones.
     """
 

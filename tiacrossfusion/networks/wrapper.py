@@ -1,4 +1,4 @@
-"""Networks around other networks: they take the inputs of the network inside, whichever these are."""
+"""Networks that wrap other networks and take the same inputs."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from tiacrossfusion.networks.output import SurvivalOutput
 
 
 class NetworkWrapper(SurvivalNetwork):
-    """Base class of networks around other networks."""
+    """Base class of networks that wrap other networks."""
 
     def unwrapped(self) -> nn.Module:
-        """Return the innermost network, or that of the first member."""
+        """Return the innermost network; of an ensemble, that of the first member."""
         inner = self._inner()
         return inner.unwrapped() if isinstance(inner, SurvivalNetwork) else inner
 
     def needed_inputs(self) -> tuple[str, ...]:
-        """Return those of the network inside, or of the first member."""
+        """Return those of the wrapped network; of an ensemble, those of the first member."""
         inner = self._inner()
         return inner.needed_inputs() if isinstance(inner, SurvivalNetwork) else ()
 
     def forward(
         self, *positional: Tensor, attention: bool = False, **named: Tensor
     ) -> SurvivalOutput:
-        """Predict survival; arguments by position are in the order of the network inside."""
+        """Predict survival; positional arguments are in the order of the wrapped network."""
         names = input_names(self)[: len(positional)]
         return self.predict(dict(zip(names, positional, strict=True)) | named, attention=attention)
 
     def predict(self, inputs: dict[str, Tensor], *, attention: bool) -> SurvivalOutput:
-        """Predict survival from the inputs of the network inside, by name."""
+        """Predict survival from the inputs of the wrapped network, by name."""
         return call_with(self._inner(), inputs, attention=attention)
 
     def _inner(self) -> nn.Module:
@@ -41,13 +41,13 @@ class PlainNetwork(NetworkWrapper):
     """A plain `nn.Module` as a `SurvivalNetwork`.
 
     Args:
-        network: its `forward` takes inputs as `SurvivalNetwork` describes.
-        encoder_width: E.
-        num_bins: K.
+        network: has a `forward` as described in `SurvivalNetwork`.
+        encoder_width: E, width of the input features.
+        num_bins: K, time bins.
     """
 
     def __init__(self, network: nn.Module, encoder_width: int, num_bins: int) -> None:
-        """Keep the module."""
+        """Wrap the module."""
         super().__init__(encoder_width, num_bins)
         self.plain = network
 
