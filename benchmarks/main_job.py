@@ -71,7 +71,8 @@ def main(slide: Path | None, runs: int) -> None:
 
         simulated = folder / "simulated.svs"
         code = (
-            "from tiacrossfusion.simulation import TissueParameters, render_slide\n"
+            "from tiacrossfusion.simulation.parameters import TissueParameters\n"
+            "from tiacrossfusion.simulation.slide import render_slide\n"
             f"render_slide({str(simulated)!r}, TissueParameters(0.5, 0.5, 0.5), "
             "size=(10_000, 10_000), mpp=0.25)"
         )

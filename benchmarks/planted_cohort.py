@@ -39,7 +39,7 @@ from tiacrossfusion.simulation.planted import draw_planted_cohort
 from tiacrossfusion.survival import TimeBins
 from tiacrossfusion.training.config import make_config
 from tiacrossfusion.training.judge import fold_predictions
-from tiacrossfusion.training.plan import Cohort
+from tiacrossfusion.training.plan import Cohort, make_plan
 from tiacrossfusion.training.run import TrainingRun
 
 SIDE, WIDTH, AUC, STRENGTH = 4, 32, 0.95, 1.5
@@ -158,9 +158,14 @@ def table_of(work: Path, scenario: str, chosen: dict[str, str]) -> Iterator[str]
     """Lines of the table of a cohort."""
     cohort, table = simulated(scenario, PATIENTS[scenario], COHORT_SEED, SIDE, STRENGTH)
     folds = {
-        model: TrainingRun(
-            work / scenario / model, cohort, settings(model, RECIPES[chosen[model]], {"folds": 5})
-        ).predictions(model)
+        model: fold_predictions(
+            make_plan(
+                work / scenario / model,
+                cohort,
+                settings(model, RECIPES[chosen[model]], {"folds": 5}),
+            ),
+            model,
+        )
         for model in NETWORKS.names()
     }
     first = folds["crossfusion"]
