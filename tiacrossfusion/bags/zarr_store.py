@@ -100,13 +100,7 @@ class ZarrStore:
 
 
 def _read_array(group: zarr.Group, store: Path, name: str) -> np.ndarray | None:
-    """Read an array, such as "20x/features"; None where it does not exist.
-
-    Raises:
-        TiacfError: part of it is missing, it holds no numbers, or it is packed in an unknown way or much
-            larger than its files can be.
-        Exception: zarr cannot decode a chunk.
-    """
+    """Read an array, such as "20x/features"; None where it does not exist."""
     import zarr
 
     folder = store / name

@@ -170,11 +170,7 @@ class Encoder:
 
 
 def _precision(wanted: str, device: torch.device) -> Precision:
-    """Return the precision on a device; "auto" is float16 on a GPU and float32 elsewhere.
-
-    Raises:
-        TiacfError: it is unknown, or the device is not made for it.
-    """
+    """Return the precision on a device; "auto" is float16 on a GPU and float32 elsewhere."""
     if wanted == "auto":
         return "float16" if device.type == "cuda" else "float32"
     for known in get_args(Precision):

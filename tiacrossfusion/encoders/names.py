@@ -25,12 +25,7 @@ Family = Literal["registered", "timm", "hub", "torchvision", "foundation"]
 
 
 class EncoderName(NamedTuple):
-    """A resolved name.
-
-    Attributes:
-        family: which module builds it; `hub` is timm's `hf-hub:org/model`.
-        model: the name inside the family.
-    """
+    """A resolved name: the name of a model in its family; `hub` is timm's `hf-hub:org/model`."""
 
     family: Family
     model: str

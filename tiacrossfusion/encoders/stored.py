@@ -65,13 +65,8 @@ def describe_encoder(
 ) -> EncoderSpec:
     """Describe an encoder without fetching its weights.
 
-    Args:
-        name: as for `load_encoder`.
-        weights: local weights file, whose hash is then part of the description; without it the hash is
-            unknown (None), which matches any.
-        mean: normalisation that the weights were trained with, instead of the encoder's own.
-        std: likewise.
-        options: extra arguments of `timm.create_model`, for `timm:` names only.
+    The arguments are those of `load_encoder`. The hash of a local weights file is part of the
+    description; without a file it is unknown (None), which matches any.
 
     Raises:
         TiacfError: the name is unknown, or the file does not fit.

@@ -29,11 +29,7 @@ _OLD_DENSENET_KEY = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
 def load_torchvision(name: str, model: str, weights: Path | None) -> EncoderNetwork:
     """Return one of the toolbox's torchvision backbones, with ImageNet weights or a local file's.
 
-    Args:
-        name: canonical name.
-        model: key of TIAToolbox's `torch_cnn_backbone_dict`.
-        weights: a file with torchvision's keys, or with those of TIAToolbox's `CNNModel` and
-            `CNNBackbone`; None for torchvision's default weights.
+    A file has torchvision's keys, or those of TIAToolbox's `CNNModel` and `CNNBackbone`.
 
     Raises:
         TiacfError: the weights cannot be fetched, or the file does not fit.

@@ -50,11 +50,8 @@ def read_state_dict(path: Path) -> StateDict:
     Wrappers (`state_dict`, `model`) and the prefixes of `DataParallel` and `torch.compile` are
     taken off.
 
-    Args:
-        path: `.pt`, `.pth`, `.bin` or `.safetensors`.
-
     Returns:
-        on the CPU, in the order of the file.
+        Tensors on the CPU, in the order of the file.
 
     Raises:
         TiacfError: the file is missing, of another kind, damaged, or holds no tensors.

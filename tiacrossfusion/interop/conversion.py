@@ -207,11 +207,7 @@ def _place_files(
 
 
 def _same(kind: _FileFormat, target: Path, part: Path, overwrite: bool) -> bool:
-    """Return whether a file is in place with the same content.
-
-    Raises:
-        TiacfError: it holds something else and may not be replaced.
-    """
+    """Return whether a file is in place with the same content."""
     if not (target.exists() or target.is_symlink()):
         return False
     if not kind.is_own(target):

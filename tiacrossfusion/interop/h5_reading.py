@@ -100,11 +100,7 @@ def _coords(file: h5py.File, count: int, label: str) -> np.ndarray | None:
 
 
 def _side_from_names(file: h5py.File, count: int, label: str) -> float | None:
-    """Side of the patches in level-0 pixels from names of tiles such as `0_0_1_506.jpg`.
-
-    Raises:
-        TiacfError: there are several sides, so that the file is not one scale.
-    """
+    """Side of the patches in level-0 pixels from names of tiles such as `0_0_1_506.jpg`."""
     if "metadata" not in file or not isinstance(file["metadata"], h5py.Dataset):
         return None
     if file["metadata"].shape != (count,):

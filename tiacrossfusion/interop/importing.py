@@ -157,11 +157,7 @@ def _foreign_bag(
 
 
 def _patch_size(name: str, files: dict[str, ScaleFile], options: ImportOptions) -> int:
-    """Side of a patch in pixels of its scale.
-
-    Raises:
-        TiacfError: files and options disagree, or it is out of bounds.
-    """
+    """Side of a patch in pixels of its scale."""
     said = [file.facts.patch_size for file in files.values()] + [options.patch_size]
     sizes = sorted({size for size in said if size is not None})
     if len(sizes) > 1:

@@ -38,8 +38,7 @@ def find_slide_files(folders: dict[str, Path]) -> list[SlideFiles]:
     A folder holds `NAME.h5` or `NAME.pt`, or has them in `h5_files` or `pt_files`. Where a slide has
     both, the h5 file is taken.
 
-    Args:
-        folders: folder of each scale, keyed "5x", "10x", "20x"; some may be left out.
+    The folders are keyed by scale, "5x", "10x" and "20x" or some of these.
 
     Raises:
         TiacfError: a folder does not exist or holds no feature file.

@@ -94,14 +94,7 @@ def refuse_missing(path: Path, frame: pd.DataFrame, wanted: Mapping[str, str]) -
 
 
 def _text(path: Path) -> str:
-    """Text of a file, without the byte order mark that spreadsheet programs begin UTF-8 with.
-
-    Raises:
-        OSError: it cannot be read.
-        UnicodeDecodeError: it is not UTF-8.
-        ValueError: it is packed in another way, damaged or too large, or has NUL bytes: pandas
-            would silently cut values off at them.
-    """
+    """Text of a file, without the byte order mark that spreadsheet programs begin UTF-8 with."""
     if is_endless(path):
         raise ValueError("a pipe or a device, no file")
     try:
@@ -114,7 +107,7 @@ def _text(path: Path) -> str:
     if len(content) > _LARGEST:
         raise ValueError(f"larger than {_LARGEST >> 30} GiB")
     text = content.decode("utf-8-sig")
-    if "\0" in text:
+    if "\0" in text:  # pandas would silently cut values off there
         raise ValueError("NUL bytes, which text has none of")
     return text
 

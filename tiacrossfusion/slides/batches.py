@@ -22,13 +22,9 @@ GIVE_UP_AFTER = 1000
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A patch that overlaps a damaged part of the file.
+    """A patch that overlaps a damaged part of the file, and the error of the decoder.
 
-    Attributes:
-        scale: "5x", "10x" or "20x".
-        index: on the grid of its scale.
-        bounds: level-0 pixels (x0, y0, x1, y1).
-        reason: error of the decoder.
+    `index` is that on the grid of its scale; `bounds` are level-0 pixels (x0, y0, x1, y1).
     """
 
     scale: str
@@ -76,14 +72,8 @@ def read_batches(
     Threads are enough, as decoders release the GIL. At most `num_workers + 2` cells and a batch are in
     memory.
 
-    Args:
-        slide: an open slide.
-        grids: the cells to read, per scale.
-        spec: the sampling of the model.
-        reader: from `choose_reader`.
-        batch_size: patches in a batch; the last one may be smaller, and is empty only where no patch
-            of the slide can be read.
-        num_workers: reading threads; 0 reads in the calling thread.
+    The last batch may be smaller than `batch_size`, and is empty only where no patch of the slide can be
+    read. Without workers the calling thread reads.
 
     Raises:
         TiacfError: the first `GIVE_UP_AFTER` patches are all unreadable.

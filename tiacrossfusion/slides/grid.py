@@ -46,10 +46,7 @@ def nested_grids(
 ) -> dict[str, PatchGrid]:
     """Lay three nested grids over a slide and keep the cells with tissue.
 
-    Args:
-        slide: an open slide.
-        mask: tissue mask of the whole slide; None keeps every cell on the slide.
-        spec: the sampling of the model.
+    The mask is that of the whole slide; None keeps every cell on the slide.
 
     Returns:
         The kept cells of each scale, keyed "5x", "10x", "20x". All three are empty when no 20x cell

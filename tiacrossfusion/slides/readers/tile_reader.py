@@ -92,11 +92,7 @@ class TileReader(PatchReader):
             return error
 
     def _tiled_page(self, slide: Slide, level: int) -> TiledPage:
-        """Find the tiles of a level.
-
-        Raises:
-            UnknownLayoutError: they are not there, or not in a layout that is known.
-        """
+        """Find the tiles of a level."""
         page = tiled_page(_picture(slide, level), self._file)
         waiting = 2 * page.grid[1] * page.tile_height * page.tile_width * 3
         if waiting > MOST_WAITING:
@@ -104,11 +100,7 @@ class TileReader(PatchReader):
         return page
 
     def _compare(self, slide: Slide, spec: SamplingSpec) -> None:
-        """Compare three patches of each level with those of TIAToolbox's reader.
-
-        Raises:
-            UnknownLayoutError: a patch differs, or no patch that TIAToolbox reads can be decoded here.
-        """
+        """Compare three patches of each level with those of TIAToolbox's reader."""
         self.tiles_decoded = 0
         along = np.array([[0.25], [0.5], [0.75]]) * slide.dimensions
         bounds = np.tile(along.astype(np.int64), 2)  # only the corner is used
@@ -205,11 +197,7 @@ def _spans(corners: np.ndarray, size: tuple[int, int], page: TiledPage) -> np.nd
 
 
 def _is_openslide(reader: WSIReader) -> bool:
-    """Return whether the reader is OpenSlide's; else it is TIAToolbox's TIFF reader.
-
-    Raises:
-        UnknownLayoutError: it is another reader, or post-processes what it reads.
-    """
+    """Return whether the reader is OpenSlide's; else it is TIAToolbox's TIFF reader."""
     from tiatoolbox.utils.postproc_defs import MultichannelToRGB
     from tiatoolbox.wsicore.wsireader import OpenSlideWSIReader, TIFFWSIReader
 
