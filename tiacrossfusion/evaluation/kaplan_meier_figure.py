@@ -25,14 +25,8 @@ def kaplan_meier_figure(
 ) -> None:
     """Draw the observed survival of both groups with 95 % bands (Greenwood, log-minus-log).
 
-    The cut-off between the groups is that of the training patients of each patient's fold.
-
-    Args:
-        folds: out-of-fold predictions.
-        groups: log-rank p, of all folds pooled.
-        path: the PNG file.
-        title: heading.
-        note: written at the foot.
+    Each patient is in the group given by the cut-off of its fold's training patients; the log-rank p of
+    `groups` is that of all folds pooled.
     """
     from lifelines import KaplanMeierFitter
 
@@ -44,11 +38,7 @@ def kaplan_meier_figure(
     rising = np.asarray(MaxNLocator(6, steps=[1, 2, 3, 5, 6, 10]).tick_values(0, times.max()))
     ticks = rising[(rising >= 0) & (rising <= times.max())]
     beside: Style = {"transform": axes.transAxes, "ha": "right", "fontsize": 10}
-    below: Style = {
-        "transform": axes.get_xaxis_transform(),
-        "ha": "center",
-        "fontsize": 10,
-    }
+    below: Style = beside | {"transform": axes.get_xaxis_transform(), "ha": "center"}
     axes.text(-0.06, -0.25, "at risk", **beside)
     drawn = (("low", ~high, COLOURS[0], "-"), ("high", high, COLOURS[1], DASHED))
     for row, (name, members, colour, style) in enumerate(drawn):
@@ -64,9 +54,8 @@ def kaplan_meier_figure(
         # The band is not defined before the first event; there it is the curve itself.
         band = fitter.confidence_interval_survival_function_.to_numpy()
         band = np.where(np.isfinite(band), band, curve[:, None])
-        low, high_end = band.T
         shade: Style = {"color": colour, "alpha": 0.16, "linewidth": 0}
-        axes.fill_between(end, low, high_end, step="post", **shade)
+        axes.fill_between(end, band[:, 0], band[:, 1], step="post", **shade)
         label = f"{name} risk (n = {members.sum()}, {events[members].sum()} events)"
         line: Style = {"linewidth": 2, "linestyle": style, "label": label}
         axes.step(end, curve, where="post", color=colour, **line)

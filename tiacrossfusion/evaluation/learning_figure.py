@@ -25,11 +25,7 @@ def learning_figure(
 ) -> None:
     """Draw training and validation loss, and Harrell's C of the validation patients.
 
-    Args:
-        curves: for each fold one row per epoch, with the columns epoch, train_loss, val_loss, val_c.
-        path: the PNG file.
-        title: heading.
-        note: written at the foot.
+    `curves` has for each fold one row per epoch, with the columns epoch, train_loss, val_loss, val_c.
 
     Raises:
         TiacfError: a curve lacks a column.

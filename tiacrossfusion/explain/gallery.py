@@ -83,12 +83,6 @@ def read_gallery(
     most. Otherwise attention at their scale selects them; of fewer than `2 * PATCHES` patches half are
     among the highest. A patch that cannot be read is left out and not replaced.
 
-    Args:
-        slide: the slide, open.
-        bag: bag of the slide.
-        scores: scores of each grid.
-        spec: sampling of the bag's patches.
-
     Raises:
         TiacfError: the positions of the bag's patches are unknown.
     """

@@ -78,11 +78,8 @@ class Hotspot:
 def find_hotspots(bag: FeatureBag, scores: Sequence[Score]) -> list[Hotspot]:
     """Return at most `MAX_HOTSPOTS` regions of highest attention, in order of decreasing mean.
 
-    Tiles that share an edge belong to one region. Constant attention has no hotspot.
-
-    Args:
-        bag: bag of the slide.
-        scores: scores of its 20x grid.
+    Tiles that share an edge belong to one region. Constant attention has no hotspot. The scores are those
+    of the 20x grid.
     """
     score = colour_score(scores)
     if score is None or score.percentiles is None:

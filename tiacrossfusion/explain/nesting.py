@@ -94,15 +94,9 @@ def _parents(bag: FeatureBag, fine: str, coarse: str) -> np.ndarray:
 
 
 def _mean_inside(values: np.ndarray, around: np.ndarray, patches: int) -> np.ndarray:
-    """Return the mean of the finite values of the smaller patches inside each patch.
+    """Return the mean of the finite values inside each patch; NaN without finite values.
 
-    Args:
-        values: (M,) values of the smaller patches.
-        around: (M,) index of the patch around each of them.
-        patches: number of patches.
-
-    Returns:
-        (patches,), NaN where no smaller patch has a finite value.
+    The values (M,) belong to smaller patches; `around` (M,) is the index of the patch around each.
     """
     finite = np.isfinite(values)
     total = np.bincount(around[finite], weights=values[finite], minlength=patches)

@@ -60,11 +60,8 @@ def named(scores: Iterable[Score], name: str) -> Score | None:
 def on_own_grid(scores: Mapping[str, Sequence[Score]], name: str) -> Score:
     """Return a score on the grid that it was computed on: the coarsest that has this name.
 
-    Finer grids repeat the values; coarser ones have the mean under another name.
-
-    Args:
-        scores: scores of each grid, from coarse to fine.
-        name: name of a score of the finest grid.
+    Finer grids repeat the values; coarser ones have the mean under another name. `scores` are those of
+    each grid, from coarse to fine.
     """
     return next(score for grid in scores.values() for score in grid if score.name == name)
 

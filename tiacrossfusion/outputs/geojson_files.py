@@ -134,12 +134,7 @@ def _tile_features(bag: FeatureBag, scale: str, scores: Sequence[Score]) -> Iter
 
 
 def _members(score: Score, shown: np.ndarray) -> list[str]:
-    """Format a score, and its percentile if it has one, as JSON members; "" where not finite.
-
-    Args:
-        score: the score.
-        shown: (N,) bool, the tiles to write.
-    """
+    """Format the values of shown tiles, and their percentiles, as JSON members; "" where not finite."""
     values, percentiles = score.values[shown], score.percentiles
     # Tiles inside one larger tile share its score, so each distinct value is formatted once.
     _, first, inverse = np.unique(values, return_index=True, return_inverse=True)

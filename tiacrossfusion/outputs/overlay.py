@@ -126,9 +126,7 @@ def _colour_bars(
 def _layout(aspect: float, panels: int) -> tuple[int, int, float, float]:
     """Return rows and columns of the largest panels that fit, and their width and height in inches.
 
-    Args:
-        aspect: width of the slide divided by its height.
-        panels: number of panels.
+    Width divided by height is `aspect`.
     """
     best = (0, 0, 0.0, 0.0)
     for rows in range(1, panels + 1):
@@ -142,17 +140,7 @@ def _layout(aspect: float, panels: int) -> tuple[int, int, float, float]:
 
 
 def _paint(grey: np.ndarray, bag: FeatureBag, grid: str, colours: np.ndarray) -> np.ndarray:
-    """Blend the colours of a grid's tiles with the tissue.
-
-    Args:
-        grey: (h, w, 3) uint8, the whole slide.
-        bag: bag of the slide.
-        grid: "5x", "10x" or "20x", with N tiles.
-        colours: (N, 3) uint8.
-
-    Returns:
-        (h, w, 3) uint8.
-    """
+    """Blend the colours of a grid's tiles, (N, 3) uint8, with the grey slide, (h, w, 3) uint8."""
     if len(bag.scales[grid]) == 0:
         return grey
     tile = _tile_of_pixels(bag, grid, grey.shape[1], grey.shape[0])
@@ -226,14 +214,9 @@ def _outline(axes: Axes, hotspot: Hotspot, height: int) -> None:
 def _colour_bar(
     figure: Figure, label: str, table: np.ndarray, ticks: Mapping[int, str], *, shift: float
 ) -> None:
-    """Draw a colour bar, with the colours as they look over pale tissue.
+    """Draw a colour bar `shift` inches from the middle, with the colours as they look over pale tissue.
 
-    Args:
-        figure: the figure.
-        label: what the colours mean.
-        table: (256, 3) uint8 from left to right.
-        ticks: position in per cent of the width, and text.
-        shift: distance of its middle from that of the figure, in inches.
+    The table is (256, 3) uint8 from left to right; ticks map per cent of the width to a text.
     """
     width, height = figure.get_size_inches()
     over_tissue = _OPACITY * table / 255 + (1 - _OPACITY) * _PALE_TISSUE

@@ -27,14 +27,8 @@ def survival_figure(
 ) -> None:
     """Draw a predicted survival curve as a PNG.
 
-    Where the bin edges are unknown the axis counts bins, and no median is drawn.
-
-    Args:
-        curve: the curve.
-        path: the PNG file.
-        title: heading of the figure.
-        risk_group: group of the patient, such as "high"; None when the model has no cut-off.
-        note: intended use, written at the foot.
+    If the bin edges are unknown, the axis counts bins and no median is drawn. The risk group, such as
+    "high", is None when the model has no cut-off; the note is written at the foot.
     """
     times = curve.times
     figure = Figure(figsize=(7.2, 4.8), dpi=130, facecolor="white")
