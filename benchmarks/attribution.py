@@ -1,11 +1,11 @@
-"""How tokens should be attributed: ways to do it, against deleting each token alone.
+"""Compare methods of attributing the risk to tokens with deleting each token alone.
 
     python benchmarks/attribution.py --work-dir work > benchmarks/attribution.md
 
-CrossFusion of 32 units is trained for a minute on a planted cohort, once with few features and once with
-many, as real encoders have: there the projected tokens are normalised with next to no bias beside them.
-For some test slides the change of the risk is computed for each token alone, taken out of the bag; a way
-to attribute is as good as its values go along with that.
+CrossFusion of width 32 is trained for a minute on a planted cohort, once with few features and once with
+many, as real encoders have; with many, the bias of the projection is negligible in the normalised tokens.
+For some test slides the change of the risk is computed for each token that is removed from the bag alone; a
+method is judged by the correlation of its values with these changes.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     python benchmarks/faithfulness.py --work-dir work > benchmarks/faithfulness.md
 
 Takes the models that `planted_cohort.py` trained on the product cohort, in the same folder, and the test
-patients of their first fold. A fold that is not there is trained first.
+patients of their first fold. A missing fold is trained first.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ SCENARIO, SHARE = "product", 0.1
 
 
 def pattern(table: pd.DataFrame, number: int, bag: FeatureBag) -> dict[str, np.ndarray]:
-    """Tokens with the pattern: those that differ from the same bag with a pattern that cannot be told."""
+    """Tokens with the pattern: those that differ from the same bag drawn with an AUC of 0.5."""
     row = table.to_dict("records")[number]
     plain = draw_bag(row, slide_rng(COHORT_SEED, number), encoder_width=WIDTH, side=SIDE, auc=0.5)
     return {

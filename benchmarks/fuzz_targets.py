@@ -1,7 +1,7 @@
-"""What is read in the fuzzing: whole files to damage, and readers that must stand the damage.
+"""Targets of the fuzzing: intact files to mutate, and the readers under test.
 
-A target is written once into a folder, whole; each case damages a copy of it in one way, which the target's
-name, the seed and the case's number decide.
+A target is written once into a folder; each case mutates a copy in one way, determined by the target's name,
+the seed and the number of the case.
 """
 
 from __future__ import annotations
@@ -475,7 +475,7 @@ class PtFeatures(_Checkpoint):
 
 
 class Harmful(Target):
-    """Does what no reader may: by it the watching is tested."""
+    """Does what no reader may do, to test the monitoring."""
 
     name = "harmful"
     deeds = ("read", "refused", "exception", "memory", "crash", "hang")
@@ -518,7 +518,7 @@ def scale_of(path: Path) -> float | None:
 
 
 def check_finite(document: Any) -> None:
-    """Find numbers that are none in settings that were taken."""
+    """Find NaN and infinite numbers in accepted settings."""
     values = document.values() if isinstance(document, dict) else document
     for value in values:
         if isinstance(value, dict | list | tuple):

@@ -2,10 +2,9 @@
 
     python benchmarks/fuzzing.py [--seconds 150] [--seed 0] > benchmarks/fuzzing.md
 
-What is allowed: a file is read, or refused with one line that names it. Each case runs in a process whose
-memory is limited and which is watched, so that one that hangs or takes the interpreter down is counted and
-the rest goes on. A case is the same whenever target, seed and number are; `--target NAME --case N` runs
-one again, in this process.
+Allowed outcomes: the file is read, or refused in one line that names it. Each case runs in a monitored
+process with limited memory: hangs and crashes are counted, and the other cases continue. Target, seed and
+number determine a case; `--target NAME --case N` repeats one in this process.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ PRELOADED = [
     "tifffile.zarr",
 ]
 
-#: Words by which libraries say that memory was refused them.
+#: Messages of libraries when memory cannot be allocated.
 _MEMORY_WORDS = ("MemoryError", "bad_alloc", "not enough memory", "allocate", "out of memory")
 
 
@@ -64,7 +63,7 @@ class Fault:
 
 @dataclass
 class Tally:
-    """What became of the cases of a target.
+    """Outcomes of the cases of a target.
 
     Attributes:
         target: its name.
@@ -169,7 +168,7 @@ def _watch(
 
 
 def _where(folder: Path) -> str:
-    """What the process wrote at its end: a library's last words, and the innermost lines."""
+    """Last output of the process: messages of libraries, and the innermost lines."""
     text = (folder / "case.log").read_text(errors="replace")
     words = text.partition("Fatal Python error")[0].strip("\0\n ").splitlines()[-1:]
     lines = text.partition("Current thread")[2].partition("\n\n")[0].splitlines()[1:5]
@@ -243,7 +242,7 @@ def outcome(target: Target, path: Path) -> tuple[str, str]:
 
 
 def _lacked_memory(error: BaseException | None) -> bool:
-    """Tell whether an exception, or one behind it, came of memory that was refused."""
+    """Return whether an exception, or its cause, means out of memory."""
     while error is not None:
         text = f"{type(error).__name__} {error}"
         if any(word in text for word in _MEMORY_WORDS):

@@ -1,4 +1,4 @@
-"""Commands killed and interrupted at random moments: what is there then, and after they are run again.
+"""Kill and interrupt commands at random moments, and check the files then and after running them again.
 
     python benchmarks/interruption.py > benchmarks/interruption.md
     python benchmarks/interruption.py --part interrupts --command train --interrupts 3

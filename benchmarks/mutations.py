@@ -1,7 +1,7 @@
-"""Ways to damage a file: bytes without regard to what they mean, and the fields of its format.
+"""Mutations of a file: of bytes regardless of their meaning, and of the fields of its format.
 
-Each takes what is whole and a random generator, and gives back something damaged; the same generator gives
-the same damage.
+Each function takes the intact content and a random generator and returns mutated content; the same state of
+the generator gives the same mutation.
 """
 
 from __future__ import annotations

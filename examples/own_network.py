@@ -1,11 +1,11 @@
-"""A network of one's own, in one file: it reads 20x tokens, their positions and clinical covariates.
+"""Your own network in one file: it reads 20x tokens, their positions and clinical covariates.
 
-From the command line, where the model then has its name::
+To train it::
 
     tiacf train ... --plugin own_network.py --model placed-pool
 
-Any `nn.Module` will do whose `forward` names the inputs that it takes; see
-`tiacrossfusion.networks.base.SurvivalNetwork` for their names and shapes.
+It can be any `nn.Module` whose `forward` names its inputs; `tiacrossfusion.SurvivalNetwork` lists their names
+and shapes.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from tiacrossfusion.networks.registry import NETWORKS
+from tiacrossfusion import NETWORKS
 
 
 @NETWORKS.register("placed-pool")
 class PlacedPool(nn.Module):
-    """Attention pooling of tokens that know their place, with covariates beside the pooled token.
+    """Attention pooling of tokens with their positions; covariates are appended to the pooled token.
 
     Args:
         encoder_width: E, width of the features.

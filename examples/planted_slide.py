@@ -1,9 +1,9 @@
-"""Where the demonstration model sees risk on a slide on which the truth is known.
+"""Compare the attribution of the demonstration model with the truth on a simulated slide.
 
     python examples/planted_slide.py planted.png
 
-Simulates a slide with adverse nuclei in a part of its tumour, predicts it, and draws what was planted
-beside the attribution of the risk to the 20x patches, whose agreement is printed as an AUC.
+Simulates a slide with adverse nuclei in a part of its tumour, predicts it, and draws the planted regions and
+the attribution of the risk to the 20x patches side by side. Their agreement is printed as an AUC.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import click
 import matplotlib.pyplot as plt
 import numpy as np
 
+from tiacrossfusion import load_bundle
 from tiacrossfusion.encoders.stored import load_encoder_of
 from tiacrossfusion.evaluation.faithfulness import auc
 from tiacrossfusion.evaluation.true_regions import planted_tokens
 from tiacrossfusion.inference.slide import predict_slide
-from tiacrossfusion.models.bundle import load_bundle
 from tiacrossfusion.simulation.parameters import TissueParameters
 from tiacrossfusion.simulation.slide import render_slide
 

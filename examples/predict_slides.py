@@ -1,9 +1,9 @@
-"""Predict survival from slides with the Python API, and look at what comes back.
+"""Predict survival from slides with the Python API, and print the results.
 
     python examples/predict_slides.py --output-path example-out [SLIDE ...]
 
-Without slides two are simulated, whose true hazard is known. The demonstration model is for trying the
-program out, not for clinical use.
+Without SLIDE, two slides with known true hazard are simulated. The demonstration model is for trying out the
+program, not for clinical use.
 """
 
 from __future__ import annotations

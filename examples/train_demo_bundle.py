@@ -1,14 +1,14 @@
-r"""Train the bundle `crossfusion-demo` that ships in the package, from nothing but this script.
+r"""Train the bundle `crossfusion-demo` that ships with the package, using only this script.
 
-It simulates a cohort of slides whose prognosis is planted in the tissue (architecture at 5x, glands at
-10x, nuclei at 20x), turns them into bags with the shipped encoder, trains a small CrossFusion on the
-training patients, stops on the validation patients, and touches the test patients once, for the figures
-that go into the model card beside those of the true hazard.
+It simulates a cohort of slides with a planted prognosis (architecture at 5x, glands at 10x, nuclei at 20x),
+extracts bags with the shipped encoder, trains a small CrossFusion on the training patients with early
+stopping on the validation patients, and uses the test patients once, for the figures in the model card, next
+to those of the true hazard.
 
     python examples/train_demo_bundle.py --work-dir work \
         --bundle tiacrossfusion/models/bundles/crossfusion-demo
 
-About half an hour on two cores; run it again to go on where it stopped.
+It takes about half an hour on two cores; an interrupted run is resumed by the same command.
 """
 
 from __future__ import annotations
