@@ -8,6 +8,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import save_file
 from tiatoolbox.models.engine.engine_abc import EngineABC
 from tiatoolbox.models.models_abc import ModelABC
@@ -252,3 +253,13 @@ def test_the_model_predicts_from_a_bag(demo_bundle):
     output = CrossFusionModel.infer_batch(CrossFusionModel(demo_bundle), bag, device="cpu")
     assert output["survival"].shape == (1, 4)
     assert output["risk"][0] == pytest.approx(-output["survival"].sum(), abs=1e-6)
+
+
+def test_a_network_is_given_positions_and_covariates():
+    class Placed(torch.nn.Module):
+        def forward(self, x20, grid20, covariates):
+            return torch.cat([x20[:, 0], grid20[:, 1].float(), covariates], dim=1)
+
+    batch = {"20x": np.ones((2, 3)), "grid20": [[0, 1], [4, 5]], "covariates": np.array([7.0])}
+    output = CrossFusionModel.infer_batch(Placed(), batch, device="cpu")
+    assert output["logits"].tolist() == [[1, 1, 1, 4, 5, 7]]

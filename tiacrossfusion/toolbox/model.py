@@ -62,25 +62,35 @@ class CrossFusionModel(ModelABC):
     def infer_batch(
         model: nn.Module, batch_data: Mapping[str, np.ndarray | torch.Tensor], *, device: str
     ) -> dict[str, np.ndarray]:
-        """Predict from one bag of features.
+        """Predict from the features of one slide, or of B slides with equal token counts.
 
         Args:
             model: a CrossFusionModel, or any network.
-            batch_data: features (N, E) or (B, N, E) under "5x", "10x" and "20x", of the scales that the
-                network reads.
+            batch_data: features (N, E) or (B, N, E) under "5x", "10x" and "20x", for the scales that the
+                network reads, and, where it takes them, columns and rows (N, 2) or (B, N, 2) under "grid5",
+                "grid10" and "grid20", and (C,) or (B, C) under "covariates".
             device: torch device.
 
         Returns:
             "logits", "hazards", "survival" (B, K) and "risk" (B,).
         """
-        features = {}
-        for scale in SCALES:
-            if scale in batch_data:
-                x = torch.as_tensor(batch_data[scale]).to(device, torch.float32)
-                features[scale] = x if x.ndim == 3 else x[None]
+
+        def batch(name: str, ndim: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+            x = torch.as_tensor(batch_data[name]).to(device, dtype)
+            return x if x.ndim == ndim else x[None]
+
+        tokens = SlideTokens(
+            {scale: batch(scale, 3) for scale in SCALES if scale in batch_data},
+            {
+                scale: batch(name, 3, torch.int64)
+                for scale in SCALES
+                if (name := f"grid{scale[:-1]}") in batch_data
+            },
+            batch("covariates", 2) if "covariates" in batch_data else None,
+        )
         network = model.eval().network if isinstance(model, CrossFusionModel) else model.eval()
         with torch.inference_mode():
-            output = call_network(network, SlideTokens(features))
+            output = call_network(network, tokens)
         return {
             name: getattr(output, name).cpu().numpy()
             for name in ("logits", "hazards", "survival", "risk")
