@@ -10,6 +10,8 @@ import shutil
 import socket
 import subprocess
 import sys
+from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -75,15 +77,25 @@ def settings(**changes):
     return make_config(merged, "test")
 
 
-def run_in(folder, cohort_folder, **changes):
+@cache
+def read_bag(path):
+    return FeatureBag.load(path)
+
+
+def cohort_in(folder, config, *, stored):
+    cohort = read_cohort(folder / "cohort.csv", folder / "bags", config)
+    bags = {slide: path if stored else read_bag(path) for slide, path in cohort.sources.items()}
+    return replace(cohort, sources=bags)
+
+
+def run_in(folder, cohort_folder, *, stored=False, **changes):
+    """A run on bags in memory, which are read once for all tests, or on those on disk."""
     config = settings(**changes)
-    cohort = read_cohort(cohort_folder / "cohort.csv", cohort_folder / "bags", config)
-    return TrainingRun(folder, cohort, config)
+    return TrainingRun(folder, cohort_in(cohort_folder, config, stored=stored), config)
 
 
-def module_of(cohort_folder, loss, network=None, **fitting):
-    config = settings()
-    cohort = read_cohort(cohort_folder / "cohort.csv", cohort_folder / "bags", config)
+def module_of(cohort_folder, loss, network=None, *, stored=False, **fitting):
+    cohort = cohort_in(cohort_folder, settings(), stored=stored)
     bags = CohortBags(cohort.sources, show_progress=False)
     patients = patients_of(cohort.table, cohort.table.patients.index)
     bins = quantile_bins(*times_and_events(patients), 3, "months")
@@ -104,6 +116,7 @@ class TestProtocols:
         run = run_in(
             tmp_path / "run",
             cohort_folder,
+            stored=True,
             models=["mean-pool", "cox-covariates"],
             columns={"covariates": ["fine_burden"]},
         )
@@ -130,7 +143,7 @@ class TestProtocols:
         assert record["versions"]["torch"]
 
     def test_a_fold_says_the_same_through_its_bundle(self, tmp_path, cohort_folder):
-        run = run_in(tmp_path / "run", cohort_folder, fitting={"loss": "cox"})
+        run = run_in(tmp_path / "run", cohort_folder, stored=True, fitting={"loss": "cox"})
         run.train()
         fold = read_predictions(tmp_path / "run" / "mean-pool")[1]
         bundle = load_bundle(tmp_path / "run" / "mean-pool" / "fold-1" / "bundle")
@@ -148,7 +161,7 @@ class TestProtocols:
         assert fold.bins == bundle.config.time_bins
 
     def test_the_ensemble_averages_curves_at_common_edges(self, tmp_path, cohort_folder):
-        run = run_in(tmp_path / "run", cohort_folder)
+        run = run_in(tmp_path / "run", cohort_folder, stored=True)
         run.train()
         ensemble = load_bundle(run.plan.ensemble("mean-pool"))
         folds = [load_bundle(tmp_path / f"run/mean-pool/fold-{k}/bundle") for k in range(3)]
@@ -437,7 +450,7 @@ class _FloatTrainer:
 
 class TestBags:
     def test_moments_are_those_of_the_tokens(self, cohort_folder):
-        _, patients, bags = module_of(cohort_folder, "nll")
+        _, patients, bags = module_of(cohort_folder, "nll", stored=True)
         slides = [slide for patient in patients[:7] for slide in patient.slides]
         mean, sd = bags.moments(slides)
         stores = [FeatureBag.load(cohort_folder / "bags" / f"{slide}.zarr") for slide in slides]
@@ -447,11 +460,11 @@ class TestBags:
             assert sd[k].numpy() == pytest.approx(tokens.std(axis=0), abs=1e-5)
 
     def test_cohort_larger_than_the_cache_is_read_again(self, cohort_folder, monkeypatch):
-        module, patients, bags = module_of(cohort_folder, "nll")
+        module, patients, bags = module_of(cohort_folder, "nll", stored=True)
         network = module.network.eval()
         expected = patient_hazards(network, bags, patients)
         monkeypatch.setattr("tiacrossfusion.training.bags._CACHE_LIMIT", 1000)
-        module, patients, bags = module_of(cohort_folder, "nll", network)
+        module, patients, bags = module_of(cohort_folder, "nll", network, stored=True)
         assert not bags._cache
         assert np.array_equal(patient_hazards(network, bags, patients), expected)
 
