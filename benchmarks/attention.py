@@ -2,12 +2,12 @@
 
     python benchmarks/attention.py [--runs 3] [--threads 2] [--bag average] [--shrink 1]
 
-Two bags: the average one and the largest one of the paper. Each run is a process of its own, on one bag
-in one way, and the ways take turns. Memory is the most that the operating system has seen of the
-process, less what it held when the inputs were made: the network's weights count as above them.
-Naively means the plain equations: all dense maps of a layer at once, and their column means; on the
-largest bag that would take about 218 GiB, so it runs on the average one alone. The largest bag goes once
-in a process, after a pass over a 64th of it; the average one three times, after one.
+Two bags: the average and the largest one of the paper. Each run is a separate process for one bag and one
+method, and the methods alternate. Memory is the peak of the process minus its memory when the inputs were
+made, so it includes the network's weights. The naive method uses the plain equations: all dense maps of a
+layer at once, and their column means. For the largest bag that would take about 218 GiB, so it runs on the
+average one only. A process runs once over the largest bag, after a pass over a 64th of it, and three times
+over the average one, after one pass.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def one_process(bag: str, way: str, shrink: int) -> dict[str, float]:
 
 
 def measure(bag: str, way: str, threads: int, shrink: int) -> dict[str, float]:
-    """Run this file in a process of its own."""
+    """Run this file in a separate process."""
     options = {"--bag": bag, "--way": way, "--threads": str(threads), "--shrink": str(shrink)}
     command = [sys.executable, __file__, *(word for pair in options.items() for word in pair)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""What extraction costs beside TIAToolbox's own extractor, and how busy it keeps the encoder.
+"""Cost of extraction compared with TIAToolbox's extractor, and how busy it keeps the encoder.
 
     python benchmarks/extraction.py > benchmarks/extraction.md
     python benchmarks/extraction.py --device cuda --part encoders > benchmarks/extraction_gpu.md

@@ -40,7 +40,7 @@ class Target(ABC):
         folder: where `write` has put the whole files and where those of the case are put.
     """
 
-    #: As it stands in the table.
+    #: Name in the table.
     name: str
 
     def __init__(self, folder: Path) -> None:
@@ -82,7 +82,7 @@ class SlidePatches(Target):
 
     @classmethod
     def write(cls, folder: Path) -> None:
-        """Write slides of a scanner and of others, in each coding that has a decoder of its own."""
+        """Write slides of a scanner and of others, in each coding with a separate decoder."""
         import imagecodecs
         import tifffile
 

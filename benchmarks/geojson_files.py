@@ -2,9 +2,9 @@
 
     python benchmarks/geojson_files.py [--tiles 150000] [--runs 3] > benchmarks/geojson_files.md
 
-A made-up slide with all scores: attention at five stages with percentiles, attribution of four. Each run
-is a process of its own, whose memory is the most that the operating system has seen of it, less what it
-had before the scores were put on tiles. "All" is from attention per token to the three files.
+A synthetic slide with all scores: attention at five stages with percentiles, attribution of four. Each run
+is a separate process; its memory is the peak minus the memory before the scores were assigned to tiles.
+"All" is from attention per token to the three files.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What laying the grids and filtering them by tissue costs on a large slide.
+"""Cost of laying the grids and filtering them by tissue on a large slide.
 
     python benchmarks/grid.py > benchmarks/grid.md
 

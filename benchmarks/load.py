@@ -2,9 +2,9 @@
 
     python benchmarks/load.py [--slides 200] > benchmarks/load.md
 
-A few slides are simulated and copied under other names; some are bad: empty, cut off, no slide at all,
-without tissue. The command runs as a process of its own. As it prints the line of a slide, its resident
-memory, its own memory (no pages of files) and its open files are read from the operating system.
+A few slides are simulated and copied under other names; some are bad: empty, truncated, not a slide, without
+tissue. The command runs as a separate process. Whenever it prints the line of a slide, its resident memory,
+its private memory (without pages of files) and its number of open files are recorded.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the main job costs: start-up, simulating, predicting, the demonstration.
+"""Cost of the main commands: start-up, simulation, prediction, the demonstration.
 
     python benchmarks/main_job.py [--slide SLIDE] > benchmarks/main_job.md
 

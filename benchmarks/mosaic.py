@@ -1,4 +1,4 @@
-"""Large slides in seconds: the encoded JPEG tiles of a simulated slide, laid again and again."""
+"""Make large slides in seconds by repeating the encoded JPEG tiles of a simulated slide."""
 
 from __future__ import annotations
 

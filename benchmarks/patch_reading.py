@@ -1,4 +1,4 @@
-"""How fast the pixels of all three scales are read, without an encoder.
+"""Speed of reading the pixels of all three scales, without an encoder.
 
     python benchmarks/patch_reading.py SLIDE [SLIDE ...] > benchmarks/patch_reading.md
 

@@ -7,8 +7,8 @@ Four parts, each resumed by model and fold when it is run again:
 1. Search: each model tries the same few recipes on a development cohort of another seed. The recipe with
    the best C-index on the validation patients of one fold is taken; test patients are not looked at.
 2. Product: 600 patients, 5-fold nested, with the recipe found.
-3. Nothing planted: 20 small cohorts in which survival is blind to the slide.
-4. Co-location: as 2 with 300 patients, where only the place of the fine pattern counts.
+3. Nothing planted: 20 small cohorts in which survival does not depend on the slide.
+4. Co-location: as 2 with 300 patients, where only the position of the fine pattern matters.
 
 About an hour on two cores, one process each.
 """

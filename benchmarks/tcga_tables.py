@@ -1,4 +1,4 @@
-"""What the TCGA tables hold: patients, bins, folds, leakage in the given splits, and clinical baselines.
+"""Contents of the TCGA tables: patients, bins, folds, leakage in the given splits, and clinical baselines.
 
     python benchmarks/tcga_tables.py --data FOLDER > benchmarks/tcga_tables.md
 

@@ -2,10 +2,9 @@
 
     python benchmarks/training_step.py [--runs 3] [--threads 2]
 
-A step is forward, loss, backward and AdamW, with dropout 0.3 and attention dropout 0.2 on, as in
-training. Each run is a process of its own: it takes two steps, so that gradients and the optimiser's
-state are there already in the second, which is timed; its memory is the most that the operating system
-has seen of the whole process. The plain way, PyTorch's attention with dropout, is measured in turn with
+A step is forward, loss, backward and AdamW, with dropout 0.3 and attention dropout 0.2, as in training. Each
+run is a separate process with two steps; the second one, in which gradients and the optimiser's state exist,
+is timed. Memory is the peak of the whole process. PyTorch's attention with dropout is measured in turn with
 ours.
 """
 
@@ -73,7 +72,7 @@ def two_steps(device: str) -> dict[str, float]:
 
 
 def measure(way: str, threads: int) -> dict[str, float]:
-    """Run this file in a process of its own."""
+    """Run this file in a separate process."""
     command = [sys.executable, __file__, "--way", way, "--threads", str(threads)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return json.loads(done.stdout)
