@@ -59,6 +59,7 @@ def test_every_import_is_declared(wheel):
                 assert providers & declared, f"{path.name} imports {top}, which is not declared"
 
 
+@pytest.mark.slow
 def test_the_wheel_works_where_only_its_dependencies_are(wheel, simulated, tmp_path):
     """A new environment with this wheel and what it declares, without this repository."""
     venv.create(tmp_path / "venv", with_pip=True)

@@ -32,6 +32,7 @@ def test_predict_slides(tmp_path, simulated, monkeypatch, capsys):
     assert (tmp_path / "qupath" / "low.geojson").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_slides_to_report_at_small_size(tmp_path):
     """The three commands of the script, on slides of one or two patches of 5x."""
@@ -48,6 +49,7 @@ def test_slides_to_report_at_small_size(tmp_path):
     assert (tmp_path / "trained" / "crossfusion" / "ensemble" / "config.json").exists()
 
 
+@pytest.mark.slow
 def test_train_demo_bundle_at_small_size(tmp_path, monkeypatch, capsys):
     from tiacrossfusion.models.bundle import load_bundle
 
@@ -59,6 +61,7 @@ def test_train_demo_bundle_at_small_size(tmp_path, monkeypatch, capsys):
     assert "Not for clinical use" in bundle.config.card.notice
 
 
+@pytest.mark.slow
 def test_the_demonstration(tmp_path):
     for drawn in (2, 0):  # the second run finds the slides there
         result = CliRunner().invoke(main, ["demo", "--output-path", str(tmp_path)])

@@ -108,12 +108,14 @@ def test_pictures_are_pictures(predicted):
         assert image.std() > 5
 
 
+@pytest.mark.slow
 def test_the_result_depends_on_neither_batch_size_nor_workers(simulated, predicted, tmp_path):
     result = predict(simulated, tmp_path / "out", "--batch-size", "5", "--num-workers", "0")
     assert result.exit_code == 0, result.output
     assert contents(tmp_path / "out") == contents(predicted)
 
 
+@pytest.mark.slow
 def test_finished_slides_are_skipped_until_overwritten(simulated, predicted, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(predicted, out)
@@ -202,6 +204,7 @@ def test_other_peoples_table_is_left_alone(simulated, tmp_path):
     assert (tmp_path / "predictions.csv").read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_names_leave_room_for_each_others_files(simulated, tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a_5x.svs").write_text("not a slide yet")
@@ -236,6 +239,7 @@ def test_symlinked_slides_have_masks_of_their_own_name(simulated, tmp_path):
     assert (tmp_path / "out" / "case 1.geojson").exists()
 
 
+@pytest.mark.slow
 def test_two_links_to_one_slide_are_two_slides(simulated, tmp_path):
     (tmp_path / "in").mkdir()
     for name in ("one.svs", "two.svs"):
@@ -317,6 +321,7 @@ def test_a_tiny_slide_is_predicted(tmp_path):
     assert row["patches_5x"] == "1"
 
 
+@pytest.mark.slow
 def test_slides_of_one_stem_do_not_overwrite_each_other(simulated, tmp_path):
     folders = [tmp_path / name for name in ("a", "b")]
     for folder, source in zip(folders, ("low.svs", "high.svs"), strict=True):

@@ -41,6 +41,7 @@ def train(cohort, output, *more, table="cohort.csv", bags="bags"):
     return tiacf("train", *options, "--config", cohort / "small.yaml", *more)
 
 
+@pytest.mark.slow
 def test_train_then_evaluate_two_models(cohort, tmp_path):
     models = ["--model", "mean-pool", "--model", "cox-covariates", "--covariates", "fine_burden"]
     done = train(cohort, tmp_path / "run", "--time-unit", "weeks", *models)
@@ -79,6 +80,7 @@ def test_names_are_drawn_as_they_are(cohort, tmp_path):
     assert done.exit_code == 0, done.output
 
 
+@pytest.mark.slow
 def test_other_bags_are_not_taken_for_those_a_run_was_begun_with(cohort, tmp_path):
     run = tmp_path / "run"
     more = ["--time-unit", "months", "--covariates", "fine_burden", "--folds", "2"]
@@ -93,6 +95,7 @@ def test_other_bags_are_not_taken_for_those_a_run_was_begun_with(cohort, tmp_pat
     assert train(cohort, run, *more, bags=tmp_path / "moved").exit_code == 0
 
 
+@pytest.mark.slow
 def test_the_ensemble_is_of_the_folds_that_are_there(cohort, tmp_path):
     run = tmp_path / "run"
     more = ["--time-unit", "months", "--folds", "2", "--model", "mean-pool"]

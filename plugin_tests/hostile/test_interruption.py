@@ -129,6 +129,7 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_is_finished_and_the_run_goes_on_later(slides, tmp_path):
     bags = tmp_path / "bags"
     arguments = ["extract", "--img-input", str(slides), "--output-path", str(bags)]

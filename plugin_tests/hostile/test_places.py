@@ -182,6 +182,7 @@ def checkpoint(tmp_path_factory) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "shares"),
     [
@@ -537,6 +538,7 @@ def test_a_pipe_that_is_closed_is_no_traceback(extracted):
     assert "Exception ignored" not in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_neither_home_nor_caches_nor_standard_error_are_needed(slides, tmp_path):
     nowhere = "/proc/nowhere"
@@ -558,6 +560,7 @@ def test_neither_home_nor_caches_nor_standard_error_are_needed(slides, tmp_path)
 # --- many slides -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_many_slides_leave_neither_files_nor_objects_behind(slides, tmp_path, monkeypatch):
     from tiacrossfusion.io.progress import Progress
 

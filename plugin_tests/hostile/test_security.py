@@ -540,6 +540,7 @@ def attempts(monkeypatch) -> list[tuple]:
     return noted
 
 
+@pytest.mark.slow
 def test_no_command_asks_the_network(attempts, cohort, demo_bag, simulated, tmp_path):
     slide, demo_bags = simulated / "low.svs", demo_bag.parent
     model = tmp_path / "run" / "mean-pool"

@@ -868,6 +868,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch, output_format,
     assert outcome.status == "ok"
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_a_full_disk_ends_the_command_in_one_line(tmp_path):
     own_bag().save(tmp_path / "s.zarr")

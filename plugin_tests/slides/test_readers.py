@@ -234,6 +234,7 @@ def test_the_readers_agree_on_every_coding(tmp_path, coding, suffix):
         assert_readers_agree(slide, SMALL, nested_grids(slide, None, SMALL))
 
 
+@pytest.mark.slow
 @settings(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

@@ -112,6 +112,7 @@ def first_tokens(tokens, kept):
 
 
 class TestProtocols:
+    @pytest.mark.slow
     def test_nested_run_gives_models_figures_and_an_ensemble(self, tmp_path, cohort_folder):
         run = run_in(
             tmp_path / "run",
@@ -142,6 +143,7 @@ class TestProtocols:
         assert len(record["table"]["sha256"]) == 64
         assert record["versions"]["torch"]
 
+    @pytest.mark.slow
     def test_a_fold_says_the_same_through_its_bundle(self, tmp_path, cohort_folder):
         run = run_in(tmp_path / "run", cohort_folder, stored=True, fitting={"loss": "cox"})
         run.train()
@@ -160,6 +162,7 @@ class TestProtocols:
         assert fold.high[0] == (fold.risks[0] > reference.cutoff)
         assert fold.bins == bundle.config.time_bins
 
+    @pytest.mark.slow
     def test_the_ensemble_averages_curves_at_common_edges(self, tmp_path, cohort_folder):
         run = run_in(tmp_path / "run", cohort_folder, stored=True)
         run.train()
@@ -183,6 +186,7 @@ class TestProtocols:
             members = ensemble.network(*tokens).member_risk[0].numpy()
         assert members == pytest.approx([-curve.sum() for curve in curves], abs=1e-5)
 
+    @pytest.mark.slow
     def test_official_protocol_calls_itself_optimistic(self, tmp_path, cohort_folder):
         patients = pd.read_csv(cohort_folder / "cohort.csv").patient.unique()
         splits = tmp_path / "splits"
@@ -211,6 +215,7 @@ class TestProtocols:
 
 
 class TestResume:
+    @pytest.mark.slow
     def test_finished_folds_are_kept_and_models_may_be_added(self, tmp_path, cohort_folder):
         run_in(tmp_path, cohort_folder).train()
         bundle = tmp_path / "mean-pool" / "fold-0" / "bundle" / "model.safetensors"
@@ -226,6 +231,7 @@ class TestResume:
         run_in(tmp_path, cohort_folder)
         assert tuple(read_folds(tmp_path / "splits.csv")) == folds
 
+    @pytest.mark.slow
     def test_what_a_kill_left_is_finished_or_removed(self, tmp_path, cohort_folder):
         run_in(tmp_path, cohort_folder).train()
         whole = {path.relative_to(tmp_path) for path in tmp_path.rglob("*")}
@@ -250,6 +256,7 @@ class TestResume:
         with pytest.raises(TiacfError, match="is not empty and holds no training run"):
             run_in(tmp_path / "full", cohort_folder)
 
+    @pytest.mark.slow
     def test_figures_that_were_damaged_are_made_again(self, tmp_path, cohort_folder):
         """Those of the second model are looked at when the first has been judged."""
         models = ["mean-pool", "cox-covariates"]
@@ -270,6 +277,7 @@ class TestResume:
             run.judge("mean-pool")
         assert not isinstance(error.value, UsageError)
 
+    @pytest.mark.slow
     def test_same_seed_same_result_other_seed_another(self, tmp_path, cohort_folder):
         risks = []
         for number, seed in enumerate((1, 1, 2)):
@@ -449,6 +457,7 @@ class _FloatTrainer:
 
 
 class TestBags:
+    @pytest.mark.slow
     def test_moments_are_those_of_the_tokens(self, cohort_folder):
         _, patients, bags = module_of(cohort_folder, "nll", stored=True)
         slides = [slide for patient in patients[:7] for slide in patient.slides]
@@ -459,6 +468,7 @@ class TestBags:
             assert mean[k].numpy() == pytest.approx(tokens.mean(axis=0), abs=1e-5)
             assert sd[k].numpy() == pytest.approx(tokens.std(axis=0), abs=1e-5)
 
+    @pytest.mark.slow
     def test_cohort_larger_than_the_cache_is_read_again(self, cohort_folder, monkeypatch):
         module, patients, bags = module_of(cohort_folder, "nll", stored=True)
         network = module.network.eval()
@@ -534,6 +544,7 @@ def test_every_network_trains(tmp_path, cohort_folder, model, loss):
     assert 0 <= evaluation.pooled.harrell_c.value <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_two_devices_see_all_patients_and_agree(tmp_path, cohort_folder):
     """DDP on two CPU processes through Lightning's own strategy."""
