@@ -490,7 +490,7 @@ def test_a_foreign_encoder_in_a_bundle_stops_the_run_of_slides(bundle, simulated
 def released() -> dict[str, torch.Tensor]:
     model = CrossFusion(96, 8, 2, 1, 2)
     state = model.state_dict()
-    return {theirs: state[ours] for theirs, ours in released_names(1, projected=True).items()}
+    return {theirs: state[ours] for theirs, ours in released_names(model).items()}
 
 
 def import_checkpoint(checkpoint: Path, out: Path, *options: str) -> Result:

@@ -73,7 +73,7 @@ def attribute(
     docs/explanations.md).
 
     Scales: Shapley values (Shapley, "A Value for n-person Games", 1953; Lundberg and Lee, NeurIPS 2017,
-    equation 8) of the game in which a scale that does not play has typical tokens instead of its own.
+    equation 8) of the game in which the tokens of an absent scale are replaced by typical tokens.
 
     Typical tokens are drawn from N(mean, sd^2), independently for each feature, with the training patients'
     moments and a fixed seed. For a model without moments they all are the mean of the slide's tokens at

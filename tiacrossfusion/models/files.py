@@ -56,7 +56,7 @@ def find_bundle(model: str) -> Path:
     try:
         path.stat()
     except PermissionError as error:
-        raise ArgumentValueError(f"{model}: {missing(path)}; ask for the right to") from error
+        raise ArgumentValueError(f"{model}: {missing(path)}; ask for access to it") from error
     except (OSError, ValueError):  # does not exist, or is not a path
         pass
     if _HUB_ID.match(model) and not model.startswith("."):
@@ -88,8 +88,8 @@ def _download(hub_id: str) -> Path:
             f"{forbidden} is set, so the hub was not contacted" if forbidden else one_line(error)
         )
         raise TiacfError(
-            f"{hub_id}: no such folder, and the hub gave no bundle ({reason}); download it elsewhere and "
-            "give its folder"
+            f"{hub_id}: no such folder, and it could not be downloaded from the hub ({reason}); download "
+            "it elsewhere and give its folder"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""The risks of the training patients, for comparison with a new risk."""
+"""The risks of the training patients, for comparison with new risks."""
 
 from __future__ import annotations
 

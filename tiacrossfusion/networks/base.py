@@ -92,7 +92,7 @@ class SurvivalNetwork(nn.Module):
         return self
 
     def needed_inputs(self) -> tuple[str, ...]:
-        """Return the inputs that are required although `forward` has a default for them."""
+        """Return inputs that are required although `forward` has a default for them (default: none)."""
         return ()
 
     def embeddings(self) -> Mapping[nn.Module, tuple[str, ...]]:
@@ -118,5 +118,5 @@ class SurvivalNetwork(nn.Module):
         return None
 
     def attention_layers(self) -> AttentionLayers | None:
-        """Return the layers that `trace_attention` scores; None (the default) if there are no such layers."""
+        """Return the layers that `trace_attention` scores; None (the default) if it has none."""
         return None

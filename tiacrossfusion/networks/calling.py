@@ -25,7 +25,7 @@ _LACKING = {
 
 
 def _arguments(network: Network) -> Mapping[str, inspect.Parameter]:
-    """Return the arguments of `forward`, of a network or of the one that it wraps."""
+    """Return the arguments of a network's `forward`, or of that of the network that it wraps."""
     inner = network.unwrapped() if isinstance(network, SurvivalNetwork) else network
     return inspect.signature(inner.forward).parameters
 
@@ -90,7 +90,7 @@ def check_tokens(network: Network, tokens: SlideTokens, label: str) -> None:
 
 
 def as_output(returned: SurvivalOutput | Tensor) -> SurvivalOutput:
-    """Return what a network returned, logits (B, K) or a prediction, as a prediction."""
+    """Return the result of a network, logits (B, K) or a `SurvivalOutput`, as a `SurvivalOutput`."""
     return SurvivalOutput.from_logits(returned) if isinstance(returned, Tensor) else returned
 
 

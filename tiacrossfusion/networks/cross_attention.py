@@ -23,7 +23,7 @@ class CrossAttentionBlock(nn.Module):
     Args:
         embed_dim: D.
         num_heads: H, a divisor of D.
-        dropout: dropout of the feed-forward network; there is none of the attention weights.
+        dropout: dropout of the feed-forward network; attention weights are not dropped.
     """
 
     def __init__(self, embed_dim: int, num_heads: int, dropout: float) -> None:

@@ -34,7 +34,7 @@ class CrossFusion(ClassTokenReader):
         layout: how 10x tokens become a map: "square" wraps their order into a square, padded with copies of
             the first tokens. It is not tissue geometry.
         dropout: dropout of the feed-forward networks and of the conv processor's channels.
-        attention_dropout: dropout of the self-attention weights; the cross-attention has none.
+        attention_dropout: dropout of the self-attention weights (not in the cross-attention).
 
     Raises:
         UsageError: a size is below 1 or too large, `embed_dim` is odd or not a multiple of `num_heads`, or
