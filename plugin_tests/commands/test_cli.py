@@ -82,7 +82,7 @@ def import_stain_checkpoint(tmp_path, *options: str):
     torch.manual_seed(0)
     width = load_encoder("stain-texture").spec.width
     network = CrossFusion(width, 32, 4)
-    state, names = network.state_dict(), released_names(1, projected=True)
+    state, names = network.state_dict(), released_names(network)
     torch.save({theirs: state[ours] for theirs, ours in names.items()}, tmp_path / "ckpt.pt")
     return run(
         "import-checkpoint",
@@ -140,7 +140,8 @@ def test_local_encoder_weights_with_their_own_normalisation(shared_data, tmp_pat
     from tiacrossfusion.networks.official import released_names
 
     weights = shared_data / "weights" / "mobilenet_v2_imagenet.pt"
-    state, names = CrossFusion(1280, 32, 4).state_dict(), released_names(1, projected=True)
+    network = CrossFusion(1280, 32, 4)
+    state, names = network.state_dict(), released_names(network)
     torch.save({theirs: state[ours] for theirs, ours in names.items()}, tmp_path / "my ckpt.pt")
     options = "--encoder timm:mobilenetv2_100 --encoder-mean .5,.5,.5 --encoder-std .5,.5,.5"
     result = run(

@@ -175,8 +175,8 @@ def checkpoint(tmp_path_factory) -> Path:
     from tiacrossfusion.networks.crossfusion import CrossFusion
     from tiacrossfusion.networks.official import released_names
 
-    state = CrossFusion(load_encoder("stain-texture").spec.width, 32, 4).state_dict()
-    names = released_names(1, projected=True)
+    network = CrossFusion(load_encoder("stain-texture").spec.width, 32, 4)
+    state, names = network.state_dict(), released_names(network)
     path = tmp_path_factory.mktemp("checkpoint") / "released.pt"
     torch.save({theirs: state[ours] for theirs, ours in names.items()}, path)
     return path
