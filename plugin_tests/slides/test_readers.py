@@ -468,6 +468,7 @@ def test_one_may_stop_early_and_errors_come_through(tmp_path):
         max_size=30,
     )
 )
+@settings(deadline=None)
 def test_tiles_stay_as_long_as_they_are_needed(spans):
     corners = np.array(spans).reshape(-1, 2, 2)
     spans = np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
