@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -84,22 +86,23 @@ class ZarrStore:
                 "update tiacrossfusion or extract it again"
             )
         provenance = Provenance.model_validate(record["provenance"])
+        scale_group = cache(group.__getitem__)  # opened once: it takes as long as an array
         scales = {}
         for name in SCALES:
             if name not in record["scales"]:
                 continue
-            features = _read_array(group, path, f"{name}/features")
+            features = _read_array(scale_group, path, f"{name}/features")
             if features is None:
                 raise TiacfError(f"{path}: damaged, has no {name} features; extract it again")
             scales[name] = ScaleFeatures(
                 features,
-                _read_array(group, path, f"{name}/bounds"),
-                _read_array(group, path, f"{name}/grid"),
+                _read_array(scale_group, path, f"{name}/bounds"),
+                _read_array(scale_group, path, f"{name}/grid"),
             )
         return FeatureBag(scales, provenance)
 
 
-def _read_array(group: zarr.Group, store: Path, name: str) -> np.ndarray | None:
+def _read_array(scale_group: Callable[[str], Any], store: Path, name: str) -> np.ndarray | None:
     """Read an array, such as "20x/features"; None where it does not exist."""
     import zarr
 
@@ -108,7 +111,7 @@ def _read_array(group: zarr.Group, store: Path, name: str) -> np.ndarray | None:
         return None
     _check_file(folder.parent / _METADATA, store)
     _check_file(folder / _METADATA, store)
-    array = group[folder.parent.name][folder.name]  # both are looked at
+    array = scale_group(folder.parent.name)[folder.name]  # both are looked at
     if not isinstance(array, zarr.Array):
         raise TiacfError(f"{store}: {name} is no array; extract it again")
     codecs = [str(codec.to_dict()["name"]) for codec in array.metadata.codecs]
