@@ -33,7 +33,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "networks.registry": ["NETWORKS"],
         "networks.tokens": ["SlideTokens"],
         "outputs.writers": ["WRITERS", "Writer"],
-        "runs.extraction": ["ExtractionOptions", "extract"],
+        "runs.extraction": ["extract"],
+        "runs.extraction_task": ["ExtractionOptions"],
         "runs.runner": ["Outcome"],
         "slides.options": ["ReadOptions", "Scale"],
         "slides.spec": ["SamplingSpec"],
@@ -71,8 +72,8 @@ if TYPE_CHECKING:
     from tiacrossfusion.networks.tokens import SlideTokens as SlideTokens
     from tiacrossfusion.outputs.writers import WRITERS as WRITERS
     from tiacrossfusion.outputs.writers import Writer as Writer
-    from tiacrossfusion.runs.extraction import ExtractionOptions as ExtractionOptions
     from tiacrossfusion.runs.extraction import extract as extract
+    from tiacrossfusion.runs.extraction_task import ExtractionOptions as ExtractionOptions
     from tiacrossfusion.runs.runner import Outcome as Outcome
     from tiacrossfusion.slides.options import ReadOptions as ReadOptions
     from tiacrossfusion.slides.options import Scale as Scale

@@ -233,10 +233,8 @@ def test_arrays_and_paths_of_a_task_survive_pickling(tmp_path):
 
     from tiacrossfusion.models.source import ModelSource
     from tiacrossfusion.runs.bags_folder import BagsFolder
-    from tiacrossfusion.runs.extraction_task import ExtractionTask
-    from tiacrossfusion.runs.runner import Resume
+    from tiacrossfusion.runs.extraction_task import ExtractionOptions, ExtractionTask
     from tiacrossfusion.slides.options import ReadOptions
-    from tiacrossfusion.slides.spec import SamplingSpec
 
     folder = BagsFolder(tmp_path)
     task = ExtractionTask(
@@ -244,13 +242,11 @@ def test_arrays_and_paths_of_a_task_survive_pickling(tmp_path):
         lone=True,
         folder=folder,
         model=ModelSource("stain-texture"),
-        sampling=SamplingSpec(),
-        read=ReadOptions(mask=np.eye(2)),
-        resume=Resume(),
+        options=ExtractionOptions(ReadOptions(mask=np.eye(2)), overwrite=True),
         run_name="r",
     )
     back = pickle.loads(pickle.dumps(task))
     assert back.folder.path == folder.path
     assert (back.read.mask == task.read.mask).all()
-    assert (back.slide, back.resume, back.model) == (task.slide, task.resume, task.model)
-    assert (back.sampling, back.run_name) == (task.sampling, task.run_name)
+    assert (back.slide, back.options.overwrite, back.model) == (task.slide, True, task.model)
+    assert (back.options.sampling, back.run_name) == (task.options.sampling, task.run_name)

@@ -22,11 +22,12 @@ from tiacrossfusion.bags.bag import FeatureBag
 from tiacrossfusion.cli import main
 from tiacrossfusion.encoders.spec import EncoderSpec
 from tiacrossfusion.io.atomic import OutputError
-from tiacrossfusion.runs.bags_folder import BagsFolder, record_names, source_of
-from tiacrossfusion.runs.extraction import ExtractionOptions, plan_extraction
+from tiacrossfusion.runs.bags_folder import BagsFolder, record_names
 from tiacrossfusion.runs.extraction import extract as extract_slides
+from tiacrossfusion.runs.extraction import plan_extraction
+from tiacrossfusion.runs.extraction_task import ExtractionOptions
 from tiacrossfusion.runs.processes import process_here
-from tiacrossfusion.runs.record import Record
+from tiacrossfusion.runs.record import Record, source_of
 from tiacrossfusion.slides.options import ReadOptions, Scale
 
 
@@ -469,6 +470,23 @@ def test_status_tells_how_far_it_is(slides, tmp_path):
     assert "interrupted, to be made: 1\n  second.svs" in status(bags).output
     assert_usage(status(tmp_path / "absent"), "absent: no such folder")
     assert_usage(status(slides[0].parent), "holds no bags")
+
+
+def test_a_bag_with_20x_alone_is_counted(slides, extracted):
+    """One that another program has made smaller, with and without a record."""
+    bag = FeatureBag.load(extracted / "first.zarr")
+    FeatureBag({"20x": bag.scales["20x"]}, bag.provenance).save(extracted / "first.zarr")
+    patches = len(bag.scales["20x"])
+    (extracted / ".tiacf" / "bags" / "first.json").unlink()
+    assert "bags without a record: 1" in status(extracted).output
+    plan, _ = plan_extraction(slides, extracted, MeanColour())
+    assert (plan.status, plan.patches) == ("skip", {"20x": patches})
+    outcome, other = run(slides, extracted)
+    assert outcome.status == "skipped"
+    assert [outcome.row[f"patches_{scale}"] for scale in ("5x", "10x", "20x")] == [0, 0, patches]
+    others = sum(other.row[f"patches_{scale}"] for scale in ("5x", "10x", "20x"))
+    assert f"done: 2 slides, {patches + others} patches" in status(extracted).output
+    assert [again.status for again in run(slides, extracted)] == ["skipped", "skipped"]
 
 
 @pytest.mark.process

@@ -122,8 +122,9 @@ def extract(
     from tiacrossfusion.io.atomic import writing
     from tiacrossfusion.models.source import ModelSource
     from tiacrossfusion.runs.cluster import connect
-    from tiacrossfusion.runs.extraction import ExtractionOptions, check_shard, plan_extraction
+    from tiacrossfusion.runs.extraction import check_shard, plan_extraction
     from tiacrossfusion.runs.extraction import extract as extract_slides
+    from tiacrossfusion.runs.extraction_task import ExtractionOptions
     from tiacrossfusion.slides.options import ReadOptions, Scale
 
     check_shard(part)

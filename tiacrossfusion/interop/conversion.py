@@ -84,7 +84,7 @@ class _ConversionTask(Task):
     ) -> None:
         self.features, self.folder, self.output_format = features, folder, output_format
         self.options, self.overwrite = options, overwrite
-        self.source = self.label = features.stem if isinstance(features, Path) else features.name
+        self.label = features.stem if isinstance(features, Path) else features.name
 
     def attempt(self, progress: Progress) -> Outcome:
         """Convert it."""
@@ -103,10 +103,6 @@ class _ConversionTask(Task):
             _log.warning("%s: %s", self.label, message)
         status: Literal["ok", "skipped"] = "ok" if made else "skipped"
         return Outcome(self.label, status, message, output, bag.counts())
-
-    def failed(self, message: str) -> Outcome:
-        """Return the outcome; nothing is recorded."""
-        return Outcome(self.label, "failed", message)
 
 
 def _line(outcome: Outcome) -> str:

@@ -10,11 +10,10 @@ from typing import Any, ClassVar
 from pydantic import BaseModel
 
 from tiacrossfusion.io.atomic import OutputError
-from tiacrossfusion.io.paths import is_folder, stem_for
-from tiacrossfusion.runs.record import Count, Record, names_for
+from tiacrossfusion.io.paths import stem_for
+from tiacrossfusion.runs.record import Count, Record, names_for, source_of, stem_of
 from tiacrossfusion.runs.records import RECORDS, RecordFolder
 from tiacrossfusion.slides.spec import SCALES
-from tiacrossfusion.text import written
 
 TABLE = "extraction.csv"
 
@@ -129,16 +128,6 @@ class BagsFolder(RecordFolder):
         for other in self.records():
             if other.name != record.name and bag in other.files:
                 self.remove(other)
-
-
-def source_of(slide: Path) -> str:
-    """Return what identifies a slide."""
-    return written(str(slide.absolute()))
-
-
-def stem_of(slide: Path) -> str:
-    """Return the stem that the files of a slide are named by."""
-    return stem_for(slide.name if is_folder(slide) else slide.stem)
 
 
 def record_names(slide: Path) -> tuple[str, ...]:

@@ -21,7 +21,6 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from logging.handlers import QueueHandler
 from pathlib import Path
 from queue import SimpleQueue
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from tiacrossfusion import __version__
@@ -29,7 +28,7 @@ from tiacrossfusion.errors import TiacfError, UsageError, one_line
 from tiacrossfusion.io.progress import Progress
 from tiacrossfusion.models.source import LoadedModel, ModelSource
 from tiacrossfusion.runs.records import MAX_DEATHS, RecordFolder
-from tiacrossfusion.runs.runner import Outcome, Task
+from tiacrossfusion.runs.runner import Executor, Outcome, Task
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -41,7 +40,7 @@ _CONNECT, _FIRST_WORKER, _LOAD, _RETURN = 30.0, 30.0, 600.0, 600.0
 _log = logging.getLogger(__name__)
 
 
-class Cluster:
+class Cluster(AbstractContextManager["Cluster"]):
     """A Dask cluster that works on slides.
 
     Args:
@@ -63,31 +62,16 @@ class Cluster:
             self._client.close()
             raise
 
-    def __enter__(self) -> Cluster:
-        """Return self."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Disconnect; the cluster keeps running."""
         self._client.close(timeout=5)
 
     def run(
         self, tasks: Iterable[Task], folder: RecordFolder | None
     ) -> Generator[tuple[int, Outcome]]:
-        """Run tasks on the workers.
+        """Run tasks on the workers; yields the index and the outcome of each as it is done.
 
-        Args:
-            tasks: made as they are needed.
-            folder: where they write.
-
-        Yields:
-            Index and outcome of each as it is done. When this is closed early, slides that wait are
-            cancelled and those being worked on are stopped.
+        When this is closed early, slides that wait are cancelled and those being worked on are stopped.
 
         Raises:
             UsageError: there is no folder.
@@ -250,16 +234,18 @@ class Cluster:
 
 
 def connect(
-    address: str | None, source: ModelSource | LoadedModel
-) -> AbstractContextManager[Cluster | None]:
-    """Return a cluster as a context, or None for work in this process: without address, or loaded here.
+    cluster: str | Executor | None, model: ModelSource | LoadedModel
+) -> AbstractContextManager[Executor | None]:
+    """Return where slides are worked on as a context: a cluster at an address, else what is given.
 
     Raises:
-        TiacfError: as for `Cluster`.
+        TiacfError: as for `Cluster`, or the model is not one that workers can load.
     """
-    if address is None or isinstance(source, LoadedModel):
-        return nullcontext()
-    return Cluster(address, source.absolute())
+    if not isinstance(cluster, str):
+        return nullcontext(cluster)
+    if isinstance(model, LoadedModel):
+        raise UsageError("a cluster needs the name of an encoder; its workers load their own")
+    return Cluster(cluster, model.absolute())
 
 
 def _connect(address: str) -> Client:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,33 +16,17 @@ from tiacrossfusion.errors import UsageError
 from tiacrossfusion.io.paths import absolute, stem_for
 from tiacrossfusion.io.progress import Progress
 from tiacrossfusion.models.source import LoadedModel, ModelSource
-from tiacrossfusion.runs.bags_folder import BagsFolder, stem_of
+from tiacrossfusion.runs.bags_folder import BagsFolder
 from tiacrossfusion.runs.cluster import connect
-from tiacrossfusion.runs.extraction_task import ExtractionPlan, ExtractionTask
-from tiacrossfusion.runs.runner import Executor, Outcome, Resume, run_tasks
+from tiacrossfusion.runs.extraction_task import ExtractionOptions, ExtractionPlan, ExtractionTask
+from tiacrossfusion.runs.record import stem_of
+from tiacrossfusion.runs.runner import Executor, Outcome, run_tasks
 from tiacrossfusion.slides.files import DEFAULT_FILE_TYPES, find_slides
-from tiacrossfusion.slides.options import Mask, ReadOptions
-from tiacrossfusion.slides.spec import SCALES, SamplingSpec
+from tiacrossfusion.slides.options import Mask
+from tiacrossfusion.slides.spec import SCALES
 
 if TYPE_CHECKING:
     from tiacrossfusion.encoders.encoder import Encoder
-
-
-@dataclass(frozen=True)
-class ExtractionOptions:
-    """How the slides of a run are read, and which are made again.
-
-    Attributes:
-        read: how slides are read.
-        sampling: how patches are laid and kept.
-        overwrite: make finished bags again.
-        retry_failed: try again what failed before with the same cache key.
-    """
-
-    read: ReadOptions = field(default_factory=ReadOptions)
-    sampling: SamplingSpec = field(default_factory=SamplingSpec)
-    overwrite: bool = False
-    retry_failed: bool = False
 
 
 def extract(
@@ -94,22 +76,19 @@ def extract(
         ['ok', 'ok']
     """
     check_shard(shard)
-    slides, model = slides_of(images, file_types), _model_of(encoder)
-    if cluster is None and isinstance(model, ModelSource):
+    slides, model = _slides_of(images, file_types), _model_of(encoder)
+    options = options or ExtractionOptions()
+    if cluster is None:
         model.load()  # a wrong name should not wait for the first slide
-    if isinstance(cluster, str) and isinstance(model, LoadedModel):
-        raise UsageError("a cluster needs the name of an encoder; its workers load their own")
-    settings = options or ExtractionOptions()
-    if cluster is not None:
+    else:
         slides, folder = [slide.absolute() for slide in slides], Path(folder).absolute()
         masks = None if masks is None else [absolute(mask) for mask in masks]
-        settings = replace(settings, read=replace(settings.read, mask=absolute(settings.read.mask)))
-    with connect(cluster, model) if isinstance(cluster, str) else nullcontext(cluster) as executor:
+        options = options.absolute()
+    with connect(cluster, model) as executor:
         target = BagsFolder(Path(folder))
-        tasks = _tasks(slides, target, model, settings, masks, shard)
         return run_tasks(
-            tasks,
-            len(range(shard[0] - 1, len(slides), shard[1])),
+            _tasks(slides, target, model, options, masks, shard),
+            len(slides[shard[0] - 1 :: shard[1]]),
             _line,
             folder=target,
             executor=executor,
@@ -134,21 +113,16 @@ def plan_extraction(
         UsageError: an option makes no sense, or there is no slide.
     """
     check_shard(shard)
-    slides, target = slides_of(images, file_types), BagsFolder(Path(folder), make=False)
-    tasks = _tasks(slides, target, _model_of(encoder), options or ExtractionOptions(), masks, shard)
-    with Progress(len(range(shard[0] - 1, len(slides), shard[1])), show=show_progress) as progress:
-        for task in tasks:
+    slides, target = _slides_of(images, file_types), BagsFolder(Path(folder), make=False)
+    options = options or ExtractionOptions()
+    with Progress(len(slides[shard[0] - 1 :: shard[1]]), show=show_progress) as progress:
+        for task in _tasks(slides, target, _model_of(encoder), options, masks, shard):
             plan = task.plan(progress)
             progress.slide_done()
             yield plan
 
 
-def slides_of(images: str | Path | Sequence[str | Path], file_types: str) -> list[Path]:
-    """Return the slides of a folder, or those that are given.
-
-    Raises:
-        UsageError: the folder does not exist, or holds no slide.
-    """
+def _slides_of(images: str | Path | Sequence[str | Path], file_types: str) -> list[Path]:
     if isinstance(images, str | Path):
         return find_slides(Path(images), file_types)
     return [Path(image) for image in images]
@@ -193,9 +167,7 @@ def _tasks(
             lone=names[stem_of(paths[index]).casefold()] == 1,
             folder=folder,
             model=model,
-            sampling=options.sampling,
-            read=options.read if masks is None else replace(options.read, mask=masks[index]),
-            resume=Resume("make", options.overwrite, options.retry_failed),
+            options=options.with_mask(masks, index),
             run_name=run,
         )
 

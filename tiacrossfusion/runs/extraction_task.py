@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +16,12 @@ from tiacrossfusion.inference.slide import load_readers
 from tiacrossfusion.io.paths import size_on_disk
 from tiacrossfusion.io.progress import Progress
 from tiacrossfusion.models.source import LoadedModel, ModelSource
-from tiacrossfusion.runs.bags_folder import COLUMNS, BagsFolder, record_names, source_of
-from tiacrossfusion.runs.record import Record
-from tiacrossfusion.runs.runner import Made, RecordedTask, Resume, failure
-from tiacrossfusion.runs.slide_key import file_key, mask_key, scale_key, with_own_mask
+from tiacrossfusion.runs.bags_folder import COLUMNS, BagsFolder, record_names
+from tiacrossfusion.runs.record import Record, source_of
+from tiacrossfusion.runs.runner import RecordedTask, failure
+from tiacrossfusion.runs.slides import RunOptions, slide_key, with_own_mask
 from tiacrossfusion.slides.options import ReadOptions
-from tiacrossfusion.slides.slide import open_slide
+from tiacrossfusion.slides.slide import Slide, open_slide
 from tiacrossfusion.slides.spec import SCALES, SamplingSpec
 from tiacrossfusion.text import written
 
@@ -38,6 +39,17 @@ _DECIDING = {
     "sampling": ("sampling",),
     "encoder": ("encoder",),
 }
+
+
+@dataclass(frozen=True)
+class ExtractionOptions(RunOptions):
+    """How the slides of a run are read, and which are made again.
+
+    Attributes:
+        sampling: how patches are laid and kept.
+    """
+
+    sampling: SamplingSpec = field(default_factory=SamplingSpec)
 
 
 @dataclass(frozen=True)
@@ -68,9 +80,7 @@ class ExtractionTask(RecordedTask):
         lone: no other slide of the run has its stem, be it as stem or as name.
         folder: where the bag goes.
         model: the encoder.
-        sampling: how patches are laid and kept.
-        read: how the slide is read; its mask may be a folder to look in.
-        resume: how an earlier bag is treated.
+        options: how the slide is read and sampled.
         run_name: names the run.
     """
 
@@ -78,15 +88,18 @@ class ExtractionTask(RecordedTask):
     lone: bool
     folder: BagsFolder
     model: LoadedModel | ModelSource
-    sampling: SamplingSpec
-    read: ReadOptions
-    resume: Resume
+    options: ExtractionOptions
     run_name: str
 
     def __post_init__(self) -> None:
         """Name the slide."""
         self.given, self.source, self.label = self.slide, source_of(self.slide), str(self.slide)
         self._bag: str | None = None
+
+    @cached_property
+    def read(self) -> ReadOptions:
+        """How the slide is read, with its own mask."""
+        return with_own_mask(self.options.read, self.slide)
 
     @property
     def encoder(self) -> Encoder:
@@ -108,51 +121,47 @@ class ExtractionTask(RecordedTask):
 
     def key(self, progress: Progress) -> dict[str, str]:  # noqa: ARG002
         """Return the cache key."""
-        self.read = with_own_mask(self.read, self.slide)
         return {
-            "slide file": file_key(self.slide),
-            "scale": scale_key(self.read),
-            "mask": mask_key(self.read),
-            "sampling": self.sampling.model_dump_json(),
+            **slide_key(self.slide, self.read),
+            "sampling": self.options.sampling.model_dump_json(),
             "encoder": self.encoder.spec.model_dump_json(),
         }
 
-    def make(self, record: Record, staging: Path, progress: Progress) -> Made:
+    def make(self, record: Record, staging: Path, progress: Progress) -> dict[str, Any]:
         """Extract the bag, unless the one that is in place would be made the same again."""
         load_readers()
         started = time.perf_counter()
-        path = self.folder.path / self.files(record)[0]
+        path = self._path(record)
         unrecorded = path.exists() and path.name not in record.files
-        progress.stage(self.slide.name, "open")
-        with open_slide(self.slide, mpp=self.read.scale.mpp, power=self.read.scale.power) as opened:
-            wanted = bag_provenance(opened, self.sampling, self.encoder.spec, self.read.mask)
-            in_place, why = self._compare(wanted, record, path)
+        sampling = self.options.sampling
+        with self._open(progress) as slide:
+            in_place, why = self._compare(slide, record, path)
             bag = in_place
             if bag is None:
-                bag = extract_bag(opened, self.sampling, self.encoder, self.read, progress=progress)
+                bag = extract_bag(slide, sampling, self.encoder, self.read, progress=progress)
                 # Another process may have finished it meanwhile.
-                in_place, _ = self._compare(wanted, record, path)
+                in_place, _ = self._compare(slide, record, path)
                 bag = in_place or bag
-            if in_place is None:
-                progress.stage(self.slide.name, "write")
-                with self.folder.writing():
-                    bag.save(staging / path.name)
+        if in_place is None:
+            progress.stage(self.slide.name, "write")
+            with self.folder.writing():
+                bag.save(staging / path.name)
         if unrecorded:
             self.folder.take_over(path.name, record)
         seconds: Any = round(time.perf_counter() - started, 2)
         if in_place is not None:
             seconds = record.row.get("seconds", "") if path.name in record.files else ""
-        row = self._row() | {
-            **{f"patches_{scale}": count for scale, count in bag.counts().items()},
-            **{f"dropped_{scale}": bag.provenance.dropped.get(scale, 0) for scale in SCALES},
+        counts, dropped = bag.counts(), bag.provenance.dropped
+        return self._row() | {
+            **{f"patches_{scale}": counts.get(scale, 0) for scale in SCALES},
+            **{f"dropped_{scale}": dropped.get(scale, 0) for scale in SCALES},
             "bag": path.name,
             "status": "ok",
-            "message": "; ".join(filter(None, [opened.caveat, *bag_caveats(bag), why])),
+            "message": "; ".join(filter(None, [slide.caveat, *bag_caveats(bag), why])),
             "seconds": seconds,
             "reader": bag.provenance.reader or "",
             "bytes": size_on_disk(staging / path.name if in_place is None else path),
         }
-        return Made(row, in_place=in_place is not None)
 
     def failed_row(self, message: str) -> dict[str, Any]:
         """Return the row of a slide that failed."""
@@ -162,7 +171,7 @@ class ExtractionTask(RecordedTask):
         """Return what `run` would do."""
         self.prepare()
         record = self.folder.find(self.source) or self.folder.new_record(self.source, self.names())
-        path = self.folder.path / self.files(record)[0]
+        path = self._path(record)
         try:
             earlier = self.earlier(record, self.key(progress))
             if earlier is not None and earlier.status == "failed":
@@ -172,45 +181,42 @@ class ExtractionTask(RecordedTask):
                 size = earlier.row["bytes"]
                 return ExtractionPlan(self.slide, "skip", earlier.message, patches, size)
             load_readers()
-            progress.stage(self.slide.name, "open")
-            scale = self.read.scale
-            with open_slide(self.slide, mpp=scale.mpp, power=scale.power) as opened:
-                wanted = bag_provenance(opened, self.sampling, self.encoder.spec, self.read.mask)
-                in_place, why = self._compare(wanted, record, path)
+            with self._open(progress) as slide:
+                in_place, why = self._compare(slide, record, path)
                 if in_place is not None:
                     size = size_on_disk(path)
                     return ExtractionPlan(self.slide, "skip", why, in_place.counts(), size)
                 progress.stage(self.slide.name, "tissue")
-                grids = tissue_grids(opened, self.sampling, self.read.mask)
+                grids = tissue_grids(slide, self.options.sampling, self.read.mask)
             patches = {name: len(grid) for name, grid in grids.items()}
             if not patches["20x"]:
-                reason = no_tissue(self.sampling, self.read.mask)
+                reason = no_tissue(self.options.sampling, self.read.mask)
                 return ExtractionPlan(self.slide, "fail", f"{self.slide}: {reason}")
             size = sum(patches.values()) * (2 * self.encoder.spec.width + _PLACE_BYTES)
             return ExtractionPlan(self.slide, "extract", why, patches, size)
         except Exception as error:  # as in a run
             return ExtractionPlan(self.slide, "fail", failure(error, self.label))
 
-    def _compare(
-        self, wanted: Provenance, record: Record, path: Path
-    ) -> tuple[FeatureBag | None, str]:
-        """Return the bag that is in place if it is the wanted one, and else why it is made again.
+    def _path(self, record: Record) -> Path:
+        return self.folder.path / self.files(record)[0]
+
+    def _open(self, progress: Progress) -> Slide:
+        progress.stage(self.slide.name, "open")
+        return open_slide(self.slide, mpp=self.read.scale.mpp, power=self.read.scale.power)
+
+    def _compare(self, slide: Slide, record: Record, path: Path) -> tuple[FeatureBag | None, str]:
+        """Return the bag that is in place if it would be made the same again, else why it is made again.
 
         Raises:
             TiacfError: something is in place that may not be replaced.
         """
         bag = _stored(path)
-        changed = (
-            []
-            if bag is None
-            else [
-                part
-                for part, fields in _DECIDING.items()
-                if any(getattr(bag.provenance, name) != getattr(wanted, name) for name in fields)
-            ]
-        )
-        if bag is not None and not changed:
-            return (None if self.resume.overwrite else bag), ""
+        changed = []
+        if bag is not None:
+            wanted = bag_provenance(slide, self.options.sampling, self.encoder.spec, self.read.mask)
+            changed = [part for part in _DECIDING if _differ(part, bag.provenance, wanted)]
+            if not changed:
+                return (None if self.options.overwrite else bag), ""
         if path.exists() and path.name not in record.files:
             raise TiacfError(
                 f"{path}: exists and was not extracted from {self.slide}; move it away or give "
@@ -223,11 +229,13 @@ class ExtractionTask(RecordedTask):
         return row | {"slide": written(self.slide.name), "path": self.source}
 
 
+def _differ(part: str, one: Provenance, other: Provenance) -> bool:
+    return any(getattr(one, name) != getattr(other, name) for name in _DECIDING[part])
+
+
 def _stored(path: Path) -> FeatureBag | None:
     """Return the bag at a path; None when there is no bag, or it cannot be read."""
-    if not path.exists():
-        return None
     try:
-        return FeatureBag.load(path)
+        return FeatureBag.load(path) if path.exists() else None
     except TiacfError:
         return None

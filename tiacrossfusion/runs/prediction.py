@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tiacrossfusion.io.paths import absolute
@@ -73,12 +73,11 @@ def predict(
     if executor is not None:
         sources = [absolute(source) for source in sources]
         masks = None if masks is None else [absolute(mask) for mask in masks]
-        read = replace(options.read, mask=absolute(options.read.mask))
-        options = replace(options, read=read)
+        options = options.absolute()
     run = uuid.uuid4().hex
     kind = BagTask if are_bags else SlideTask
     tasks = (
-        kind(source, model, folder, _with_mask(options, masks, index), run)
+        kind(source, model, folder, options.with_mask(masks, index), run)
         for index, source in enumerate(sources)
     )
     config = model.config()
@@ -100,14 +99,6 @@ def predict(
     if folder is not None:
         folder.write_patients([outcome.row for outcome in of_patients])
     return PredictionRun(outcomes, of_patients)
-
-
-def _with_mask(
-    options: PredictionOptions, masks: Sequence[Mask | None] | None, index: int
-) -> PredictionOptions:
-    if masks is None:
-        return options
-    return replace(options, read=replace(options.read, mask=masks[index]))
 
 
 def _line(outcome: Outcome, config: BundleConfig) -> str:

@@ -16,16 +16,16 @@ from tiacrossfusion.bags.bag import FeatureBag
 from tiacrossfusion.explain.extent import why_no_maps
 from tiacrossfusion.explain.scores import SCORES
 from tiacrossfusion.inference.slide import SlideResult, load_readers, predict_slide, predict_stored
-from tiacrossfusion.io.paths import is_folder, stem_for
+from tiacrossfusion.io.paths import stem_for
 from tiacrossfusion.io.progress import Progress
 from tiacrossfusion.models.source import LoadedModel, ModelSource
 from tiacrossfusion.outputs.files import output_suffixes, write_outputs
 from tiacrossfusion.outputs.report.making import make_fragment
 from tiacrossfusion.outputs.values import prediction_dict, prediction_row
-from tiacrossfusion.runs.record import Record, names_for
+from tiacrossfusion.runs.record import Record, names_for, source_of, stem_of
 from tiacrossfusion.runs.results_folder import FRAGMENT, ResultsFolder
-from tiacrossfusion.runs.runner import Made, Outcome, RecordedTask, Resume
-from tiacrossfusion.runs.slide_key import file_key, mask_key, scale_key, with_own_mask
+from tiacrossfusion.runs.runner import Outcome, RecordedTask
+from tiacrossfusion.runs.slides import RunOptions, slide_key, with_own_mask
 from tiacrossfusion.slides.options import ReadOptions
 from tiacrossfusion.text import written
 
@@ -34,22 +34,19 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class PredictionOptions:
+class PredictionOptions(RunOptions):
     """How slides are read and their predictions written.
 
     Attributes:
-        read: how slides are read.
         output_type: a name in `outputs.writers.WRITERS`; ignored when nothing is written.
         attribution: compute what raises and what lowers the risk, and attention rollout.
         gzip: compress GeoJSON.
-        overwrite: make finished results again, replacing files that this program wrote for these slides.
     """
 
-    read: ReadOptions = field(default_factory=ReadOptions)
+    retry_failed: bool = True
     output_type: str = "qupath"
     attribution: bool = True
     gzip: bool = False
-    overwrite: bool = False
 
 
 @dataclass(eq=False)
@@ -71,14 +68,16 @@ class PredictionTask(RecordedTask):
     results: ResultsFolder | None
     options: PredictionOptions
     run_name: str
+    folder: ResultsFolder = field(init=False)
     stem: str = field(init=False)
     title: str = field(init=False)
+
+    refuse_other_key = True
 
     def __post_init__(self) -> None:
         """Find out the names."""
         self.identify()
-        self.label, self.read = self.source, self.options.read
-        self.resume = Resume("refuse", overwrite=self.options.overwrite)
+        self.label = self.source
         if self.results is not None:
             self.folder = self.results
 
@@ -98,9 +97,8 @@ class PredictionTask(RecordedTask):
         self.load_readers()
         started = time.perf_counter()
         result = self.predict(progress)
-        row = self._row(result, round(time.perf_counter() - started, 2))
-        value = prediction_dict(result)
-        return Outcome(self.given, "ok", row["message"], row=row, value=value)
+        row = self._row(result, started)
+        return Outcome(self.given, "ok", row["message"], row=row, value=prediction_dict(result))
 
     def failed(self, message: str) -> Outcome:
         """Record the failure, where there is a folder."""
@@ -114,30 +112,22 @@ class PredictionTask(RecordedTask):
 
     def files(self, record: Record) -> tuple[str, ...]:
         """Return the names of the files of the output type."""
-        suffixes = output_suffixes(
-            self.options.output_type, gzip=self.options.gzip, maps=self.has_maps()
-        )
+        options = self.options
+        suffixes = output_suffixes(options.output_type, gzip=options.gzip, maps=self.has_maps())
         return tuple(f"{record.name}{suffix}" for suffix in suffixes)
 
-    def make(self, record: Record, staging: Path, progress: Progress) -> Made:
+    def make(self, record: Record, staging: Path, progress: Progress) -> dict[str, Any]:
         """Predict and write the files."""
-        if self.results is not None:
-            self.results.check_free(record, self.files(record))
+        self.folder.check_free(record, self.files(record))
         self.load_readers()
         started = time.perf_counter()
         result = self.predict(progress)
         progress.stage(self.title, "write")
+        options = self.options
         with self.folder.writing():
-            write_outputs(
-                staging,
-                record.name,
-                self.options.output_type,
-                result,
-                gzip=self.options.gzip,
-            )
+            write_outputs(staging, record.name, options.output_type, result, gzip=options.gzip)
             make_fragment(result).save(staging / FRAGMENT)
-        seconds = round(time.perf_counter() - started, 2)
-        return Made({**self._row(result, seconds), "output": record.name})
+        return self._row(result, started) | {"output": record.name}
 
     def failed_row(self, message: str) -> dict[str, Any]:
         """Return the row of a slide that failed."""
@@ -171,13 +161,13 @@ class PredictionTask(RecordedTask):
         """Return whether it is known where the patches lie."""
         return True
 
-    def _row(self, result: SlideResult, seconds: float) -> dict[str, Any]:
+    def _row(self, result: SlideResult, started: float) -> dict[str, Any]:
         mpp = result.bag.provenance.mpp
         return {
             "slide": self.title,
             **prediction_row(result.prediction, self.bundle.config),
             **{f"patches_{scale}": count for scale, count in result.bag.counts().items()},
-            "seconds": seconds,
+            "seconds": round(time.perf_counter() - started, 2),
             "status": "ok",
             "message": result.message,
             "mpp": None if mpp is None else max(mpp),
@@ -190,32 +180,34 @@ class SlideTask(PredictionTask):
 
     def identify(self) -> None:
         """Name it by its path, or an image in memory by a hash of its pixels."""
-        image, path = self.image, self.image
-        if not isinstance(image, str | Path):
-            path = image.input_path
+        image = self.image
+        path = image if isinstance(image, str | Path) else image.input_path
         if path is not None:
             path = Path(path)
-            self.source, self.title = written(str(path.absolute())), written(path.name)
-            self.stem = stem_for(path.name if is_folder(path) else path.stem)
+            self.source, self.stem, self.title = source_of(path), stem_of(path), written(path.name)
         else:
             digest = hashlib.sha256(np.ascontiguousarray(image.img).tobytes()).hexdigest()
-            self.source, self.stem = f"array {digest}", f"array-{digest[:8]}"
-            self.title = self.stem
+            self.source = f"array {digest}"
+            self.stem = self.title = f"array-{digest[:8]}"
         self.given = image if isinstance(image, str | Path) else (image.input_path or self.title)
+
+    @cached_property
+    def read(self) -> ReadOptions:
+        """How the slide is read, with its own mask."""
+        return with_own_mask(self.options.read, Path(self.given))
 
     def key(self, progress: Progress) -> dict[str, str]:  # noqa: ARG002
         """Return the cache key."""
-        self.read = with_own_mask(self.read, Path(self.given))
-        scale = scale_key(self.read)
+        of_slide = slide_key(Path(self.source), self.read)
         if not isinstance(self.image, str | Path):  # its owner may have given it a scale
             info = self.image.info
-            scale += f" reader mpp={info.mpp} power={info.objective_power}"
+            of_slide["scale"] += f" reader mpp={info.mpp} power={info.objective_power}"
         return {
-            "slide file": file_key(Path(self.source)),
+            "slide file": of_slide["slide file"],
             "model": self.bundle.fingerprint,
             "encoder": self.model.load().need_encoder().spec.model_dump_json(),
-            "mask": mask_key(self.read),
-            "scale": scale,
+            "mask": of_slide["mask"],
+            "scale": of_slide["scale"],
             **self.explain_key(),
         }
 
@@ -230,7 +222,7 @@ class SlideTask(PredictionTask):
             self.image,
             self.bundle,
             self.model.load().need_encoder(),
-            with_own_mask(self.read, Path(self.given)),
+            self.read,
             attribution=self.options.attribution,
             progress=progress,
         )
@@ -242,8 +234,7 @@ class BagTask(PredictionTask):
     def identify(self) -> None:
         """Name it by its path."""
         self.given = store = Path(self.image)
-        self.source = written(str(store.absolute()))
-        self.stem = stem_for(store.name.removesuffix(".zarr"))
+        self.source, self.stem = source_of(store), stem_for(store.name.removesuffix(".zarr"))
         self.title = written(store.name)  # until the bag is read
 
     @cached_property

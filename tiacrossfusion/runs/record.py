@@ -13,6 +13,8 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from tiacrossfusion.errors import first_fault
 from tiacrossfusion.io.atomic import OutputError
+from tiacrossfusion.io.paths import is_folder, stem_for
+from tiacrossfusion.text import written
 
 #: A number of things in a record.
 Count = Annotated[int, Field(ge=0, lt=2**63)]
@@ -94,6 +96,16 @@ def read_record(path: Path, rows: Mapping[str, type[BaseModel]]) -> Record | Non
             f"{path}: this record is damaged ({reason}); remove it and the slide's "
             "results to have them made again"
         ) from error
+
+
+def source_of(path: Path) -> str:
+    """Return what identifies a slide or bag."""
+    return written(str(path.absolute()))
+
+
+def stem_of(slide: Path) -> str:
+    """Return the stem that the files of a slide are named by."""
+    return stem_for(slide.name if is_folder(slide) else slide.stem)
 
 
 def names_for(stem: str, source: str) -> Iterator[str]:

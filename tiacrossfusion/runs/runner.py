@@ -14,7 +14,7 @@ from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from tiacrossfusion.errors import TiacfError, one_line
 from tiacrossfusion.io.atomic import OutputError
@@ -23,6 +23,9 @@ from tiacrossfusion.runs.record import Record
 from tiacrossfusion.runs.records import RecordFolder
 from tiacrossfusion.runs.signals import go_on_unless_interrupted
 from tiacrossfusion.text import written
+
+if TYPE_CHECKING:
+    from tiacrossfusion.runs.slides import RunOptions
 
 _log = logging.getLogger(__name__)
 
@@ -50,44 +53,13 @@ class Outcome:
     value: Any = None
 
 
-@dataclass(frozen=True)
-class Resume:
-    """How earlier results in the output folder are treated.
-
-    Attributes:
-        other_key: a finished result whose cache key differs is made again ("make"), or refused ("refuse")
-            unless `overwrite` is set.
-        overwrite: make finished results again.
-        retry_failed: try again what failed before with the same cache key.
-    """
-
-    other_key: Literal["make", "refuse"] = "make"
-    overwrite: bool = False
-    retry_failed: bool = True
-
-
-@dataclass(frozen=True)
-class Made:
-    """What a task made in its staging folder.
-
-    Attributes:
-        row: the row of the table.
-        in_place: the result was found in place, although no record named it; staging is empty.
-    """
-
-    row: dict[str, Any]
-    in_place: bool = False
-
-
 class Task(ABC):
     """The work on one slide, bag or fold. It can be pickled, and so can its outcome.
 
     Attributes:
-        source: identifies the slide.
         label: names the slide in messages.
     """
 
-    source: str
     label: str
 
     def run(self, progress: Progress) -> Outcome:
@@ -112,10 +84,6 @@ class Task(ABC):
             TiacfError: it cannot be loaded.
         """
 
-    def lost(self, message: str) -> Outcome:
-        """Return the outcome of a slide whose worker did not return one."""
-        return self.failed(f"{self.label}: {message}")
-
     @abstractmethod
     def attempt(self, progress: Progress) -> Outcome:
         """Do it.
@@ -124,26 +92,35 @@ class Task(ABC):
             Exception: anything; `run` turns it into a failed outcome.
         """
 
-    @abstractmethod
     def failed(self, message: str) -> Outcome:
-        """Return the outcome of a slide that failed, and record it."""
+        """Return the outcome of a failure, and record it where there are records."""
+        return Outcome(self.label, "failed", message)
+
+    def lost(self, message: str) -> Outcome:
+        """Return the outcome of a slide whose worker did not return one."""
+        return self.failed(f"{self.label}: {message}")
 
 
 class RecordedTask(Task):
-    """A task whose result is recorded in an output folder, and not made twice.
+    """A task whose result lies in an output folder beside a record, and is made once.
 
     Attributes:
-        given: the path as the user gave it.
+        given: the slide as the caller named it, the source of the outcome.
+        source: identifies the slide.
         folder: where the result goes.
-        resume: how an earlier result is treated.
-        run_name: names the run that the task is part of.
+        options: of the run; they say which earlier results are made again.
+        run_name: names the run.
     """
 
     given: str | Path
+    source: str
     folder: RecordFolder
-    resume: Resume
+    options: RunOptions
     run_name: str
     _key: dict[str, str] | None = None
+
+    #: Refuse a finished result whose cache key differs, unless it is to be overwritten; else make it again.
+    refuse_other_key: ClassVar[bool] = False
 
     @abstractmethod
     def names(self) -> tuple[str, ...]:
@@ -158,8 +135,11 @@ class RecordedTask(Task):
         """Return the names of the files that the result is to have, the main one first."""
 
     @abstractmethod
-    def make(self, record: Record, staging: Path, progress: Progress) -> Made:
-        """Make the result in a staging folder."""
+    def make(self, record: Record, staging: Path, progress: Progress) -> dict[str, Any]:
+        """Make the result in a staging folder and return its row of the table.
+
+        Nothing is made where the result is in place although no record named it.
+        """
 
     @abstractmethod
     def failed_row(self, message: str) -> dict[str, Any]:
@@ -168,21 +148,22 @@ class RecordedTask(Task):
     def attempt(self, progress: Progress) -> Outcome:
         """Make and publish the result unless it is finished."""
         folder, record = self.folder, self.claim()
-        self._key = self.key(progress)
-        files = self.files(record)
-        if (earlier := self.earlier(record, self._key)) is not None:
+        self._key = key = self.key(progress)
+        if (earlier := self.earlier(record, key)) is not None:
             return earlier
-        cut = [] if self.resume.overwrite or record.status != "ok" else folder.cut(record, files)
+        files = self.files(record)
+        again = self.options.overwrite or record.status != "ok"
+        cut = [] if again else folder.cut(record, files)
         with folder.making(record, self.run_name) as staging:
             try:
-                made = self.make(record, staging, progress)
+                row = self.make(record, staging, progress)
             finally:
                 gc.collect()  # readers hold file handles and caches in cycles
             record = self.claim()  # another run may have finished it meanwhile
-            if (finished := self._finished(record, self._key)) is not None:
+            if (finished := self._finished(record, key)) is not None:
                 return finished
-            record.key, record.row, record.remark = self._key, made.row, ""
-            if made.in_place:
+            record.key, record.row, record.remark = key, row, ""
+            if not any(staging.iterdir()):
                 record.files = list(files)
                 folder.finish(record)
                 return self._outcome("skipped", record)
@@ -197,7 +178,7 @@ class RecordedTask(Task):
         Raises:
             TiacfError: the result differs in its cache key and may not be replaced.
         """
-        if record.status == "failed" and record.key == key and not self.resume.retry_failed:
+        if record.status == "failed" and record.key == key and not self.options.retry_failed:
             message = f"{record.row['message']} (failed before; --retry-failed tries again)"
             return Outcome(self.given, "failed", message, row=record.row)
         return self._finished(record, key)
@@ -213,10 +194,10 @@ class RecordedTask(Task):
         return Outcome(self.given, "failed", message, row=row)
 
     def _finished(self, record: Record, key: dict[str, str]) -> Outcome | None:
-        if self.resume.overwrite or record.status != "ok":
+        if self.options.overwrite or record.status != "ok":
             return None
         changed = self.folder.changed(record, key)
-        if changed and self.resume.other_key == "refuse":
+        if changed and self.refuse_other_key:
             raise TiacfError(
                 f"{self.source}: {self.folder.path} holds its result made with another "
                 f"{' and '.join(changed)}; give --overwrite to replace it, or another --output-path"

@@ -138,7 +138,3 @@ class SimulationTask(Task):
         with self.folder.writing():
             self.draw()
         return Outcome(self.label, "ok")
-
-    def failed(self, message: str) -> Outcome:
-        """Return the outcome."""
-        return Outcome(self.label, "failed", message)

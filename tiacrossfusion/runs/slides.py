@@ -1,0 +1,65 @@
+"""What the tasks on slides share: their options, and parts of the cache key."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Self
+
+from tiacrossfusion.inference.extraction import mask_identity
+from tiacrossfusion.io.paths import absolute, is_there
+from tiacrossfusion.slides.files import slide_identity
+from tiacrossfusion.slides.options import Mask, ReadOptions
+from tiacrossfusion.slides.tissue import find_mask
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How slides are read, and which results are made again.
+
+    Attributes:
+        read: how slides are read; its mask may be a folder with one file a slide.
+        overwrite: make finished results again.
+        retry_failed: try again what failed before with the same cache key.
+    """
+
+    read: ReadOptions = field(default_factory=ReadOptions)
+    overwrite: bool = False
+    retry_failed: bool = False
+
+    def with_mask(self, masks: Sequence[Mask | None] | None, index: int) -> Self:
+        """Return the options of one slide; its own mask, where there are some, replaces that of all."""
+        return self if masks is None else self._masked(masks[index])
+
+    def absolute(self) -> Self:
+        """Return the options with an absolute path of the mask, for processes elsewhere."""
+        return self._masked(absolute(self.read.mask))
+
+    def _masked(self, mask: Mask | None) -> Self:
+        return replace(self, read=replace(self.read, mask=mask))
+
+
+def with_own_mask(read: ReadOptions, slide: Path) -> ReadOptions:
+    """Return the options with the slide's own mask, where a folder of masks is given.
+
+    Raises:
+        TiacfError: the folder has no mask for the slide, or more than one.
+    """
+    if not isinstance(read.mask, str | Path):
+        return read
+    return replace(read, mask=find_mask(Path(read.mask), slide))
+
+
+def slide_key(slide: Path, read: ReadOptions) -> dict[str, str]:
+    """Return the parts of the cache key that are of the slide: its file, its scale as given, its mask.
+
+    Raises:
+        TiacfError: the mask cannot be read.
+    """
+    size, mtime = slide_identity(slide) if is_there(slide) else (0, 0)
+    return {
+        "slide file": f"{size} {mtime}",
+        "scale": f"mpp={read.scale.mpp} power={read.scale.power}",
+        "mask": "" if read.mask is None else mask_identity(read.mask),
+    }
