@@ -198,7 +198,7 @@ def test_every_bag_gets_the_files_and_the_row_of_a_slide(bags, names, single, pr
 
 def test_bags_give_what_their_slides_give(simulated, tmp_path, monkeypatch):
     """All but the attention's picture is the same, and no encoder is loaded."""
-    from tiacrossfusion.encoders import stored
+    from tiacrossfusion.encoders import loading, stored
 
     slide = simulated / "low.svs"
     assert invoke("--img-input", slide, "--output-path", tmp_path / "of-slide").exit_code == 0
@@ -209,7 +209,7 @@ def test_bags_give_what_their_slides_give(simulated, tmp_path, monkeypatch):
         raise AssertionError("the encoder was asked for")
 
     monkeypatch.setattr(stored, "load_encoder_of", refuse)
-    monkeypatch.setattr(encoders, "load_encoder", refuse)
+    monkeypatch.setattr(loading, "load_encoder", refuse)
     result = invoke("--bags", tmp_path / "bags", "--output-path", tmp_path / "of-bag")
     assert result.exit_code == 0, result.output
     rows = [table(tmp_path / out / "predictions.csv")[0] for out in ("of-slide", "of-bag")]
