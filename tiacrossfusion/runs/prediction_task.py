@@ -100,6 +100,12 @@ class PredictionTask(RecordedTask):
         row = self._row(result, started)
         return Outcome(self.given, "ok", row["message"], row=row, value=prediction_dict(result))
 
+    def _finished(self, record: Record, key: dict[str, str]) -> Outcome | None:
+        done = super()._finished(record, key)
+        # A row that was changed may have hazards of another number than the model's bins.
+        num_bins = self.bundle.config.architecture.num_bins
+        return done if len(record.row.get("hazards", [])) == num_bins else None
+
     def failed(self, message: str) -> Outcome:
         """Record the failure, where there is a folder."""
         if self.results is not None:

@@ -145,9 +145,8 @@ class ResultsFolder(RecordFolder):
                 )
 
     def finished(self, record: Record, key: Mapping[str, str], files: Sequence[str]) -> bool:
-        """Return whether a result is whole, and its part of the report and its hazards are known."""
-        known = bool(record.row.get("hazards")) and self.fragment(record).exists()
-        return known and super().finished(record, key, files)
+        """Return whether a result and its part of the report are whole."""
+        return self.fragment(record).exists() and super().finished(record, key, files)
 
     def publish(self, record: Record, staging: Path) -> None:
         """Move the slide's part of the report and its files into place and record them."""
