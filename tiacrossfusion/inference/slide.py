@@ -118,11 +118,7 @@ def predict_slide(
 
 
 def predict_stored(
-    bag: FeatureBag,
-    bundle: ModelBundle,
-    *,
-    attribution: bool = True,
-    caveat: str = "",
+    bag: FeatureBag, bundle: ModelBundle, *, attribution: bool = True, caveat: str = ""
 ) -> SlideResult:
     """Predict and explain from the features of a slide; the slide itself is not read.
 
@@ -140,17 +136,12 @@ def predict_stored(
     prediction = predict_bag(bag, bundle)
     if attribution:
         prediction = replace(
-            prediction,
-            rolled=rolled_scores(bag, bundle),
-            attribution=attribute(bag, bundle),
+            prediction, rolled=rolled_scores(bag, bundle), attribution=attribute(bag, bundle)
         )
     no_maps = why_no_maps(bag)
-    caveats = (
-        caveat,
-        *bag_caveats(bag),
-        risk_caveat(prediction, bundle.config),
-        f"no maps: {no_maps}" if no_maps else "",
-    )
+    caveats = [caveat, *bag_caveats(bag), risk_caveat(prediction, bundle.config)]
+    if no_maps:
+        caveats.append(f"no maps: {no_maps}")
     scores = {} if no_maps else slide_scores(bag, bundle, prediction)
     hotspots = find_hotspots(bag, scores["20x"]) if scores else []
     caveat = "; ".join(filter(None, caveats))

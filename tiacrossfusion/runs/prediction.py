@@ -68,8 +68,8 @@ def predict(
         TiacfError: the model cannot be loaded, the cluster is gone, or two slides of the table are one.
     """
     options = options or PredictionOptions()
-    if folder is not None and patients is not None:
-        folder.check_patients_free()
+    if folder is not None:
+        folder.check_own(patients=patients is not None)
     if executor is not None:
         sources = [absolute(source) for source in sources]
         masks = None if masks is None else [absolute(mask) for mask in masks]
@@ -81,8 +81,6 @@ def predict(
         for index, source in enumerate(sources)
     )
     config = model.config()
-    if folder is not None:
-        folder.check_report_free()
     outcomes = run_tasks(
         tasks,
         len(sources),

@@ -155,10 +155,7 @@ class PredictionTask(RecordedTask):
 
     def explain_key(self) -> dict[str, str]:
         """Return the part of the cache key that decides the scores."""
-        return {
-            "attribution": str(self.options.attribution),
-            "scores": ", ".join(SCORES.names()),
-        }
+        return {"attribution": str(self.options.attribution), "scores": ", ".join(SCORES.names())}
 
     def load_readers(self) -> None:
         """Import what reads the slide, so that these seconds do not count for it."""
@@ -256,11 +253,7 @@ class BagTask(PredictionTask):
         for scale in self._bag.scales.values():
             for array in (scale.features, scale.bounds, scale.grid):
                 content.update(b"" if array is None else np.ascontiguousarray(array).tobytes())
-        return {
-            "bag": content.hexdigest(),
-            "model": self.bundle.fingerprint,
-            **self.explain_key(),
-        }
+        return {"bag": content.hexdigest(), "model": self.bundle.fingerprint, **self.explain_key()}
 
     def has_maps(self) -> bool:
         """Return whether the bag says where its patches lie."""
