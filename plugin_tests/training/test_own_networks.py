@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from command_line import tiacf
+from command_line import FAILED, assert_failed, assert_usage, tiacf
 from torch import Tensor, nn
 
 from tiacrossfusion.bags.bag import FeatureBag
@@ -238,3 +239,35 @@ def test_the_example_is_trained_from_the_command_line(folder, tmp_path, monkeypa
     assert done.exit_code == 0, done.output
     assert "placed-pool: 12 patients" in done.output
     assert load_bundle(tmp_path / "run/placed-pool/fold-0/bundle").config.architecture.package
+
+
+def test_prediction_reads_covariates_from_the_table_of_patients(own, folder, tmp_path):
+    run(folder, tmp_path / "run", "placed-pool")
+    place = tmp_path / "run" / "placed-pool" / "fold-1"
+    fold = read_predictions(place)[0]
+    cohort = pd.read_csv(folder / "cohort.csv")
+    rows = cohort[cohort.patient == fold.patients[0]]
+    for slide in rows.slide:
+        shutil.copytree(folder / "bags" / f"{slide}.zarr", tmp_path / "bags" / f"{slide}.zarr")
+    arguments = ["predict", "--bags", tmp_path / "bags", "--model", place / "bundle"]
+    table, out = tmp_path / "patients.csv", tmp_path / "out"
+    arguments += ["--output-path", out, "--patients", table]
+
+    assert_usage(tiacf(*arguments[:-2]), "covariates fine_burden", "--patients")
+    rows.drop(columns="fine_burden").to_csv(table, index=False)
+    assert_failed(tiacf(*arguments), "no column 'fine_burden'")
+    rows.assign(fine_burden="high").to_csv(table, index=False)
+    assert_failed(tiacf(*arguments), "fine_burden of slide", "'high'", "needs a number")
+    assert not (out / "predictions.csv").exists()
+
+    rows.to_csv(table, index=False)
+    result = tiacf(*arguments)
+    assert result.exit_code == 0, result.output
+    predicted = pd.read_csv(out / "patients.csv").iloc[0]
+    survival = [predicted[f"survival_{k}"] for k in (1, 2, 3)]
+    assert fold.survival[0] == pytest.approx(survival, abs=1e-6)
+
+    rows.assign(fine_burden=rows.fine_burden + 1).to_csv(table, index=False)
+    result = tiacf(*arguments)
+    assert result.exit_code == FAILED
+    assert result.output.count("made with another covariates; give --overwrite") == len(rows)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 import click
 from click.core import ParameterSource
@@ -14,13 +13,13 @@ from tiacrossfusion.errors import UsageError
 from tiacrossfusion.io.paths import is_file, is_there, missing
 
 
-def given(option: str, value: str | Path | None) -> Path:
+def given(option: str, value: str | None) -> Path:
     """Return a required path.
 
     Raises:
         UsageError: it is missing or empty.
     """
-    if value is None or value == "":
+    if not value:
         raise UsageError(f"{option} is missing; see --help")
     return Path(value)
 
@@ -42,7 +41,7 @@ def refuse_given(context: click.Context, names: Collection[str], reason: str) ->
             raise UsageError(f"{parameter.opts[0]} {reason}")
 
 
-def check_masks(masks: Any, slides: list[Path]) -> None:
+def check_masks(masks: str | None, slides: list[Path]) -> None:
     """Refuse a missing path of masks, and one mask for several slides.
 
     Raises:
@@ -59,13 +58,12 @@ def check_masks(masks: Any, slides: list[Path]) -> None:
         )
 
 
-def output_folder(output_path: str | None) -> Path:
-    """Return the output path, refused where it is a file, a broken link, or a folder without read permission.
+def output_folder(path: Path) -> Path:
+    """Refuse an output path that is a file, a broken link, or a folder without read permission.
 
     Raises:
-        UsageError: the path is one of these, is missing, or cannot be reached.
+        UsageError: the path is one of these, or cannot be reached.
     """
-    path = given("--output-path", output_path)
     try:
         is_other = path.exists() and not path.is_dir()
         is_broken = path.is_symlink() and not path.exists()

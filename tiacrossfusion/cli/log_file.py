@@ -31,9 +31,10 @@ def log_to(folder: Path, *, verbose: bool) -> Iterator[None]:
     root = logging.getLogger()
     path = folder / LOG_FILE
     try:
-        # File names may be undecodable.
         handlers: list[logging.Handler] = [
-            _LogFile(path, encoding="utf-8", errors="backslashreplace")
+            _LogFile(
+                path, encoding="utf-8", errors="backslashreplace"
+            )  # file names may be undecodable
         ]
     except OSError as error:
         raise TiacfError(f"{path}: cannot be written ({error.strerror}); move it away") from error

@@ -53,14 +53,13 @@ class TiacfGroup(click.Group):
                 when an option is wrong.
         """
         for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, TextIOWrapper):  # file names may not be decodable or printable
+            if isinstance(
+                stream, TextIOWrapper
+            ):  # file names may be undecodable, or not printable here
                 stream.reconfigure(errors="backslashreplace")
         try:
             _check_current_folder()
-            result = super().invoke(ctx)
-            if sys.stdout is not None:
-                sys.stdout.flush()  # so that its errors are raised here
-            return result
+            return _and_flush(super().invoke(ctx))
         except (TiacfError, KeyboardInterrupt) as error:
             if interrupted():
                 end()
@@ -75,7 +74,10 @@ class TiacfGroup(click.Group):
             if error.errno not in _CONSOLE or error.filename is not None or sys.stdout is None:
                 raise
             # Errors of output files have been handled where they are written: this is the console.
-            with suppress(OSError), Path(os.devnull).open("w") as nowhere:  # what is still buffered
+            with (
+                suppress(OSError),
+                Path(os.devnull).open("w") as nowhere,
+            ):  # for what is still buffered
                 os.dup2(nowhere.fileno(), sys.stdout.fileno())
             raise click.ClickException(
                 f"the output that goes to the console cannot be written ({error.strerror}); what is "
@@ -91,6 +93,13 @@ def _check_current_folder() -> None:
         raise UsageError(
             "the folder that you are in has been removed; change to another"
         ) from error
+
+
+def _and_flush(result: Any) -> Any:
+    """Flush standard output, so that its errors are raised here."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
+    return result
 
 
 @click.group(cls=TiacfGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 
 from tiacrossfusion.cohorts.names import SlideNames
 from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.io.csv_table import read_csv, refuse_missing
-from tiacrossfusion.text import examples
+from tiacrossfusion.text import examples, shortened
 
 #: Characters of a name; names of files have 255 at most.
 _LONGEST = 10_000
@@ -23,10 +24,40 @@ class PatientTable:
     Attributes:
         path: the file of the table.
         owners: patient of each slide, by the slide's name, in the order of the file.
+        cells: text of the other columns for each slide, by the column's name.
     """
 
     path: Path
     owners: dict[str, str]
+    cells: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    def numbers(self, columns: Sequence[str]) -> dict[str, dict[str, float]]:
+        """Return the numbers in some columns for each slide, by the column's name.
+
+        Raises:
+            TiacfError: a column is missing, or a cell is not a finite number.
+        """
+        return {
+            slide: {column: self._number(slide, column) for column in columns}
+            for slide in self.owners
+        }
+
+    def _number(self, slide: str, column: str) -> float:
+        cells = self.cells.get(slide, {})
+        if column not in cells:
+            raise TiacfError(
+                f"{self.path}: has no column {column!r}, a covariate that the model needs; add it"
+            )
+        try:
+            number = float(cells[column])
+        except ValueError:
+            number = float("nan")
+        if not isfinite(number):
+            raise TiacfError(
+                f"{self.path}: {column} of slide {slide} is {shortened(cells[column])!r}; the model needs "
+                "a number"
+            )
+        return number
 
     def find(self, sources: Sequence[str | Path]) -> list[str | None]:
         """Find the slides of a run, or their bags, in the table.
@@ -96,7 +127,8 @@ def read_patients(
     """Read which slide is of which patient.
 
     Args:
-        path: a CSV file with a row a slide; other columns are ignored.
+        path: a CSV file with a row a slide; a model that takes covariates reads them from its other
+            columns.
         slide_column: names the slides, with or without the ending of their files.
         patient_column: names the patients.
 
@@ -133,4 +165,9 @@ def read_patients(
             f"{path}: {len(repeated)} slides stand in several rows, such as {examples(repeated)}; "
             "keep one row a slide"
         )
-    return PatientTable(path, owners)
+    others = frame.drop(columns=[slide_column, patient_column]).fillna("").to_dict("records")
+    cells = {
+        slide: {str(name): str(cell) for name, cell in row.items()}
+        for (slide, _), row in zip(pairs, others, strict=True)
+    }
+    return PatientTable(path, owners, cells)

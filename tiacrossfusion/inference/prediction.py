@@ -74,12 +74,16 @@ class Prediction:
         }
 
 
-def predict_bag(bag: FeatureBag, bundle: ModelBundle) -> Prediction:
+def predict_bag(
+    bag: FeatureBag, bundle: ModelBundle, covariates: np.ndarray | None = None
+) -> Prediction:
     """Predict from a bag of features; `attention` holds the scores that the network has, 20x at least.
 
     Args:
         bag: the features of one slide, made with the bundle's encoder and sampling.
         bundle: the model.
+        covariates: (C,) of the patient, as `ModelBundle.covariates_of` returns them, for a network that takes
+            covariates.
 
     Raises:
         TiacfError: the bag was made with another encoder or sampling or is empty, or the network's
@@ -90,7 +94,7 @@ def predict_bag(bag: FeatureBag, bundle: ModelBundle) -> Prediction:
     from tiacrossfusion.networks.calling import call_network
 
     with torch.inference_mode():
-        output = call_network(bundle.network, bundle.tokens(bag), attention=True)
+        output = call_network(bundle.network, bundle.tokens(bag, covariates), attention=True)
     hazards = output.hazards[0].cpu().double().numpy()
     if not np.isfinite(hazards).all():
         raise TiacfError(
@@ -103,8 +107,12 @@ def predict_bag(bag: FeatureBag, bundle: ModelBundle) -> Prediction:
         if score is not None
     }
     members = output.member_risk
-    risks = None if members is None else members[0].cpu().double().numpy()
-    return read_off(hazards, bundle.config, attention=attention, member_risks=risks)
+    return read_off(
+        hazards,
+        bundle.config,
+        attention=attention,
+        member_risks=None if members is None else members[0].cpu().double().numpy(),
+    )
 
 
 def read_off(
@@ -126,9 +134,14 @@ def read_off(
     risk = float(risk_of(survival))
     bins, reference = config.time_bins, config.risk_reference
     median = None if bins is None else median_survival(survival, bins)
-    missing = ["no time bins, so no times"] if bins is None else []
-    if reference is None:
-        missing.append("no training risks, so no percentile and no group")
+    missing = [
+        text
+        for known, text in (
+            (bins, "no time bins, so no times"),
+            (reference, "no training risks, so no percentile and no group"),
+        )
+        if known is None
+    ]
     return Prediction(
         risk=risk,
         hazards=hazards,
@@ -146,5 +159,6 @@ def read_off(
 def risk_caveat(prediction: Prediction, config: BundleConfig) -> str:
     """Return a note that a risk lies outside those of the training patients; empty when it does not."""
     reference = config.risk_reference
-    known = reference is None or reference.covers(prediction.risk)
-    return "" if known else "the risk lies outside those of the training patients"
+    if reference is None or reference.covers(prediction.risk):
+        return ""
+    return "the risk lies outside those of the training patients"

@@ -87,6 +87,7 @@ def predict_slide(
     read: ReadOptions | None = None,
     *,
     attribution: bool = True,
+    covariates: np.ndarray | None = None,
     progress: Progress | None = None,
 ) -> SlideResult:
     """Predict from one slide: open it, find its tissue, encode its patches, predict and explain.
@@ -97,6 +98,7 @@ def predict_slide(
         encoder: the model's encoder.
         read: scale, mask, batch size and number of workers; None for the defaults.
         attribution: as in `predict_stored`.
+        covariates: as in `predict_stored`.
         progress: bars to move.
 
     Raises:
@@ -106,7 +108,9 @@ def predict_slide(
     with open_slide(image, mpp=read.scale.mpp, power=read.scale.power) as slide:
         bag = extract_bag(slide, bundle.config.sampling, encoder, read, progress=progress)
         progress.stage(slide.name, "predict")
-        result = predict_stored(bag, bundle, attribution=attribution, caveat=slide.caveat)
+        result = predict_stored(
+            bag, bundle, attribution=attribution, covariates=covariates, caveat=slide.caveat
+        )
         progress.stage(slide.name, "pictures")
         return replace(
             result,
@@ -118,7 +122,12 @@ def predict_slide(
 
 
 def predict_stored(
-    bag: FeatureBag, bundle: ModelBundle, *, attribution: bool = True, caveat: str = ""
+    bag: FeatureBag,
+    bundle: ModelBundle,
+    *,
+    attribution: bool = True,
+    covariates: np.ndarray | None = None,
+    caveat: str = "",
 ) -> SlideResult:
     """Predict and explain from the features of a slide; the slide itself is not read.
 
@@ -127,21 +136,28 @@ def predict_stored(
         bundle: the model.
         attribution: compute attribution and attention rollout too, which takes about ten times as long
             as the prediction alone.
+        covariates: (C,) of the patient, as `ModelBundle.covariates_of` returns them, for a network that takes
+            covariates.
         caveat: why the numbers may be unreliable, known from opening the slide; a bag does not record
             whether its scale contradicts the file.
 
     Raises:
         TiacfError: as of `predict_bag`.
     """
-    prediction = predict_bag(bag, bundle)
+    prediction = predict_bag(bag, bundle, covariates)
     if attribution:
         prediction = replace(
-            prediction, rolled=rolled_scores(bag, bundle), attribution=attribute(bag, bundle)
+            prediction,
+            rolled=rolled_scores(bag, bundle, covariates),
+            attribution=attribute(bag, bundle, covariates),
         )
     no_maps = why_no_maps(bag)
-    caveats = [caveat, *bag_caveats(bag), risk_caveat(prediction, bundle.config)]
-    if no_maps:
-        caveats.append(f"no maps: {no_maps}")
+    caveats = (
+        caveat,
+        *bag_caveats(bag),
+        risk_caveat(prediction, bundle.config),
+        f"no maps: {no_maps}" if no_maps else "",
+    )
     scores = {} if no_maps else slide_scores(bag, bundle, prediction)
     hotspots = find_hotspots(bag, scores["20x"]) if scores else []
     caveat = "; ".join(filter(None, caveats))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tiacrossfusion.errors import UsageError
 from tiacrossfusion.io.paths import is_folder
@@ -124,9 +124,11 @@ def _load(source: ModelSource) -> LoadedModel:
     if bundle is not None and source.model_weights is not None:
         bundle = bundle.with_weights(Path(source.model_weights), source.device)
     encoder = None
-    how: Any = {"weights": source.weights, "device": source.device, "precision": source.precision}
+    weights, device, precision = source.weights, source.device, source.precision
     if source.encoder is not None:
-        encoder = load_encoder(source.encoder, **how)
+        encoder = load_encoder(source.encoder, weights=weights, device=device, precision=precision)
     elif bundle is not None and source.with_encoder:
-        encoder = load_encoder_of(bundle.config.encoder, **how)
+        encoder = load_encoder_of(
+            bundle.config.encoder, weights=weights, device=device, precision=precision
+        )
     return LoadedModel(encoder, bundle)

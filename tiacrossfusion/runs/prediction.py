@@ -5,8 +5,10 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tiacrossfusion.errors import UsageError
 from tiacrossfusion.io.paths import absolute
 from tiacrossfusion.models.source import LoadedModel, ModelSource
 from tiacrossfusion.runs.patients import PatientOutcome, predict_patients
@@ -58,29 +60,34 @@ def predict(
         options: how slides are read and results written; None for the defaults.
         are_bags: the sources are bags.
         masks: one for each slide, over that of the options.
-        patients: the patient of each slide; their table is written too.
+        patients: the patient of each slide, and the covariates that the model takes; the table of patients is
+            written too.
         executor: where slides are worked on, such as a `Cluster`; None for this process. Its workers get
             absolute paths.
         show_progress: draw bars and print a line for each slide.
 
     Raises:
         OutputError: the output folder cannot be written.
-        TiacfError: the model cannot be loaded, the cluster is gone, or two slides of the table are one.
+        TiacfError: the model cannot be loaded, the cluster is gone, two slides of the table are one, or the
+            table lacks a covariate that the model takes.
     """
     options = options or PredictionOptions()
-    if folder is not None:
-        folder.check_own(patients=patients is not None)
+    if folder is not None and patients is not None:
+        folder.check_patients_free()
     if executor is not None:
         sources = [absolute(source) for source in sources]
         masks = None if masks is None else [absolute(mask) for mask in masks]
         options = options.absolute()
     run = uuid.uuid4().hex
     kind = BagTask if are_bags else SlideTask
+    config = model.config()
+    covariates = _covariates(config, patients, sources)
     tasks = (
-        kind(source, model, folder, options.with_mask(masks, index), run)
+        kind(source, model, folder, options.with_mask(masks, index), run, covariates[index])
         for index, source in enumerate(sources)
     )
-    config = model.config()
+    if folder is not None:
+        folder.check_report_free()
     outcomes = run_tasks(
         tasks,
         len(sources),
@@ -97,6 +104,24 @@ def predict(
     if folder is not None:
         folder.write_patients([outcome.row for outcome in of_patients])
     return PredictionRun(outcomes, of_patients)
+
+
+def _covariates(
+    config: BundleConfig, patients: PatientTable | None, sources: Sequence[Any]
+) -> list[tuple[float, ...] | None]:
+    """Return the covariates that the model takes for each source; None for one of no patient."""
+    names = config.architecture.covariates
+    if not names:
+        return [None] * len(sources)
+    if patients is None:
+        raise UsageError(
+            f"{config.name} needs the covariates {', '.join(names)}; give a table of the slides with "
+            "these columns with --patients"
+        )
+    numbers = patients.numbers(names)
+    paths = [s if isinstance(s, str | Path) else s.input_path or "" for s in sources]
+    slides = patients.find(paths)
+    return [None if slide is None else tuple(numbers[slide].values()) for slide in slides]
 
 
 def _line(outcome: Outcome, config: BundleConfig) -> str:

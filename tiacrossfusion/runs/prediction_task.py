@@ -59,6 +59,7 @@ class PredictionTask(RecordedTask):
         results: where results go; None keeps them in memory.
         options: how the slide is read and its results written.
         run_name: names the run.
+        covariates: (C,) of the patient, for a model that takes covariates.
         stem: preferred beginning of the names of its files.
         title: name of the slide in the table.
     """
@@ -68,6 +69,7 @@ class PredictionTask(RecordedTask):
     results: ResultsFolder | None
     options: PredictionOptions
     run_name: str
+    covariates: tuple[float, ...] | None = None
     folder: ResultsFolder = field(init=False)
     stem: str = field(init=False)
     title: str = field(init=False)
@@ -154,8 +156,18 @@ class PredictionTask(RecordedTask):
         """Predict."""
 
     def explain_key(self) -> dict[str, str]:
-        """Return the part of the cache key that decides the scores."""
-        return {"attribution": str(self.options.attribution), "scores": ", ".join(SCORES.names())}
+        """Return the part of the cache key that slides and bags have in common."""
+        key = {
+            "attribution": str(self.options.attribution),
+            "scores": ", ".join(SCORES.names()),
+        }
+        return key if self.covariates is None else key | {"covariates": str(self.covariates)}
+
+    def model_options(self) -> dict[str, Any]:
+        """Return what `predict_slide` and `predict_stored` take besides the slide and the model."""
+        given = self.covariates
+        covariates = None if given is None else np.array(given)
+        return {"attribution": self.options.attribution, "covariates": covariates}
 
     def load_readers(self) -> None:
         """Import what reads the slide, so that these seconds do not count for it."""
@@ -226,7 +238,7 @@ class SlideTask(PredictionTask):
             self.bundle,
             self.model.load().need_encoder(),
             self.read,
-            attribution=self.options.attribution,
+            **self.model_options(),
             progress=progress,
         )
 
@@ -253,7 +265,11 @@ class BagTask(PredictionTask):
         for scale in self._bag.scales.values():
             for array in (scale.features, scale.bounds, scale.grid):
                 content.update(b"" if array is None else np.ascontiguousarray(array).tobytes())
-        return {"bag": content.hexdigest(), "model": self.bundle.fingerprint, **self.explain_key()}
+        return {
+            "bag": content.hexdigest(),
+            "model": self.bundle.fingerprint,
+            **self.explain_key(),
+        }
 
     def has_maps(self) -> bool:
         """Return whether the bag says where its patches lie."""
@@ -263,4 +279,4 @@ class BagTask(PredictionTask):
         """Predict."""
         bag = self._bag
         progress.stage(self.title, "predict")
-        return predict_stored(bag, self.bundle, attribution=self.options.attribution)
+        return predict_stored(bag, self.bundle, **self.model_options())
