@@ -23,10 +23,9 @@ PARTS: Final = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Fold:
-    """One division of the patients.
+    """One division of the patients; folds are numbered from 0.
 
     Attributes:
-        number: of the fold, from 0.
         train: patients whose follow-up the model learns from; time bins and cut-off come from them.
         validation: patients that choose when to stop.
         test: patients that the model is judged on. The same as `validation` in the authors' protocol,
@@ -51,13 +50,8 @@ def nested_folds(
 
     Stratified by event and time: within those with an event and within those without, patients are
     ordered by time, and neighbours are dealt to different folds. Sizes and numbers of events of the
-    folds differ by at most one. The order of the table's rows does not matter.
-
-    Args:
-        table: the cohort.
-        n_folds: number of folds.
-        validation_share: share of a fold's patients outside the test part that choose the model.
-        seed: of the random numbers.
+    folds differ by at most one. The order of the table's rows does not matter. `validation_share` is of
+    a fold's patients outside the test part.
 
     Raises:
         TiacfError: fewer patients than folds, or a share outside 0 to 1.
@@ -88,11 +82,7 @@ def holdout_fold(
 ) -> Fold:
     """Divide the patients once, stratified by event and time.
 
-    Args:
-        table: the cohort.
-        test_share: share of the patients that judge the model.
-        validation_share: share of the others that choose it.
-        seed: of the random numbers.
+    `validation_share` is of the patients outside the test part.
 
     Raises:
         TiacfError: a share outside 0 to 1, or too few patients for it.
@@ -111,11 +101,6 @@ def check_folds(folds: Sequence[Fold], table: CohortTable, num_bins: int) -> Non
     A training part needs events at enough different times for the bins; a validation and a test part
     need an event and a pair of patients whose order is known, without which there is no C-index. The
     parts of a fold are disjoint, but for the authors' protocol.
-
-    Args:
-        folds: the folds.
-        table: the cohort.
-        num_bins: number of time bins.
 
     Raises:
         TiacfError: some folds cannot be used; the first three are named with their reasons.

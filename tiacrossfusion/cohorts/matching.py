@@ -18,13 +18,8 @@ def match_bags(
     """Find the bag of each slide of a table by its name.
 
     `<name>.zarr` is the bag of the slide `<name>`; names are compared as `SlideNames` says. Bags of
-    other slides are counted in the table's notes.
-
-    Args:
-        table: the cohort.
-        stores: paths of bag stores.
-        drop_missing: leave out slides without a bag, and patients without any slide then, instead of
-            refusing; `CohortTable.left_out` of the result holds them.
+    other slides are counted in the table's notes. With `drop_missing`, slides without a bag, and patients
+    without any slide then, are in `CohortTable.left_out` of the result instead of being refused.
 
     Returns:
         The table, and the path of the bag of each of its slides in the order of `table.slides`.

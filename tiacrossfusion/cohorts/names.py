@@ -26,14 +26,11 @@ def slide_stem(name: str) -> str:
 
 
 class SlideNames(Generic[Item]):
-    """What belongs to a slide, found by the slide's name.
+    """What belongs to a slide, found by the slide's name, from pairs of a name and what belongs to it.
 
     Names are compared as they are, the suffix of a bag apart. Where that finds nothing, they are compared
     without the ending of slide files on one of the two sides: `a.svs` is `a`, and `a` is `a.svs`, but
     `a.ndpi` is not `a.svs`.
-
-    Args:
-        items: pairs of a name and what belongs to it.
     """
 
     def __init__(self, items: Iterable[tuple[str, Item]]) -> None:

@@ -60,12 +60,9 @@ class PatientTable:
         return number
 
     def find(self, sources: Sequence[str | Path]) -> list[str | None]:
-        """Find the slides of a run, or their bags, in the table.
+        """Find the slides of a run in the table, by paths of slides or bags, or names.
 
         Names are compared as `SlideNames` says.
-
-        Args:
-            sources: paths of slides or bags, or names.
 
         Returns:
             For each the name that it has in the table; None where the table does not name it.

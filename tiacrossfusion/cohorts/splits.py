@@ -22,13 +22,10 @@ _SPLIT_FILE = re.compile(r"splits_(\d+)\.csv", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class GivenSplit:
-    """A split file in the authors' format, with its ids turned into patients.
+    """A split file in the authors' format, with the ids of its columns turned into patients.
 
     Attributes:
         number: of the split, from its file name.
-        source: the file.
-        train: patients of the column "train".
-        val: patients of the column "val".
         unknown: ids that are neither a patient nor a slide of the table.
         unusable: ids whose rows were left out when the table was read.
         unnamed: patients of the table that no column names.
@@ -90,7 +87,7 @@ def read_splits(source: Path | Sequence[Path], table: CohortTable) -> list[Given
 def official_folds(splits: Sequence[GivenSplit]) -> list[Fold]:
     """Take given splits as the authors do: the column "val" both chooses and judges the model.
 
-    The figures are optimistic, and the more so where patients stand in both columns: that is reported
+    The figures are optimistic, and the more so where patients are in both columns: that is reported
     by `GivenSplit.messages` and not corrected.
     """
     return [Fold(split.number, split.train, split.val, split.val) for split in splits]
@@ -101,14 +98,10 @@ def given_folds(
 ) -> list[Fold]:
     """Take the column "val" of given splits as test part, and a validation part from "train".
 
-    Args:
-        splits: as read.
-        table: the cohort, for drawing the validation part stratified by event and time.
-        validation_share: share of the column "train" that chooses the model.
-        seed: of the random numbers.
+    The validation part is the share of "train" that is asked for, stratified by event and time.
 
     Raises:
-        TiacfError: patients stand in both columns.
+        TiacfError: patients are in both columns.
     """
     rng = np.random.default_rng(seed)
     folds = []
@@ -191,11 +184,7 @@ def _read_split(path: Path, position: int, table: CohortTable) -> GivenSplit:
 
 
 class _Owners:
-    """Patients by the ids of a split file, which are their own names or those of their slides.
-
-    Args:
-        rows: slide and patient.
-    """
+    """Patients by the ids of a split file, which are their own names or those of their slides."""
 
     def __init__(self, rows: Iterable[tuple[str, str]]) -> None:
         rows = list(rows)
@@ -203,11 +192,7 @@ class _Owners:
         self._slides = SlideNames(rows)
 
     def find(self, name: str) -> str | None:
-        """Return the patient of an id, if it has one.
-
-        Raises:
-            TiacfError: it may be several.
-        """
+        """Return the patient of an id, if it has one; raises TiacfError when it may be several."""
         found = sorted({*self._slides.find(name), *({name} & self._patients)})
         if len(found) > 1:
             raise TiacfError(

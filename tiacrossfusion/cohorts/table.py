@@ -140,11 +140,10 @@ def read_table(
 
 
 def _read_columns(path: Path, columns: Columns) -> tuple[pd.DataFrame, list[str]]:
-    """Read the columns that are asked for.
+    """Read the columns that are asked for; returns them with notes.
 
-    Returns:
-        One row a slide, no slide twice; columns slide, patient, time and event as in the file, but with
-        censorship turned into event, and the covariates; and notes.
+    One row a slide, no slide twice: columns slide, patient, time and event as in the file, but with
+    censorship turned into event, and the covariates.
     """
     _distinct(columns)
     raw = _read_file(path, [columns.slide, columns.patient])

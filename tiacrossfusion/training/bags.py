@@ -33,21 +33,13 @@ _REMEDIES = {
 
 @dataclass(frozen=True)
 class _Summary:
-    """What is kept of a bag besides its tokens.
+    """What is kept of a bag besides its tokens."""
 
-    Attributes:
-        counts: tokens at 5x, 10x and 20x.
-        inputs: names of the inputs of networks that the bag has.
-        total: (3, E) float64 sums of the features, 0 at an absent scale.
-        squares: (3, E) float64 sums of their squares.
-        sha256: hash of features and positions.
-    """
-
-    counts: tuple[int, ...]
-    inputs: frozenset[str]
-    total: np.ndarray
-    squares: np.ndarray
-    sha256: str
+    counts: tuple[int, ...]  # tokens at 5x, 10x and 20x
+    inputs: frozenset[str]  # names of the inputs of networks that the bag has
+    total: np.ndarray  # (3, E) float64 sums of the features, 0 at an absent scale
+    squares: np.ndarray  # (3, E) float64 sums of their squares
+    sha256: str  # of features and positions
 
 
 class CohortBags:
@@ -113,11 +105,7 @@ class CohortBags:
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     def check_inputs(self, model: str, needed: Sequence[str]) -> None:
-        """Refuse bags that lack inputs of a network.
-
-        Args:
-            model: name of the network.
-            needed: names of its inputs, such as "x20" and "grid20".
+        """Refuse bags that lack inputs of a network, such as "x20" and "grid20".
 
         Raises:
             TiacfError: names the first input that some bags lack.
@@ -139,8 +127,7 @@ class CohortBags:
     def moments(self, slides: Iterable[str]) -> tuple[Tensor, Tensor]:
         """Return mean and SD of the features over the tokens of some slides, (3, E) each.
 
-        Args:
-            slides: slides of training patients only, since the moments become part of the model.
+        The slides are of training patients only, since the moments become part of the model.
         """
         chosen = [self._summaries[slide] for slide in slides]
         counts = np.sum([summary.counts for summary in chosen], axis=0)[:, None]  # (3, 1)

@@ -38,18 +38,9 @@ def save_fold_bundle(
     train_risks: np.ndarray,
     predictions: FoldPredictions,
 ) -> None:
-    """Write the bundle of one fold.
+    """Write the bundle of one fold; the figures of `predictions` go on its model card.
 
-    Args:
-        folder: of the bundle.
-        model: name of the network.
-        cohort: the patients.
-        bags: the cohort's bags; the bundle takes encoder and sampling from them.
-        fold: the patients that it was trained and tested on.
-        fitted: the result of training.
-        train_risks: risks of the training patients, in their order; group and percentile of a new
-            patient are read against them.
-        predictions: of the test patients, for the model card.
+    Group and percentile of a new patient are read against `train_risks`, those of the training patients.
     """
     times, events = times_and_events(patients_of(cohort.table, fold.train))
     optimistic = "optimistic, these patients chose the model: " if fold.optimistic else ""
@@ -82,28 +73,19 @@ def save_ensemble(
     bags: CohortBags,
     evaluation: Evaluation,
 ) -> None:
-    """Write the bundle of all folds together.
+    """Write the bundle of all folds together, from the bundle folders of its members.
 
     Its time bins, risk quantiles and cut-off come from all patients of the folds, all of whom some
     member was trained on. The ensemble has no test patients: the card has the out-of-fold figures of
     its members.
-
-    Args:
-        folder: of the bundle.
-        members: bundle folders of the folds.
-        model: name of the network.
-        cohort: the patients.
-        bags: the cohort's bags.
-        evaluation: of the out-of-fold predictions.
 
     Raises:
         TiacfError: the members were trained on bags of different encoders or sampling.
     """
     bundles = [load_bundle(member) for member in members]
     first = bundles[0].config
-    for member, bundle in zip(
-        members, bundles, strict=True
-    ):  # bags may have been made anew between
+    # Bags may have been made anew between two folds.
+    for member, bundle in zip(members, bundles, strict=True):
         check_same(first.encoder, bundle.config.encoder, "encoder", str(member))
         check_same(first.sampling, bundle.config.sampling, "sampling", str(member))
     patients = patients_of(cohort.table, sorted(cohort.table.patients.index))

@@ -124,9 +124,8 @@ class TrainingConfig(BaseModel):
     protocol: ProtocolSettings = ProtocolSettings()
     network: NetworkSettings = NetworkSettings()
     fitting: FittingSettings = FittingSettings()
-    seed: int = Field(
-        0, ge=0, le=4_000_000
-    )  # each fold takes one of a thousand from it, in 32 bits
+    #: Each fold takes one of a thousand from it, in 32 bits.
+    seed: int = Field(0, ge=0, le=4_000_000)
 
     @field_validator("time_unit")
     @classmethod
@@ -195,12 +194,9 @@ def read_settings(path: Path) -> dict[str, Any]:
 def make_config(
     settings: dict[str, Any], source: str, options: Mapping[tuple[str, ...], str] | None = None
 ) -> TrainingConfig:
-    """Check settings.
+    """Check settings that are laid out as `TrainingConfig`.
 
-    Args:
-        settings: laid out as `TrainingConfig`.
-        source: where they come from, for the message.
-        options: options of the command line that gave some of them, by the settings' places.
+    A message names their `source`, or the option of the command line that gave the setting.
 
     Raises:
         TiacfError: a key is unknown or a value does not fit; names the first.
@@ -221,11 +217,9 @@ def make_config(
 def from_options(
     file: Path | None, options: Mapping[tuple[str, ...], tuple[str, Any]]
 ) -> TrainingConfig:
-    """Combine options of the command line with a file of settings, which they override.
+    """Combine options of the command line with a YAML file of settings, which they override.
 
-    Args:
-        file: YAML; None for options alone.
-        options: by the place of the setting, name and value of each option that is given.
+    `options` are by the place of the setting: name and value of each that is given.
 
     Raises:
         TiacfError: the file cannot be read, or a value does not fit.

@@ -52,14 +52,11 @@ class CoxCovariates:
         self.summary = pd.DataFrame()
 
     def fit(self, patients: pd.DataFrame) -> CoxCovariates:
-        """Estimate the coefficients and the baseline hazard.
+        """Estimate the coefficients and the baseline hazard; returns the object itself.
 
         Args:
             patients: training patients: columns time, event and the covariates, none missing
                 (`CohortTable.patients`).
-
-        Returns:
-            The fitted object itself.
 
         Raises:
             TiacfError: no covariate varies, there are fewer events than terms, or the fit fails.

@@ -18,13 +18,7 @@ from tiacrossfusion.io.arguments import at_least
 
 @dataclass(frozen=True)
 class Devices:
-    """Where training runs; the arguments of `lightning.Trainer`.
-
-    Attributes:
-        accelerator: "auto", "cpu", "gpu" ...
-        devices: number of devices, or "auto".
-        strategy: "auto", "ddp" ...
-    """
+    """Where training runs: arguments of `lightning.Trainer`, such as "gpu", 2 and "ddp"."""
 
     accelerator: str = "auto"
     devices: int | str = 1

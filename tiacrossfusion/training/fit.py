@@ -40,18 +40,9 @@ def fit_model(
     say: Say,
     show_progress: bool,
 ) -> None:
-    """Fit a model on the folds that are not finished.
+    """Fit a model on the folds that are not finished; only the `leader` among the processes writes.
 
     The predictions of a fold are written last: where they exist, the fold is finished.
-
-    Args:
-        plan: of the training.
-        model: one of its models.
-        bags: of the cohort; None for a model of covariates only.
-        devices: where networks are trained.
-        leader: whether this process is the one that writes.
-        say: gets a line for each fold.
-        show_progress: draw a bar an epoch.
 
     Raises:
         TiacfError: a finished fold is damaged, or something went wrong.

@@ -37,13 +37,7 @@ _LOGS = "logs"
 
 @dataclass(frozen=True)
 class FittedFold:
-    """The result of training on a fold.
-
-    Attributes:
-        architecture: of the network.
-        network: the weights of the best epoch, in eval mode on the CPU.
-        bins: time bins of the training patients.
-    """
+    """The result of training on a fold: the network of the best epoch, in eval mode on the CPU."""
 
     architecture: Architecture
     network: SurvivalNetwork
@@ -53,17 +47,11 @@ class FittedFold:
 def build_on_meta(model: str, config: TrainingConfig) -> SurvivalNetwork:
     """Build a network without weights, to find out before training whether and with what it can be.
 
-    Args:
-        model: name from `tiacrossfusion.networks.registry.NETWORKS`.
-        config: settings.
-
     Raises:
         UsageError: it cannot be built of these sizes.
     """
     with torch.device("meta"):  # takes no memory and draws no random numbers
-        return _build(
-            _architecture(model, config, encoder_width=1), config
-        )  # any encoder's would do
+        return _build(_architecture(model, config, encoder_width=1), config)  # any width would do
 
 
 def needed_of_bags(model: str, config: TrainingConfig) -> list[str]:
@@ -86,18 +74,8 @@ def fit_fold(
 ) -> FittedFold:
     """Fit a network to the training patients and keep the epoch with the best validation score.
 
-    A run that was killed is resumed after its last complete epoch, with the same result.
-
-    Args:
-        model: name from `tiacrossfusion.networks.registry.NETWORKS`.
-        config: settings.
-        bags: holds the slides of all patients.
-        training: patients to fit; time bins and feature moments come from them alone.
-        validation: patients to stop by.
-        folder: for checkpoints and `metrics.csv`.
-        seed: of weights, dropout and order.
-        devices: where to train.
-        show_progress: draw a bar an epoch where standard error is a terminal.
+    Time bins and feature moments come from the training patients alone. A run that was killed is resumed
+    from its checkpoints in `folder` after its last complete epoch, with the same result.
 
     Raises:
         TiacfError: too few events for the time bins, the loss is not finite, or the folder cannot be

@@ -30,11 +30,6 @@ MODELS = "models.csv"
 def judge_model(plan: Plan, model: str, bags: CohortBags | None) -> Evaluation:
     """Write predictions, figures, pictures and the ensemble of a model whose folds are finished.
 
-    Args:
-        plan: of the training.
-        model: one of its models.
-        bags: of the cohort; None for a model of covariates only.
-
     Raises:
         TiacfError: a fold is damaged, or the folder cannot be written.
     """

@@ -18,14 +18,11 @@ LOCK = ".tiacf-training"
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Keep other training runs out of a folder.
+    """Keep other training runs out of an existing folder.
 
     The lock file names this process and is locked by it. The operating system releases the lock when
     the process ends, however that happens: the file of a killed run locks nobody out, even if its
     process id is in use again, and the next run removes it.
-
-    Args:
-        folder: an existing folder.
 
     Raises:
         TiacfError: another run works there, or the folder cannot be written.
@@ -56,11 +53,7 @@ def _open(path: Path) -> FileIO:
 
 
 def _lock(file: FileIO, folder: Path) -> None:
-    """Lock a lock file.
-
-    Raises:
-        TiacfError: another process has locked it.
-    """
+    """Lock a lock file; raises TiacfError when another process has locked it."""
     holder = printable(file.read(200).decode(errors="replace"))
     try:
         import fcntl
@@ -73,9 +66,8 @@ def _lock(file: FileIO, folder: Path) -> None:
         taken = holder != process_here() and bool(is_alive(holder))
     if taken:
         host, _, number = holder.rpartition("-")
-        who = (
-            f" (process {number} on {host})" if host else ""
-        )  # it may not have written its name yet
+        # It may not have written its name yet.
+        who = f" (process {number} on {host})" if host else ""
         raise TiacfError(
             f"{folder}: another training run{who} works in this folder; wait for it, or give another "
             "--output-path"

@@ -37,7 +37,7 @@ from tiacrossfusion.training.patients import (
 
 
 class SurvivalTraining(lightning.LightningModule):
-    """Fits a network to the patients of one fold.
+    """Fits a network to the patients of one fold; `validation` patients are never fitted.
 
     A batch of the data loader is the patients of one step of the optimiser. Their slides go through
     the network one after the other and their gradients add up, so that memory is that of one slide
@@ -46,16 +46,8 @@ class SurvivalTraining(lightning.LightningModule):
     Cox's partial likelihood compares the patients of a step with each other, and a patient's hazards
     are the mean over the slides: there the loss needs the outputs of several slides at once. These are
     first computed without graphs; the loss gives their gradients, and each slide is then passed again,
-    with the same random numbers, to carry its gradient to the weights.
-
-    Args:
-        network: any network; a `TrainedNetwork` with proportional hazards for the Cox loss.
-        bags: holds the slides of all patients.
-        training: patients to fit.
-        validation: patients to stop by; never fitted.
-        bins: time bins, from the training patients.
-        settings: how weights are found.
-        seed: of dropout and of the order of patients.
+    with the same random numbers, to carry its gradient to the weights. That loss takes a
+    `TrainedNetwork` with proportional hazards.
     """
 
     def __init__(
@@ -77,8 +69,6 @@ class SurvivalTraining(lightning.LightningModule):
         self.training_patients, self.validation_patients = list(training), list(validation)
         self.bins, self.settings, self.seed = bins, settings, seed
         self._losses: list[tuple[float, int]] = []  # of the epoch's steps, with their patients
-
-    # Data ------------------------------------------------------------------------------------------
 
     def train_dataloader(self) -> DataLoader:
         """Patients of one optimiser step a batch, in an order that depends on seed and epoch only."""
@@ -109,8 +99,6 @@ class SurvivalTraining(lightning.LightningModule):
         """Leave patients where they are: their tokens are moved slide by slide."""
         del device, dataloader_idx
         return batch
-
-    # Steps -----------------------------------------------------------------------------------------
 
     def on_train_epoch_start(self) -> None:
         """Begin to gather losses."""
@@ -189,8 +177,6 @@ class SurvivalTraining(lightning.LightningModule):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, share)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    # Inside a step -------------------------------------------------------------------------------
-
     def _units(self, batch: list[Patient]) -> list[list[Patient]]:
         """Split a step into the smallest parts whose losses add up."""
         if self.settings.loss == "cox":
@@ -253,10 +239,9 @@ class SurvivalTraining(lightning.LightningModule):
         return patient_outputs(patients, self.bags, self._outputs, self._average)
 
     def _average_over_devices(self) -> None:
-        """Bring the same mean gradient to all devices.
+        """Bring the same mean gradient to all devices, once per step.
 
-        Devices run different numbers of backward passes, so the synchronisation of DDP in each of them
-        cannot be used; the gradients are averaged once per step.
+        DDP would synchronise in every backward pass, and devices run different numbers of them.
         """
         if self.trainer.world_size == 1:
             return

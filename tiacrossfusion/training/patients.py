@@ -58,14 +58,9 @@ def times_and_events(patients: Sequence[Patient]) -> tuple[np.ndarray, np.ndarra
 
 
 def average_over_slides(values: Tensor, patients: Sequence[Patient]) -> Tensor:
-    """Average hazards over the slides of each patient.
+    """Average hazards (S, K) over the slides of each patient, (P, K).
 
-    Args:
-        values: (S, K) of the slides of the patients, one patient after the other.
-        patients: P of them.
-
-    Returns:
-        (P, K).
+    The rows are of the slides of the patients, one patient after the other.
     """
     if len(values) == len(patients):
         return values
@@ -85,13 +80,9 @@ def groups_of_equal_shape(
 ) -> Iterator[list[int]]:
     """Split patients into groups that go through the network together, as positions.
 
-    Patients all of whose slides have the same token counts share a pass; any other patient is alone.
-    Real slides hardly ever have equal counts and go one by one; simulated ones do.
-
-    Args:
-        patients: to be split.
-        bags: knows the token counts.
-        largest: slides in a group, at most, unless one patient has more.
+    Patients all of whose slides have the same token counts share a pass, of `largest` slides at most
+    unless one patient has more; any other patient is alone. Real slides hardly ever have equal counts
+    and go one by one; simulated ones do.
     """
     open_groups: dict[tuple[int, ...], list[int]] = {}
     for position, patient in enumerate(patients):
@@ -133,16 +124,10 @@ def patient_outputs(
     compute: Callable[[SlideTokens], Tensor],
     average: Callable[[Tensor, Sequence[Patient]], Tensor],
 ) -> Tensor:
-    """Compute outputs of patients from those of their slides.
+    """Compute outputs of patients (P, K) from those of their slides.
 
-    Args:
-        patients: P of them.
-        bags: holds their slides.
-        compute: from B slides of equal token counts to outputs (B, K).
-        average: from the outputs (S, K) of some patients' slides to those of the patients.
-
-    Returns:
-        (P, K).
+    `compute` makes outputs (B, K) of B slides of equal token counts, `average` turns the outputs (S, K)
+    of some patients' slides into those of the patients.
     """
     groups = list(groups_of_equal_shape(patients, bags))
     slides = [[slide for i in group for slide in patients[i].slides] for group in groups]
@@ -159,15 +144,9 @@ def patient_outputs(
 def patient_hazards(
     network: nn.Module, bags: CohortBags, patients: Sequence[Patient]
 ) -> np.ndarray:
-    """Predict patients: hazards of each slide, averaged over the slides of a patient.
+    """Predict hazards (N, K) float64 of N patients: the means over their slides.
 
-    Args:
-        network: in eval mode.
-        bags: holds the slides of the patients.
-        patients: N of them.
-
-    Returns:
-        (N, K) float64 hazards.
+    The network is in eval mode.
     """
     device = next(network.parameters()).device
 

@@ -29,7 +29,6 @@ class Cohort:
 
     Attributes:
         name: of the cohort, for titles and model cards.
-        table: follow-up.
         sources: a bag, or the path of one, for each slide; empty for models of covariates only.
     """
 
@@ -39,12 +38,7 @@ class Cohort:
 
 
 def read_cohort(table: Path, bags: Path | None, config: TrainingConfig) -> Cohort:
-    """Read a table and find the bags of its slides.
-
-    Args:
-        table: follow-up, CSV or Parquet.
-        bags: folder of bag stores; None for models of covariates only.
-        config: names the columns, and whether what cannot be used may be left out.
+    """Read a table and find the bags of its slides; without `bags`, for models of covariates only.
 
     Raises:
         TiacfError: the table is at fault, or slides have no bag.
@@ -64,9 +58,6 @@ class Plan:
     """What is trained on whom, and where it is kept.
 
     Attributes:
-        folder: of the training.
-        cohort: the patients.
-        config: settings.
         folds: division of the patients; the same for all models.
         messages: what was left out, and what does not fit between splits and table, one line each.
     """
@@ -126,11 +117,6 @@ class Plan:
 def make_plan(folder: Path, cohort: Cohort, config: TrainingConfig) -> Plan:
     """Divide the patients and check that all models can be trained; nothing is written.
 
-    Args:
-        folder: of the training.
-        cohort: the patients.
-        config: settings.
-
     Raises:
         TiacfError: the folds cannot be used, or a model lacks something that it needs.
     """
@@ -173,14 +159,7 @@ def _check_networks(plan: Plan) -> None:
 def _make_folds(
     table: CohortTable, settings: ProtocolSettings, seed: int
 ) -> tuple[list[Fold], list[str]]:
-    """Divide the patients according to a protocol.
-
-    Returns:
-        The folds, and what does not fit between given splits and the table, one line each.
-
-    Raises:
-        TiacfError: the protocol lacks its splits, or a split cannot be used.
-    """
+    """Return folds by the protocol, and what does not fit between given splits and the table."""
     if settings.protocol == "holdout":
         if settings.splits is not None:
             raise UsageError("--splits with --protocol holdout: leave one of them out")

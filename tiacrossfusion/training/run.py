@@ -32,13 +32,8 @@ from tiacrossfusion.training.run_file import check_bags, open_folder
 class TrainingRun:
     """A run in a folder, new or resumed: plan, fit, judge.
 
-    Args:
-        folder: made when it does not exist.
-        cohort: the patients.
-        config: settings. A folder with results of other settings, data or splits is refused; models may
-            be added.
-        devices: where networks are trained; None takes the first device.
-        say: gets a line for each step; None is silent.
+    A folder with results of other settings, data or splits is refused; models may be added. `say` gets a
+    line for each step.
 
     Attributes:
         plan: folds, models and places of the files.
@@ -107,11 +102,7 @@ class TrainingRun:
         return judge_model(self.plan, model, self._bags_of(model))
 
     def _bags_of(self, model: str) -> CohortBags | None:
-        """Read the bags, once; None for a model that needs none.
-
-        Raises:
-            TiacfError: a bag cannot be used, or the run in the folder was begun with others.
-        """
+        """Read and check the bags, once; None for a model that needs none."""
         if model not in self.plan.networks:
             return None
         if self._bags is None:

@@ -21,9 +21,7 @@ _VERSIONED = ("tiacrossfusion", "torch", "lightning", "numpy", "pandas", "lifeli
 
 
 def open_folder(plan: Plan) -> None:
-    """Make the folder of a training, or check that it holds one of the same settings and data.
-
-    Models may be added.
+    """Make the folder of a training, or check that it holds one of the same data and settings but models.
 
     Raises:
         TiacfError: the folder holds something else, or cannot be written.
@@ -64,10 +62,6 @@ def open_folder(plan: Plan) -> None:
 
 def check_bags(folder: Path, sha256: str) -> None:
     """Refuse bags with other features than those the training was begun with; record them if new.
-
-    Args:
-        folder: of the training.
-        sha256: hash of all that a network is trained on.
 
     Raises:
         TiacfError: they are other bags, or the file cannot be read.
