@@ -14,27 +14,14 @@ from tiacrossfusion.io.paths import is_file, is_there, missing
 
 
 def given(option: str, value: str | None) -> Path:
-    """Return a required path.
-
-    Raises:
-        UsageError: it is missing or empty.
-    """
+    """Return a required path; raises UsageError when it is missing or empty."""
     if not value:
         raise UsageError(f"{option} is missing; see --help")
     return Path(value)
 
 
 def refuse_given(context: click.Context, names: Collection[str], reason: str) -> None:
-    """Refuse options that would be ignored.
-
-    Args:
-        context: of the command.
-        names: of its parameters.
-        reason: why, and the remedy; the message is the option's name and this.
-
-    Raises:
-        UsageError: one of them is given.
-    """
+    """Raise UsageError, the option's name and the reason, for options that would be ignored."""
     for parameter in context.command.params:
         name = parameter.name or ""
         if name in names and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
@@ -42,11 +29,7 @@ def refuse_given(context: click.Context, names: Collection[str], reason: str) ->
 
 
 def check_masks(masks: str | None, slides: list[Path]) -> None:
-    """Refuse a missing path of masks, and one mask for several slides.
-
-    Raises:
-        UsageError: the path is one of these.
-    """
+    """Raise UsageError for a missing path of masks, and for one mask for several slides."""
     if masks is None:
         return
     path = given("--masks", masks)
@@ -59,10 +42,10 @@ def check_masks(masks: str | None, slides: list[Path]) -> None:
 
 
 def output_folder(path: Path) -> Path:
-    """Refuse an output path that is a file, a broken link, or a folder without read permission.
+    """Return the path of an output folder, which need not exist.
 
     Raises:
-        UsageError: the path is one of these, or cannot be reached.
+        UsageError: it is a file, a broken link or a folder without read permission, or cannot be reached.
     """
     try:
         is_other = path.exists() and not path.is_dir()

@@ -129,11 +129,7 @@ def convert(
 
 
 def _sources(scales: dict[str, Path | None], bags: Path | None) -> list[SlideFiles] | list[Path]:
-    """Feature files or bags that the options stand for.
-
-    Raises:
-        TiacfError: options are missing, do not go together, or name nothing.
-    """
+    """Return the feature files or bags that the options name."""
     from tiacrossfusion.interop.sources import SCALE_FOLDERS, find_slide_files
 
     given_scales = {scale: path for scale, path in scales.items() if path is not None}

@@ -155,11 +155,7 @@ def extract(
 
 
 def _parse_shard(shard: str | None) -> tuple[int, int]:
-    """Read I/N.
-
-    Raises:
-        TiacfError: it is not that.
-    """
+    """Read I/N."""
     asked = "1/1" if shard is None else shard
     match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", asked)
     if match is None:

@@ -17,13 +17,10 @@ LOG_FILE = "tiacf.log"
 
 @contextmanager
 def log_to(folder: Path, *, verbose: bool) -> Iterator[None]:
-    """Send the log lines of this program and of its libraries to a file in `folder`.
+    """Send the log lines of this program and of its libraries to a file in an existing folder.
 
-    A full disk costs log lines and no results: this is reported once.
-
-    Args:
-        folder: an existing folder; the file is appended to.
-        verbose: write the lines to standard error too.
+    A full disk costs log lines and no results: this is reported once. With `verbose` the lines go to
+    standard error too.
 
     Raises:
         TiacfError: the file cannot be written.
@@ -31,11 +28,9 @@ def log_to(folder: Path, *, verbose: bool) -> Iterator[None]:
     root = logging.getLogger()
     path = folder / LOG_FILE
     try:
-        handlers: list[logging.Handler] = [
-            _LogFile(
-                path, encoding="utf-8", errors="backslashreplace"
-            )  # file names may be undecodable
-        ]
+        # File names may be undecodable.
+        file = _LogFile(path, encoding="utf-8", errors="backslashreplace")
+        handlers: list[logging.Handler] = [file]
     except OSError as error:
         raise TiacfError(f"{path}: cannot be written ({error.strerror}); move it away") from error
     if verbose:

@@ -46,16 +46,10 @@ class TiacfGroup(click.Group):
     """A group whose commands report wrong input in one line, without a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command.
-
-        Raises:
-            click.ClickException: the input is wrong; click prints one line and exits with 1, or with 2
-                when an option is wrong.
-        """
+        """Run the command; after one line, wrong input exits with 1 and a wrong option with 2."""
         for stream in (sys.stdout, sys.stderr):
-            if isinstance(
-                stream, TextIOWrapper
-            ):  # file names may be undecodable, or not printable here
+            # File names may be undecodable, or not printable here.
+            if isinstance(stream, TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")
         try:
             _check_current_folder()
@@ -74,10 +68,8 @@ class TiacfGroup(click.Group):
             if error.errno not in _CONSOLE or error.filename is not None or sys.stdout is None:
                 raise
             # Errors of output files have been handled where they are written: this is the console.
-            with (
-                suppress(OSError),
-                Path(os.devnull).open("w") as nowhere,
-            ):  # for what is still buffered
+            # What is still buffered for it goes to the null device.
+            with suppress(OSError), Path(os.devnull).open("w") as nowhere:
                 os.dup2(nowhere.fileno(), sys.stdout.fileno())
             raise click.ClickException(
                 f"the output that goes to the console cannot be written ({error.strerror}); what is "

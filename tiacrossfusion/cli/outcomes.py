@@ -16,13 +16,7 @@ if TYPE_CHECKING:
 
 
 def print_done(outcomes: Sequence[Outcome], what: str, where: object) -> None:
-    """Print how many slides are done, and where the results are.
-
-    Args:
-        outcomes: of the slides.
-        what: such as "slides done".
-        where: path of the table or folder.
-    """
+    """Print how many slides are done, `what` being such as "slides done", and where the results are."""
     done = sum(outcome.status != "failed" for outcome in outcomes)
     skipped = sum(outcome.status == "skipped" for outcome in outcomes)
     before = f" ({skipped} finished before)" if skipped else ""

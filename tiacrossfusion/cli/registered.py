@@ -10,11 +10,7 @@ from tiacrossfusion.io.registry import Registry
 
 
 class RegisteredName(click.ParamType):
-    """A name in a registry, in upper or lower case; plugins loaded before the option count.
-
-    Args:
-        registry: the registry.
-    """
+    """A name in a registry, in upper or lower case; plugins loaded before the option count."""
 
     name = "name"
 

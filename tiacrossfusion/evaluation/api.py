@@ -27,13 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Judgement:
-    """Figures of a model.
-
-    Attributes:
-        model: its name.
-        evaluation: its figures.
-        comparison: with another model; None if there was no other.
-    """
+    """Figures of a model, and its comparison with another if there was one."""
 
     model: str
     evaluation: Evaluation
@@ -142,11 +136,7 @@ def evaluate_faithfulness(
 
 
 def _regions(stores: list[Path], truth: Path) -> Iterable[dict[str, np.ndarray]]:
-    """Return which tokens of each bag show what was planted, read one after the other.
-
-    Raises:
-        UsageError: the truth of a slide is not there.
-    """
+    """Return which tokens of each bag show what was planted, read one after the other."""
     from tiacrossfusion.bags.bag import FeatureBag
     from tiacrossfusion.evaluation.true_regions import planted_tokens
     from tiacrossfusion.simulation.truth import SlideTruth

@@ -21,15 +21,12 @@ _SMALLEST_DRAWS = 100
 
 
 def bootstrap_counts(sizes: Sequence[int], draws: int, seed: int) -> list[np.ndarray]:
-    """How often each patient of each fold is drawn.
+    """How often each patient of each fold is drawn, from the sizes of the folds.
 
-    Args:
-        sizes: patients in each fold.
-        draws: D, resamples.
-        seed: equal seeds and sizes give equal counts.
+    Equal seeds and sizes give equal counts.
 
     Returns:
-        For each fold (1 + D, N) counts, the first row ones.
+        For each fold (1 + draws, N) counts, the first row ones.
 
     Raises:
         TiacfError: too few draws for an interval.
@@ -48,9 +45,8 @@ def bootstrap_counts(sizes: Sequence[int], draws: int, seed: int) -> list[np.nda
 def estimate(values: np.ndarray, undefined: str = "") -> Estimate:
     """Estimate with the 2.5 % and 97.5 % percentiles of its draws.
 
-    Args:
-        values: (1 + D,) the estimate and its draws, NaN where not defined.
-        undefined: why the estimate is not defined, should it not be.
+    `values` (1 + D,) are the estimate and its draws, NaN where not defined; `undefined` says why the
+    estimate is not defined, should it not be.
     """
     value, draws = float(values[0]), values[1:]
     if not np.isfinite(value):

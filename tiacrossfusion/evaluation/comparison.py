@@ -25,13 +25,7 @@ def compare(
     """Compare the pooled Harrell's C of two models by a paired bootstrap.
 
     Both models see the same resamples, so that what makes a resample easy or hard cancels in the
-    difference.
-
-    Args:
-        first: out-of-fold predictions of one model.
-        second: those of another for the same patients in the same folds, in any order.
-        draws: of the bootstrap.
-        seed: of the bootstrap.
+    difference. Their predictions are of the same patients in the same folds, in any order.
 
     Raises:
         TiacfError: patients, folds, follow-up or time units differ.

@@ -50,7 +50,6 @@ class DeletionFigure(_Frozen):
         scale: of the deleted tokens, "5x", "10x" or "20x".
         end: which tokens are deleted: the highest, or, of a signed score, the lowest, which lower the risk.
         share: share of the scale's tokens that are deleted.
-        slides: number of slides.
         change: mean absolute change of the risk.
         random: the same if equally many tokens are deleted at random.
         ratio: `change` divided by `random`; above 1 the score is better than chance.
@@ -69,11 +68,9 @@ class DeletionFigure(_Frozen):
 
 
 class RegionFigure(_Frozen):
-    """How well a score finds the tokens that show the decisive pattern.
+    """How well a score finds the tokens of a scale that show the decisive pattern.
 
     Attributes:
-        score: as in `DeletionFigure`.
-        scale: of the tokens.
         slides: number of slides with tokens of both kinds.
         auc: mean over slides of the area under the ROC curve; 0.5 is chance.
     """
@@ -88,11 +85,7 @@ class Faithfulness(_Frozen):
     """Faithfulness of a model's scores. Intervals: 95 %, bootstrap over slides.
 
     Attributes:
-        model: name of the model.
-        slides: number of slides.
         random_deletions: number for each slide, scale and share.
-        draws: of the bootstrap.
-        seed: of the random deletions and the bootstrap.
         deletions: by score, scale, end and share.
         regions: by score and scale, if the tokens that show the pattern are known; else empty.
         notes: limits of the figures.

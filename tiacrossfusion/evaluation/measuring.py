@@ -17,7 +17,6 @@ from tiacrossfusion.evaluation.predictions import FoldPredictions, check_predict
 from tiacrossfusion.evaluation.scores import (
     CalibrationRow,
     CalibrationTable,
-    Estimate,
     Evaluation,
     FoldScores,
     RiskGroups,
@@ -56,31 +55,18 @@ _OPTIMISTIC = (
 
 @dataclass(frozen=True, eq=False)
 class _Measured:
-    """What adds up over folds; the first axis is 1 + D bootstrap draws throughout.
+    """What adds up over folds; the first axis is 1 + D bootstrap draws throughout."""
 
-    Attributes:
-        harrell: of all pairs.
-        uno: of all pairs up to the horizon.
-        auc: at each time.
-        brier: (1 + D,) sum over patients.
-        brier_without_model: (1 + D,) sum over patients.
-        times: (N,) follow-up.
-        events: (N,).
-        high: (N,) above the cut-off.
-        survival: (N, T) predicted at the times of the calibration.
-        counts: (1 + D, N).
-    """
-
-    harrell: PairSums
-    uno: PairSums
-    auc: tuple[PairSums, ...]
-    brier: np.ndarray
-    brier_without_model: np.ndarray
-    times: np.ndarray
-    events: np.ndarray
-    high: np.ndarray
-    survival: np.ndarray
-    counts: np.ndarray
+    harrell: PairSums  # of all pairs
+    uno: PairSums  # of all pairs up to the horizon
+    auc: tuple[PairSums, ...]  # at each time
+    brier: np.ndarray  # (1 + D,) sum over patients
+    brier_without_model: np.ndarray  # (1 + D,) sum over patients
+    times: np.ndarray  # (N,) follow-up
+    events: np.ndarray  # (N,)
+    high: np.ndarray  # (N,) above the cut-off
+    survival: np.ndarray  # (N, T) predicted at the times of the calibration
+    counts: np.ndarray  # (1 + D, N)
 
     def __add__(self, other: _Measured) -> _Measured:
         """Pool two folds."""
@@ -244,15 +230,9 @@ def _calibration(measured: _Measured, time: float, survival: np.ndarray) -> Cali
             note = f"no interval at an observed survival of {group.observed:.0f}"
         rows.append(CalibrationRow(**vars(group), note=note))
     ratio = observed_over_expected(measured.times, measured.events, survival, time, measured.counts)
-    return CalibrationTable(
-        time=time,
-        observed_over_expected=_ratio(ratio),
-        rows=tuple(rows),
-    )
-
-
-def _ratio(values: np.ndarray) -> Estimate:
-    return estimate(values, "nobody is followed up to this time, or no event is predicted")
+    undefined = "nobody is followed up to this time, or no event is predicted"
+    whole = estimate(ratio, undefined)
+    return CalibrationTable(time=time, observed_over_expected=whole, rows=tuple(rows))
 
 
 def _risk_groups(measured: _Measured) -> RiskGroups:

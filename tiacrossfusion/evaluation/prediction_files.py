@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,13 +34,11 @@ _REMEDY = "take the file as training wrote it"
 def write_predictions(folder: Path, folds: Sequence[FoldPredictions]) -> None:
     """Write predictions as CSV, each file in one step, numbers so that they are read back the same.
 
-    Args:
-        folder: made when it does not exist; gets `TABLE`, for people, and `TRAINING_TABLE` and
-            `DIGESTS` beside it.
-        folds: of one model, see `check_predictions`.
+    The folder gets `TABLE`, for people, and `TRAINING_TABLE` and `DIGESTS` beside it.
 
     Raises:
-        TiacfError: the folds do not go together, or the folder cannot be written.
+        TiacfError: the folds do not go together (see `check_predictions`), or the folder cannot be
+            written.
     """
     check_predictions(folds)
     rows, training = [], []
@@ -67,7 +64,10 @@ def write_predictions(folder: Path, folds: Sequence[FoldPredictions]) -> None:
                 }
             )
         )
-    texts = {TRAINING_TABLE: _csv(pd.concat(training)), TABLE: _csv(pd.concat(rows))}
+    texts = {
+        name: pd.concat(parts).to_csv(index=False, lineterminator="\n")
+        for name, parts in ((TRAINING_TABLE, training), (TABLE, rows))
+    }
     digests = "".join(f"{_digest(text.encode())}  {name}\n" for name, text in texts.items())
     write_text(Path(folder) / TRAINING_TABLE, texts[TRAINING_TABLE])
     write_text(Path(folder) / DIGESTS, digests)
@@ -75,10 +75,7 @@ def write_predictions(folder: Path, folds: Sequence[FoldPredictions]) -> None:
 
 
 def read_predictions(path: Path) -> list[FoldPredictions]:
-    """Read what `write_predictions` wrote.
-
-    Args:
-        path: the folder, or `TABLE` in it.
+    """Read what `write_predictions` wrote, from the folder or `TABLE` in it.
 
     Returns:
         The folds by their numbers, patients in the order of the file.
@@ -155,12 +152,6 @@ def _check_digest(file: Path) -> None:
         raise TiacfError(
             f"{file}: was cut or changed after it had been written (see {DIGESTS}); {_REMEDY}"
         )
-
-
-def _csv(table: pd.DataFrame) -> str:
-    text = io.StringIO()
-    table.to_csv(text, index=False, lineterminator="\n")
-    return text.getvalue()
 
 
 def _read(file: Path, columns: Sequence[str]) -> pd.DataFrame:

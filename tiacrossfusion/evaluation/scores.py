@@ -31,11 +31,7 @@ class Estimate(_Frozen):
 
 
 class TimeEstimate(Estimate):
-    """A figure at a time.
-
-    Attributes:
-        time: in the unit of the evaluation.
-    """
+    """A figure at a time, in the unit of the evaluation."""
 
     time: float
 
@@ -44,12 +40,9 @@ class CalibrationRow(_Frozen):
     """Patients with similar predicted survival at a time.
 
     Attributes:
-        patients: how many.
         events: how many of them had the event up to that time.
         predicted: mean predicted survival.
-        observed: Kaplan-Meier estimate.
-        low: lower end of its 95 % interval.
-        high: upper end.
+        observed: Kaplan-Meier estimate, with its 95 % interval from `low` to `high`.
         note: why something is not defined; else empty.
     """
 
@@ -63,10 +56,9 @@ class CalibrationRow(_Frozen):
 
 
 class CalibrationTable(_Frozen):
-    """Calibration at a time.
+    """Calibration at a time, in the unit of the evaluation.
 
     Attributes:
-        time: in the unit of the evaluation.
         observed_over_expected: share of patients with the event up to that time, observed over
             predicted.
         rows: groups by rising predicted survival.
@@ -78,13 +70,9 @@ class CalibrationTable(_Frozen):
 
 
 class RiskGroups(_Frozen):
-    """Patients on either side of the cut-off.
+    """Patients at or below the cut-off (low) and above it (high), and how many of them had the event.
 
     Attributes:
-        low_patients: at or below the cut-off.
-        low_events: events among them.
-        high_patients: above the cut-off.
-        high_events: events among them.
         log_rank_p: p of the log-rank test.
         note: why p is not defined; else empty.
     """
@@ -101,15 +89,11 @@ class Scores(_Frozen):
     """Figures of one fold, or of all folds pooled.
 
     Attributes:
-        patients: how many.
-        events: how many of them had the event.
-        harrell_c: Harrell's C.
         uno_c: Uno's C, truncated at the horizon.
         auc: cumulative/dynamic AUC at the evaluation's times.
         brier: integrated Brier score from 0 to the horizon.
         brier_without_model: the same of the Kaplan-Meier curve of the training patients.
         calibration: at the evaluation's times.
-        risk_groups: low and high risk.
     """
 
     patients: int
@@ -124,11 +108,7 @@ class Scores(_Frozen):
 
 
 class FoldScores(Scores):
-    """Figures of one fold.
-
-    Attributes:
-        fold: its number.
-    """
+    """Figures of one fold, by its number."""
 
     fold: int
 
@@ -140,14 +120,11 @@ class Evaluation(_Frozen):
         time_unit: unit of all times.
         times: at which AUC and calibration are taken: the inner bin edges, averaged over the folds.
         horizon: last time that every fold's training patients support.
-        folds: one by one.
         pooled: all folds together; pairs of patients are compared within a fold only.
         harrell_c_mean: mean of Harrell's C over the folds, as papers report it.
         harrell_c_sd: its standard deviation over the folds (n - 1).
-        auc_over_time: pooled AUC at a closer row of times.
+        auc_over_time: pooled AUC at times closer together.
         optimistic: whether the patients reported on also helped to choose the model.
-        draws: of the bootstrap.
-        seed: of the bootstrap.
         notes: what a reader has to know.
     """
 
@@ -169,14 +146,9 @@ class Comparison(_Frozen):
     """Two models on the same patients and folds.
 
     Attributes:
-        patients: how many.
-        events: how many of them had the event.
-        first: pooled Harrell's C of the first model.
-        second: of the second model.
+        first: pooled Harrell's C of the first model; `second` that of the other.
         difference: first less second, of the same bootstrap draws.
         p: two-sided, that the difference is 0.
-        draws: of the bootstrap.
-        seed: of the bootstrap.
     """
 
     patients: int

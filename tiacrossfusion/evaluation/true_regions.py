@@ -14,10 +14,6 @@ if TYPE_CHECKING:
 def planted_tokens(bag: FeatureBag, truth: SlideTruth) -> dict[str, np.ndarray]:
     """Find the tokens of which at least half of the area shows the adverse pattern of their scale.
 
-    Args:
-        bag: bag of the simulated slide.
-        truth: what was planted in it.
-
     Returns:
         "5x" (N5,) by the architecture and "20x" (N20,) by the nuclei, bool. The glands of 10x are no
         part of what `simulate_slides` plants.

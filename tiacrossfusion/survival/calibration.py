@@ -14,7 +14,6 @@ class CalibrationGroup:
     """Patients with similar predictions.
 
     Attributes:
-        patients: how many.
         events: how many of them had the event up to t.
         predicted: mean predicted survival at t.
         observed: Kaplan-Meier estimate at t; NaN where nobody is followed that long.
@@ -68,14 +67,8 @@ def observed_over_expected(
     """Observed over expected share of patients with the event up to t (calibration in the large).
 
     One less the Kaplan-Meier estimate of all patients, over the mean of one less the predicted survival
-    (van Houwelingen, Statistics in Medicine 19, 2000). Above 1 the model is too hopeful.
-
-    Args:
-        times: (N,) follow-up times.
-        events: (N,) 1 where the event was observed, 0 where the patient was censored.
-        survival: (N,) predicted survival at t.
-        at: t.
-        counts: (..., N) how often each patient counts; None is once.
+    (van Houwelingen, Statistics in Medicine 19, 2000). Above 1 the model is too hopeful. Arguments as of
+    `calibration_groups`; `counts` (..., N) is how often each patient counts, None is once.
 
     Returns:
         (...); NaN where nobody is followed up to t or no event is expected.

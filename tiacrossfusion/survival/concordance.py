@@ -74,15 +74,8 @@ def uno_pairs(
     """Pairs of Uno's C (Uno, Cai, Pencina, D'Agostino and Wei, Statistics in Medicine 30, 2011).
 
     The pairs of Harrell's C whose event lies before tau, each weighted by `1 / G(T_i)^2`, so that the
-    limit of the ratio does not depend on how patients are censored.
-
-    Args:
-        times: (N,) follow-up times.
-        events: (N,) 1 where the event was observed, 0 where the patient was censored.
-        risks: (N,) higher is worse.
-        censoring: of the training patients.
-        tau: truncation time; where G is 0 before it, the sums are NaN.
-        counts: (..., N) how often each patient counts; None is once.
+    limit of the ratio does not depend on how patients are censored. Arguments as of `harrell_pairs`, with
+    `censoring` of the training patients; where G is 0 before tau, the sums are NaN.
 
     Returns:
         Sums of shape (...).

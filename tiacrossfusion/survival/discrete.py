@@ -27,13 +27,9 @@ def risk_of(survival: np.ndarray) -> np.ndarray:
 
 
 def interpolation(bins: TimeBins, times: np.ndarray) -> np.ndarray:
-    """Weights that read curves at other times.
+    """Weights that read curves of K bins at other times (T,), 0 or later.
 
     Between edges a curve is straight, beyond the last edge it stays at its last value.
-
-    Args:
-        bins: the K bins of the curves.
-        times: (T,) times, 0 or later.
 
     Returns:
         (T, K + 1) weights; `weights @ [1, S_1 .. S_K]` is the survival at the times.

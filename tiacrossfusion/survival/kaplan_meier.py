@@ -14,7 +14,7 @@ import numpy as np
 def kaplan_meier(
     times: np.ndarray, events: np.ndarray, at: np.ndarray, counts: np.ndarray | None = None
 ) -> np.ndarray:
-    """Kaplan-Meier estimate of survival (Kaplan and Meier, JASA 53, 1958).
+    """Kaplan-Meier estimate of survival (..., T) (Kaplan and Meier, JASA 53, 1958).
 
     Beyond the last follow-up the estimate stays at its last value.
 
@@ -23,9 +23,6 @@ def kaplan_meier(
         events: (N,) 1 where the event was observed, 0 where the patient was censored.
         at: (T,) times at which the curve is read.
         counts: (..., N) how often each patient counts; None is once.
-
-    Returns:
-        (..., T).
     """
     end, failures, _, followed = _table(times, events, counts)
     return _read(end, failures, followed, at)

@@ -14,21 +14,18 @@ _SMALLEST = 1e-7
 def nll_loss(
     hazards: torch.Tensor, bins: torch.Tensor, events: torch.Tensor, alpha: float = 0.2
 ) -> torch.Tensor:
-    """Negative log-likelihood of discrete hazards, averaged over the batch.
+    """Negative log-likelihood of discrete hazards, averaged over the batch; a scalar.
 
     A patient with an event in bin Y has the likelihood S(Y - 1) h(Y), a patient censored in bin Y has
     S(Y). `alpha` shifts weight to the patients with an event:
     `(1 - alpha) * (event + censored part) + alpha * event part` (docs/crossfusion.md; the paper takes
-    0.2). Computed in float32 at least, whatever the autocast.
+    0.2).
 
     Args:
         hazards: (B, K) in [0, 1].
         bins: (B,) int64, bin of the event or of censoring.
         events: (B,) 1 where the event was observed, 0 where the patient was censored.
         alpha: weight of the event part alone, in [0, 1].
-
-    Returns:
-        A scalar.
     """
     hazards = _wide(hazards)
     observed = events.to(hazards.dtype)
@@ -40,23 +37,14 @@ def nll_loss(
 def cross_entropy_loss(
     hazards: torch.Tensor, bins: torch.Tensor, events: torch.Tensor, alpha: float = 0.2
 ) -> torch.Tensor:
-    """Cross-entropy of the state at the end of a patient's bin, averaged over the batch.
+    """Cross-entropy of the state at the end of a patient's bin, averaged over the batch; a scalar.
 
     At a time t the outcome is binary: the event at or before t, or after it (Zadeh and Schmid, Bias in
     Cross-Entropy-Based Training of Deep Survival Networks, IEEE TPAMI 43, 2021). It is taken at the end
     of bin Y: `-log(1 - S(Y))` for an event in Y, `-log S(Y)` for a patient censored in Y. Those two
     terms alone do not say in which bin up to Y an event was, and the bias of which that paper warns
     follows. The event part of the likelihood does say it, and `alpha` mixes it in as in `nll_loss`:
-    `(1 - alpha) * cross-entropy - alpha * [event] (log S(Y - 1) + log h(Y))`.
-
-    Args:
-        hazards: (B, K) in [0, 1].
-        bins: (B,) int64, bin of the event or of censoring.
-        events: (B,) 1 where the event was observed, 0 where the patient was censored.
-        alpha: weight of the event part of the likelihood, in [0, 1].
-
-    Returns:
-        A scalar.
+    `(1 - alpha) * cross-entropy - alpha * [event] (log S(Y - 1) + log h(Y))`. Arguments as there.
     """
     hazards = _wide(hazards)
     observed = events.to(hazards.dtype)

@@ -101,15 +101,11 @@ def quantile_bins(
 
 
 def median_survival(survival: np.ndarray, bins: TimeBins) -> float | None:
-    """Time at which the survival curve falls to one half.
+    """Time at which the survival curve (K,) falls to one half.
 
     The curve is taken as straight between its values at the bin edges, with S(0) = 1: the discrete
     model says nothing of the shape inside a bin, and a straight line is the shape with a constant
     density of events.
-
-    Args:
-        survival: (K,) S at the end of each bin.
-        bins: the K bins.
 
     Returns:
         The median in the unit of the bins, or None when the curve stays above 0.5 up to the last edge.

@@ -17,15 +17,9 @@ from tiacrossfusion.survival.time_bins import TimeBins
 
 
 def survival_at(survival: np.ndarray, bins: TimeBins, at: np.ndarray) -> np.ndarray:
-    """Read predicted curves at other times.
+    """Read predicted curves (N, K), S at the end of each bin, at other times (T,); returns (N, T).
 
-    Args:
-        survival: (N, K) S at the end of each bin.
-        bins: the K bins.
-        at: (T,) times; between edges a curve is straight, beyond the last it stays at its last value.
-
-    Returns:
-        (N, T).
+    Between edges a curve is straight, beyond the last it stays at its last value.
     """
     curves = np.concatenate([np.ones_like(survival[:, :1]), survival], axis=1)
     return curves @ interpolation(bins, at).T
@@ -44,15 +38,8 @@ def auc_pairs(
     Cases have an event up to t, controls are followed beyond t. A pair is concordant when the case has
     the higher risk, half so when the risks are equal, and weighs `1 / (G(T_case) G(t))` (Uno, Cai, Tian
     and Wei, JASA 102, 2007; Hung and Chiang, Canadian J Statistics 38, 2010). G(t) cancels within one
-    fold and is what makes folds add up.
-
-    Args:
-        times: (N,) follow-up times.
-        events: (N,) 1 where the event was observed, 0 where the patient was censored.
-        risks: (N,) higher is worse.
-        at: t; where G is 0 at or before it, the sums are NaN.
-        censoring: of the training patients.
-        counts: (..., N) how often each patient counts; None is once.
+    fold and is what makes folds add up. Arguments as of `harrell_pairs`, with `censoring` of the training
+    patients; where G is 0 at or before t, the sums are NaN.
 
     Returns:
         Sums of shape (...), 0 when there are no cases or no controls.

@@ -93,15 +93,12 @@ def images_of(given: Any) -> list[Path | WSIReader]:
 
 
 def masks_of(given: Any, images: int, *, auto_get_mask: bool) -> list[Mask | None]:
-    """Return one mask for each image.
+    """Return one mask for each image: a path, an array, or None where the tissue is to be found.
 
     Args:
         given: paths, arrays (H, W), `VirtualWSIReader`s or None, one for each image; or None.
         images: number of images.
         auto_get_mask: find the tissue of images without a mask; False takes the whole image.
-
-    Returns:
-        Paths and arrays. None where the tissue is to be found.
 
     Raises:
         ArgumentTypeError: the value is no list, or a mask is of another type.

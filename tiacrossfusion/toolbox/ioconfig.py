@@ -54,9 +54,7 @@ def sampling_of(ioconfig: Any) -> SamplingSpec:
 def given_ioconfig(ioconfig: ModelIOConfigABC | None, **parts: Any) -> ModelIOConfigABC:
     """Return the IO configuration of a network without a model bundle, from what the user gives.
 
-    Args:
-        ioconfig: the user's.
-        parts: `input_resolutions`, `patch_input_shape` and `stride_shape`, of which the first two make one.
+    `parts` are `input_resolutions`, `patch_input_shape` and `stride_shape`; the first two make one.
 
     Raises:
         UsageError: neither is given, they contradict each other, or as for `sampling_of`.
@@ -83,10 +81,8 @@ def given_ioconfig(ioconfig: ModelIOConfigABC | None, **parts: Any) -> ModelIOCo
 def check_sampling(own: ModelIOConfigABC, **given: Any) -> None:
     """Refuse any sampling but the model's own.
 
-    Args:
-        own: the model's.
-        given: `input_resolutions`, `patch_input_shape`, `stride_shape` and `ioconfig`; None is not given.
-            Lists, tuples and arrays of the same numbers are equal.
+    `given` has `input_resolutions`, `patch_input_shape`, `stride_shape` and `ioconfig`; None is not given.
+    Lists, tuples and arrays of the same numbers are equal.
 
     Raises:
         ArgumentValueError: it differs.

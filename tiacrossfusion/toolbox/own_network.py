@@ -43,11 +43,8 @@ def load_own_weights(network: nn.Module, path: Path) -> None:
 def own_bundle(network: nn.Module, sampling: SamplingSpec, encoder: EncoderSpec) -> ModelBundle:
     """Return a bundle around a network: without time bins, reference and training patients.
 
-    Args:
-        network: takes some of x5, x10 and x20 (B, N, E) by name; returns logits (B, K) or a
-            `SurvivalOutput`.
-        sampling: of the slides.
-        encoder: of the features.
+    The network takes some of x5, x10 and x20 (B, N, E) by name and returns logits (B, K) or a
+    `SurvivalOutput`.
 
     Raises:
         ArgumentValueError: the network takes other inputs, or has its own `preproc` or `postproc`.
