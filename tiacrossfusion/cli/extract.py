@@ -114,8 +114,10 @@ def extract(
     slides = find_slides(given("--img-input", img_input), file_types)
     check_masks(masks, slides)
     part = _parse_shard(shard)
-    if cluster is not None:
-        _refuse_with_cluster(dry_run=dry_run, shard=shard)
+    if cluster is not None and dry_run:
+        raise UsageError("--dry-run looks at the slides from here; leave --cluster out")
+    if cluster is not None and shard is not None:
+        raise UsageError("--shard and --cluster: each shares out the slides; leave one of them out")
     folder = output_folder(given("--output-path", output_path))
 
     # Imported here: torch and the slide readers take seconds, and a wrong option should not.
@@ -163,13 +165,6 @@ def _parse_shard(shard: str | None) -> tuple[int, int]:
             f"--shard {printable(asked[:80])}: give I/N, two whole numbers such as 1/4"
         )
     return int(match[1]), int(match[2])
-
-
-def _refuse_with_cluster(*, dry_run: bool, shard: str | None) -> None:
-    if dry_run:
-        raise UsageError("--dry-run looks at the slides from here; leave --cluster out")
-    if shard is not None:
-        raise UsageError("--shard and --cluster: each shares out the slides; leave one of them out")
 
 
 def _print_plans(plans: Iterable[ExtractionPlan]) -> None:

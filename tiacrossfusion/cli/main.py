@@ -53,7 +53,10 @@ class TiacfGroup(click.Group):
                 stream.reconfigure(errors="backslashreplace")
         try:
             _check_current_folder()
-            return _and_flush(super().invoke(ctx))
+            result = super().invoke(ctx)
+            if sys.stdout is not None:
+                sys.stdout.flush()  # here, so that its errors are reported too
+            return result
         except (TiacfError, KeyboardInterrupt) as error:
             if interrupted():
                 end()
@@ -85,13 +88,6 @@ def _check_current_folder() -> None:
         raise UsageError(
             "the folder that you are in has been removed; change to another"
         ) from error
-
-
-def _and_flush(result: Any) -> Any:
-    """Flush standard output, so that its errors are raised here."""
-    if sys.stdout is not None:
-        sys.stdout.flush()
-    return result
 
 
 @click.group(cls=TiacfGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -70,7 +69,8 @@ def _aligned(
             f"the predictions give times in {units[0]} and in {units[1]}; bring them to one unit"
         )
     one, two = _by_patient(first), _by_patient(second)
-    missing, added = _only(one, two), _only(two, one)
+    names, others = {name for name, _ in one}, {name for name, _ in two}
+    missing, added = names - others, others - names
     if missing or added:
         raise TiacfError(
             f"the predictions are of different patients: {len(missing)} only in the first, "
@@ -110,11 +110,6 @@ def _by_patient(
         for fold in folds
         for name, time, event in zip(fold.patients, fold.times, fold.events, strict=True)
     }
-
-
-def _only(one: dict[tuple[str, int], Any], two: dict[tuple[str, int], Any]) -> set[str]:
-    """Patients of one model that the other does not have in any fold."""
-    return {name for name, _ in one} - {name for name, _ in two}
 
 
 def _in_order(fold: FoldPredictions, patients: tuple[str, ...]) -> FoldPredictions:

@@ -13,11 +13,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
 from tiacrossfusion.errors import UsageError
 from tiacrossfusion.evaluation.bootstrap import bootstrap_counts, estimate
-from tiacrossfusion.evaluation.scores import Estimate
+from tiacrossfusion.evaluation.scores import Estimate, FrozenModel
 from tiacrossfusion.explain.score import Score
 from tiacrossfusion.slides.spec import SCALES
 
@@ -38,11 +37,7 @@ _Key = TypeVar("_Key")
 _Deletion = tuple[str, str, End, float]  # score, scale, end, share
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
-
-
-class DeletionFigure(_Frozen):
+class DeletionFigure(FrozenModel):
     """The effect of deleting the tokens at one end of a score, on average over slides.
 
     Attributes:
@@ -67,7 +62,7 @@ class DeletionFigure(_Frozen):
     direction: Estimate
 
 
-class RegionFigure(_Frozen):
+class RegionFigure(FrozenModel):
     """How well a score finds the tokens of a scale that show the decisive pattern.
 
     Attributes:
@@ -81,7 +76,7 @@ class RegionFigure(_Frozen):
     auc: Estimate
 
 
-class Faithfulness(_Frozen):
+class Faithfulness(FrozenModel):
     """Faithfulness of a model's scores. Intervals: 95 %, bootstrap over slides.
 
     Attributes:

@@ -87,13 +87,9 @@ class _Measured:
 def evaluate(
     folds: Sequence[FoldPredictions], *, draws: int = 1000, seed: int = 0, optimistic: bool = False
 ) -> Evaluation:
-    """Compute all figures, per fold and pooled. docs/metrics.md describes each.
+    """Compute all figures of a model, per fold and pooled. docs/metrics.md describes each.
 
-    Args:
-        folds: out-of-fold predictions of one model.
-        draws: of the bootstrap.
-        seed: of the bootstrap.
-        optimistic: the patients were also used to choose the model; the result then says so.
+    `optimistic`: the patients were also used to choose the model; the result then says so.
 
     Raises:
         TiacfError: the folds do not go together, or there are too few draws.

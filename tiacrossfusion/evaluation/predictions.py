@@ -67,11 +67,12 @@ class FoldPredictions:
                 f"{where}: {len(self.training_times)} times and {len(self.training_events)} events of "
                 "training patients; give one of each for every training patient"
             )
+        inside = (self.survival >= -_ROUNDING) & (self.survival <= 1 + _ROUNDING)
         for name, wrong in (
             ("time that is not a number above 0", ~_positive(self.times)),
             ("event that is neither 0 nor 1", ~np.isin(self.events, (0, 1))),
             ("risk that is not a finite number", ~np.isfinite(self.risks)),
-            ("survival outside 0 to 1", ~_within(self.survival)),
+            ("survival outside 0 to 1", ~inside.all(axis=1)),
             ("survival that rises", (np.diff(self.survival, axis=1) > _ROUNDING).any(axis=1)),
         ):
             if wrong.any():
@@ -114,9 +115,3 @@ def check_predictions(folds: Sequence[FoldPredictions]) -> None:
 def _positive(times: np.ndarray) -> np.ndarray:
     """(N,): times are numbers above 0."""
     return np.isfinite(times) & (np.asarray(times) > 0)
-
-
-def _within(survival: np.ndarray) -> np.ndarray:
-    """(N,): all values of a curve are between 0 and 1."""
-    inside = (survival >= -_ROUNDING) & (survival <= 1 + _ROUNDING)
-    return np.asarray(inside.all(axis=1))

@@ -10,11 +10,13 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict
 Number = Annotated[float, BeforeValidator(lambda value: float("nan") if value is None else value)]
 
 
-class _Frozen(BaseModel):
+class FrozenModel(BaseModel):
+    """Base of figures: read-only, and valid JSON."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
 
 
-class Estimate(_Frozen):
+class Estimate(FrozenModel):
     """A figure with its 95 % interval.
 
     Attributes:
@@ -36,7 +38,7 @@ class TimeEstimate(Estimate):
     time: float
 
 
-class CalibrationRow(_Frozen):
+class CalibrationRow(FrozenModel):
     """Patients with similar predicted survival at a time.
 
     Attributes:
@@ -55,7 +57,7 @@ class CalibrationRow(_Frozen):
     note: str = ""
 
 
-class CalibrationTable(_Frozen):
+class CalibrationTable(FrozenModel):
     """Calibration at a time, in the unit of the evaluation.
 
     Attributes:
@@ -69,7 +71,7 @@ class CalibrationTable(_Frozen):
     rows: tuple[CalibrationRow, ...]
 
 
-class RiskGroups(_Frozen):
+class RiskGroups(FrozenModel):
     """Patients at or below the cut-off (low) and above it (high), and how many of them had the event.
 
     Attributes:
@@ -85,7 +87,7 @@ class RiskGroups(_Frozen):
     note: str = ""
 
 
-class Scores(_Frozen):
+class Scores(FrozenModel):
     """Figures of one fold, or of all folds pooled.
 
     Attributes:
@@ -113,7 +115,7 @@ class FoldScores(Scores):
     fold: int
 
 
-class Evaluation(_Frozen):
+class Evaluation(FrozenModel):
     """Figures of a model in all folds.
 
     Attributes:
@@ -142,7 +144,7 @@ class Evaluation(_Frozen):
     notes: tuple[str, ...]
 
 
-class Comparison(_Frozen):
+class Comparison(FrozenModel):
     """Two models on the same patients and folds.
 
     Attributes:

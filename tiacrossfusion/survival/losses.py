@@ -54,7 +54,7 @@ def cross_entropy_loss(
 
 
 def cox_loss(log_hazards: torch.Tensor, times: torch.Tensor, events: torch.Tensor) -> torch.Tensor:
-    """Negative log partial likelihood over the number of events, ties by Efron's method.
+    """Negative log partial likelihood over the number of events, ties by Efron's method; a scalar.
 
     With the risk set R (everybody followed up to that time or longer) and the set D of m events at one
     time, the event l = 0 .. m - 1 of them adds
@@ -63,15 +63,13 @@ def cox_loss(log_hazards: torch.Tensor, times: torch.Tensor, events: torch.Tenso
     JASA 72, 1977). Which patient of a tie is which l does not change the sum.
 
     Only the order of times and the differences of log-hazards matter. A batch needs several patients:
-    one alone gives 0. Memory grows with (events x B).
+    one alone gives 0, and without an event the loss is 0 with a gradient of 0. Memory grows with
+    (events x B).
 
     Args:
         log_hazards: (B,) eta, finite; higher is worse.
         times: (B,) follow-up times.
         events: (B,) 1 where the event was observed, 0 where the patient was censored.
-
-    Returns:
-        A scalar; 0, with a gradient of 0, when the batch has no event.
     """
     eta = _wide(log_hazards)
     observed = events.bool()

@@ -105,7 +105,7 @@ def brier_parts(
     at: np.ndarray,
     censoring: Censoring,
 ) -> np.ndarray:
-    """Each patient's part of the Brier score; the mean over patients is the score.
+    """Each patient's part of the Brier score (N, T); the mean over patients is the score.
 
     `S(t)^2 / G(T)` after an event up to t, `(1 - S(t))^2 / G(t)` for a patient followed beyond t, and 0
     for a patient censored up to t (Graf, Schmoor, Sauerbrei and Schumacher, Statistics in Medicine 18,
@@ -117,9 +117,6 @@ def brier_parts(
         survival: (N, T) predicted survival at the times t.
         at: (T,) times t.
         censoring: of the training patients; a needed G of 0 gives NaN.
-
-    Returns:
-        (N, T).
     """
     times, observed = np.asarray(times, float)[:, None], np.asarray(events, bool)[:, None]
     case_weights = censoring.weights(times[:, 0])[:, None]  # (N, 1)

@@ -260,7 +260,12 @@ class SurvivalPredictor(EngineABC):
         if table is not None:
             for note in table.notes(sources):
                 logger.warning(note)
-        own = self._sampling(ioconfig, input_resolutions, patch_input_shape, stride_shape)
+        own = self._sampling(
+            ioconfig,
+            input_resolutions=input_resolutions,
+            patch_input_shape=patch_input_shape,
+            stride_shape=stride_shape,
+        )
         self._settle(kwargs)
         self.ioconfig = own
         model = self._source(with_encoder=bags is None)
@@ -292,19 +297,8 @@ class SurvivalPredictor(EngineABC):
             if (result := outcome.output or outcome.value) is not None
         }
 
-    def _sampling(
-        self,
-        ioconfig: ModelIOConfigABC | None,
-        input_resolutions: Any,
-        patch_input_shape: Any,
-        stride_shape: Any,
-    ) -> ModelIOConfigABC:
+    def _sampling(self, ioconfig: ModelIOConfigABC | None, **given: Any) -> ModelIOConfigABC:
         """Return the sampling of this run: the model's own, or that given for a network without bundle."""
-        given = {
-            "input_resolutions": input_resolutions,
-            "patch_input_shape": patch_input_shape,
-            "stride_shape": stride_shape,
-        }
         if isinstance(self.model, CrossFusionModel):
             check_sampling(self.ioconfig, **given, ioconfig=ioconfig)
             return self.ioconfig

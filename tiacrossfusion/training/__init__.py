@@ -1,1 +1,1 @@
-"""Training: cohort tables, splits, models and protocols."""
+"""Training: settings, the folds of a run, networks fitted to them and their bundles."""

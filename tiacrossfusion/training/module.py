@@ -141,7 +141,8 @@ class SurvivalTraining(lightning.LightningModule):
         two would lose them.
         """
         del batch_idx
-        outputs = self._predict(batch)  # (N, K)
+        # (N, K), or (N, 1) of the Cox loss
+        outputs = patient_outputs(batch, self.bags, self._outputs, self._average)
         loss = float(self._loss(outputs, batch))
         values = outputs.double().cpu().numpy()
         risks = values[:, 0] if self.settings.loss == "cox" else risk_of(survival_curve(values))
@@ -233,10 +234,6 @@ class SurvivalTraining(lightning.LightningModule):
         if self.settings.loss == "nll":
             return nll_loss(outputs, bins, observed, self.settings.alpha)
         return cross_entropy_loss(outputs, bins, observed, self.settings.alpha)
-
-    def _predict(self, patients: Sequence[Patient]) -> Tensor:
-        """Outputs of patients, averaged over their slides, (P, K) or (P, 1)."""
-        return patient_outputs(patients, self.bags, self._outputs, self._average)
 
     def _average_over_devices(self) -> None:
         """Bring the same mean gradient to all devices, once per step.

@@ -21,11 +21,9 @@ TOGETHER = 16
 
 @dataclass(frozen=True)
 class Patient:
-    """One patient.
+    """One patient with one slide or more.
 
     Attributes:
-        name: identifier.
-        slides: names of the slides, at least one.
         time: follow-up, in the unit of the table.
         event: 1 observed, 0 censored.
     """
