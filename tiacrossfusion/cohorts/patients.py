@@ -22,7 +22,6 @@ class PatientTable:
     """Which slide is of which patient.
 
     Attributes:
-        path: the file of the table.
         owners: patient of each slide, by the slide's name, in the order of the file.
         cells: text of the other columns for each slide, by the column's name.
     """

@@ -62,14 +62,11 @@ class GivenSplit:
 def read_splits(source: Path | Sequence[Path], table: CohortTable) -> list[GivenSplit]:
     """Read split files of the authors' format: columns "train" and "val", of patients or of slides.
 
-    Ids that the table lacks are ignored and reported by `GivenSplit.messages`.
+    Ids that the table lacks are ignored and reported by `GivenSplit.messages`. Splits are sorted by number.
 
     Args:
         source: a folder with `splits_0.csv`, `splits_1.csv` and so on, or the files.
         table: the cohort; its patients and slides (with or without file ending) are known ids.
-
-    Returns:
-        The splits by number.
 
     Raises:
         TiacfError: there is no file, or one is damaged, names an id twice or names no patient of the table.

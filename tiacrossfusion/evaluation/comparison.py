@@ -101,9 +101,7 @@ def _aligned(
     return [_in_order(numbered[fold.fold], fold.patients) for fold in first]
 
 
-def _by_patient(
-    folds: Sequence[FoldPredictions],
-) -> dict[tuple[str, int], tuple[float, int]]:
+def _by_patient(folds: Sequence[FoldPredictions]) -> dict[tuple[str, int], tuple[float, int]]:
     """Follow-up by patient and fold."""
     return {
         (name, fold.fold): (float(time), int(event))

@@ -131,16 +131,10 @@ def faithfulness(
 ) -> Faithfulness:
     """Measure the faithfulness of a model's scores on some slides.
 
-    With the defaults and a network of three scales, a slide costs about 100 forward passes.
-
-    Args:
-        bags: of slides that the model was not trained on, so that the figures hold for new slides.
-        bundle: the model.
-        regions: for each bag, by scale where known, (N,) bool: the tokens that show the pattern.
-        shares: shares of a scale's tokens to delete, above 0 and below 1.
-        random_deletions: number of random deletions for each slide, scale and share.
-        draws: of the bootstrap.
-        seed: of the random deletions and the bootstrap.
+    With the defaults and a network of three scales, a slide costs about 100 forward passes. The figures
+    hold for new slides if the model was not trained on these. Shares are above 0 and below 1, random
+    deletions are for each slide, scale and share. `regions` has for each bag, by scale where known, the
+    tokens that show the pattern, (N,) bool.
 
     Raises:
         TiacfError: there is no bag, a bag does not fit the model, or there are too few draws.

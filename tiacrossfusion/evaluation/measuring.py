@@ -98,7 +98,6 @@ def evaluate(
     horizon = min(fold.censoring.supported(_SMALLEST_G) for fold in folds)
     edges = np.mean([fold.bins.edges[1:-1] for fold in folds], axis=0)
     times = edges[edges <= horizon]
-    closer = _closer_times(folds, horizon)
     counts = bootstrap_counts([len(fold.patients) for fold in folds], draws, seed)
     measured = [
         _measure(fold, drawn, horizon, times) for fold, drawn in zip(folds, counts, strict=True)
@@ -119,20 +118,12 @@ def evaluate(
         pooled=Scores(**_scores(pooled, times, horizon)),
         harrell_c_mean=float(c.mean()),
         harrell_c_sd=float(c.std(ddof=1)) if len(c) > 1 else np.nan,
-        auc_over_time=_auc_over_time(folds, counts, closer),
+        auc_over_time=_auc_over_time(folds, counts, horizon),
         optimistic=optimistic,
         draws=draws,
         seed=seed,
         notes=_notes(folds, edges, times, horizon, scores, optimistic),
     )
-
-
-def _closer_times(folds: Sequence[FoldPredictions], horizon: float) -> np.ndarray:
-    """Times for AUC over time: from the first tenth of the events to the horizon."""
-    ends = np.concatenate([fold.times[fold.events == 1] for fold in folds])
-    if len(ends) == 0 or not np.quantile(ends, 0.1) < horizon:
-        return np.empty(0)
-    return np.linspace(np.quantile(ends, 0.1), horizon, _AUC_POINTS)
 
 
 def _measure(
@@ -206,10 +197,14 @@ def _time_estimate(time: float, pairs: PairSums) -> TimeEstimate:
 
 
 def _auc_over_time(
-    folds: Sequence[FoldPredictions], counts: Sequence[np.ndarray], times: np.ndarray
+    folds: Sequence[FoldPredictions], counts: Sequence[np.ndarray], horizon: float
 ) -> tuple[TimeEstimate, ...]:
+    """AUC at evenly spaced times, from the first tenth of the events to the horizon."""
+    ends = np.concatenate([fold.times[fold.events == 1] for fold in folds])
+    if len(ends) == 0 or not np.quantile(ends, 0.1) < horizon:
+        return ()
     found = []
-    for time in times:
+    for time in np.linspace(np.quantile(ends, 0.1), horizon, _AUC_POINTS):
         parts = [_auc(fold, time, drawn) for fold, drawn in zip(folds, counts, strict=True)]
         found.append(_time_estimate(time, sum(parts[1:], start=parts[0])))
     return tuple(found)

@@ -77,8 +77,7 @@ def write_predictions(folder: Path, folds: Sequence[FoldPredictions]) -> None:
 def read_predictions(path: Path) -> list[FoldPredictions]:
     """Read what `write_predictions` wrote, from the folder or `TABLE` in it.
 
-    Returns:
-        The folds by their numbers, patients in the order of the file.
+    Folds come by their numbers, patients in the order of the file.
 
     Raises:
         TiacfError: a file is missing, damaged or changed.

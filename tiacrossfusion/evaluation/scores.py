@@ -17,12 +17,10 @@ class FrozenModel(BaseModel):
 
 
 class Estimate(FrozenModel):
-    """A figure with its 95 % interval.
+    """A figure with its 95 % interval, from `low` to `high`.
 
     Attributes:
         value: NaN where it is not defined.
-        low: lower end.
-        high: upper end.
         note: why something is not defined; else empty.
     """
 

@@ -32,7 +32,7 @@ class CalibrationGroup:
 def calibration_groups(
     times: np.ndarray, events: np.ndarray, survival: np.ndarray, at: float, groups: int
 ) -> list[CalibrationGroup]:
-    """Compare predictions with Kaplan-Meier in groups of predicted survival.
+    """Compare predictions with Kaplan-Meier in groups of predicted survival, by rising prediction.
 
     Intervals are lifelines' (Greenwood's variance on the log-minus-log scale; Kalbfleisch and Prentice,
     The Statistical Analysis of Failure Time Data, 2002).
@@ -44,9 +44,6 @@ def calibration_groups(
         at: t.
         groups: how many groups of about equal size; equal predictions stay together, so there may be
             fewer.
-
-    Returns:
-        The groups, by rising predicted survival.
     """
     inner = np.quantile(survival, np.linspace(0, 1, groups + 1)[1:-1])
     index = np.searchsorted(inner, survival, side="right")
@@ -67,8 +64,8 @@ def observed_over_expected(
     """Observed over expected share of patients with the event up to t (calibration in the large).
 
     One less the Kaplan-Meier estimate of all patients, over the mean of one less the predicted survival
-    (van Houwelingen, Statistics in Medicine 19, 2000). Above 1 the model is too hopeful. Arguments as of
-    `calibration_groups`; `counts` (..., N) is how often each patient counts, None is once.
+    (van Houwelingen, Statistics in Medicine 19, 2000). Above 1 the model is too optimistic. Arguments as
+    of `calibration_groups`; `counts` (..., N) is how often each patient counts, None is once.
 
     Returns:
         (...); NaN where nobody is followed up to t or no event is expected.

@@ -41,20 +41,17 @@ class PairSums:
 def harrell_pairs(
     times: np.ndarray, events: np.ndarray, risks: np.ndarray, counts: np.ndarray | None = None
 ) -> PairSums:
-    """Pairs of Harrell's C (Harrell, Lee and Mark, Statistics in Medicine 15, 1996).
+    """Pairs of Harrell's C (Harrell, Lee and Mark, Statistics in Medicine 15, 1996), sums of shape (...).
 
     A pair (i, j) is comparable when i has an event before the follow-up of j ends, or at the very time
     at which j is censored; it is concordant when i has the higher risk, and half so when the risks are
-    equal. Two events at one time are not comparable. This is as lifelines has it.
+    equal. Two events at one time are not comparable. This is as in lifelines.
 
     Args:
         times: (N,) follow-up times.
         events: (N,) 1 where the event was observed, 0 where the patient was censored.
         risks: (N,) higher is worse.
         counts: (..., N) how often each patient counts; None is once.
-
-    Returns:
-        Sums of shape (...).
 
     Raises:
         TiacfError: risks are not finite.
@@ -74,11 +71,8 @@ def uno_pairs(
     """Pairs of Uno's C (Uno, Cai, Pencina, D'Agostino and Wei, Statistics in Medicine 30, 2011).
 
     The pairs of Harrell's C whose event lies before tau, each weighted by `1 / G(T_i)^2`, so that the
-    limit of the ratio does not depend on how patients are censored. Arguments as of `harrell_pairs`, with
-    `censoring` of the training patients; where G is 0 before tau, the sums are NaN.
-
-    Returns:
-        Sums of shape (...).
+    limit of the ratio does not depend on how patients are censored. Arguments and sums (...) as of
+    `harrell_pairs`, with `censoring` of the training patients; where G is 0 before tau, the sums are NaN.
 
     Raises:
         TiacfError: risks are not finite.

@@ -10,22 +10,17 @@ from tiacrossfusion.survival.time_bins import TimeBins
 def breslow_increments(
     log_hazards: np.ndarray, times: np.ndarray, events: np.ndarray, bins: TimeBins
 ) -> np.ndarray:
-    """Growth of the baseline cumulative hazard in each time bin.
+    """Growth of the baseline cumulative hazard in each time bin, (K,), above 0.
 
     Breslow's estimator: at each time of an event, `dH = d / sum_{at risk} exp(eta)`, with d the number
-    of events at that time. A patient's hazard in bin k is then `1 - exp(-dH_k exp(eta))`.
-
-    Source: Breslow, discussion of Cox, "Regression Models and Life-Tables", J. R. Stat. Soc. B 34
-    (1972), 216-217.
+    of events at that time (discussion of Cox, "Regression Models and Life-Tables", J. R. Stat. Soc. B 34
+    (1972), 216-217). A patient's hazard in bin k is then `1 - exp(-dH_k exp(eta))`.
 
     Args:
         log_hazards: (N,) eta of the training patients.
         times: (N,) follow-up.
         events: (N,) 1 observed, 0 censored.
         bins: the K bins.
-
-    Returns:
-        (K,) increments, above 0.
     """
     event_times, counts = np.unique(times[events == 1], return_counts=True)
     at_risk = times[None, :] >= event_times[:, None]  # (T, N)

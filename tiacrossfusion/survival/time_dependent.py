@@ -1,6 +1,6 @@
 """Measures at a time t: cumulative/dynamic AUC(t) with its ROC curve, and the Brier score.
 
-Censored patients are made up for by weights 1 / G (inverse probability of censoring), with G from the
+Censored patients are accounted for by weights 1 / G (inverse probability of censoring), with G from the
 training patients.
 """
 

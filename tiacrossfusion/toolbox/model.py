@@ -41,11 +41,7 @@ class CrossFusionModel(ModelABC):
         self.network = self.bundle.network
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set an attribute.
-
-        Raises:
-            ArgumentValueError: it is `preproc_func` or `postproc_func`, which would have no effect.
-        """
+        """Set an attribute; refuses `preproc_func` and `postproc_func`, which would have no effect."""
         if name in ("preproc_func", "postproc_func") and value is not None:
             raise ArgumentValueError(
                 f"{name}: a survival model is valid for its encoder's own patches and its own output; "

@@ -57,9 +57,6 @@ def train(
         devices: where networks are trained; None for one device of this machine.
         say: gets a line for each step; None is silent.
 
-    Returns:
-        Figures and bundles of the models.
-
     Raises:
         UsageError: a setting is wrong, or a file is not there.
         TiacfError: the table or the bags are at fault, or something went wrong in training.

@@ -53,10 +53,6 @@ class CohortBags:
         covariates: (C,) numbers for each slide, those of its patient; None without any.
         show_progress: draw a bar.
 
-    Attributes:
-        encoder: that made the features.
-        sampling: of the patches.
-
     Raises:
         TiacfError: a bag is damaged, or bags were made with different encoders or sampling.
     """

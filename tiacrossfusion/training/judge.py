@@ -86,7 +86,7 @@ def _write_models(plan: Plan) -> None:
     finished = {}
     for model in plan.config.models:
         place = plan.model_folder(model)
-        with suppress(TiacfError):  # not judged yet, or to be judged again: its turn will come
+        with suppress(TiacfError):  # not judged yet, or to be judged again
             finished[model] = read_evaluation(place).pooled, read_predictions(place)
     rows, first = [], next(iter(finished))
     for model, (pooled, predictions) in finished.items():
