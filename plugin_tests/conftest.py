@@ -6,6 +6,7 @@ import gc
 import os
 import shutil
 import signal
+from collections import Counter
 from collections.abc import Callable, Generator
 from pathlib import Path
 
@@ -25,10 +26,16 @@ MadeOnce = Callable[[str, Callable[[Path], object]], Path]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what lies in `hostile/`."""
+    """Mark what lies in `hostile/`, and put files with slow tests first.
+
+    A worker of xdist takes whole files: a long one that begins last would leave the other workers idle.
+    """
+    slow: Counter[Path] = Counter()
     for item in items:
         if item.path.is_relative_to(REPOSITORY / "plugin_tests" / "hostile"):
             item.add_marker("hostile")
+        slow[item.path] += any(item.iter_markers("slow")) + 2 * any(item.iter_markers("process"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.hookimpl(wrapper=True)

@@ -25,6 +25,8 @@ from command_line import assert_failed
 from tiacrossfusion import SurvivalPredictor
 from tiacrossfusion.bags.bag import FeatureBag
 from tiacrossfusion.cli import main
+from tiacrossfusion.simulation.parameters import TissueParameters
+from tiacrossfusion.simulation.slide import render_slide
 from tiacrossfusion.slides.spec import SCALES
 
 APERIO = "Aperio Image Library\r\n{size[0]}x{size[1]}|AppMag = {power}|MPP = {mpp}"
@@ -167,9 +169,11 @@ def marked(pixels: np.ndarray, colour: tuple[int, int, int], width: int) -> np.n
 
 
 @pytest.fixture(scope="module")
-def good(small_slide, tmp_path_factory) -> Path:
+def good(tmp_path_factory) -> Path:
     """A sound slide of 1000 x 800 pixels at 0.5 mpp with three levels."""
-    return Path(shutil.copy(small_slide, tmp_path_factory.mktemp("good") / "good.svs"))
+    path = tmp_path_factory.mktemp("good") / "good.svs"
+    render_slide(path, TissueParameters(0.5, 0.5, 0.5), size=(1000, 800), mpp=0.5, seed=1)
+    return path
 
 
 @pytest.fixture(scope="module")

@@ -223,7 +223,7 @@ def test_ctrl_c_ends_the_processes_that_draw_slides(tmp_path):
     def interrupt() -> None:
         deadline = time.monotonic() + 120
         while not seen and time.monotonic() < deadline:
-            seen.extend(slides.glob(".*.partial"))
+            seen.extend(slides.glob(".*.part"))
             time.sleep(0.01)
         if seen:
             signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
@@ -240,7 +240,7 @@ def test_ctrl_c_ends_the_processes_that_draw_slides(tmp_path):
 
 def wait_until_two_are_drawn(slides: Path) -> None:
     deadline = time.monotonic() + 120
-    while len(list(slides.glob(".*.partial"))) < 2 and time.monotonic() < deadline:
+    while len(list(slides.glob(".*.part"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.005)
 
 

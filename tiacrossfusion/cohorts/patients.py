@@ -161,9 +161,9 @@ def read_patients(
             f"{path}: {len(repeated)} slides stand in several rows, such as {examples(repeated)}; "
             "keep one row a slide"
         )
-    others = frame.drop(columns=[slide_column, patient_column]).fillna("").to_dict("records")
-    cells = {
-        slide: {str(name): str(cell) for name, cell in row.items()}
-        for (slide, _), row in zip(pairs, others, strict=True)
-    }
+    others = [name for name in frame.columns if name not in (slide_column, patient_column)]
+    cells: dict[str, dict[str, str]] = {slide: {} for slide in owners}
+    for name in others:
+        for (slide, _), cell in zip(pairs, frame[name].fillna("").astype(str), strict=True):
+            cells[slide][name] = cell
     return PatientTable(path, owners, cells)

@@ -16,6 +16,7 @@ them):
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -46,9 +47,11 @@ def read_h5(path: Path) -> ScaleFile:
         with h5py.File(path) as file:
             return _read(file, path)
     except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
-        raise TiacfError(
-            f"{path}: cannot be read as HDF5 ({one_line(error)}); make it again"
-        ) from error
+        number = getattr(
+            error, "errno", None
+        )  # HDF5's own text on it is long and has the path again
+        reason = os.strerror(number) if number else one_line(error)
+        raise TiacfError(f"{path}: cannot be read as HDF5 ({reason}); make it again") from error
 
 
 def _read(file: h5py.File, path: Path) -> ScaleFile:

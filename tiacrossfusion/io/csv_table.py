@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from tiacrossfusion.errors import TiacfError, UsageError, one_line
-from tiacrossfusion.io.paths import is_endless, missing
+from tiacrossfusion.io.paths import is_endless, is_there, missing
 from tiacrossfusion.text import examples, shortened
 
 #: Bytes of the largest table; a packed file of some kilobytes could hold any number of them.
@@ -50,12 +50,12 @@ def read_csv(
         header = pd.read_csv(io.StringIO(text), header=None, nrows=1, dtype=str).iloc[0].dropna()
         _check_header(path, header.tolist())
         frame = pd.read_csv(io.StringIO(text), **options)
-    except FileNotFoundError as error:
-        raise UsageError(f"{path}: {missing(path)}; {check}") from error
     except pd.errors.EmptyDataError as error:
         needed = f"the columns {', '.join(columns)}" if columns else "a header and rows"
         raise TiacfError(f"{path}: is empty; it needs {needed}") from error
     except (OSError, ValueError) as error:  # pandas' parser and decoding errors are ValueErrors
+        if not is_there(path):
+            raise UsageError(f"{path}: {missing(path)}; {check}") from error
         longer = re.search(r"Expected \d+ fields in (line \d+)", str(error))
         if longer:
             raise _more_fields(path, f", such as {longer[1]}") from error
