@@ -731,7 +731,6 @@ def test_a_result_of_another_model_is_not_averaged(bags, names, single, ensemble
         [bags / f"{names[1]}.zarr"],
         LoadedModel(bundle=load_bundle(ensemble)),
         None,
-        show_progress=False,
     )
     (alone,) = predict_patients(read_patients(whose), outcomes, config)
     assert float(row["risk"]) == pytest.approx(alone.prediction.risk, abs=1e-8)

@@ -178,7 +178,7 @@ def test_what_is_lacking_is_one_line_before_any_training(own, folder, tmp_path):
         (
             tmp_path / "text",
             {"covariates": ["fine_burden", "stage"]},
-            "clinical takes numbers, and the covariate stage is none; write it as numbers",
+            "clinical takes numbers, and the covariate stage is text; write it as numbers",
         ),
     ):
         with pytest.raises(UsageError, match=error):
