@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import click
 from click.core import ParameterSource
@@ -13,9 +14,9 @@ from tiacrossfusion.errors import UsageError
 from tiacrossfusion.io.paths import is_file, is_there, missing
 
 
-def given(option: str, value: str | None) -> Path:
+def given(option: str, value: str | Path | None) -> Path:
     """Return a required path; raises UsageError when it is missing or empty."""
-    if not value:
+    if value is None or value == "":
         raise UsageError(f"{option} is missing; see --help")
     return Path(value)
 
@@ -28,7 +29,7 @@ def refuse_given(context: click.Context, names: Collection[str], reason: str) ->
             raise UsageError(f"{parameter.opts[0]} {reason}")
 
 
-def check_masks(masks: str | None, slides: list[Path]) -> None:
+def check_masks(masks: Any, slides: list[Path]) -> None:
     """Raise UsageError for a missing path of masks, and for one mask for several slides."""
     if masks is None:
         return
@@ -41,12 +42,14 @@ def check_masks(masks: str | None, slides: list[Path]) -> None:
         )
 
 
-def output_folder(path: Path) -> Path:
+def output_folder(output_path: str | None) -> Path:
     """Return the path of an output folder, which need not exist.
 
     Raises:
-        UsageError: it is a file, a broken link or a folder without read permission, or cannot be reached.
+        UsageError: it is missing, a file, a broken link or a folder without read permission, or cannot be
+            reached.
     """
+    path = given("--output-path", output_path)
     try:
         is_other = path.exists() and not path.is_dir()
         is_broken = path.is_symlink() and not path.exists()

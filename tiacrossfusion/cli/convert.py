@@ -9,9 +9,10 @@ import click
 from tiatoolbox.cli.common import cli_output_path
 
 from tiacrossfusion.bags.files import find_bags
-from tiacrossfusion.cli.checks import given, output_folder, refuse_given
+from tiacrossfusion.cli.checks import output_folder, refuse_given
+from tiacrossfusion.cli.console import exit_if_failed, print_done
 from tiacrossfusion.cli.log_file import log_to
-from tiacrossfusion.cli.outcomes import exit_if_failed, print_done
+from tiacrossfusion.cli.options import cli_verbose
 from tiacrossfusion.errors import UsageError
 from tiacrossfusion.io.arguments import positive
 from tiacrossfusion.io.paths import is_folder
@@ -25,17 +26,15 @@ _FOR_FILES = ("encoder", "patch_size", "mpp", "power", "coords", "units")
 
 @click.command()
 @click.option(
-    "--x5",
-    type=Path,
-    help="Folder of the 5x features: NAME.h5 or NAME.pt, a file a slide. A scale may be left out.",
+    "--x5", type=Path, help="Folder of the 5x features: NAME.h5 or NAME.pt, a file a slide."
 )
 @click.option("--x10", type=Path, help="Folder of the 10x features.")
 @click.option("--x20", type=Path, help="Folder of the 20x features.")
 @click.option(
     "--bags",
     type=Path,
-    help="Instead of these: a folder with x5, x10 and x20 or some of them in it, a folder of feature "
-    "bags (*.zarr), or one bag.",
+    help="Instead of the three: a folder with x5, x10 and x20 in it, a folder of feature bags (*.zarr), "
+    "or one bag.",
 )
 @cli_output_path(usage_help="Folder for the results.")
 @click.option(
@@ -70,7 +69,7 @@ _FOR_FILES = ("encoder", "patch_size", "mpp", "power", "coords", "units")
     help="How slides are to be sampled for models that are trained on these bags.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace results of tiacf convert that differ.")
-@click.option("--verbose", is_flag=True, help="Show the libraries' log lines on the console.")
+@cli_verbose
 @click.pass_context
 def convert(
     context: click.Context,
@@ -98,7 +97,7 @@ def convert(
     """
     positive("--mpp", mpp)
     positive("--power", power)
-    folder = output_folder(given("--output-path", output_path))
+    folder = output_folder(output_path)
 
     # Imported here: it takes seconds, and a wrong option should not.
     from tiacrossfusion.interop.conversion import convert as convert_slides
@@ -136,10 +135,10 @@ def _sources(scales: dict[str, Path | None], bags: Path | None) -> list[SlideFil
     if bags is not None and given_scales:
         raise UsageError("--bags and --x5, --x10, --x20: give the one or the others")
     if bags is None:
-        if not given_scales:
-            raise UsageError("--x5, --x10 or --x20 missing, or --bags; see --help")
+        absent = [f"--{SCALE_FOLDERS[scale]}" for scale in scales if scale not in given_scales]
+        if absent:
+            raise UsageError(f"{' and '.join(absent)} missing, or --bags; see --help")
         return find_slide_files(given_scales)
-    inside = {scale: bags / name for scale, name in SCALE_FOLDERS.items() if is_folder(bags / name)}
-    if inside and bags.suffix != ".zarr":
-        return find_slide_files(inside)
+    if bags.suffix != ".zarr" and any(is_folder(bags / name) for name in SCALE_FOLDERS.values()):
+        return find_slide_files({scale: bags / name for scale, name in SCALE_FOLDERS.items()})
     return find_bags(bags, "give bags, or folders x5, x10 and x20 of feature files")

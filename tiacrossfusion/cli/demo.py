@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 from tiatoolbox.cli.common import cli_device, cli_output_path
 
-from tiacrossfusion.cli.checks import given, output_folder
+from tiacrossfusion.cli.checks import output_folder
 from tiacrossfusion.cli.log_file import log_to
 
 #: Slides of the demonstration: name, and how adverse architecture, glands and nuclei are (0 to 1).
@@ -24,7 +24,7 @@ def demo(output_path: str, device: str) -> None:
 
     Needs no slide, no download and no GPU.
     """
-    folder_path = output_folder(given("--output-path", output_path))
+    folder_path = output_folder(output_path)
 
     from tiacrossfusion.encoders.stored import load_encoder_of
     from tiacrossfusion.models.bundle import load_bundle

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from tiacrossfusion.cli.plugins import cli_plugin
+from tiacrossfusion.cli.options import cli_plugin
 
 
 @click.command()

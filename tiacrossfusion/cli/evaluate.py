@@ -9,8 +9,8 @@ import click
 from tiatoolbox.cli.common import cli_device, cli_output_path
 
 from tiacrossfusion.cli.checks import given, output_folder, refuse_given
-from tiacrossfusion.cli.figures import echo_figures
-from tiacrossfusion.cli.plugins import cli_plugin
+from tiacrossfusion.cli.console import print_figures
+from tiacrossfusion.cli.options import cli_plugin
 
 if TYPE_CHECKING:
     from tiacrossfusion.evaluation.faithfulness import Faithfulness
@@ -87,11 +87,11 @@ def evaluate(
         remedy = "without --faithfulness: leave the one out or add the other"
     refuse_given(context, needless, remedy)
     if faithfulness:
-        place = given("--bags", None if bags is None else str(bags))
+        place = given("--bags", bags)
         network = str(given("--model", model))
     else:
-        place = given("--predictions", None if predictions is None else str(predictions))
-    folder = output_folder(given("--output-path", output_path))
+        place = given("--predictions", predictions)
+    folder = output_folder(output_path)
 
     from tiacrossfusion.evaluation import api
 
@@ -111,7 +111,7 @@ def evaluate(
         click.echo(f"Figures: {folder}")
         return
     judged = api.evaluate_predictions(place, folder, against=against, draws=draws, seed=seed)
-    echo_figures(judged.model, judged.evaluation)
+    print_figures(judged.model, judged.evaluation)
     if judged.comparison is not None:
         difference = judged.comparison.difference
         click.echo(

@@ -9,25 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from tiatoolbox.cli.common import (
-    cli_batch_size,
-    cli_device,
-    cli_file_type,
-    cli_img_input,
-    cli_masks,
-    cli_num_workers,
-    cli_output_path,
-)
+from tiatoolbox.cli.common import cli_device, cli_img_input, cli_output_path
 
 from tiacrossfusion.cli.checks import check_masks, given, output_folder
-from tiacrossfusion.cli.cluster import cli_cluster, cli_precision
+from tiacrossfusion.cli.console import bytes_text, exit_if_failed, print_done, seconds_text
 from tiacrossfusion.cli.log_file import log_to
-from tiacrossfusion.cli.outcomes import exit_if_failed, print_done
-from tiacrossfusion.cli.plugins import cli_plugin
-from tiacrossfusion.cli.sizes import bytes_text, seconds_text
+from tiacrossfusion.cli.options import cli_cluster, cli_plugin, cli_precision, cli_read, cli_verbose
 from tiacrossfusion.errors import UsageError
-from tiacrossfusion.io.arguments import at_least, one_scale
-from tiacrossfusion.slides.files import DEFAULT_FILE_TYPES, find_slides
+from tiacrossfusion.slides.files import find_slides
+from tiacrossfusion.slides.options import ReadOptions
 from tiacrossfusion.text import printable
 
 if TYPE_CHECKING:
@@ -35,8 +25,6 @@ if TYPE_CHECKING:
 
     from tiacrossfusion.runs.extraction_task import ExtractionPlan
     from tiacrossfusion.runs.runner import Outcome
-
-_SCALES = ("5x", "10x", "20x")
 
 
 @click.command()
@@ -54,16 +42,8 @@ _SCALES = ("5x", "10x", "20x")
     type=str,
     help="Local weights file of the encoder, for machines without internet.",
 )
-@cli_masks(
-    usage_help="Tissue masks: an image or a GeoJSON exported from QuPath, or a folder of them named "
-    "as the slides. Without it the tissue is found."
-)
-@cli_file_type(default=DEFAULT_FILE_TYPES)
-@click.option("--mpp", type=float, help="Microns per pixel of the slides, over what the files say.")
-@click.option("--power", type=float, help="Objective power of the slides, over what the files say.")
+@cli_read
 @cli_device()
-@cli_batch_size(default=32)
-@cli_num_workers(usage_help="Threads that read patches.", default=2)
 @cli_precision
 @click.option("--overwrite", is_flag=True, help="Make finished bags again.")
 @click.option("--retry-failed", is_flag=True, help="Try again the slides that failed before.")
@@ -79,19 +59,15 @@ _SCALES = ("5x", "10x", "20x")
     help="Say what would be done, with patches and bytes, and write nothing.",
 )
 @cli_plugin
-@click.option("--verbose", is_flag=True, help="Show the libraries' log lines on the console.")
+@cli_verbose
 def extract(
     img_input: str,
     output_path: str,
     encoder_name: str,
     encoder_weights: str | None,
-    masks: str | None,
+    read: ReadOptions,
     file_types: str,
-    mpp: float | None,
-    power: float | None,
     device: str,
-    batch_size: int,
-    num_workers: int,
     precision: str,
     shard: str | None,
     cluster: str | None,
@@ -108,17 +84,14 @@ def extract(
     again when slide, mask, scale or encoder have changed; a slide that cannot be read is named in
     extraction.csv and the others go on. `tiacf status` tells how far it is.
     """
-    at_least("--batch-size", batch_size, 1)
-    at_least("--num-workers", num_workers, 0)
-    one_scale(mpp, power)
     slides = find_slides(given("--img-input", img_input), file_types)
-    check_masks(masks, slides)
+    check_masks(read.mask, slides)
     part = _parse_shard(shard)
     if cluster is not None and dry_run:
         raise UsageError("--dry-run looks at the slides from here; leave --cluster out")
     if cluster is not None and shard is not None:
         raise UsageError("--shard and --cluster: each shares out the slides; leave one of them out")
-    folder = output_folder(given("--output-path", output_path))
+    folder = output_folder(output_path)
 
     # Imported here: torch and the slide readers take seconds, and a wrong option should not.
     from tiacrossfusion.io.atomic import writing
@@ -127,7 +100,6 @@ def extract(
     from tiacrossfusion.runs.extraction import check_shard, plan_extraction
     from tiacrossfusion.runs.extraction import extract as extract_slides
     from tiacrossfusion.runs.extraction_task import ExtractionOptions
-    from tiacrossfusion.slides.options import ReadOptions, Scale
 
     check_shard(part)
     source = ModelSource(
@@ -137,11 +109,7 @@ def extract(
         precision=precision,
         plugins=plugins,
     )
-    options = ExtractionOptions(
-        ReadOptions(Scale(mpp, power), masks, batch_size=batch_size, num_workers=num_workers),
-        overwrite=overwrite,
-        retry_failed=retry_failed,
-    )
+    options = ExtractionOptions(read, overwrite=overwrite, retry_failed=retry_failed)
     if dry_run:
         _print_plans(plan_extraction(slides, folder, source, options, shard=part))
         return
@@ -173,9 +141,7 @@ def _print_plans(plans: Iterable[ExtractionPlan]) -> None:
     patches = size = 0
     for plan in plans:
         counts[plan.status] += 1
-        words = [
-            f"{scale} {plan.patches[scale]} patches" for scale in _SCALES if scale in plan.patches
-        ]
+        words = [f"{scale} {count} patches" for scale, count in plan.patches.items()]
         if plan.status == "extract":
             patches += sum(plan.patches.values())
             size += plan.size
@@ -192,12 +158,13 @@ def _print_plans(plans: Iterable[ExtractionPlan]) -> None:
 def _print_outcomes(outcomes: list[Outcome], folder: Path, seconds: float) -> None:
     """Print the outcomes of the slides; exits with 1 when some failed."""
     from tiacrossfusion.runs.bags_folder import TABLE
+    from tiacrossfusion.slides.spec import SCALES
 
     print_done(outcomes, "slides done", folder / TABLE)
     made = [outcome.row for outcome in outcomes if outcome.status == "ok"]
-    patches = sum(row[f"patches_{scale}"] for row in made for scale in _SCALES)
+    patches = sum(row[f"patches_{scale}"] for row in made for scale in SCALES)
     click.echo(f"{patches} patches of {len(made)} slides in {seconds_text(seconds)}")
-    dropped = [sum(row[f"dropped_{scale}"] for scale in _SCALES) for row in made]
+    dropped = [sum(row[f"dropped_{scale}"] for scale in SCALES) for row in made]
     if any(dropped):
         click.echo(
             f"{sum(dropped)} patches left out of {sum(map(bool, dropped))} damaged slides; "

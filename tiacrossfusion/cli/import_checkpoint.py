@@ -68,7 +68,7 @@ def import_checkpoint(
     name = name or re.sub(r"[^A-Za-z0-9._-]+", "-", Path(checkpoint).stem).strip("-._") or "model"
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise UsageError(f"--name {name}: use letters, digits, '.', '_' and '-'")
-    folder = output_folder(Path(output_path or name))
+    folder = output_folder(output_path or name)
     if (folder / "config.json").exists() and not overwrite:
         raise TiacfError(f"{folder}: holds a bundle; give --overwrite or another --output-path")
 

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 from tiatoolbox.cli.common import (
-    cli_batch_size,
     cli_device,
-    cli_file_type,
     cli_img_input,
-    cli_masks,
     cli_model,
-    cli_num_workers,
     cli_output_path,
     cli_output_type,
     cli_weights,
@@ -22,33 +18,29 @@ from tiatoolbox.cli.common import (
 )
 
 from tiacrossfusion.bags.files import find_bags
-from tiacrossfusion.cli.checks import check_masks, given, output_folder, refuse_given
-from tiacrossfusion.cli.cluster import cli_cluster, cli_precision
-from tiacrossfusion.cli.log_file import LOG_FILE, log_to
-from tiacrossfusion.cli.outcomes import print_done
-from tiacrossfusion.cli.plugins import cli_plugin
-from tiacrossfusion.cli.registered import RegisteredName
+from tiacrossfusion.cli.checks import check_masks, output_folder, refuse_given
+from tiacrossfusion.cli.console import exit_if_failed, print_done
+from tiacrossfusion.cli.log_file import log_to
+from tiacrossfusion.cli.options import (
+    READ_OPTIONS,
+    RegisteredName,
+    cli_cluster,
+    cli_plugin,
+    cli_precision,
+    cli_read,
+    cli_verbose,
+)
 from tiacrossfusion.errors import UsageError
-from tiacrossfusion.io.arguments import at_least, one_scale
 from tiacrossfusion.outputs.writers import WRITERS
-from tiacrossfusion.slides.files import DEFAULT_FILE_TYPES, find_slides
+from tiacrossfusion.slides.files import find_slides
+from tiacrossfusion.slides.options import ReadOptions, WholeSlide
 from tiacrossfusion.text import printable
 
 if TYPE_CHECKING:
     from tiacrossfusion.runs.patients import PatientOutcome
 
 #: What only slides, and only a table of patients, have a use for.
-_FOR_SLIDES = (
-    "masks",
-    "auto_get_mask",
-    "file_types",
-    "mpp",
-    "power",
-    "encoder_weights",
-    "precision",
-    "batch_size",
-    "num_workers",
-)
+_FOR_SLIDES = (*READ_OPTIONS, "auto_get_mask", "encoder_weights", "precision")
 _FOR_PATIENTS = ("slide_column", "patient_column")
 
 
@@ -81,18 +73,12 @@ _FOR_PATIENTS = ("slide_column", "patient_column")
     show_default=True,
     help="Of --patients: column of the patients.",
 )
-@cli_masks(
-    usage_help="Tissue masks: an image or a GeoJSON exported from QuPath, or a folder of them named "
-    "as the slides. Without it the tissue is found."
-)
+@cli_read
 @click.option(
     "--auto-get-mask/--no-auto-get-mask",
     default=True,
     help="Find the tissue of slides without a mask, or predict from all of the slide, glass included.",
 )
-@cli_file_type(default=DEFAULT_FILE_TYPES)
-@click.option("--mpp", type=float, help="Microns per pixel of the slides, over what the files say.")
-@click.option("--power", type=float, help="Objective power of the slides, over what the files say.")
 @cli_weights(
     usage_help="Weights of the network to take instead of the model's: .safetensors, or a state dict that "
     "torch.save wrote."
@@ -106,8 +92,6 @@ _FOR_PATIENTS = ("slide_column", "patient_column")
     help="Local weights file of the model's encoder, for machines without internet.",
 )
 @cli_device()
-@cli_batch_size(default=32)
-@cli_num_workers(usage_help="Threads that read patches.", default=2)
 @cli_output_type(
     usage_help="What is written beside the table and the pictures.",
     default="qupath",
@@ -125,7 +109,7 @@ _FOR_PATIENTS = ("slide_column", "patient_column")
 @click.option("--overwrite", is_flag=True, help="Make finished results again.")
 @cli_cluster
 @cli_plugin
-@click.option("--verbose", is_flag=True, help="Show the libraries' log lines on the console.")
+@cli_verbose
 @click.pass_context
 def predict(
     context: click.Context,
@@ -136,16 +120,12 @@ def predict(
     patients: Path | None,
     slide_column: str,
     patient_column: str,
-    masks: str | None,
+    read: ReadOptions,
     file_types: str,
-    mpp: float | None,
-    power: float | None,
     weights: str | None,
     yaml_config_path: str | None,
     encoder_weights: str | None,
     device: str,
-    batch_size: int,
-    num_workers: int,
     output_type: str,
     precision: str,
     cluster: str | None,
@@ -164,9 +144,6 @@ def predict(
     Slides that are finished are skipped; a slide that cannot be read is named in predictions.csv and
     the others go on.
     """
-    at_least("--batch-size", batch_size, 1)
-    at_least("--num-workers", num_workers, 0)
-    one_scale(mpp, power)
     if output_type != "qupath":
         refuse_given(context, ("gzip",), f"is for GeoJSON, not for {output_type}; leave it out")
     if patients is None:
@@ -175,12 +152,12 @@ def predict(
         if not img_input:
             raise UsageError("--img-input is missing, or --bags; see --help")
         sources = find_slides(Path(img_input), file_types)
-        check_masks(masks, sources)
+        check_masks(read.mask, sources)
     else:
         refuse_given(context, ("img_input",), "and --bags: leave one of them out")
         refuse_given(context, _FOR_SLIDES, "is for slides, bags are finished; leave it out")
         sources = find_bags(bags)
-    folder_path = output_folder(given("--output-path", output_path))
+    folder_path = output_folder(output_path)
 
     # Imported here: torch and the slide readers take seconds, and a wrong option should not.
     from tiacrossfusion.cohorts.patients import read_patients
@@ -189,15 +166,11 @@ def predict(
     from tiacrossfusion.runs.prediction import predict as run
     from tiacrossfusion.runs.prediction_task import PredictionOptions
     from tiacrossfusion.runs.results_folder import PATIENTS, REPORT, TABLE, ResultsFolder
-    from tiacrossfusion.slides.options import ReadOptions, Scale, WholeSlide
 
-    mask = masks if masks is not None or auto_get_mask else WholeSlide()
+    if read.mask is None and not auto_get_mask:
+        read = replace(read, mask=WholeSlide())
     options = PredictionOptions(
-        ReadOptions(Scale(mpp, power), mask, batch_size=batch_size, num_workers=num_workers),
-        output_type=output_type,
-        attribution=attribution,
-        gzip=gzip,
-        overwrite=overwrite,
+        read, output_type=output_type, attribution=attribution, gzip=gzip, overwrite=overwrite
     )
     table = None
     if patients is not None:
@@ -230,26 +203,20 @@ def predict(
                 patients=table,
                 executor=executor,
             )
-    failed = sum(outcome.status == "failed" for outcome in done.outcomes)
     kind = "slides" if bags is None else "bags"
     where = f"{folder.path / TABLE}, to look at: {folder.path / REPORT}"
     print_done(done.outcomes, f"{kind} done", where)
-    lost = 0
+    lost = ""
     if table is not None:
         lost = _print_patients(done.patients, folder.path / PATIENTS)
     click.echo(config.card.notice)
-    if failed:
-        click.echo(f"{failed} failed; details in {folder.path / LOG_FILE}", err=True)
-    if lost:
-        click.echo(f"{lost} patients not predicted; details in {folder.path / PATIENTS}", err=True)
-    if failed or lost:
-        sys.exit(1)
+    exit_if_failed(done.outcomes, folder.path, lost)
 
 
-def _print_patients(outcomes: list[PatientOutcome], path: Path) -> int:
-    """Print how many patients were predicted; returns how many were not."""
+def _print_patients(outcomes: list[PatientOutcome], path: Path) -> str:
+    """Print how many patients were predicted; returns a complaint if some were not."""
     lost = sum(outcome.prediction is None for outcome in outcomes)
     partly = sum(len(outcome.predicted) < len(outcome.slides) for outcome in outcomes) - lost
     without = f" ({partly} without some of their slides)" if partly else ""
     click.echo(f"{len(outcomes) - lost} of {len(outcomes)} patients predicted{without}: {path}")
-    return lost
+    return f"{lost} patients not predicted; details in {path}" if lost else ""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 from tiatoolbox.cli.common import cli_output_path
 
-from tiacrossfusion.cli.checks import given, output_folder, refuse_given
+from tiacrossfusion.cli.checks import output_folder, refuse_given
 from tiacrossfusion.io.arguments import at_least, positive, usable_seed
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def simulate(
         refuse_given(context, _ONLY_BAGS, "is for bags; leave out --slides")
     else:
         refuse_given(context, _ONLY_SLIDES, "is for slides; add --slides")
-    folder = output_folder(given("--output-path", output_path))
+    folder = output_folder(output_path)
 
     # Imported here: they take seconds, and a wrong option should not.
     from tiacrossfusion.simulation.bags import simulate_bags

@@ -17,7 +17,7 @@ def status(bags: Path) -> None:
 
     Only looks, also while extractions go on. The exit code is 1 when slides have failed.
     """
-    from tiacrossfusion.cli.sizes import bytes_text
+    from tiacrossfusion.cli.console import bytes_text
     from tiacrossfusion.runs.bags_status import bags_status
 
     found = bags_status(bags)

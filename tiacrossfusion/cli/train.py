@@ -10,8 +10,8 @@ import click
 from tiatoolbox.cli.common import cli_output_path
 
 from tiacrossfusion.cli.checks import given, output_folder
-from tiacrossfusion.cli.figures import echo_figures
-from tiacrossfusion.cli.plugins import cli_plugin
+from tiacrossfusion.cli.console import print_figures
+from tiacrossfusion.cli.options import cli_plugin
 from tiacrossfusion.networks.registry import model_names
 
 #: Place of each option among the settings.
@@ -118,8 +118,8 @@ def train(
     the other patients. Writes per model a bundle a fold, an ensemble of them for `tiacf predict`, the
     out-of-fold predictions, their figures with 95 % intervals, and pictures.
     """
-    table = given("--table", None if table is None else str(table))
-    folder = output_folder(given("--output-path", output_path))
+    table = given("--table", table)
+    folder = output_folder(output_path)
 
     from tiacrossfusion.training import api
     from tiacrossfusion.training.config import from_options
@@ -142,7 +142,7 @@ def train(
         say=click.echo,
     )
     for model, evaluation in trained.evaluations.items():
-        echo_figures(model, evaluation)
+        print_figures(model, evaluation)
     if trained.evaluations:  # with several devices, the first process alone has them
         click.echo(f"Figures of all models: {trained.table}")
         for bundle in list(trained.bundles.values())[:1]:

@@ -107,12 +107,8 @@ def predict_bag(
         if score is not None
     }
     members = output.member_risk
-    return read_off(
-        hazards,
-        bundle.config,
-        attention=attention,
-        member_risks=None if members is None else members[0].cpu().double().numpy(),
-    )
+    risks = None if members is None else members[0].cpu().double().numpy()
+    return read_off(hazards, bundle.config, attention=attention, member_risks=risks)
 
 
 def read_off(
@@ -134,14 +130,9 @@ def read_off(
     risk = float(risk_of(survival))
     bins, reference = config.time_bins, config.risk_reference
     median = None if bins is None else median_survival(survival, bins)
-    missing = [
-        text
-        for known, text in (
-            (bins, "no time bins, so no times"),
-            (reference, "no training risks, so no percentile and no group"),
-        )
-        if known is None
-    ]
+    missing = ["no time bins, so no times"] if bins is None else []
+    if reference is None:
+        missing.append("no training risks, so no percentile and no group")
     return Prediction(
         risk=risk,
         hazards=hazards,
@@ -159,6 +150,5 @@ def read_off(
 def risk_caveat(prediction: Prediction, config: BundleConfig) -> str:
     """Return a note that a risk lies outside those of the training patients; empty when it does not."""
     reference = config.risk_reference
-    if reference is None or reference.covers(prediction.risk):
-        return ""
-    return "the risk lies outside those of the training patients"
+    known = reference is None or reference.covers(prediction.risk)
+    return "" if known else "the risk lies outside those of the training patients"

@@ -152,12 +152,9 @@ def predict_stored(
             attribution=attribute(bag, bundle, covariates),
         )
     no_maps = why_no_maps(bag)
-    caveats = (
-        caveat,
-        *bag_caveats(bag),
-        risk_caveat(prediction, bundle.config),
-        f"no maps: {no_maps}" if no_maps else "",
-    )
+    caveats = [caveat, *bag_caveats(bag), risk_caveat(prediction, bundle.config)]
+    if no_maps:
+        caveats.append(f"no maps: {no_maps}")
     scores = {} if no_maps else slide_scores(bag, bundle, prediction)
     hotspots = find_hotspots(bag, scores["20x"]) if scores else []
     caveat = "; ".join(filter(None, caveats))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tiacrossfusion.errors import UsageError
 from tiacrossfusion.io.paths import is_folder
@@ -124,11 +124,9 @@ def _load(source: ModelSource) -> LoadedModel:
     if bundle is not None and source.model_weights is not None:
         bundle = bundle.with_weights(Path(source.model_weights), source.device)
     encoder = None
-    weights, device, precision = source.weights, source.device, source.precision
+    how: Any = {"weights": source.weights, "device": source.device, "precision": source.precision}
     if source.encoder is not None:
-        encoder = load_encoder(source.encoder, weights=weights, device=device, precision=precision)
+        encoder = load_encoder(source.encoder, **how)
     elif bundle is not None and source.with_encoder:
-        encoder = load_encoder_of(
-            bundle.config.encoder, weights=weights, device=device, precision=precision
-        )
+        encoder = load_encoder_of(bundle.config.encoder, **how)
     return LoadedModel(encoder, bundle)

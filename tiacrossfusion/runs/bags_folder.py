@@ -18,16 +18,10 @@ from tiacrossfusion.slides.spec import SCALES
 TABLE = "extraction.csv"
 
 COLUMNS = (
-    "slide",
-    "bag",
+    *("slide", "bag"),
     *(f"patches_{scale}" for scale in SCALES),
     *(f"dropped_{scale}" for scale in SCALES),
-    "status",
-    "message",
-    "seconds",
-    "reader",
-    "bytes",
-    "path",
+    *("status", "message", "seconds", "reader", "bytes", "path"),
 )
 
 #: A table of this program, of any version, begins with these columns.
@@ -84,13 +78,10 @@ class BagsFolder(RecordFolder):
     def table_text(self, records: list[Record]) -> str:
         """Write the table, a row a slide, by path."""
         text = io.StringIO()
-        table = csv.DictWriter(
-            text, COLUMNS, restval="", extrasaction="ignore", lineterminator="\n"
-        )
+        table = csv.DictWriter(text, COLUMNS, "", extrasaction="ignore", lineterminator="\n")
         table.writeheader()
-        table.writerows(
-            sorted((record.table_row() for record in records), key=lambda row: row["path"])
-        )
+        rows = (record.table_row() for record in records)
+        table.writerows(sorted(rows, key=lambda row: row["path"]))
         return text.getvalue()
 
     def place(self, record: Record, slide: Path, *, lone: bool) -> Path:

@@ -48,12 +48,13 @@ def bags_status(path: Path) -> BagsStatus:
         TiacfError: there is no such folder, it cannot be read, or it holds no bags.
     """
     try:
-        is_folder = path.is_dir()
-        bags = bags_in(path) if is_folder else []
+        if not path.is_dir():
+            raise UsageError(
+                f"{path}: no such folder; give the folder that tiacf extract writes to"
+            )
+        bags = bags_in(path)
     except OSError as error:
         raise TiacfError(f"{path}: cannot be read ({error.strerror}); check its rights") from error
-    if not is_folder:
-        raise UsageError(f"{path}: no such folder; give the folder that tiacf extract writes to")
     folder = BagsFolder(path, make=False)
     records = folder.records()
     if not records and not bags:

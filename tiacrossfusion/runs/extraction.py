@@ -97,26 +97,17 @@ def extract(
 
 
 def plan_extraction(
-    images: str | Path | Sequence[str | Path],
-    folder: str | Path,
-    encoder: str | ModelSource | Encoder = "stain-texture",
+    slides: Sequence[Path],
+    folder: Path,
+    encoder: ModelSource | Encoder,
     options: ExtractionOptions | None = None,
-    *,
-    file_types: str = DEFAULT_FILE_TYPES,
-    masks: Sequence[Mask | None] | None = None,
     shard: tuple[int, int] = (1, 1),
-    show_progress: bool = True,
 ) -> Iterator[ExtractionPlan]:
-    """Yield what `extract` would do with each slide, writing nothing; the arguments are the same.
-
-    Raises:
-        UsageError: an option makes no sense, or there is no slide.
-    """
-    check_shard(shard)
-    slides, target = _slides_of(images, file_types), BagsFolder(Path(folder), make=False)
-    options = options or ExtractionOptions()
-    with Progress(len(slides[shard[0] - 1 :: shard[1]]), show=show_progress) as progress:
-        for task in _tasks(slides, target, _model_of(encoder), options, masks, shard):
+    """Yield what `extract` would do with each slide, writing nothing; the arguments are the same."""
+    target = BagsFolder(folder, make=False)
+    tasks = _tasks(slides, target, _model_of(encoder), options or ExtractionOptions(), None, shard)
+    with Progress(len(slides[shard[0] - 1 :: shard[1]])) as progress:
+        for task in tasks:
             plan = task.plan(progress)
             progress.slide_done()
             yield plan
@@ -135,11 +126,7 @@ def _model_of(encoder: str | ModelSource | Encoder) -> ModelSource | LoadedModel
 
 
 def check_shard(shard: tuple[int, int]) -> None:
-    """Refuse a shard that does not exist.
-
-    Raises:
-        UsageError: it is not one of 1 to n.
-    """
+    """Raise a `UsageError` for a shard (i, n) unless 1 <= i <= n."""
     part, parts = shard
     if not 1 <= part <= parts:
         raise UsageError(

@@ -72,8 +72,8 @@ def predict(
             table lacks a covariate that the model takes.
     """
     options = options or PredictionOptions()
-    if folder is not None and patients is not None:
-        folder.check_patients_free()
+    if folder is not None:
+        folder.check_own(patients=patients is not None)
     if executor is not None:
         sources = [absolute(source) for source in sources]
         masks = None if masks is None else [absolute(mask) for mask in masks]
@@ -86,8 +86,6 @@ def predict(
         kind(source, model, folder, options.with_mask(masks, index), run, covariates[index])
         for index, source in enumerate(sources)
     )
-    if folder is not None:
-        folder.check_report_free()
     outcomes = run_tasks(
         tasks,
         len(sources),

@@ -265,11 +265,7 @@ class BagTask(PredictionTask):
         for scale in self._bag.scales.values():
             for array in (scale.features, scale.bounds, scale.grid):
                 content.update(b"" if array is None else np.ascontiguousarray(array).tobytes())
-        return {
-            "bag": content.hexdigest(),
-            "model": self.bundle.fingerprint,
-            **self.explain_key(),
-        }
+        return {"bag": content.hexdigest(), "model": self.bundle.fingerprint, **self.explain_key()}
 
     def has_maps(self) -> bool:
         """Return whether the bag says where its patches lie."""

@@ -24,9 +24,6 @@ class ProcessPool:
     """An executor that runs tasks in processes of this machine.
 
     A script that uses more than one needs `if __name__ == "__main__":`, as for all of `multiprocessing`.
-
-    Args:
-        processes: number of processes.
     """
 
     def __init__(self, processes: int) -> None:
@@ -49,13 +46,8 @@ class ProcessPool:
             return
         try:
             with _signals_blocked():  # one keeps an account of the pool's locks
-                pool = ProcessPoolExecutor(
-                    processes,
-                    get_context(
-                        "spawn"
-                    ),  # a fork would copy locks of threads that it does not copy
-                    _end_when_told,
-                )
+                # A fork would copy locks of threads that it does not copy.
+                pool = ProcessPoolExecutor(processes, get_context("spawn"), _end_when_told)
         except OSError as error:  # no /dev/shm, for one, where their locks would lie
             raise TiacfError(
                 f"{processes} processes cannot work together here ({error.strerror}); give 1 process."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
@@ -92,11 +92,7 @@ class RecordIndex:
         return None if own is None else self._cache[own][1]
 
     def claim(self, source: str, names: Sequence[str]) -> Record:
-        """Find the record of a slide, or add one.
-
-        Args:
-            source: identifies the slide.
-            names: names for the record, the first one that is free is taken.
+        """Find the record of a slide, or add one with the first name that is free.
 
         Raises:
             OutputError: it cannot be written.
@@ -118,17 +114,13 @@ class RecordIndex:
 
     def add(self, record: Record) -> bool:
         """Write a first record; False when its name is taken, by another process perhaps."""
-        part = self._part()
-        path = self._record_path(record.name)
+        part, path = self._part(), self._record_path(record.name)
         with self.writing():
             try:
                 part.write_text(record.as_json(), encoding="utf-8")
                 os.link(part, path)  # fails where the name exists
-            except FileExistsError:
-                self._look_due = -float("inf")
-                return False
-            except OSError:
-                if path.exists():
+            except OSError as error:
+                if isinstance(error, FileExistsError) or path.exists():
                     self._look_due = -float("inf")
                     return False
                 os.replace(part, path)  # a file system without hard links
@@ -179,12 +171,10 @@ class RecordIndex:
             with os.scandir(self.records_path) as entries:
                 for entry in entries:
                     if entry.name.endswith(".json") and not entry.name.startswith(STAGING):
-                        try:
+                        with suppress(FileNotFoundError):  # removed by another process just now
                             stat = entry.stat()
-                        except FileNotFoundError:
-                            continue  # removed by another process at this moment
-                        stamp = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
-                        stamps[entry.name.removesuffix(".json")] = stamp
+                            stamp = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
+                            stamps[entry.name.removesuffix(".json")] = stamp
         except FileNotFoundError:
             return {}
         except OSError as error:

@@ -72,11 +72,7 @@ class RecordFolder(RecordIndex, ABC):
 
     @abstractmethod
     def check_table(self) -> None:
-        """Refuse a folder with a table that is not this program's.
-
-        Raises:
-            OutputError: there is one.
-        """
+        """Raise an `OutputError` for a table in the folder that is not this program's."""
 
     @abstractmethod
     def table_text(self, records: list[Record]) -> str:
@@ -89,13 +85,7 @@ class RecordFolder(RecordIndex, ABC):
         return [name for name in key if record.key.get(name) != key[name]]
 
     def finished(self, record: Record, key: Mapping[str, str], files: Sequence[str]) -> bool:
-        """Return whether a result was made with this cache key and its files are in place and whole.
-
-        Args:
-            record: of the slide.
-            key: what decides the result now.
-            files: names of the files that it is to have.
-        """
+        """Return whether a result was made with this cache key and its files are in place and whole."""
         return (
             record.status == "ok"
             and not self.changed(record, key)
@@ -122,10 +112,6 @@ class RecordFolder(RecordIndex, ABC):
 
         Both are undone at the end, also after an error. A process that is killed leaves them: the next
         one that takes up the slide in the same run counts it.
-
-        Args:
-            record: of the slide.
-            run: names the run; a run that is resumed has another name.
 
         Raises:
             TiacfError: the slide has crashed too many workers of this run.
@@ -185,13 +171,7 @@ class RecordFolder(RecordIndex, ABC):
         self.write(record)
 
     def fail(self, record: Record, key: dict[str, str], row: dict[str, Any]) -> None:
-        """Record that a slide failed.
-
-        Args:
-            record: of the slide.
-            key: the cache key of this attempt.
-            row: the slide's row of the table, with the reason in its message.
-        """
+        """Record that a slide failed; the row has the reason in its message."""
         record.status, record.key, record.row = "failed", key, row
         record.remark, record.begun = "", {}
         self.write(record)

@@ -19,6 +19,7 @@ from tiacrossfusion.io.paths import is_there
 from tiacrossfusion.outputs.files import all_suffixes
 from tiacrossfusion.runs.record import Record
 from tiacrossfusion.runs.records import RECORDS, RecordFolder
+from tiacrossfusion.slides.spec import SCALES
 from tiacrossfusion.text import written
 
 if TYPE_CHECKING:
@@ -32,47 +33,19 @@ REPORT = "report.html"
 #: Name of the slide's part of the report in its staging folder.
 FRAGMENT = ".report.json"
 
+_RISK = ("percentile", "risk_group", "median_survival", "median_reached", "time_unit")
+
 #: Columns of slides before and after those of the time bins.
-_FIRST = (
-    "slide",
-    "risk",
-    "risk_sd",
-    "percentile",
-    "risk_group",
-    "median_survival",
-    "median_reached",
-    "time_unit",
-)
+_FIRST = ("slide", "risk", "risk_sd", *_RISK)
 _LAST = (
-    "contribution_5x",
-    "contribution_10x",
-    "contribution_20x",
-    "patches_5x",
-    "patches_10x",
-    "patches_20x",
-    "seconds",
-    "model",
-    "status",
-    "message",
-    "mpp",
-    "output",
-    "notice",
-    "path",
+    *(f"contribution_{scale}" for scale in SCALES),
+    *(f"patches_{scale}" for scale in SCALES),
+    *("seconds", "model", "status", "message", "mpp", "output", "notice", "path"),
 )
 
 #: Columns of patients before and after those of the time bins. A table of this program begins with the
 #: first three.
-_PATIENT_FIRST = (
-    "patient",
-    "slides",
-    "slides_predicted",
-    "risk",
-    "percentile",
-    "risk_group",
-    "median_survival",
-    "median_reached",
-    "time_unit",
-)
+_PATIENT_FIRST = ("patient", "slides", "slides_predicted", "risk", *_RISK)
 _PATIENT_LAST = ("model", "status", "message", "notice")
 
 
@@ -151,6 +124,7 @@ class ResultsFolder(RecordFolder):
     def publish(self, record: Record, staging: Path) -> None:
         """Move the slide's part of the report and its files into place and record them."""
         with self.writing():
+            self.fragment(record).parent.mkdir(exist_ok=True)
             move(staging / FRAGMENT, self.fragment(record))
         super().publish(record, staging)
 
@@ -165,26 +139,25 @@ class ResultsFolder(RecordFolder):
         """Return the path of a slide's part of the report."""
         return self.records_path / "report" / f"{record.name}.json"
 
-    def check_report_free(self) -> None:
-        """Refuse to write over a page that is not this program's.
+    def check_own(self, *, patients: bool) -> None:
+        """Refuse to write over a report, or a table of patients, that is not this program's.
 
         Raises:
             OutputError: there is one.
         """
-        path = self.path / REPORT
-        with self.writing():
-            (self.records_path / "report").mkdir(exist_ok=True)
-            if not path.exists() or b"tiacrossfusion" in path.read_bytes()[:2000]:
-                return
-        raise OutputError(
-            f"{path}: exists and was not written by tiacf; move it away or give another --output-path"
-        )
+        signs = {PATIENTS: ",".join(_PATIENT_FIRST[:3]).encode(), REPORT: b"tiacrossfusion"}
+        for name in (PATIENTS, REPORT) if patients else (REPORT,):
+            path = self.path / name
+            with self.writing():
+                known = not path.exists() or signs[name] in path.read_bytes()[:2000]
+            if not known:
+                raise OutputError(
+                    f"{path}: exists and was not written by tiacf; move it away or give another "
+                    "--output-path"
+                )
 
     def write_report(self, config: BundleConfig) -> None:
-        """Write `report.html` of all slides in the folder, in one step.
-
-        Args:
-            config: of the model of this run.
+        """Write `report.html` of all slides in the folder, in one step; the model is that of this run.
 
         Raises:
             OutputError: it cannot be written.
@@ -209,30 +182,13 @@ class ResultsFolder(RecordFolder):
             elif self.fragment(record).exists():
                 yield ReportSlide.load(self.fragment(record)).model_copy(update=now)
 
-    def check_patients_free(self) -> None:
-        """Refuse to write over a table of patients that is not this program's.
-
-        Raises:
-            OutputError: there is one.
-        """
-        path = self.path / PATIENTS
-        with self.writing():
-            if not path.exists():
-                return
-            head = path.read_bytes()[:200].decode(errors="replace")
-        if not head.startswith(",".join(_PATIENT_FIRST[:3])):
-            raise OutputError(
-                f"{path}: exists and was not written by tiacf; move it away or give another "
-                "--output-path"
-            )
-
     def write_patients(self, rows: Sequence[dict[str, Any]]) -> None:
         """Write `patients.csv`, in one step, in place of an earlier one.
 
         Raises:
             OutputError: there is one that is not this program's, or it cannot be written.
         """
-        self.check_patients_free()
+        self.check_own(patients=True)
         with self.writing():
             self.replace_text(self.path / PATIENTS, _table(rows, _PATIENT_FIRST, _PATIENT_LAST))
 
@@ -242,13 +198,14 @@ def _table(rows: Sequence[dict[str, Any]], first: Sequence[str], last: Sequence[
     num_bins = max((len(row.get("survival", [])) for row in rows), default=0)
     bins = [f"{kind}_{k}" for k in range(1, num_bins + 1) for kind in ("bin_edge", "survival")]
     text = io.StringIO()
-    table = csv.DictWriter(text, [*first, *bins, *last], restval="", lineterminator="\n")
+    columns = [*first, *bins, *last]
+    table = csv.DictWriter(text, columns, "", extrasaction="ignore", lineterminator="\n")
     table.writeheader()
     for row in rows:
-        flat = {column: row[column] for column in (*first, *last) if column in row}
+        values = {**row}
         for kind in ("bin_edge", "survival"):
-            flat |= {f"{kind}_{k}": value for k, value in enumerate(row.get(kind, []), 1)}
-        table.writerow({column: _cell(value) for column, value in flat.items()})
+            values |= {f"{kind}_{k}": value for k, value in enumerate(row.get(kind, []), 1)}
+        table.writerow({column: _cell(value) for column, value in values.items()})
     return text.getvalue()
 
 

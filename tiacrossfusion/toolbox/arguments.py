@@ -15,15 +15,11 @@ import numpy as np
 from tiatoolbox.models.engine.io_config import ModelIOConfigABC
 from tiatoolbox.wsicore.wsireader import VirtualWSIReader, WSIReader
 
-from tiacrossfusion.errors import (
-    ArgumentTypeError,
-    ArgumentValueError,
-    ExistingFileError,
-)
-from tiacrossfusion.io.arguments import one_scale, positive
+from tiacrossfusion.errors import ArgumentTypeError, ArgumentValueError, ExistingFileError
+from tiacrossfusion.io.arguments import positive
 from tiacrossfusion.io.paths import is_file
 from tiacrossfusion.outputs.writers import WRITERS
-from tiacrossfusion.slides.options import Mask, WholeSlide
+from tiacrossfusion.slides.options import Mask, Scale, WholeSlide
 
 #: Run parameters of TIAToolbox's engines that do nothing here: the values that are accepted, the first of
 #: them the toolbox's default, and why no other value is possible.
@@ -134,16 +130,16 @@ def _mask_of(mask: Any) -> Mask:
     return path_of("masks", mask)
 
 
-def scale_of(given: Any) -> tuple[float | None, float | None]:
-    """Return mpp and power of `wsireader_kwargs`, where they are given.
+def scale_of(given: Any, mpp: float | None, power: float | None) -> Scale:
+    """Return the scale of the slides: mpp and power, and where these are None those in `wsireader_kwargs`.
 
     Raises:
-        ArgumentTypeError: the value is no dictionary, or a number is of another type.
+        ArgumentTypeError: `wsireader_kwargs` is no dictionary, or a number is of another type.
         ArgumentValueError: another name is given, a number is not above 0, or mpp and power contradict
             each other.
     """
     if given is None:
-        return None, None
+        return Scale(mpp, power)
     if not isinstance(given, Mapping):
         raise ArgumentTypeError('wsireader_kwargs: must be a dictionary such as {"mpp": 0.25}')
     for name in given:
@@ -164,8 +160,8 @@ def scale_of(given: Any) -> tuple[float | None, float | None]:
                 "in x and y"
             )
         scale[name] = None if values[0] is None else float(values[0])
-    one_scale(scale.get("mpp"), scale.get("power"))
-    return scale.get("mpp"), scale.get("power")
+    reader = Scale(**scale)
+    return Scale(reader.mpp if mpp is None else mpp, reader.power if power is None else power)
 
 
 def output_type_of(given: Any, folder: Path | None) -> str:

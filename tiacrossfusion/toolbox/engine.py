@@ -28,7 +28,7 @@ from tiacrossfusion.runs.prediction import predict
 from tiacrossfusion.runs.prediction_task import PredictionOptions
 from tiacrossfusion.runs.results_folder import ResultsFolder
 from tiacrossfusion.runs.runner import Outcome
-from tiacrossfusion.slides.options import ReadOptions, Scale
+from tiacrossfusion.slides.options import ReadOptions
 from tiacrossfusion.toolbox.arguments import (
     check_fixed,
     folder_of,
@@ -222,8 +222,7 @@ class SurvivalPredictor(EngineABC):
             UsageError: an argument is wrong, or no image is given, before anything is computed. It is a
                 `TypeError`, `ValueError` or `FileExistsError` too, as TIAToolbox's engines raise them.
         """
-        reader_mpp, reader_power = scale_of(kwargs.pop("wsireader_kwargs", None))
-        scale = Scale(reader_mpp if mpp is None else mpp, reader_power if power is None else power)
+        scale = scale_of(kwargs.pop("wsireader_kwargs", None), mpp, power)
         stride_shape = kwargs.pop("stride_shape", None)
         auto_get_mask = kwargs.pop("auto_get_mask", True)
         if patch_mode:
@@ -248,16 +247,13 @@ class SurvivalPredictor(EngineABC):
             raise ArgumentValueError(
                 f"gzip: is for GeoJSON, not for output_type={output_type}; leave it out"
             )
-        table = (
-            None
-            if patients is None
-            else read_patients(
+        table = None
+        if patients is not None:
+            table = read_patients(
                 path_of("patients", patients),
                 slide_column=slide_column,
                 patient_column=patient_column,
             )
-        )
-        if table is not None:
             for note in table.notes(sources):
                 logger.warning(note)
         own = self._sampling(
@@ -356,7 +352,6 @@ class SurvivalPredictor(EngineABC):
 
 
 def _check_settings(batch_size: int, num_workers: int, device: str) -> None:
-    """Check the settings of an engine."""
     at_least("batch_size", batch_size, 1)
     at_least("num_workers", num_workers, 0)
     usable_device(device)

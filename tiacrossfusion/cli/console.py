@@ -1,0 +1,76 @@
+"""What several commands print."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from tiacrossfusion.cli.log_file import LOG_FILE
+
+if TYPE_CHECKING:
+    from tiacrossfusion.evaluation.scores import Evaluation
+    from tiacrossfusion.runs.runner import Outcome
+
+
+def print_done(outcomes: Sequence[Outcome], what: str, where: object) -> None:
+    """Print how many slides are done, and where the results are.
+
+    Args:
+        outcomes: of the slides.
+        what: such as "slides done".
+        where: path of the table or folder.
+    """
+    done = sum(outcome.status != "failed" for outcome in outcomes)
+    skipped = sum(outcome.status == "skipped" for outcome in outcomes)
+    before = f" ({skipped} finished before)" if skipped else ""
+    click.echo(f"{done} of {len(outcomes)} {what}{before}: {where}")
+
+
+def exit_if_failed(outcomes: Sequence[Outcome], folder: Path, complaint: str = "") -> None:
+    """Print how many slides failed, and another complaint, if there is any, and exit with 1."""
+    failed = sum(outcome.status == "failed" for outcome in outcomes)
+    if failed:
+        click.echo(f"{failed} failed; details in {folder / LOG_FILE}", err=True)
+    if complaint:
+        click.echo(complaint, err=True)
+    if failed or complaint:
+        sys.exit(1)
+
+
+def print_figures(model: str, evaluation: Evaluation) -> None:
+    """Print the main figures of a model."""
+    pooled = evaluation.pooled
+    click.echo(f"{model}: {pooled.patients} patients, {pooled.events} events, out of fold")
+    for name, figure in (
+        ("Harrell's C", pooled.harrell_c),
+        ("Uno's C", pooled.uno_c),
+        ("integrated Brier score", pooled.brier),
+        ("   without a model", pooled.brier_without_model),
+    ):
+        value = f"{figure.value:.3f} (95 % interval {figure.low:.3f} to {figure.high:.3f})"
+        click.echo(f"    {name:24}{figure.note or value}")
+    groups = pooled.risk_groups
+    click.echo(f"    {'log-rank p':24}{groups.note or format(groups.log_rank_p, '.2g')}")
+    for note in evaluation.notes:
+        click.echo(f"    note: {note}")
+
+
+def bytes_text(count: float) -> str:
+    """Write a number of bytes with the unit that fits, such as "1.4 GB"."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def seconds_text(seconds: float) -> str:
+    """Write a time, such as "2 h 05 min"."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"

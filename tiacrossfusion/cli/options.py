@@ -1,0 +1,111 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import click
+from tiatoolbox.cli.common import cli_batch_size, cli_file_type, cli_masks, cli_num_workers
+
+from tiacrossfusion.io.arguments import at_least, one_scale
+from tiacrossfusion.io.plugins import load_plugins
+from tiacrossfusion.io.registry import Registry
+from tiacrossfusion.slides.files import DEFAULT_FILE_TYPES
+from tiacrossfusion.slides.options import ReadOptions, Scale
+
+cli_cluster = click.option(
+    "--cluster",
+    metavar="ADDRESS",
+    help="Work on the slides on a Dask cluster: its scheduler's address (tcp://host:8786) or scheduler "
+    "file. --device is then the workers'.",
+)
+cli_precision = click.option(
+    "--precision",
+    type=click.Choice(["auto", "float32", "float16", "bfloat16"]),
+    default="auto",
+    show_default=True,
+    help="Of the encoder's arithmetic; auto is float16 on a GPU and float32 elsewhere.",
+)
+cli_verbose = click.option(
+    "--verbose", is_flag=True, help="Show the libraries' log lines on the console."
+)
+
+
+def _load(_: click.Context, __: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+    return load_plugins(value)
+
+
+#: Passes `plugins`, names of modules and absolute paths of files, after they were imported here.
+cli_plugin = click.option(
+    "--plugin",
+    "plugins",
+    multiple=True,
+    is_eager=True,
+    callback=_load,
+    help="Python file (own_encoder.py) or module that registers encoders, networks or output formats of "
+    "your own; may be repeated.",
+)
+
+
+#: Parameters that `cli_read` adds.
+READ_OPTIONS = ("masks", "file_types", "mpp", "power", "batch_size", "num_workers")
+
+
+def cli_read(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say how slides are read; they are checked and passed on as `read`."""
+
+    @cli_masks(
+        usage_help="Tissue masks: an image or a GeoJSON exported from QuPath, or a folder of them named "
+        "as the slides. Without it the tissue is found."
+    )
+    @cli_file_type(default=DEFAULT_FILE_TYPES)
+    @click.option(
+        "--mpp", type=float, help="Microns per pixel of the slides, over what the files say."
+    )
+    @click.option(
+        "--power", type=float, help="Objective power of the slides, over what the files say."
+    )
+    @cli_batch_size(default=32)
+    @cli_num_workers(usage_help="Threads that read patches.", default=2)
+    @wraps(command)
+    def checked(
+        *arguments: Any,
+        masks: str | None,
+        mpp: float | None,
+        power: float | None,
+        batch_size: int,
+        num_workers: int,
+        **options: Any,
+    ) -> Any:
+        at_least("--batch-size", batch_size, 1)
+        at_least("--num-workers", num_workers, 0)
+        one_scale(mpp, power)
+        read = ReadOptions(Scale(mpp, power), masks, batch_size, num_workers)
+        return command(*arguments, read=read, **options)
+
+    return checked
+
+
+class RegisteredName(click.ParamType):
+    """A name in a registry, in upper or lower case; plugins loaded before the option count."""
+
+    name = "name"
+
+    def __init__(self, registry: Registry[Any]) -> None:
+        """Keep the registry."""
+        self.registry = registry
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:  # noqa: ARG002
+        """List the names in the help."""
+        return f"[{'|'.join(self.registry.names())}]"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the name as it is registered."""
+        names = self.registry.names()
+        for name in names:
+            if name.casefold() == value.casefold():
+                return name
+        known = ", ".join(map(repr, names))
+        raise click.BadParameter(f"{value!r} is not one of {known}.", ctx, param)
