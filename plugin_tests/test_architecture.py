@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-import tiacrossfusion
-
-PACKAGE = Path(tiacrossfusion.__file__).parent
-ROOMS = (PACKAGE.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+REPOSITORY = Path(__file__).resolve().parents[1]
+PACKAGE = REPOSITORY / "tiacrossfusion"
+ROOMS = (REPOSITORY / "docs" / "architecture.md").read_text(encoding="utf-8")
 
 #: From low to high, as docs/architecture.md lists them.
 ORDER = tuple(line.split("`")[1] for line in ROOMS.splitlines() if line.startswith("| `"))

@@ -26,15 +26,17 @@ _FOR_FILES = ("encoder", "patch_size", "mpp", "power", "coords", "units")
 
 @click.command()
 @click.option(
-    "--x5", type=Path, help="Folder of the 5x features: NAME.h5 or NAME.pt, a file a slide."
+    "--x5",
+    type=Path,
+    help="Folder of the 5x features: NAME.h5 or NAME.pt, a file a slide. A scale may be left out.",
 )
 @click.option("--x10", type=Path, help="Folder of the 10x features.")
 @click.option("--x20", type=Path, help="Folder of the 20x features.")
 @click.option(
     "--bags",
     type=Path,
-    help="Instead of the three: a folder with x5, x10 and x20 in it, a folder of feature bags (*.zarr), "
-    "or one bag.",
+    help="Instead of these: a folder with x5, x10 and x20 or some of them in it, a folder of feature "
+    "bags (*.zarr), or one bag.",
 )
 @cli_output_path(usage_help="Folder for the results.")
 @click.option(
@@ -135,10 +137,10 @@ def _sources(scales: dict[str, Path | None], bags: Path | None) -> list[SlideFil
     if bags is not None and given_scales:
         raise UsageError("--bags and --x5, --x10, --x20: give the one or the others")
     if bags is None:
-        absent = [f"--{SCALE_FOLDERS[scale]}" for scale in scales if scale not in given_scales]
-        if absent:
-            raise UsageError(f"{' and '.join(absent)} missing, or --bags; see --help")
+        if not given_scales:
+            raise UsageError("--x5, --x10 or --x20 missing, or --bags; see --help")
         return find_slide_files(given_scales)
-    if bags.suffix != ".zarr" and any(is_folder(bags / name) for name in SCALE_FOLDERS.values()):
-        return find_slide_files({scale: bags / name for scale, name in SCALE_FOLDERS.items()})
+    inside = {scale: bags / name for scale, name in SCALE_FOLDERS.items() if is_folder(bags / name)}
+    if inside and bags.suffix != ".zarr":
+        return find_slide_files(inside)
     return find_bags(bags, "give bags, or folders x5, x10 and x20 of feature files")

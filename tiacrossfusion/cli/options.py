@@ -44,8 +44,8 @@ cli_plugin = click.option(
     multiple=True,
     is_eager=True,
     callback=_load,
-    help="Python file (own_encoder.py) or module that registers encoders, networks or output formats of "
-    "your own; may be repeated.",
+    help="Python file (own_encoder.py) or module that registers your own encoders, networks, scores, output "
+    "formats or bag stores; may be repeated.",
 )
 
 

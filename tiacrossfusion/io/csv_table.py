@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import lzma
@@ -54,7 +55,7 @@ def read_csv(
         needed = f"the columns {', '.join(columns)}" if columns else "a header and rows"
         raise TiacfError(f"{path}: is empty; it needs {needed}") from error
     except (OSError, ValueError) as error:  # pandas' parser and decoding errors are ValueErrors
-        if not is_there(path):
+        if not is_there(path) and getattr(error, "errno", None) != errno.ELOOP:
             raise UsageError(f"{path}: {missing(path)}; {check}") from error
         longer = re.search(r"Expected \d+ fields in (line \d+)", str(error))
         if longer:
