@@ -14,7 +14,7 @@ COLOURLESS = 5.0
 
 
 def bag_caveats(bag: FeatureBag) -> list[str]:
-    """Return warnings about the features of a bag; empty texts where there are none."""
+    """Return warnings about the features of a bag; a warning that does not apply is an empty text."""
     made = bag.provenance
     program = made.imported.partition(":")[0]
     if program not in ("", OWN_FORMAT):

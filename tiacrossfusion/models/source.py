@@ -43,13 +43,13 @@ class LoadedModel:
         return self.need_bundle().config
 
     def need_encoder(self) -> Encoder:
-        """Return the encoder, or raise UsageError if there is none."""
+        """Return the encoder, or raise UsageError if it is missing."""
         if self.encoder is None:
             raise UsageError("no encoder is given; see --encoder and --encoder-weights")
         return self.encoder
 
     def need_bundle(self) -> ModelBundle:
-        """Return the model bundle, or raise UsageError if there is none."""
+        """Return the model bundle, or raise UsageError if it is missing."""
         if self.bundle is None:
             raise UsageError("no model is given; see --model")
         return self.bundle

@@ -42,7 +42,7 @@ class SlideTruth:
 
     @property
     def overlap(self) -> float:
-        """Share of the adverse nuclei's area within adverse architecture; NaN if there are none."""
+        """Share of the adverse nuclei's area within adverse architecture; NaN without adverse nuclei."""
         area = np.count_nonzero(self.nuclei)
         return np.count_nonzero(self.nuclei & self.architecture) / area if area else float("nan")
 
