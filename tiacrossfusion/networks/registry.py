@@ -22,6 +22,7 @@ NETWORKS: Registry[type[nn.Module]] = Registry(
         "crossfusion": "tiacrossfusion.networks.crossfusion:CrossFusion",
         "crossfusion-no-conv": "tiacrossfusion.networks.crossfusion:CrossFusionNoConv",
         "crossfusion-20x": "tiacrossfusion.networks.crossfusion:CrossFusion20x",
+        "nested-fusion": "tiacrossfusion.networks.nested_fusion:NestedFusion",
         "abmil": "tiacrossfusion.networks.abmil:ABMIL",
         "abmil-20x": "tiacrossfusion.networks.abmil:ABMIL20x",
         "dsmil": "tiacrossfusion.networks.dsmil:DSMIL",

@@ -88,8 +88,10 @@ class SlideTokens:
 
     @classmethod
     def stack(cls, slides: Sequence[SlideTokens]) -> SlideTokens:
-        """Stack slides of equal token counts along the batch."""
+        """Stack slides of equal token counts along the batch; one slide is returned as it is."""
         first = slides[0]
+        if len(slides) == 1:
+            return first
         return cls(
             {s: torch.cat([slide.features[s] for slide in slides]) for s in first.features},
             {s: torch.cat([slide.grid[s] for slide in slides]) for s in first.grid},

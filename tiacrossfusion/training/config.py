@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    create_model,
+    field_validator,
+)
 
 from tiacrossfusion.cohorts.table import Columns
 from tiacrossfusion.errors import TiacfError, UsageError, first_fault, one_line
 from tiacrossfusion.io.paths import is_endless
-from tiacrossfusion.networks.registry import model_names
+from tiacrossfusion.networks.recipe import PAPER, Recipe
+from tiacrossfusion.networks.registry import NETWORKS, model_names
 from tiacrossfusion.survival import check_unit
 from tiacrossfusion.text import printable
 
@@ -25,11 +34,11 @@ class NetworkSettings(BaseModel):
     """Sizes and dropout of a network; a network takes those that it has.
 
     Attributes:
-        embed_dim: D, width inside the network.
+        embed_dim: D, width inside the network; None for that of the network's recipe.
         num_heads: H, attention heads.
         depth: L, layers in each block of a Pad-Transformer.
         num_bins: K, time bins, holding equal numbers of the training patients' events.
-        dropout: of feed-forward layers.
+        dropout: of feed-forward layers; None for that of the network's recipe.
         attention_dropout: of self-attention weights.
         standardise: bring the features of each scale to mean 0 and SD 1 over the training tokens. The
             moments become part of the model.
@@ -38,45 +47,27 @@ class NetworkSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    embed_dim: int = Field(512, ge=1, le=8192)
+    embed_dim: int | None = Field(None, ge=1, le=8192)
     num_heads: int = Field(4, ge=1, le=256)
     depth: int = Field(1, ge=1, le=64)
     num_bins: int = Field(4, ge=1, le=100)
-    dropout: float = Field(0.3, ge=0, lt=1)
+    dropout: float | None = Field(None, ge=0, lt=1)
     attention_dropout: float = Field(0.2, ge=0, lt=1)
     standardise: bool = True
     sizes: dict[str, int | float | str | bool] = Field(default_factory=dict)
 
 
-class FittingSettings(BaseModel):
-    """How weights are found. The defaults follow the paper (docs/crossfusion.md) where it is specific.
-
-    Attributes:
-        loss: "nll" (discrete likelihood), "cox" (partial likelihood over the patients of a step) or
-            "cross-entropy".
-        alpha: weight of the event part in "nll" and "cross-entropy".
-        learning_rate: the highest, reached after the warm-up.
-        weight_decay: of AdamW, on weight matrices.
-        patients_per_step: patients whose gradients are accumulated into one step of the optimiser.
-        epochs: at most.
-        warm_up: epochs of linear warm-up, before the cosine.
-        patience: epochs without a better validation figure before training stops.
-        monitor: what "better" means: a lower validation loss or a higher validation C-index.
-        gradient_clip: largest norm of the gradient.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    loss: Literal["nll", "cox", "cross-entropy"] = "nll"
-    alpha: float = Field(0.2, ge=0, le=1)
-    learning_rate: float = Field(1e-4, gt=0, le=10)
-    weight_decay: float = Field(1e-2, ge=0, le=100)
-    patients_per_step: int = Field(32, ge=1, le=1_000_000)
-    epochs: int = Field(100, ge=1, le=100_000)
-    warm_up: int = Field(5, ge=0, le=100_000)
-    patience: int = Field(20, ge=1, le=100_000)
-    monitor: Literal["loss", "c-index"] = "loss"
-    gradient_clip: float = Field(1.0, gt=0)
+#: How weights are found: the fields of `Recipe`, each None for that of the network's own recipe. Width and
+#: dropout are among `NetworkSettings`.
+FittingSettings = create_model(
+    "FittingSettings",
+    __config__=ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False),
+    **{
+        name: (Annotated[field.annotation | None, *field.metadata, Field()], None)
+        for name, field in Recipe.model_fields.items()
+        if name not in ("embed_dim", "dropout")
+    },
+)
 
 
 class ProtocolSettings(BaseModel):
@@ -111,7 +102,9 @@ class TrainingConfig(BaseModel):
         drop_unusable: leave out, and count, what cannot be used instead of refusing the table.
         protocol: who is trained and tested.
         network: sizes and dropout.
-        fitting: loss and optimiser.
+        recipe: where settings that are not given come from: "network", each network's own recipe, or
+            "paper", that of the CrossFusion paper for all.
+        fitting: loss and optimiser, where they are to differ from the recipe.
         seed: of folds, initial weights, dropout and order.
     """
 
@@ -123,9 +116,27 @@ class TrainingConfig(BaseModel):
     drop_unusable: bool = False
     protocol: ProtocolSettings = ProtocolSettings()
     network: NetworkSettings = NetworkSettings()
-    fitting: FittingSettings = FittingSettings()
+    recipe: Literal["network", "paper"] = "network"
+    fitting: FittingSettings = FittingSettings()  # type: ignore[valid-type]
     #: Each fold takes one of a thousand from it, in 32 bits.
     seed: int = Field(0, ge=0, le=4_000_000)
+
+    def recipe_of(self, model: str, patients: int | None = None, devices: int = 1) -> Recipe:
+        """Return how a network is trained: the settings that are given, the others from its recipe.
+
+        Args:
+            model: name of the network.
+            patients: number of the training patients. If the epochs are not given and too few patients make
+                fewer steps of the optimiser than the network needs, the epochs of the recipe are raised.
+            devices: that share the patients of an epoch.
+        """
+        given = self.fitting.model_dump(exclude_none=True)  # type: ignore[attr-defined]
+        sizes = self.network.model_dump(include={"embed_dim", "dropout"}, exclude_none=True)
+        recipe = PAPER if self.recipe == "paper" else getattr(NETWORKS[model], "recipe", PAPER)
+        if patients is not None and "epochs" not in given:
+            step = given.get("patients_per_step", recipe.patients_per_step)
+            recipe = recipe.lengthened(math.ceil(patients / (devices * step)))
+        return recipe.model_copy(update=given | sizes)
 
     @field_validator("time_unit")
     @classmethod

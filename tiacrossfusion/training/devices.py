@@ -38,12 +38,7 @@ class Devices:
             at_least("--devices", self.devices, -1, 10_000)  # -1: all GPUs
         try:
             with quiet():
-                trainer = lightning.Trainer(
-                    accelerator=self.accelerator,
-                    devices=self.devices,
-                    strategy=self.strategy,
-                    barebones=True,
-                )
+                trainer = self._trainer()
         except (
             MisconfigurationException,
             ImportError,  # what an accelerator needs is not installed
@@ -58,6 +53,19 @@ class Devices:
             and trainer.strategy.root_device.type == "cpu"
         ):
             raise UsageError(f"{asked}: this machine has {os.cpu_count()} CPU cores; {remedy}")
+
+    def count(self) -> int:
+        """Return the number of devices, which share the patients of an epoch."""
+        with quiet():
+            return self._trainer().world_size
+
+    def _trainer(self) -> lightning.Trainer:
+        return lightning.Trainer(
+            accelerator=self.accelerator,
+            devices=self.devices,
+            strategy=self.strategy,
+            barebones=True,
+        )
 
 
 @contextmanager

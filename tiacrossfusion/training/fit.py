@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -61,10 +62,26 @@ def fit_model(
             f"{len(fold.validation)} to stop by, {len(fold.test)} to test"
         )
         if bags is not None and model != COX_COVARIATES:
+            for line in _about_steps(plan, model, fold, devices):
+                say(f"{label}: {line}")
             _fit_network(plan, model, fold, bags, devices, leader, show_progress)
         elif leader:
             predictions = _fit_covariates(plan, fold, say)
             write_predictions(place, [predictions])
+
+
+def _about_steps(plan: Plan, model: str, fold: Fold, devices: Devices) -> Iterator[str]:
+    """Yield what to say about the number of steps of the optimiser in a fold."""
+    own = plan.config.recipe_of(model)
+    recipe = plan.config.recipe_of(model, len(fold.train), devices.count())
+    steps = math.ceil(len(fold.train) / (devices.count() * recipe.patients_per_step))
+    if recipe.epochs > own.epochs:
+        yield f"{recipe.epochs} epochs instead of {own.epochs}, since an epoch has only {steps} steps"
+    if recipe.epochs * steps < recipe.least_steps:
+        yield (
+            f"{recipe.epochs} epochs of {steps} steps make {recipe.epochs * steps} steps of the optimiser, "
+            f"and {model} needs about {recipe.least_steps}; give more --epochs, or leave them out"
+        )
 
 
 def is_finished(place: Path) -> bool:

@@ -21,6 +21,7 @@ from tiacrossfusion.models.config import Architecture
 from tiacrossfusion.models.network import describe_network, network_of
 from tiacrossfusion.networks.base import SurvivalNetwork
 from tiacrossfusion.networks.calling import input_names, required_inputs
+from tiacrossfusion.networks.recipe import Recipe
 from tiacrossfusion.networks.registry import NETWORKS
 from tiacrossfusion.networks.trained import TrainedNetwork
 from tiacrossfusion.survival import TimeBins, breslow_increments, quantile_bins
@@ -84,6 +85,7 @@ def fit_fold(
     devices = devices or Devices()
     times, events = times_and_events(training)
     bins = quantile_bins(times, events, config.network.num_bins, config.time_unit)
+    recipe = config.recipe_of(model, len(training), devices.count())
     architecture = _architecture(model, config, bags.encoder.width)
     lightning.seed_everything(seed, verbose=False)
     network = _build(architecture, config)
@@ -92,10 +94,10 @@ def fit_fold(
         network.set_moments(*bags.moments(slides))
     if architecture.covariates and isinstance(network, TrainedNetwork):
         network.set_covariate_moments(*bags.covariate_moments(p.slides[0] for p in training))
-    module = SurvivalTraining(network, bags, training, validation, bins, config.fitting, seed)
+    module = SurvivalTraining(network, bags, training, validation, bins, recipe, seed)
     last = folder / LAST
     with quiet():
-        trainer = _trainer(config, folder, devices, show_progress and sys.stderr.isatty())
+        trainer = _trainer(recipe, folder, devices, show_progress and sys.stderr.isatty())
         try:
             if not _has_stopped(last):
                 trainer.fit(module, ckpt_path=last if last.is_file() else None)
@@ -162,6 +164,7 @@ def wait_for_others() -> None:
 
 def _architecture(model: str, config: TrainingConfig, encoder_width: int) -> Architecture:
     """Describe a network with those of the settings that it takes."""
+    recipe = config.recipe_of(model)
     covariates = config.columns.covariates if "covariates" in input_names(NETWORKS[model]) else ()
     return describe_network(
         model,
@@ -169,27 +172,28 @@ def _architecture(model: str, config: TrainingConfig, encoder_width: int) -> Arc
         num_bins=config.network.num_bins,
         sizes={
             **config.network.model_dump(exclude={"sizes"}),
+            "embed_dim": recipe.embed_dim,
             **config.network.sizes,
             "num_covariates": len(covariates),
         },
         covariates=covariates,
         standardise=config.network.standardise,
-        proportional_hazards=config.fitting.loss == "cox",
+        proportional_hazards=recipe.loss == "cox",
     )
 
 
 def _build(architecture: Architecture, config: TrainingConfig) -> SurvivalNetwork:
     return network_of(
         architecture,
-        dropout=config.network.dropout,
+        dropout=config.recipe_of(architecture.name).dropout,
         attention_dropout=config.network.attention_dropout,
     )
 
 
 def _trainer(
-    config: TrainingConfig, folder: Path, devices: Devices, show_progress: bool
+    recipe: Recipe, folder: Path, devices: Devices, show_progress: bool
 ) -> lightning.Trainer:
-    figure, mode = ("val_loss", "min") if config.fitting.monitor == "loss" else ("val_c", "max")
+    figure, mode = ("val_loss", "min") if recipe.monitor == "loss" else ("val_c", "max")
     callbacks: list[lightning.Callback] = [
         ModelCheckpoint(
             folder,
@@ -199,7 +203,7 @@ def _trainer(
             save_last=True,
             enable_version_counter=False,
         ),
-        EarlyStopping(figure, mode=mode, patience=config.fitting.patience),
+        EarlyStopping(figure, mode=mode, patience=recipe.patience),
     ]
     if show_progress:
         callbacks.append(TQDMProgressBar(leave=False))
@@ -208,7 +212,7 @@ def _trainer(
         devices=devices.devices,
         strategy=devices.strategy,
         precision=_precision(devices),
-        max_epochs=config.fitting.epochs,
+        max_epochs=recipe.epochs,
         num_sanity_val_steps=0,
         logger=CSVLogger(folder, name=_LOGS, flush_logs_every_n_steps=1),
         log_every_n_steps=1,

@@ -16,14 +16,15 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, DistributedSampler
 
 from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.networks.base import SurvivalNetwork
 from tiacrossfusion.networks.calling import call_network
+from tiacrossfusion.networks.recipe import Recipe
 from tiacrossfusion.networks.tokens import SlideTokens
 from tiacrossfusion.networks.trained import TrainedNetwork
 from tiacrossfusion.survival import TimeBins, risk_of, survival_curve
 from tiacrossfusion.survival.concordance import harrell_c
 from tiacrossfusion.survival.losses import cox_loss, cross_entropy_loss, nll_loss
 from tiacrossfusion.training.bags import CohortBags
-from tiacrossfusion.training.config import FittingSettings
 from tiacrossfusion.training.patients import (
     Patient,
     average_log_hazards,
@@ -57,7 +58,7 @@ class SurvivalTraining(lightning.LightningModule):
         training: Sequence[Patient],
         validation: Sequence[Patient],
         bins: TimeBins,
-        settings: FittingSettings,
+        settings: Recipe,
         seed: int,
     ) -> None:
         """Keep what training needs."""
@@ -155,14 +156,17 @@ class SurvivalTraining(lightning.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW; linear warm-up, then a cosine that reaches 0 with the last step, once."""
-        decayed = [weight for weight in self.network.parameters() if weight.ndim > 1]
-        other = [weight for weight in self.network.parameters() if weight.ndim <= 1]
+        recipe = self.settings
+        embedding = set()
+        if isinstance(self.network, SurvivalNetwork):
+            embedding = {w for part in self.network.embeddings() for w in part.parameters()}
+        decays: dict[float, list[nn.Parameter]] = {}
+        for weight in self.network.parameters():
+            decay = recipe.input_weight_decay if weight in embedding else recipe.weight_decay
+            decays.setdefault(decay if weight.ndim > 1 else 0.0, []).append(weight)
         optimiser = torch.optim.AdamW(
-            [
-                {"params": decayed, "weight_decay": self.settings.weight_decay},
-                {"params": other, "weight_decay": 0.0},
-            ],
-            lr=self.settings.learning_rate,
+            [{"params": weights, "weight_decay": decay} for decay, weights in decays.items()],
+            lr=recipe.learning_rate,
         )
         steps = math.ceil(
             len(self.training_patients)

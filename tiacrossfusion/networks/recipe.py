@@ -1,0 +1,68 @@
+"""How a network is trained unless the user says otherwise."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Recipe(BaseModel):
+    """Loss, optimiser, steps and width of a network. The defaults are the paper's (docs/crossfusion.md).
+
+    A network of your own has one as its class attribute `recipe`; without it, it takes the defaults.
+
+    Attributes:
+        loss: "nll" (discrete likelihood), "cox" (partial likelihood over the patients of a step) or
+            "cross-entropy".
+        alpha: weight of the event part in "nll" and "cross-entropy".
+        learning_rate: the highest, reached after the warm-up.
+        weight_decay: of AdamW, on weight matrices.
+        input_weight_decay: the same for the weights of the modules that embed tokens
+            (`SurvivalNetwork.embeddings`). Features vary more along what many patients share, so that a
+            strong decay here favours it, like a ridge penalty.
+        patients_per_step: patients whose gradients are accumulated into one step of the optimiser.
+        epochs: at most.
+        warm_up: epochs of linear warm-up, before the cosine.
+        patience: epochs without a better validation figure before training stops.
+        monitor: what "better" means: a lower validation loss or a higher validation C-index.
+        gradient_clip: largest norm of the gradient.
+        least_steps: steps of the optimiser that the network needs to learn; fewer patients get more epochs,
+            with warm-up and patience in proportion.
+        embed_dim: D, width inside the network.
+        dropout: of embedded tokens and feed-forward layers.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    loss: Literal["nll", "cox", "cross-entropy"] = "nll"
+    alpha: float = Field(0.2, ge=0, le=1)
+    learning_rate: float = Field(1e-4, gt=0, le=10)
+    weight_decay: float = Field(1e-2, ge=0, le=100)
+    input_weight_decay: float = Field(1e-2, ge=0, le=1000)
+    patients_per_step: int = Field(32, ge=1, le=1_000_000)
+    epochs: int = Field(100, ge=1, le=100_000)
+    warm_up: int = Field(5, ge=0, le=100_000)
+    patience: int = Field(20, ge=1, le=100_000)
+    monitor: Literal["loss", "c-index"] = "loss"
+    gradient_clip: float = Field(1.0, gt=0)
+    least_steps: int = Field(1, ge=1, le=1_000_000)
+    embed_dim: int = Field(512, ge=1, le=8192)
+    dropout: float = Field(0.3, ge=0, lt=1)
+
+    def lengthened(self, steps: int) -> Recipe:
+        """Return the recipe with enough epochs of so many steps for `least_steps` in all.
+
+        Warm-up and patience are raised in proportion.
+        """
+        factor = max(1.0, self.least_steps / (self.epochs * steps))
+        longer = {
+            name: math.ceil(factor * getattr(self, name))
+            for name in ("epochs", "warm_up", "patience")
+        }
+        return self.model_copy(update=longer)
+
+
+#: The paper's recipe, for any network.
+PAPER = Recipe()
