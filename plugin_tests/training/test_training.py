@@ -25,6 +25,7 @@ from tiacrossfusion.evaluation.evaluation_files import EVALUATION
 from tiacrossfusion.evaluation.prediction_files import DIGESTS, TABLE, read_predictions
 from tiacrossfusion.inference.prediction import predict_bag
 from tiacrossfusion.models.bundle import load_bundle
+from tiacrossfusion.networks.recipe import Recipe
 from tiacrossfusion.networks.registry import NETWORKS, build_network
 from tiacrossfusion.networks.trained import TrainedNetwork
 from tiacrossfusion.runs.processes import process_here
@@ -33,7 +34,7 @@ from tiacrossfusion.slides.spec import SCALES
 from tiacrossfusion.survival import quantile_bins, survival_curve
 from tiacrossfusion.training import lock
 from tiacrossfusion.training.bags import CohortBags
-from tiacrossfusion.training.config import FittingSettings, make_config, read_settings
+from tiacrossfusion.training.config import make_config, read_settings
 from tiacrossfusion.training.lock import LOCK, alone_in
 from tiacrossfusion.training.module import SurvivalTraining
 from tiacrossfusion.training.patients import patient_hazards, patients_of, times_and_events
@@ -100,8 +101,8 @@ def module_of(cohort_folder, loss, network=None, *, stored=False, **fitting):
     patients = patients_of(cohort.table, cohort.table.patients.index)
     bins = quantile_bins(*times_and_events(patients), 3, "months")
     network = network or build_network("mean-pool", encoder_width=6, embed_dim=8, num_bins=3)
-    fitting = FittingSettings(loss=loss, **fitting)
-    return SurvivalTraining(network, bags, patients, patients, bins, fitting, 0), patients, bags
+    recipe = Recipe(loss=loss, **fitting)
+    return SurvivalTraining(network, bags, patients, patients, bins, recipe, 0), patients, bags
 
 
 def first_tokens(tokens, kept):
@@ -139,7 +140,7 @@ class TestProtocols:
             assert (tmp_path / "run" / "mean-pool" / f"{name}.png").stat().st_size > 10_000
         record = json.loads((tmp_path / "run" / "run.json").read_text())
         assert record["config"]["network"]["embed_dim"] == 8
-        assert record["config"]["fitting"]["weight_decay"] == 0.01  # resolved, not given
+        assert record["recipes"]["mean-pool"]["weight_decay"] == 0.01  # resolved, not given
         assert len(record["table"]["sha256"]) == 64
         assert record["versions"]["torch"]
 

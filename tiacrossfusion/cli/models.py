@@ -1,13 +1,25 @@
-"""`tiacf models`: list the models that work without a download."""
+"""`tiacf models`: list the models that work without a download, or the networks that can be trained."""
 
 from __future__ import annotations
 
 import click
 
+from tiacrossfusion.cli.options import cli_plugin
+
 
 @click.command()
-def models() -> None:
+@click.option(
+    "--networks",
+    is_flag=True,
+    help="List the networks that `tiacf train` takes, with the recipe of each, instead of models.",
+)
+@cli_plugin
+def models(*, networks: bool, plugins: tuple[str, ...]) -> None:  # noqa: ARG001 - loaded by the option
     """List the models that work offline."""
+    if networks:
+        _list_networks()
+        return
+
     from tiacrossfusion.models.files import read_config, shipped_bundles
 
     for name, folder in shipped_bundles().items():
@@ -17,3 +29,14 @@ def models() -> None:
             if text:
                 click.echo(f"    {text}")
     click.echo("--model also takes a bundle folder or a hub id (owner/name).")
+
+
+def _list_networks() -> None:
+    from tiacrossfusion.networks.registry import NETWORKS, recipe_of
+
+    for name in NETWORKS.names():
+        click.echo(f"{name}: {(NETWORKS[name].__doc__ or '').strip().splitlines()[0]}")
+        click.echo(f"    {recipe_of(name).summary()}")
+    click.echo(
+        "Options of `tiacf train` override a recipe; `--recipe paper` takes the CrossFusion paper's for all."
+    )

@@ -30,6 +30,7 @@ _SETTINGS = {
     "protocol": ("protocol", "protocol"),
     "folds": ("protocol", "folds"),
     "splits": ("protocol", "splits"),
+    "recipe": ("recipe",),
     "loss": ("fitting", "loss"),
     "epochs": ("fitting", "epochs"),
     "learning_rate": ("fitting", "learning_rate"),
@@ -82,7 +83,13 @@ _SETTINGS = {
 )
 @click.option("--folds", type=int, help="Number of test folds.  [default: 5]")
 @click.option("--splits", type=Path, help="Folder with the authors' splits_<k>.csv.")
-@click.option("--loss", type=click.Choice(["nll", "cox", "cross-entropy"]), help="[default: nll]")
+@click.option(
+    "--recipe",
+    type=click.Choice(["network", "paper"]),
+    help="Where settings that are not given come from: each network's own recipe, which "
+    "`tiacf models --networks` lists, or that of the CrossFusion paper.  [default: network]",
+)
+@click.option("--loss", type=click.Choice(["nll", "cox", "cross-entropy"]))
 @click.option("--epochs", type=int, help="At most; training stops earlier by itself.")
 @click.option("--learning-rate", type=float)
 @click.option("--embed-dim", type=int, help="Width inside the network.")

@@ -22,8 +22,9 @@ class NestedFusion(SurvivalNetwork):
     10x token i::
 
         h_s    = Dropout(ReLU(W_s x_s + b_s))                 s in {5, 10, 20}
-        f_i    = sum over children j of i of a_ij h20_j,      a_ij = softmax over j of (A h10_i + a) h20_j / sqrt(D)
-        c_i    = h5 of the parent of i,    s_i = h10_i
+        f_i    = sum_j a_ij h20_j                             j: the children of i
+        a_ij   = softmax_j((A h10_i + a) . h20_j / sqrt(D))
+        c_i    = h5 of the parent of i,  s_i = h10_i          0 where there is none, as f_i
         p^ab_i = (L_ab a_i + l_ab) * (M_ab b_i + m_ab)        (a, b) in {(f, c), (s, f), (s, c)}
         t_i    = ReLU(W_t [s_i; f_i; c_i] + b_t)
         g      = [mean h5; mean h10; mean h20; mean p^fc; mean p^sf; mean p^sc; mean t]
@@ -132,9 +133,7 @@ class NestedFusion(SurvivalNetwork):
         """Return the embedding of each scale."""
         return {self.embed5: ("5x",), self.embed10: ("10x",), self.embed20: ("20x",)}
 
-    def _inside(
-        self, source: Tensor, fine: Tensor, families: Families
-    ) -> tuple[Tensor, Tensor]:
+    def _inside(self, source: Tensor, fine: Tensor, families: Families) -> tuple[Tensor, Tensor]:
         """Return f_i (B * N10, D), 0 without children, and the share a_ij (B * N20,) of each 20x token."""
         parent = families.parent20
         query = _selected(self.attend(source), parent)  # (B * N20, D)

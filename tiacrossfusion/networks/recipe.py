@@ -51,6 +51,16 @@ class Recipe(BaseModel):
     embed_dim: int = Field(512, ge=1, le=8192)
     dropout: float = Field(0.3, ge=0, lt=1)
 
+    def summary(self) -> str:
+        """Return the recipe in one line."""
+        return (
+            f"loss {self.loss}, learning rate {self.learning_rate:g}, weight decay {self.weight_decay:g} "
+            f"(inputs {self.input_weight_decay:g}), {self.patients_per_step} patients a step, "
+            f"{self.epochs} epochs (at least {self.least_steps} steps), warm-up {self.warm_up}, "
+            f"patience {self.patience} by validation {self.monitor}, width {self.embed_dim}, "
+            f"dropout {self.dropout:g}"
+        )
+
     def lengthened(self, steps: int) -> Recipe:
         """Return the recipe with enough epochs of so many steps for `least_steps` in all.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tiacrossfusion.errors import UsageError, one_line
 from tiacrossfusion.io.registry import Registry
+from tiacrossfusion.networks.recipe import PAPER, Recipe
 
 if TYPE_CHECKING:
     from torch import nn
@@ -50,6 +51,15 @@ def network_sizes(name: str) -> Mapping[str, inspect.Parameter]:
         UsageError: the network is unknown.
     """
     return inspect.signature(NETWORKS[name]).parameters
+
+
+def recipe_of(name: str) -> Recipe:
+    """Return how a network is trained by default: its class attribute `recipe`, or the paper's recipe.
+
+    Raises:
+        UsageError: the network is unknown.
+    """
+    return getattr(NETWORKS[name], "recipe", PAPER)
 
 
 def build_network(name: str, **sizes: Any) -> nn.Module:

@@ -22,7 +22,7 @@ from tiacrossfusion.cohorts.table import Columns
 from tiacrossfusion.errors import TiacfError, UsageError, first_fault, one_line
 from tiacrossfusion.io.paths import is_endless
 from tiacrossfusion.networks.recipe import PAPER, Recipe
-from tiacrossfusion.networks.registry import NETWORKS, model_names
+from tiacrossfusion.networks.registry import model_names, recipe_of
 from tiacrossfusion.survival import check_unit
 from tiacrossfusion.text import printable
 
@@ -132,7 +132,7 @@ class TrainingConfig(BaseModel):
         """
         given = self.fitting.model_dump(exclude_none=True)  # type: ignore[attr-defined]
         sizes = self.network.model_dump(include={"embed_dim", "dropout"}, exclude_none=True)
-        recipe = PAPER if self.recipe == "paper" else getattr(NETWORKS[model], "recipe", PAPER)
+        recipe = PAPER if self.recipe == "paper" else recipe_of(model)
         if patients is not None and "epochs" not in given:
             step = given.get("patients_per_step", recipe.patients_per_step)
             recipe = recipe.lengthened(math.ceil(patients / (devices * step)))

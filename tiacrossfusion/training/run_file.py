@@ -29,6 +29,9 @@ def open_folder(plan: Plan) -> None:
     path = plan.folder / RUN
     record: dict[str, Any] = {
         "config": plan.config.model_dump(mode="json", exclude={"models"}),
+        "recipes": {
+            model: plan.config.recipe_of(model).model_dump(mode="json") for model in plan.networks
+        },
         "table": {"name": plan.cohort.name, "sha256": plan.cohort.table.sha256},
         "messages": list(plan.messages),
         "versions": {name: version(name) for name in _VERSIONED},
@@ -37,6 +40,10 @@ def open_folder(plan: Plan) -> None:
         with _reading(path):
             earlier = json.loads(path.read_text(encoding="utf-8"))
             differs = _differences(earlier["config"], record["config"])
+            earlier_recipes = earlier["recipes"]
+            recipes = record["recipes"] | earlier_recipes  # of all models in the folder
+            for model in record["recipes"]:
+                differs += _differences(recipes[model], record["recipes"][model], f"{model}: ")
             if earlier["table"]["sha256"] != plan.cohort.table.sha256:
                 differs.append("table")
             elif not (plan.folder / SPLITS).is_file():  # killed before it was written
@@ -48,6 +55,8 @@ def open_folder(plan: Plan) -> None:
                 f"{plan.folder}: holds a run with another {' and '.join(differs)}; give another "
                 "--output-path, or the same settings to go on"
             )
+        if recipes != earlier_recipes:
+            write_text(path, json.dumps(earlier | {"recipes": recipes}, indent=1) + "\n")
         return
     with writing(plan.folder):
         unfinished = set(plan.folder.glob(f".{RUN}.*.part"))  # killed while it was written
