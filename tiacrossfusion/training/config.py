@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import yaml
 from pydantic import (
@@ -14,7 +14,6 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
-    create_model,
     field_validator,
 )
 
@@ -57,17 +56,23 @@ class NetworkSettings(BaseModel):
     sizes: dict[str, int | float | str | bool] = Field(default_factory=dict)
 
 
-#: How weights are found: the fields of `Recipe`, each None for that of the network's own recipe. Width and
-#: dropout are among `NetworkSettings`.
-FittingSettings = create_model(
-    "FittingSettings",
-    __config__=ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False),
-    **{
-        name: (Annotated[field.annotation | None, *field.metadata, Field()], None)
-        for name, field in Recipe.model_fields.items()
-        if name not in ("embed_dim", "dropout")
-    },
-)
+class FittingSettings(BaseModel):
+    """How weights are found: fields of `Recipe`, each None for the value of the network's own recipe."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    loss: Literal["nll", "cox", "cross-entropy"] | None = None
+    alpha: float | None = Field(None, ge=0, le=1)
+    learning_rate: float | None = Field(None, gt=0, le=10)
+    weight_decay: float | None = Field(None, ge=0, le=100)
+    input_weight_decay: float | None = Field(None, ge=0, le=1000)
+    patients_per_step: int | None = Field(None, ge=1, le=1_000_000)
+    epochs: int | None = Field(None, ge=1, le=100_000)
+    warm_up: int | None = Field(None, ge=0, le=100_000)
+    patience: int | None = Field(None, ge=1, le=100_000)
+    monitor: Literal["loss", "c-index"] | None = None
+    gradient_clip: float | None = Field(None, gt=0)
+    least_steps: int | None = Field(None, ge=1, le=1_000_000)
 
 
 class ProtocolSettings(BaseModel):
@@ -117,7 +122,7 @@ class TrainingConfig(BaseModel):
     protocol: ProtocolSettings = ProtocolSettings()
     network: NetworkSettings = NetworkSettings()
     recipe: Literal["network", "paper"] = "network"
-    fitting: FittingSettings = FittingSettings()  # type: ignore[valid-type]
+    fitting: FittingSettings = FittingSettings()
     #: Each fold takes one of a thousand from it, in 32 bits.
     seed: int = Field(0, ge=0, le=4_000_000)
 
@@ -130,7 +135,7 @@ class TrainingConfig(BaseModel):
                 fewer steps of the optimiser than the network needs, the epochs of the recipe are raised.
             devices: that share the patients of an epoch.
         """
-        given = self.fitting.model_dump(exclude_none=True)  # type: ignore[attr-defined]
+        given = self.fitting.model_dump(exclude_none=True)
         sizes = self.network.model_dump(include={"embed_dim", "dropout"}, exclude_none=True)
         recipe = PAPER if self.recipe == "paper" else recipe_of(model)
         if patients is not None and "epochs" not in given:
