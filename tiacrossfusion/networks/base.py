@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
@@ -18,6 +19,19 @@ _LARGEST = {
     "depth": 64,
     "num_bins": 1000,
 }
+
+
+@dataclass(frozen=True)
+class Term:
+    """What a module computes for each token, beyond its embedding; see `SurvivalNetwork.terms`.
+
+    Attributes:
+        name: of what the term looks at, such as "20x inside 5x".
+        scale: of the tokens that have a value each, "5x", "10x" or "20x".
+    """
+
+    name: str
+    scale: str
 
 
 class SurvivalNetwork(nn.Module):
@@ -99,8 +113,16 @@ class SurvivalNetwork(nn.Module):
         """Return the modules that embed tokens, each with the scales that it embeds.
 
         A module takes the features (B, N, E) of its scales, in their order, and returns the embedded
-        tokens (B, N, D) of each: a tensor, or a list of tensors. The risk is attributed to these, or to the
-        features if there are no such modules (the default).
+        tokens (B, N, D) of each: a tensor, or a list of tensors. It embeds each token on its own. The risk
+        is attributed to these, or to the features if there are no such modules (the default).
+        """
+        return {}
+
+    def terms(self) -> Mapping[nn.Module, Term]:
+        """Return the modules that compute terms of tokens of which the network takes a mean (default: none).
+
+        A module takes tensors (B * N, ...) with a row for each token, and returns the terms (B * N, C). The
+        risk is attributed to them as well: what a term adds beyond the module's output for the mean rows.
         """
         return {}
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tiacrossfusion.errors import TiacfError
-from tiacrossfusion.networks.base import SurvivalNetwork
+from tiacrossfusion.networks.base import SurvivalNetwork, Term
 from tiacrossfusion.networks.calling import call_with
 from tiacrossfusion.networks.output import (
     AttentionLayers,
@@ -70,6 +70,12 @@ class Ensemble(NetworkWrapper):
             module: scales
             for member in self._networks()
             for module, scales in member.embeddings().items()
+        }
+
+    def terms(self) -> Mapping[nn.Module, Term]:
+        """Return those of all members."""
+        return {
+            module: term for member in self._networks() for module, term in member.terms().items()
         }
 
     def moments(self) -> tuple[Tensor, Tensor] | None:

@@ -8,7 +8,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from tiacrossfusion.networks.base import SurvivalNetwork
+from tiacrossfusion.networks.base import SurvivalNetwork, Term
 from tiacrossfusion.networks.families import Families
 from tiacrossfusion.networks.output import AttentionScores, SurvivalOutput
 from tiacrossfusion.networks.recipe import Recipe
@@ -132,6 +132,14 @@ class NestedFusion(SurvivalNetwork):
     def embeddings(self) -> Mapping[nn.Module, tuple[str, ...]]:
         """Return the embedding of each scale."""
         return {self.embed5: ("5x",), self.embed10: ("10x",), self.embed20: ("20x",)}
+
+    def terms(self) -> Mapping[nn.Module, Term]:
+        """Return the products."""
+        return {
+            self.fine_coarse: Term("20x inside 5x", "10x"),
+            self.source_fine: Term("20x inside 10x", "10x"),
+            self.source_coarse: Term("10x inside 5x", "10x"),
+        }
 
     def _inside(self, source: Tensor, fine: Tensor, families: Families) -> tuple[Tensor, Tensor]:
         """Return f_i (B * N10, D), 0 without children, and the share a_ij (B * N20,) of each 20x token."""

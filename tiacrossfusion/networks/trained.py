@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tiacrossfusion.errors import TiacfError
-from tiacrossfusion.networks.base import SurvivalNetwork
+from tiacrossfusion.networks.base import SurvivalNetwork, Term
 from tiacrossfusion.networks.calling import call_with, inputs_of
 from tiacrossfusion.networks.output import AttentionLayers, AttentionScores, SurvivalOutput
 from tiacrossfusion.networks.tokens import SlideTokens
@@ -153,6 +153,10 @@ class TrainedNetwork(NetworkWrapper):
     def embeddings(self) -> Mapping[nn.Module, tuple[str, ...]]:
         """Return those of the wrapped network."""
         return self.network.embeddings()
+
+    def terms(self) -> Mapping[nn.Module, Term]:
+        """Return those of the wrapped network."""
+        return self.network.terms()
 
     def moments(self) -> tuple[Tensor, Tensor] | None:
         """Return mean and SD (3, E) of the features at 5x, 10x and 20x."""
