@@ -122,8 +122,8 @@ def test_shapley_values_are_the_mean_over_the_orders_in_which_scales_come():
 
     network, tokens = standardised("crossfusion"), make_tokens()
     found = attribute_tokens(network, tokens)
-    typical, kind = baseline_tokens(network, tokens)
-    assert kind == "training"
+    typical = baseline_tokens(network, tokens)
+    assert found.baseline == "training"
     expected = dict.fromkeys(SCALES, 0.0)
     for order in permutations(SCALES):
         bags = typical
@@ -141,7 +141,7 @@ def test_shapley_values_are_the_mean_over_the_orders_in_which_scales_come():
 def test_typical_tokens_have_the_training_moments_and_tell_nothing_of_the_slide():
     network = standardised("crossfusion")
     many = SlideTokens({scale: torch.randn(1, 1024, WIDTH) for scale in SCALES})
-    typical, _ = baseline_tokens(network, many)
+    typical = baseline_tokens(network, many)
     for scale in SCALES:
         assert typical.features[scale].mean().item() == pytest.approx(0.3, abs=0.1)
         assert typical.features[scale].std().item() == pytest.approx(1.5, abs=0.1)

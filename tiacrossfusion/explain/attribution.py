@@ -130,14 +130,20 @@ def attribute_tokens(network: SurvivalNetwork, tokens: SlideTokens) -> Attributi
         terms[term.term] = terms.get(term.term, 0.0) + _slope(gradient, term.made - term.average)
     read = [scale for scale in SCALES if scale in values]
 
-    baseline, kind = baseline_tokens(network, tokens)
     risk = float(output.risk.detach())
     risks = {frozenset(read): risk}
+    if found.reads_features:
+        baseline = baseline_tokens(network, tokens).features
+    else:  # features of which only the shapes are read
+        tokens = tokens.with_features(
+            {s: x[:, :1].expand_as(x) for s, x in tokens.features.items()}
+        )
+        baseline = tokens.features
     with torch.inference_mode():
         for kept in product((True, False), repeat=len(read)):
             coalition = frozenset(scale for scale, keep in zip(read, kept, strict=True) if keep)
             if coalition not in risks:
-                typical = {s: baseline.features[s] for s in read if s not in coalition}
+                typical = {scale: baseline[scale] for scale in read if scale not in coalition}
                 with found.passed_again(set(typical)):
                     there = call_network(network, tokens.with_features(typical))
                 risks[coalition] = float(there.risk)
@@ -147,7 +153,7 @@ def attribute_tokens(network: SurvivalNetwork, tokens: SlideTokens) -> Attributi
         risk=risk,
         baseline_risk=risks[frozenset()],
         scale_contribution=dict.fromkeys(SCALES, 0.0) | _shapley(risks, read),
-        baseline=kind,
+        baseline="own" if network.moments() is None else "training",
     )
 
 
@@ -158,24 +164,17 @@ def _slope(gradient: Tensor, difference: Tensor) -> np.ndarray:
     return (gradient * difference.detach()).sum(dim=1, dtype=torch.float64).cpu().numpy()
 
 
-def baseline_tokens(
-    network: SurvivalNetwork, tokens: SlideTokens
-) -> tuple[SlideTokens, Literal["training", "own"]]:
-    """Return equally many typical tokens, and their origin, "training" or "own" (see `Attribution`)."""
+def baseline_tokens(network: SurvivalNetwork, tokens: SlideTokens) -> SlideTokens:
+    """Return equally many typical tokens, see `attribute`."""
     from tiacrossfusion.explain.embedded import repeated, typical_tokens
 
     moments = network.moments()
-    if moments is None:
-        own = {
-            scale: bag.mean(dim=1, keepdim=True).expand_as(bag)
-            for scale, bag in tokens.features.items()
-        }
-        return tokens.with_features(own), "own"
     typical = {}
     for scale, bag in tokens.features.items():
-        drawn = typical_tokens(moments, scale, bag)  # (1, n, E)
+        mean = bag.mean(dim=1, keepdim=True)  # (1, 1, E)
+        drawn = mean if moments is None else typical_tokens(moments, scale, bag)
         typical[scale] = repeated(drawn, bag.shape[1])
-    return tokens.with_features(typical), "training"
+    return tokens.with_features(typical)
 
 
 def _shapley(risks: Mapping[frozenset[str], float], players: list[str]) -> dict[str, float]:

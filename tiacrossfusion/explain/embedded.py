@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,11 @@ class Leaf:
     typical: Tensor
     average: Tensor
 
+    @cached_property
+    def replaced(self) -> Tensor:
+        """Return equally many typical tokens, (1, N, D)."""
+        return repeated(self.typical, self.tokens.shape[1])
+
 
 @dataclass(frozen=True, eq=False)
 class MadeTerm:
@@ -59,6 +64,7 @@ class Embedded:
         leaves: embedded tokens of each scale and module.
         terms: terms of the tokens.
         modules: for each embedding module, what it returns with typical tokens at some scales.
+        reads_features: whether the features matter otherwise than through the embedding modules.
     """
 
     leaves: list[Leaf] = field(default_factory=list)
@@ -66,6 +72,7 @@ class Embedded:
     modules: dict[nn.Module, Callable[[Set[str]], Tensor | list[Tensor]]] = field(
         default_factory=dict
     )
+    reads_features: bool = False
 
     @contextmanager
     def passed_again(self, typical: Set[str]) -> Iterator[None]:
@@ -97,6 +104,7 @@ def embedded(
         for module, scales in network.embeddings().items()
     ]
     if not handles:
+        found.reads_features = True
         found.leaves.extend(_feature_leaves(network, tokens))
         tokens = tokens.with_features({leaf.scale: leaf.tokens for leaf in found.leaves})
     handles += [
@@ -118,7 +126,7 @@ def typical_tokens(moments: tuple[Tensor, Tensor], scale: str, like: Tensor) -> 
 
 def repeated(tokens: Tensor, count: int) -> Tensor:
     """Return `count` tokens (1, count, D), the given ones in turn."""
-    return tokens[:, torch.arange(count, device=tokens.device) % tokens.shape[1]]
+    return tokens.index_select(1, torch.arange(count, device=tokens.device) % tokens.shape[1])
 
 
 def _feature_leaves(network: SurvivalNetwork, tokens: SlideTokens) -> Iterator[Leaf]:
@@ -170,7 +178,8 @@ def _term_hook(found: Embedded, term: Term) -> Callable[..., None]:
     def hook(module: nn.Module, given: tuple[Tensor, ...], made: Tensor) -> None:
         with torch.no_grad():
             average = module.forward(*[x.mean(dim=0, keepdim=True) for x in given])
-        if not made.requires_grad:  # it does not depend on the leaves
+        if not made.requires_grad:  # it is computed from the features
+            found.reads_features = True
             made.requires_grad_()
         found.terms.append(MadeTerm(term, made, average))
 

@@ -123,6 +123,7 @@ class SurvivalNetwork(nn.Module):
 
         A module takes tensors (B * N, ...) with a row for each token, and returns the terms (B * N, C). The
         risk is attributed to them as well: what a term adds beyond the module's output for the mean rows.
+        A network that names `embeddings` reads the features only there and in the modules of terms.
         """
         return {}
 

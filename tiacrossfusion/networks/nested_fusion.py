@@ -7,6 +7,7 @@ from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from tiacrossfusion.networks.base import SurvivalNetwork, Term
 from tiacrossfusion.networks.families import Families
@@ -23,18 +24,18 @@ class NestedFusion(SurvivalNetwork):
 
         h_s    = Dropout(ReLU(W_s x_s + b_s))                 s in {5, 10, 20}
         f_i    = sum_j a_ij h20_j                             j: the children of i
-        a_ij   = softmax_j((A h10_i + a) . h20_j / sqrt(D))
+        a_ij   = softmax_j((A (B h10_i + b) + a) . h20_j / sqrt(D))
         c_i    = h5 of the parent of i,  s_i = h10_i          0 where there is none, as f_i
         p^ab_i = (L_ab a_i + l_ab) * (M_ab b_i + m_ab)        (a, b) in {(f, c), (s, f), (s, c)}
         t_i    = ReLU(W_t [s_i; f_i; c_i] + b_t)
         g      = [mean h5; mean h10; mean h20; mean p^fc; mean p^sf; mean p^sc; mean t]
         logits = W_o Dropout(ReLU(W_h g + b_h)) + b_o
 
-    `*` is elementwise. A and a start at 0, so that f_i starts as the mean over the children. Means of terms
-    with f_i weight 10x token i by n_i, so that every 20x token counts the same whatever was kept beside it.
-    Means run over the tokens that have what a term needs; nothing is padded, and the order of the tokens
-    does not matter. The means of h beside those of the products let the head subtract the product of the
-    means; without products this is mean pooling.
+    `*` is elementwise. B maps to R dimensions. A and a start at 0, so that f_i starts as the mean over the
+    children. Means of terms with f_i weight 10x token i by n_i, so that every 20x token counts the same
+    whatever was kept beside it. Means run over the tokens that have what a term needs; nothing is padded,
+    and the order of the tokens does not matter. The means of h beside those of the products let the head
+    subtract the product of the means; without products this is mean pooling.
 
     Time and memory are linear in the tokens. `docs/nested_fusion.md` describes what it was compared with.
 
@@ -74,10 +75,11 @@ class NestedFusion(SurvivalNetwork):
         """Create the network with fresh weights."""
         rank = pair_dim or max(8, embed_dim // 8)
         super().__init__(encoder_width, num_bins, embed_dim=embed_dim, pair_dim=rank)
+        self.embed_dim = embed_dim
         self.embed5 = _Embedding(encoder_width, embed_dim, dropout)
         self.embed10 = _Embedding(encoder_width, embed_dim, dropout)
         self.embed20 = _Embedding(encoder_width, embed_dim, dropout)
-        self.attend = nn.Linear(embed_dim, embed_dim)
+        self.attend = nn.Sequential(nn.Linear(embed_dim, rank), nn.Linear(rank, embed_dim))
         self.fine_coarse = Product(embed_dim, rank)
         self.source_fine = Product(embed_dim, rank)
         self.source_coarse = Product(embed_dim, rank)
@@ -86,7 +88,7 @@ class NestedFusion(SurvivalNetwork):
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(embed_dim, num_bins)
         self.apply(initialise)
-        nn.init.zeros_(self.attend.weight)
+        nn.init.zeros_(self.attend[1].weight)
 
     def forward(
         self,
@@ -111,9 +113,17 @@ class NestedFusion(SurvivalNetwork):
 
         tokens10 = source.flatten(0, 1)  # (B * N10, D), as all of the following
         inside, shares = self._inside(tokens10, fine.flatten(0, 1), families)
-        around = _selected(coarse.flatten(0, 1), families.parent10)
+        tokens5 = coarse.flatten(0, 1)  # (B * N5, D)
+        around = _selected(tokens5, families.parent10)
         weights = _Weights.of(families, tokens10)
-        joined = torch.relu(self.triple(torch.cat([tokens10, inside, around], dim=1)))
+        # W_t [s; f; c] in three parts, that of c once for each 5x token.
+        part_source, part_fine, part_coarse = self.triple.weight.split(self.embed_dim, dim=1)
+        joined = (
+            linear(tokens10, part_source, self.triple.bias)
+            .add_(linear(inside, part_fine))
+            .add_(_selected(linear(tokens5, part_coarse), families.parent10))
+            .relu_()
+        )
         terms = [
             (self.fine_coarse(inside, around), weights.fine_coarse),
             (self.source_fine(tokens10, inside), weights.fine),
@@ -144,10 +154,11 @@ class NestedFusion(SurvivalNetwork):
     def _inside(self, source: Tensor, fine: Tensor, families: Families) -> tuple[Tensor, Tensor]:
         """Return f_i (B * N10, D), 0 without children, and the share a_ij (B * N20,) of each 20x token."""
         parent = families.parent20
-        query = _selected(self.attend(source), parent)  # (B * N20, D)
-        logits = (query * fine).sum(dim=1) / fine.shape[1] ** 0.5  # (B * N20,)
         known = parent >= 0
         place = parent.clamp(min=0)
+        logits = (
+            _dot(self.attend(source).index_select(0, place), fine) / fine.shape[1] ** 0.5
+        )  # (B * N20,)
         # Any constant a family leaves the shares as they are; the largest logit avoids overflow.
         highest = logits.new_full((len(source),), -torch.inf).scatter_reduce(
             0, place, logits.detach().masked_fill(~known, -torch.inf), "amax"
@@ -181,7 +192,7 @@ class _Embedding(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.dropout(torch.relu(self.project(x.to(self.project.weight.dtype))))
+        return self.dropout(self.project(x.to(self.project.weight.dtype)).relu_())
 
 
 class _Weights(NamedTuple):
@@ -198,9 +209,15 @@ class _Weights(NamedTuple):
         return cls(fine, coarse, fine * coarse)
 
 
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Return the products (N,) of the rows of a and b (N, D), without their elementwise product."""
+    return torch.bmm(a[:, None], b[:, :, None]).flatten()
+
+
 def _selected(rows: Tensor, index: Tensor) -> Tensor:
     """Return rows (N, D) by index; 0 where the index is -1."""
-    return rows[index.clamp(min=0)] * (index >= 0)[:, None]
+    found = index >= 0
+    return rows.index_select(0, index.clamp(min=0)) * found[:, None]
 
 
 def _mean(terms: Tensor, weights: Tensor, slides: int) -> Tensor:

@@ -187,7 +187,10 @@ class TrainedNetwork(NetworkWrapper):
                 x = ready.get(name := f"x{scale[:-1]}")
                 # The network itself reports features of another width.
                 if x is not None and x.shape[-1:] == self.mean.shape[1:]:
-                    ready[name] = (x - self.mean[row]) / self.sd[row]
+                    one = x[:, :1] if x.stride(1) == 0 else x  # one token, repeated without memory
+                    # One copy; mixed precision would be slower.
+                    one = one.to(self.mean.dtype, copy=True).sub_(self.mean[row]).div_(self.sd[row])
+                    ready[name] = one.expand_as(x)
         return ready
 
 
