@@ -57,7 +57,7 @@ def test_the_equations_by_hand():
     children = []
     for i, s in enumerate(h10):
         inside = h20[up20 == i]
-        logits = inside @ linear("attend.1", linear("attend.0", s)) / np.sqrt(8)
+        logits = inside @ linear("attend", linear("attend_narrow", s)) / np.sqrt(8)
         a = np.exp(logits) / np.exp(logits).sum()
         f, c = a @ inside, h5[up10[i]]
 

@@ -79,7 +79,8 @@ class NestedFusion(SurvivalNetwork):
         self.embed5 = _Embedding(encoder_width, embed_dim, dropout)
         self.embed10 = _Embedding(encoder_width, embed_dim, dropout)
         self.embed20 = _Embedding(encoder_width, embed_dim, dropout)
-        self.attend = nn.Sequential(nn.Linear(embed_dim, rank), nn.Linear(rank, embed_dim))
+        self.attend_narrow = nn.Linear(embed_dim, rank)
+        self.attend = nn.Linear(rank, embed_dim)
         self.fine_coarse = Product(embed_dim, rank)
         self.source_fine = Product(embed_dim, rank)
         self.source_coarse = Product(embed_dim, rank)
@@ -88,7 +89,7 @@ class NestedFusion(SurvivalNetwork):
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(embed_dim, num_bins)
         self.apply(initialise)
-        nn.init.zeros_(self.attend[1].weight)
+        nn.init.zeros_(self.attend.weight)
 
     def forward(
         self,
