@@ -157,9 +157,8 @@ class NestedFusion(SurvivalNetwork):
         parent = families.parent20
         known = parent >= 0
         place = parent.clamp(min=0)
-        logits = (
-            _dot(self.attend(source).index_select(0, place), fine) / fine.shape[1] ** 0.5
-        )  # (B * N20,)
+        query = self.attend(self.attend_narrow(source))  # (B * N10, D)
+        logits = _dot(query.index_select(0, place), fine) / self.embed_dim**0.5  # (B * N20,)
         # Any constant a family leaves the shares as they are; the largest logit avoids overflow.
         highest = logits.new_full((len(source),), -torch.inf).scatter_reduce(
             0, place, logits.detach().masked_fill(~known, -torch.inf), "amax"
