@@ -39,7 +39,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "slides.options": ["ReadOptions", "Scale"],
         "slides.spec": ["SamplingSpec"],
         "toolbox.engine": ["SurvivalPredictor"],
-        "toolbox.model": ["CrossFusionModel"],
+        "toolbox.model": ["CrossFusionModel", "NestedFusionModel", "SurvivalModel"],
         "training.api": ["train"],
         "training.config": ["TrainingConfig"],
     },
@@ -80,5 +80,7 @@ if TYPE_CHECKING:
     from tiacrossfusion.slides.spec import SamplingSpec as SamplingSpec
     from tiacrossfusion.toolbox.engine import SurvivalPredictor as SurvivalPredictor
     from tiacrossfusion.toolbox.model import CrossFusionModel as CrossFusionModel
+    from tiacrossfusion.toolbox.model import NestedFusionModel as NestedFusionModel
+    from tiacrossfusion.toolbox.model import SurvivalModel as SurvivalModel
     from tiacrossfusion.training.api import train as train
     from tiacrossfusion.training.config import TrainingConfig as TrainingConfig

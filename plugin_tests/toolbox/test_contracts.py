@@ -5,10 +5,22 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from slide_tokens import tokens_of
 from tiatoolbox.models.engine.engine_abc import EngineABCRunParams
 from tiatoolbox.wsicore.wsireader import VirtualWSIReader, WSIReader
 
-from tiacrossfusion import CrossFusionModel, SurvivalPredictor, UsageError
+from tiacrossfusion import (
+    CrossFusionModel,
+    NestedFusionModel,
+    SurvivalModel,
+    SurvivalPredictor,
+    TiacfError,
+    UsageError,
+)
+from tiacrossfusion.models.bundle import load_bundle, save_bundle
+from tiacrossfusion.models.network import describe_network, network_of
+from tiacrossfusion.networks.calling import call_network, check_tokens
+from tiacrossfusion.networks.tokens import SlideTokens
 
 #: Values that the toolbox's engines have where a user gives none.
 DEFAULTS = {
@@ -179,3 +191,55 @@ def test_inherited_steps_that_cannot_work_say_so(predictor, method):
     with pytest.raises(UsageError, match=rf"{method}: .*; call run\(\)") as caught:
         getattr(predictor, method)(images=[])
     assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def nested_bundle(demo_bundle, tmp_path):
+    """A bundle of nested fusion with fresh weights, for the bags of the demonstration model."""
+    architecture = describe_network(
+        "nested-fusion",
+        encoder_width=demo_bundle.config.encoder.width,
+        num_bins=4,
+        sizes={"embed_dim": 8},
+    )
+    config = demo_bundle.config.model_copy(update={"name": "nested", "architecture": architecture})
+    save_bundle(tmp_path / "nested", config, network_of(architecture))
+    return load_bundle(tmp_path / "nested")
+
+
+def test_nested_fusion_is_a_model_of_its_own(demo_bundle, nested_bundle):
+    model, width = NestedFusionModel(nested_bundle), demo_bundle.config.encoder.width
+    tokens = tokens_of(*(torch.randn(1, n, width) for n in (2, 5, 9)))
+    batch = {scale: x[0] for scale, x in tokens.features.items()}
+    batch |= {f"grid{scale[:-1]}": grid[0] for scale, grid in tokens.grid.items()}
+    risk = NestedFusionModel.infer_batch(model, batch, device="cpu")["risk"]
+    assert risk == pytest.approx(call_network(model.network, tokens).risk.detach().numpy())
+    for wanted, bundle in ((NestedFusionModel, demo_bundle), (CrossFusionModel, nested_bundle)):
+        with pytest.raises(ValueError, match="load it with SurvivalModel") as caught:
+            wanted(bundle)
+        assert isinstance(caught.value, UsageError)
+        assert SurvivalModel(bundle).network is bundle.network
+
+
+def test_weights_of_crossfusion_are_not_those_of_nested_fusion(
+    demo_bundle, nested_bundle, tmp_path
+):
+    torch.save(demo_bundle.network.state_dict(), tmp_path / "crossfusion.pth")
+    with pytest.raises(TiacfError, match=r"crossfusion\.pth") as caught:
+        nested_bundle.with_weights(tmp_path / "crossfusion.pth")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_bag_whose_grids_do_not_nest_is_refused_in_one_line(nested_bundle):
+    tokens = tokens_of(*(torch.randn(1, n, 4) for n in (2, 8, 32)))
+    check_tokens(nested_bundle.network, tokens, "bag of a.svs")
+    with pytest.raises(TiacfError, match=r"no positions on the grid at 5x, 10x, 20x.*mean-pool"):
+        check_tokens(nested_bundle.network, SlideTokens(tokens.features), "bag of a.svs")
+    lonely = tokens.keep("5x", torch.tensor([0]))
+    with pytest.raises(
+        TiacfError, match=r"bag of a\.svs: 4 of 8 patches at 10x lie in no 5x patch"
+    ):
+        check_tokens(nested_bundle.network, lonely, "bag of a.svs")
+    childless = tokens.keep("20x", torch.arange(1))
+    with pytest.raises(TiacfError, match=r"7 of 8 patches at 10x hold no 20x patch.*mean-pool"):
+        check_tokens(nested_bundle.network, childless, "bag of a.svs")

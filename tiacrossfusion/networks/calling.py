@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.networks.base import SurvivalNetwork
+from tiacrossfusion.networks.families import nesting_fault
 from tiacrossfusion.networks.output import SurvivalOutput
+from tiacrossfusion.networks.registry import NETWORKS
 from tiacrossfusion.networks.tokens import INPUT_NAMES, SlideTokens
 from tiacrossfusion.slides.spec import SCALES
 
@@ -19,7 +21,7 @@ Network = nn.Module | type[nn.Module]
 _LACKING = {
     "x": "no patches at {}; extract it again",
     "grid": "no positions on the grid at {}, which the network needs; extract the slide, since "
-    "features of other programs may lack them",
+    "features of other programs may lack them, or use a network that needs none: {others}",
     "covariates": "no covariates, which the network needs; give them with the bag",
 }
 
@@ -49,6 +51,21 @@ def required_inputs(network: Network) -> tuple[str, ...]:
 def scales_read(network: Network) -> tuple[str, ...]:
     """Return the scales whose features a network takes, from coarse to fine."""
     return tuple(scale for scale in SCALES if f"x{scale[:-1]}" in input_names(network))
+
+
+def needs_nesting(network: Network) -> bool:
+    """Return whether a network compares the grids of several scales, which therefore have to nest."""
+    return sum(name.startswith("grid") for name in required_inputs(network)) > 1
+
+
+def networks_without_grids() -> list[str]:
+    """Return the names of the networks that read all scales and need no positions on grids."""
+    return [
+        name
+        for name in NETWORKS.names()
+        if scales_read(NETWORKS[name]) == SCALES
+        and not any(needed.startswith("grid") for needed in required_inputs(NETWORKS[name]))
+    ]
 
 
 def takes_attention(network: Network) -> bool:
@@ -86,7 +103,13 @@ def check_tokens(network: Network, tokens: SlideTokens, label: str) -> None:
     for kind, message in _LACKING.items():
         names = [name.removeprefix(kind) + "x" for name in lacking if name.startswith(kind)]
         if names:
-            raise TiacfError(f"{label}: {message.format(', '.join(names))}")
+            others = ", ".join(networks_without_grids()) if kind == "grid" else ""
+            raise TiacfError(f"{label}: {message.format(', '.join(names), others=others)}")
+    if needs_nesting(network) and (fault := nesting_fault(tokens)):
+        raise TiacfError(
+            f"{label}: {fault}, and the network needs nested grids; extract the slide again, or use a "
+            f"network that needs no grid: {', '.join(networks_without_grids())}"
+        )
 
 
 def as_output(returned: SurvivalOutput | Tensor) -> SurvivalOutput:

@@ -44,7 +44,7 @@ from tiacrossfusion.toolbox.ioconfig import (
     sampling_ioconfig,
     sampling_of,
 )
-from tiacrossfusion.toolbox.model import CrossFusionModel
+from tiacrossfusion.toolbox.model import SurvivalModel
 from tiacrossfusion.toolbox.own_network import load_own_weights, own_bundle
 from tiacrossfusion.toolbox.patch_steps import without_patch_steps
 
@@ -59,7 +59,7 @@ class SurvivalPredictor(EngineABC):
     """Predict survival from whole-slide images.
 
     Args:
-        model: name of a bundle ("crossfusion-demo"), a bundle folder, a hub id, a `CrossFusionModel`, or
+        model: name of a bundle ("crossfusion-demo"), a bundle folder, a hub id, a `SurvivalModel`, or
             a network of your own: an `nn.Module` that takes x5, x10 and x20 (B, N, E) by name and returns
             logits (B, K). The last needs an `encoder`, and an `ioconfig` in `run`.
         batch_size: patches in a batch of the encoder.
@@ -107,7 +107,7 @@ class SurvivalPredictor(EngineABC):
         """Load the model."""
         _check_settings(batch_size, num_workers, device if cluster is None else "cpu")
         if encoder is not None and (
-            not isinstance(model, nn.Module) or isinstance(model, CrossFusionModel)
+            not isinstance(model, nn.Module) or isinstance(model, SurvivalModel)
         ):
             raise ArgumentValueError(f"encoder={encoder}: the model has its own; leave it out")
         if cluster is not None and isinstance(model, nn.Module):
@@ -141,17 +141,17 @@ class SurvivalPredictor(EngineABC):
         """Load the bundle in place of a model of TIAToolbox's own collection."""
         if not isinstance(model, str | nn.Module):
             raise ArgumentTypeError(
-                "model: must be a name, a folder, a hub id, a CrossFusionModel or another nn.Module, not "
+                "model: must be a name, a folder, a hub id, a SurvivalModel or another nn.Module, not "
                 f"{type(model).__name__}"
             )
         file = None if weights is None else path_of("weights", weights)
-        if isinstance(model, nn.Module) and not isinstance(model, CrossFusionModel):
+        if isinstance(model, nn.Module) and not isinstance(model, SurvivalModel):
             if file is not None:
                 load_own_weights(model, file)
             return model, None
-        loaded = CrossFusionModel(model) if isinstance(model, str) else model
+        loaded = SurvivalModel(model) if isinstance(model, str) else model
         if file is not None:
-            loaded = CrossFusionModel(loaded.bundle.with_weights(file))
+            loaded = SurvivalModel(loaded.bundle.with_weights(file))
         return loaded, sampling_ioconfig(loaded.bundle.config.sampling)
 
     def run(
@@ -295,7 +295,7 @@ class SurvivalPredictor(EngineABC):
 
     def _sampling(self, ioconfig: ModelIOConfigABC | None, **given: Any) -> ModelIOConfigABC:
         """Return the sampling of this run: the model's own, or that given for a network without bundle."""
-        if isinstance(self.model, CrossFusionModel):
+        if isinstance(self.model, SurvivalModel):
             check_sampling(self.ioconfig, **given, ioconfig=ioconfig)
             return self.ioconfig
         return given_ioconfig(ioconfig or self.ioconfig, **given)
@@ -323,7 +323,7 @@ class SurvivalPredictor(EngineABC):
                 with_encoder=with_encoder,
                 plugins=self._plugins,
             )
-        if isinstance(self.model, CrossFusionModel):
+        if isinstance(self.model, SurvivalModel):
             return LoadedModel(self._load_encoder() if with_encoder else None, self.model.bundle)
         encoder = self._load_encoder()  # a network without bundle does not name it
         return LoadedModel(
@@ -338,7 +338,7 @@ class SurvivalPredictor(EngineABC):
                 "device": self.device,
                 "precision": self._precision,
             }
-            if isinstance(self.model, CrossFusionModel):
+            if isinstance(self.model, SurvivalModel):
                 self._encoder = load_encoder_of(self.model.bundle.config.encoder, **how)
             elif self._encoder_name is not None:
                 self._encoder = load_encoder(self._encoder_name, **how)

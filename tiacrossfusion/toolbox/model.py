@@ -1,9 +1,9 @@
-"""CrossFusion as a TIAToolbox model."""
+"""Survival networks as TIAToolbox models."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -18,8 +18,8 @@ from tiacrossfusion.networks.tokens import SlideTokens
 from tiacrossfusion.slides.spec import SCALES
 
 
-class CrossFusionModel(ModelABC):
-    """A survival network with its bundle, as a TIAToolbox model.
+class SurvivalModel(ModelABC):
+    """A survival network of any kind with its bundle, as a TIAToolbox model.
 
     Args:
         bundle: a loaded bundle, or what `load_bundle` takes: a name, a folder or a hub id.
@@ -28,16 +28,23 @@ class CrossFusionModel(ModelABC):
         bundle: the model with its sampling, encoder, time bins and card.
         network: the network, which moves with `.to(device)`.
 
-    Examples:
-        >>> model = CrossFusionModel("crossfusion-demo")
-        >>> bag = {"5x": x5, "10x": x10, "20x": x20}  # each (N, E)
-        >>> CrossFusionModel.infer_batch(model, bag, device="cpu")["risk"]
+    Raises:
+        ArgumentValueError: the bundle's network is of another kind than that of the class.
     """
+
+    #: Name of the networks of this class, to which their ablations add "-...".
+    kind: ClassVar[str] = ""
 
     def __init__(self, bundle: ModelBundle | str) -> None:
         """Load the bundle."""
         super().__init__()
         self.bundle = bundle if isinstance(bundle, ModelBundle) else load_bundle(bundle)
+        name = self.bundle.config.architecture.name
+        if not name.startswith(self.kind):
+            raise ArgumentValueError(
+                f"{self.bundle.config.name}: its network is {name}, and {type(self).__name__} takes "
+                f"{self.kind}; load it with SurvivalModel, which takes any"
+            )
         self.network = self.bundle.network
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -61,7 +68,7 @@ class CrossFusionModel(ModelABC):
         """Predict from the features of one slide, or of B slides with equal token counts.
 
         Args:
-            model: a CrossFusionModel, or any network.
+            model: a SurvivalModel, or any network.
             batch_data: features (N, E) or (B, N, E) under "5x", "10x" and "20x", for the scales that the
                 network reads, and, where it takes them, columns and rows (N, 2) or (B, N, 2) under "grid5",
                 "grid10" and "grid20", and (C,) or (B, C) under "covariates".
@@ -84,10 +91,35 @@ class CrossFusionModel(ModelABC):
             },
             batch("covariates", 2) if "covariates" in batch_data else None,
         )
-        network = model.eval().network if isinstance(model, CrossFusionModel) else model.eval()
+        network = model.eval().network if isinstance(model, SurvivalModel) else model.eval()
         with torch.inference_mode():
             output = call_network(network, tokens)
         return {
             name: getattr(output, name).cpu().numpy()
             for name in ("logits", "hazards", "survival", "risk")
         }
+
+
+class CrossFusionModel(SurvivalModel):
+    """CrossFusion, or one of its ablations, with its bundle, as a TIAToolbox model.
+
+    Examples:
+        >>> model = CrossFusionModel("crossfusion-demo")
+        >>> bag = {"5x": x5, "10x": x10, "20x": x20}  # each (N, E)
+        >>> CrossFusionModel.infer_batch(model, bag, device="cpu")["risk"]
+    """
+
+    kind = "crossfusion"
+
+
+class NestedFusionModel(SurvivalModel):
+    """Nested fusion with its bundle, as a TIAToolbox model; it takes the grids of the patches, too.
+
+    Examples:
+        >>> model = NestedFusionModel("trained/nested-fusion/ensemble")
+        >>> bag = {"5x": x5, "10x": x10, "20x": x20}  # each (N, E)
+        >>> bag |= {"grid5": grid5, "grid10": grid10, "grid20": grid20}  # each (N, 2)
+        >>> NestedFusionModel.infer_batch(model, bag, device="cpu")["risk"]
+    """
+
+    kind = "nested-fusion"
