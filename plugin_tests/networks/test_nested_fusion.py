@@ -137,10 +137,11 @@ def test_tokens_without_parents_or_children_are_left_out_of_what_needs_them():
         tokens.features,
         {**tokens.grid, "20x": tokens.grid["20x"] + 1000, "5x": tokens.grid["5x"] + 1000},
     )
-    with torch.no_grad():
-        output = call_network(made, lone, attention=True)
+    output = call_network(made, lone, attention=True)
     assert output.logits.isfinite().all()
     assert not output.attention.x20.any()
+    output.risk.sum().backward()
+    assert all(w.grad is None or w.grad.isfinite().all() for w in made.parameters())
 
 
 def test_families_are_found_once_and_agree_with_those_of_extraction():

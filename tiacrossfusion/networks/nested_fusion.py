@@ -155,15 +155,16 @@ class NestedFusion(SurvivalNetwork):
     def _inside(self, source: Tensor, fine: Tensor, families: Families) -> tuple[Tensor, Tensor]:
         """Return f_i (B * N10, D), 0 without children, and the share a_ij (B * N20,) of each 20x token."""
         parent = families.parent20
-        known = parent >= 0
         place = parent.clamp(min=0)
         query = self.attend(self.attend_narrow(source))  # (B * N10, D)
         logits = _dot(query.index_select(0, place), fine) / self.embed_dim**0.5  # (B * N20,)
+        logits = logits.masked_fill(parent < 0, -torch.inf)
         # Any constant a family leaves the shares as they are; the largest logit avoids overflow.
         highest = logits.new_full((len(source),), -torch.inf).scatter_reduce(
-            0, place, logits.detach().masked_fill(~known, -torch.inf), "amax"
+            0, place, logits.detach(), "amax"
         )
-        powers = (logits - highest[place]).exp().masked_fill(~known, 0.0)
+        highest = torch.where(highest.isinf(), 0.0, highest)  # a cell without children
+        powers = (logits - highest[place]).exp()
         total = powers.new_zeros(len(source)).index_add(0, place, powers)
         shares = powers / total[place].clamp(min=torch.finfo(powers.dtype).tiny)
         return fine.new_zeros(source.shape).index_add(0, place, shares[:, None] * fine), shares
