@@ -28,7 +28,11 @@ SCENARIO, PATIENTS, SEED, SIDE, STRENGTH = "product", 600, 1001, 4, 1.5
 NETWORKS = ("nested-fusion", "mean-pool", "abmil", "dsmil", "transmil", "crossfusion")
 SHARED = {"epochs": 25, "warm_up": 3, "patience": 7, "monitor": "c-index", "weight_decay": 0.01}
 RECIPES: dict[str, dict[str, Any]] = {
-    f"{loss}, {rate:g}, {decay:g}": {"loss": loss, "learning_rate": rate, "input_weight_decay": decay}
+    f"{loss}, {rate:g}, {decay:g}": {
+        "loss": loss,
+        "learning_rate": rate,
+        "input_weight_decay": decay,
+    }
     for loss, rate, decay in itertools.product(("nll", "cox"), (1e-3, 3e-3), (0.01, 5.0, 15.0))
 }
 
@@ -57,8 +61,8 @@ def report(found: dict[str, dict[str, list[float]]]) -> str:
         f"Made by `recipes.py`: {PATIENTS} patients of the {SCENARIO} cohort with seed {SEED}, which is used "
         "nowhere else; 5 folds; best C-index of the validation patients, mean over the folds. Loss, learning "
         "rate and weight decay of the input projections; the rest is the same for all: D = 32, AdamW with "
-        "decay 0.01 elsewhere, 32 patients a step, dropout 0.1, at most 25 epochs with patience 7. The chosen "
-        "one is bold; two recipes whose means differ by less than about .005 cannot be told apart.",
+        "decay 0.01 elsewhere, 32 patients a step, dropout 0.1, at most 25 epochs with patience 7. The "
+        "chosen one is bold; two recipes whose means differ by less than about .005 cannot be told apart.",
         "",
         "| loss, rate, decay | " + " | ".join(found) + " |",
         "|---" * (len(found) + 1) + "|",
@@ -87,7 +91,9 @@ def main(work_dir: Path) -> None:
     logging.disable(logging.WARNING)
     work_dir.mkdir(parents=True, exist_ok=True)
     store = work_dir / "recipes.json"
-    found: dict[str, dict[str, list[float]]] = json.loads(store.read_text()) if store.exists() else {}
+    found: dict[str, dict[str, list[float]]] = (
+        json.loads(store.read_text()) if store.exists() else {}
+    )
     for model, (name, recipe) in itertools.product(NETWORKS, RECIPES.items()):
         scores = found.setdefault(model, {})
         if name not in scores:

@@ -104,9 +104,13 @@ def scores_of(
     rolled: Mapping[str, np.ndarray] | None = None,
     attribution: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, list[Score]]:
-    adds = None if attribution is None else SimpleNamespace(values=attribution)
+    adds = None if attribution is None else SimpleNamespace(values=attribution, terms={})
     prediction = SimpleNamespace(attention=attention, rolled=rolled, attribution=adds)
-    return slide_scores(bag, None, prediction)
+    bundle = SimpleNamespace(
+        config=SimpleNamespace(risk_reference=None),  # so that colours reach from -0.25 to 0.25
+        network=SimpleNamespace(unwrapped=lambda: None),
+    )
+    return slide_scores(bag, bundle, prediction)
 
 
 def result_of(

@@ -24,6 +24,7 @@ from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.explain.extent import why_no_maps
 from tiacrossfusion.explain.hotspots import find_hotspots
 from tiacrossfusion.explain.score import percentile_rank
+from tiacrossfusion.outputs.colours import score_shares
 
 
 def test_percentile_rank_shares_ranks_and_leaves_out_what_is_not_finite():
@@ -91,7 +92,7 @@ def test_a_patch_without_its_ancestor_is_refused_in_one_line():
     assert "\n" not in str(error.value)
 
 
-def test_rolled_attention_and_attribution_are_shared_by_place_and_keep_their_sums():
+def test_rolled_attention_and_attribution_are_per_area_and_add_up_by_place():
     # Two 5x cells: three 20x cells in two 10x cells in the left one, a single one in the right.
     bag = make_bag([(0, 0), (1, 1), (2, 0), (5, 3)])
     given = {
@@ -100,24 +101,29 @@ def test_rolled_attention_and_attribution_are_shared_by_place_and_keep_their_sum
         "20x": np.array([0.1, 0.2, -0.1, 0.05]),  # (0, 0), (2, 0), (1, 1), (5, 3)
     }
     scores = scores_of(bag, make_attention(bag), rolled=given, attribution=given)
-    shared = [0.1 + 0.2 + 0.1, 0.2 + 0.1 + 0.1, -0.1 + 0.2 + 0.1, 0.05 + 0.6 - 0.2]
+    # Each value times the number of patches of its scale, whatever was kept inside it.
+    expected = [
+        4 * 0.1 + 3 * 0.4 + 2 * 0.3,
+        4 * 0.2 + 3 * 0.1 + 2 * 0.3,
+        4 * -0.1 + 3 * 0.4 + 2 * 0.3,
+        4 * 0.05 + 3 * 0.6 + 2 * -0.2,
+    ]
     fine = scores["20x"]
     rolled, total = score(fine, "Attention rolled"), score(fine, "Attribution total")
-    np.testing.assert_allclose(rolled.values, shared)
-    np.testing.assert_allclose(total.values, shared)
-    assert total.values.sum() == pytest.approx(sum(v.sum() for v in given.values()))
-    np.testing.assert_allclose(score(fine, "Attribution 10x").values, [0.4, 0.1, 0.4, 0.6])
-    np.testing.assert_allclose(rolled.percentiles, percentile_rank(np.array(shared)))
+    np.testing.assert_allclose(rolled.values, expected)
+    np.testing.assert_allclose(total.values, expected)
+    np.testing.assert_allclose(score(fine, "Attribution 10x").values, [1.2, 0.3, 1.2, 1.8])
+    np.testing.assert_allclose(rolled.percentiles, percentile_rank(np.array(expected)))
     assert total.percentiles is None
     assert (total.signed, total.unit) == (True, "risk")
     inside = score(scores["10x"], "Attribution 20x mean")
-    np.testing.assert_allclose(inside.values, [0.0, 0.2, 0.05], atol=1e-15)
-    np.testing.assert_allclose(score(scores["5x"], "Attribution 5x").values, given["5x"])
+    np.testing.assert_allclose(inside.values, [0.0, 0.8, 0.2], atol=1e-15)
+    np.testing.assert_allclose(score(scores["5x"], "Attribution 5x").values, 2 * given["5x"])
     # A network of one scale has no more than that.
     only = scores_of(bag, {"20x": given["20x"]}, attribution={"20x": given["20x"]})
     names = [each.name for each in only["20x"] if each.signed]
     assert names == ["Attribution 20x", "Attribution total"]
-    np.testing.assert_array_equal(score(only["20x"], "Attribution total").values, given["20x"])
+    np.testing.assert_array_equal(score(only["20x"], "Attribution total").values, 4 * given["20x"])
 
 
 @pytest.mark.parametrize(("placed", "nested"), [(False, True), (True, False)])
@@ -159,7 +165,7 @@ def test_hotspots_are_connected_regions_ranked_by_their_mean():
     hot |= {(19, row): 7.0 for row in range(15, 18)}
     hot |= {(10, 10): 99.0}  # a single cell is no region while there are others
     hotspots = find_hotspots(bag, scores_of(bag, hot_attention(bag, hot))["20x"])
-    assert [hotspot.attention for hotspot in hotspots] == [9, 7, 5]
+    assert [hotspot.mean for hotspot in hotspots] == [9, 7, 5]
     assert [hotspot.tiles for hotspot in hotspots] == [20, 12, 40]
     assert [hotspot.name for hotspot in hotspots] == ["Hotspot 1", "Hotspot 2", "Hotspot 3"]
     line = round(20 * SIDE), round(2 * SIDE)
@@ -171,7 +177,7 @@ def test_hotspots_are_connected_regions_ranked_by_their_mean():
 def test_a_single_cell_is_a_hotspot_where_there_is_nothing_else():
     bag = make_bag(block(20, 20))
     scores = scores_of(bag, hot_attention(bag, {(3, 3): 4.0, (7, 7): 5.0}))
-    assert [(spot.attention, spot.tiles) for spot in find_hotspots(bag, scores["20x"])] == [
+    assert [(spot.mean, spot.tiles) for spot in find_hotspots(bag, scores["20x"])] == [
         (5, 4),
         (4, 4),
     ]
@@ -183,3 +189,24 @@ def test_there_are_few_hotspots_and_none_in_constant_attention():
     hotspots = find_hotspots(bag, scores_of(bag, hot_attention(bag, hot))["20x"])
     assert [hotspot.rank for hotspot in hotspots] == [1, 2, 3, 4, 5]
     assert find_hotspots(bag, scores_of(bag, hot_attention(bag, {}))["20x"]) == []
+
+
+def test_hotspots_of_attribution_raise_or_lower_the_risk_and_none_is_about_zero():
+    bag = make_bag(block(40, 40))
+    n = len(bag.scales["20x"])
+    place = bag.scales["20x"].grid
+    values = np.zeros(n)
+    values[(place < 6).all(axis=1)] = 0.2 / n  # 36 tiles in a corner
+    values[(place >= 35).all(axis=1)] = -0.1 / n  # 25 in the other
+    scores = scores_of(bag, make_attention(bag), attribution={"20x": values})
+    hotspots = find_hotspots(bag, scores["20x"])
+    assert [(spot.kind, spot.rank, spot.tiles) for spot in hotspots] == [
+        ("raises", 1, 36),
+        ("lowers", 1, 25),
+    ]
+    assert [spot.mean for spot in hotspots] == pytest.approx([0.2, -0.1])
+    assert {spot.kind for spot in find_hotspots(bag, scores["20x"], "attention")} == {"attention"}
+    tiny = scores_of(bag, make_attention(bag), attribution={"20x": values / 1000})
+    assert find_hotspots(bag, tiny["20x"]) == []
+    (total,) = (each for each in tiny["20x"] if each.name == "Attribution total")
+    assert np.isnan(score_shares(total)).all()

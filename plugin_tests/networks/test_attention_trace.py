@@ -85,11 +85,13 @@ def dense_maps(model, inputs):
     return maps, fused
 
 
-def folding(n):
-    """Matrix (T, n) that gives each token of the padded sequence to its original."""
+def folded(scores, n):
+    """Mean score (..., n) of each token over its appearances among (..., T), scaled to the sum of all."""
     side = square_side(n)
     origin = torch.cat([torch.arange(n), torch.arange(side**2 - n)])
-    return torch.nn.functional.one_hot(origin, n).double()
+    appears = torch.nn.functional.one_hot(origin, n).to(scores.dtype)
+    means = scores @ appears / appears.sum(dim=0)
+    return means * scores.sum(dim=-1, keepdim=True) / means.sum(dim=-1, keepdim=True)
 
 
 # --- the kernel ----------------------------------------------------------------------------------
@@ -138,17 +140,16 @@ def test_every_layer_is_scored_as_by_its_dense_map(name, seed, lengths, batch, d
     assert torch.equal(traced.logits, plain.logits)
     assert traced.attention is None
 
-    fold = folding(n).float()
     assert list(trace.received) == list(maps)
     assert len(maps) == (4 * depth if name.endswith("20x") else 2 + 8 * depth)
     for layer, map_ in maps.items():
         expected = map_.mean(dim=1)  # over all queries, copies and the class token included
         if layer.startswith("transform_final"):
-            expected = expected[:, 1:] @ fold
+            expected = folded(expected[:, 1:], n)
         elif layer.startswith("transform"):
-            expected = expected @ fold
+            expected = folded(expected, n)
         torch.testing.assert_close(trace.received[layer], expected, atol=1e-6, rtol=0)
-    row = maps[f"transform_final.post.{depth - 1}"][:, 0, 1:] @ fold
+    row = folded(maps[f"transform_final.post.{depth - 1}"][:, 0, 1:], n)
     torch.testing.assert_close(trace.class_token, row, atol=1e-6, rtol=0)
 
     # The four scores of the output are among them.
@@ -292,11 +293,10 @@ def dense_rollout(model, inputs, name, depth):
             alone = torch.cat([*nothing[:i], x, *nothing[i + 1 :]], dim=2)
             terms.append((linear(alone) - linear.bias).norm(dim=2).detach())
     total = sum(terms)
-    fold = folding(n)
     if name.endswith("20x"):
-        return {"x20": (row @ through("transform_fine") @ fold)[:, 0]}
+        return {"x20": folded(row @ through("transform_fine"), n)[:, 0]}
     source, fine, coarse = (
-        (row * (term / total)[:, None]) @ through(transformer) @ fold
+        folded((row * (term / total)[:, None]) @ through(transformer), n)
         for transformer, term in zip(MAPS, terms, strict=True)
     )
     assert source.shape[2] == n10

@@ -426,15 +426,14 @@ def test_a_bundle_of_any_network_predicts_and_writes_its_scores(demo_bundle, tmp
         suffixes = output_suffixes(output_type)
         assert {p.name for p in folder.iterdir()} == {f"slide{suffix}" for suffix in suffixes}
 
-    by = "fused" if "fused" in stages else "20x"
     rolled = {"rolled"} if name.startswith("crossfusion") else set()
     documents = {
         scale: json.loads((tmp_path / "qupath" / f"slide{ending}").read_text())
         for scale, ending in (("20x", ".geojson"), ("10x", "_10x.geojson"), ("5x", "_5x.geojson"))
     }
     for scale, document in documents.items():
-        colour = by if scale == "20x" else scale if scale in stages else "20x mean"
-        assert document["tiacrossfusion"]["colour"] == f"percentile of {colour}"
+        total = "Attribution total" + (" mean" if scale != "20x" else "")
+        assert document["tiacrossfusion"]["colour"].startswith(f"{total}, blue -")
         features = [feature["properties"] for feature in document["features"]]
         tiles = [p for p in features if p["objectType"] == "tile"]
         assert len(tiles) == len(bag.scales[scale])
@@ -442,12 +441,10 @@ def test_a_bundle_of_any_network_predicts_and_writes_its_scores(demo_bundle, tmp
             named = {m.split()[1] for m in tile["measurements"] if m.startswith("Attention")}
             assert named == stages | rolled
             adds = {m.split()[1] for m in tile["measurements"] if m.startswith("Attribution")}
-            assert adds == {*scales_read(trained), "total"}
-            assert f"Attention {colour} percentile" in tile["measurements"]
+            assert adds >= {*scales_read(trained), "total"}
+            assert total in tile["measurements"]
         for hotspot in (p["measurements"] for p in features if p["objectType"] == "annotation"):
-            assert f"Attention {by} mean" in hotspot
-    hotspots = len(documents["20x"]["features"]) - len(bag.scales["20x"])
-    assert (hotspots == 0) == name.startswith("mean-pool")  # its attention is the same all over
+            assert "Attribution total mean" in hotspot
 
     store = open_annotation_store(tmp_path / "annotationstore" / "slide.db")
     tile = store["20x_0_0"].properties

@@ -239,10 +239,11 @@ def test_padding_repeats_the_first_tokens_and_folds_back(n):
     assert padded.shape == (1, side**2, 1)
     assert torch.equal(padded[:, n:], positions[:, : side**2 - n])
     assert torch.equal(pad_to_square(padded), padded)
-    # A copy's score lands on the token that it copies.
-    folded = fold_copies(padded[..., 0] + 1, n)
-    copied = (torch.arange(n) < side**2 - n) + 1
-    assert torch.equal(folded[0], (torch.arange(n) + 1.0) * copied)
+    # A token has the mean over its appearances, scaled to the sum of all.
+    scores = padded[..., 0] + 1
+    folded = fold_copies(scores, n)
+    torch.testing.assert_close(folded[0] / folded[0, 0], torch.arange(n) + 1.0)
+    torch.testing.assert_close(folded.sum(), scores.sum())
 
 
 def test_class_token_skips_the_position_convolutions():

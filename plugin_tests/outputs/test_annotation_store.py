@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 from made_up_scores import (
     ORIGIN,
     block,
@@ -22,7 +23,7 @@ def test_the_store_is_read_back_with_shares_and_level_0_coordinates(tmp_path: Pa
     bag = make_bag(block(12, 12), offset=(100, 50))
     attention = hot_attention(bag, {(1, 1): 2.0, (2, 1): 2.0})
     attention["20x"][0] = np.nan
-    attribution = {"20x": np.linspace(-1, 0.25, 144)}
+    attribution = {"20x": np.linspace(-1, 0.25, 144) / 144}
     result = result_of(bag, scores_of(bag, attention, attribution=attribution))
     scores, hotspots = result.scores["20x"], result.hotspots
     AnnotationStoreWriter().write(tmp_path, "slide", result)
@@ -39,11 +40,11 @@ def test_the_store_is_read_back_with_shares_and_level_0_coordinates(tmp_path: Pa
     assert "Attention 20x percentile" not in first.properties
     share = round(score(scores, "Attention 5x").percentiles[0] / 100, 6)
     assert first.properties["Attention 5x percentile"] == share
-    (spot,) = store.query(where='props["type"]=="Hotspot"').values()
-    assert spot.properties["name"] == "Hotspot 1"
-    assert spot.properties["Attention fused mean"] == 2
+    spot = store["hotspot_raises_1"]
+    assert spot.properties["name"] == "Raises the risk 1"
+    assert spot.properties["Attribution total mean"] == pytest.approx(hotspots[0].mean, rel=1e-5)
     assert first.properties["Attribution 20x"] == 0
-    assert 0.5 < store["20x_11_11"].properties["Attribution 20x"] < 0.7  # raises the risk a little
+    assert store["20x_11_11"].properties["Attribution 20x"] == 1  # raises the risk most
     assert spot.geometry.equals(hotspots[0].polygon)
     for annotation in store.values():
         kinds = ("Attention ", "Attribution ")

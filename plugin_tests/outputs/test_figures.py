@@ -19,7 +19,6 @@ from made_up_scores import (
 from tiacrossfusion.bags.bag import FeatureBag
 from tiacrossfusion.explain.score import Score
 from tiacrossfusion.models.config import RiskGroup
-from tiacrossfusion.outputs.colours import score_colours
 from tiacrossfusion.outputs.curve import Curve
 from tiacrossfusion.outputs.overlay import _paint, attention_figure
 from tiacrossfusion.outputs.survival_plot import survival_figure
@@ -45,7 +44,7 @@ def test_the_attention_figure_takes_slides_of_any_shape(columns: int, rows: int,
 def test_tiles_are_painted_where_they_lie():
     bag = make_bag([(1, 0), (5, 3)], dimensions=(round(8 * SIDE), round(4 * SIDE)))
     white = np.full((40, 80, 3), 250, np.uint8)
-    painted = _paint(white, bag, "20x", score_colours(Score("Any", "20x", np.array([0.1, 0.9]))))
+    painted = _paint(white, bag, Score("Any", "20x", np.array([0.1, 0.9])))
     changed = (painted != white).any(axis=2)
     expected = np.zeros((40, 80), bool)
     expected[0:10, 10:20] = expected[30:40, 50:60] = True

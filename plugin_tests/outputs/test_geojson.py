@@ -151,16 +151,20 @@ def test_tiles_and_hotspots_carry_all_scores_and_what_is_unknown_is_left_out(tmp
     attention = hot_attention(bag, {(1, 1): 2.0, (2, 1): 2.0})
     scores = scores_of(bag, attention, rolled=rolled, attribution=attribution)
     paths = write_geojson(tmp_path, "slide", result_of(bag, scores))
-    (spot, *tiles) = (feature["properties"] for feature in check_rules(paths[0], bag))
+    shown = [feature["properties"] for feature in check_rules(paths[0], bag)]
+    tiles = [each for each in shown if each["objectType"] == "tile"]
+    spot = shown[0]
     signed = ["Attribution 5x", "Attribution 10x", "Attribution 20x", "Attribution total"]
     for number, tile in enumerate(tiles):
         has = {name for name in tile["measurements"] if name.startswith("Attribution")}
         assert has == (set(signed[:2]) if number == 3 else set(signed))
         assert not any("rolled" in name for name in tile["measurements"])
-    assert tiles[7]["measurements"]["Attribution 20x"] == float(f"{attribution['20x'][7]:.6g}")
-    inside = score(scores["20x"], "Attention fused").percentiles >= 95
-    mean = score(scores["20x"], "Attribution total").values[inside].mean()
+    assert tiles[7]["measurements"]["Attribution 20x"] == float(
+        f"{144 * attribution['20x'][7]:.6g}"
+    )
+    mean = find_hotspots(bag, scores["20x"])[0].mean
     assert spot["measurements"]["Attribution total mean"] == pytest.approx(mean, rel=1e-5)
+    assert spot["classification"]["name"] == "tiacrossfusion raises the risk"
     assert "Attention rolled mean" not in spot["measurements"]
     assert {f"Attention {stage} mean" for stage in list(STAGE_GRID)[:-1]} < set(
         spot["measurements"]
@@ -320,7 +324,7 @@ def test_a_hotspot_may_have_a_hole_and_touch_another_at_a_corner(tmp_path: Path)
         {
             "objectType": "annotation",
             "name": hotspot.name,
-            "classification": {"name": "CrossFusion attention hotspot", "color": [220, 20, 60]},
+            "classification": {"name": "tiacrossfusion highest attention", "color": [220, 20, 60]},
             "isLocked": True,
             "measurements": {
                 "Rank": hotspot.rank,

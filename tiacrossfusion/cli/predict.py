@@ -37,6 +37,7 @@ from tiacrossfusion.slides.options import ReadOptions, WholeSlide
 from tiacrossfusion.text import printable
 
 if TYPE_CHECKING:
+    from tiacrossfusion.explain.hotspots import HotspotsBy
     from tiacrossfusion.runs.patients import PatientOutcome
 
 #: What only slides, and only a table of patients, have a use for.
@@ -104,6 +105,13 @@ _FOR_PATIENTS = ("slide_column", "patient_column")
     help="Find out what raises and what lowers the risk. Without it the model takes a tenth of the time.",
 )
 @click.option(
+    "--hotspots",
+    type=click.Choice(["attribution", "attention"]),
+    default="attribution",
+    show_default=True,
+    help="Outline the regions that raise and lower the risk most, or those of the highest attention.",
+)
+@click.option(
     "--gzip", is_flag=True, help="Compress GeoJSON (.geojson.gz), which QuPath opens too."
 )
 @click.option("--overwrite", is_flag=True, help="Make finished results again.")
@@ -133,6 +141,7 @@ def predict(
     *,
     auto_get_mask: bool,
     attribution: bool,
+    hotspots: HotspotsBy,
     gzip: bool,
     overwrite: bool,
     verbose: bool,
@@ -170,7 +179,12 @@ def predict(
     if read.mask is None and not auto_get_mask:
         read = replace(read, mask=WholeSlide())
     options = PredictionOptions(
-        read, output_type=output_type, attribution=attribution, gzip=gzip, overwrite=overwrite
+        read,
+        output_type=output_type,
+        attribution=attribution,
+        hotspots=hotspots,
+        gzip=gzip,
+        overwrite=overwrite,
     )
     table = None
     if patients is not None:

@@ -21,25 +21,39 @@ if TYPE_CHECKING:
 STAGE_GRID = {"5x": "5x", "10x": "10x", "20x": "20x", "fused": "10x", "rolled": "20x"}
 
 
-def attention_scores(bag: FeatureBag, _bundle: ModelBundle, prediction: Explained) -> list[Score]:
+def attention_scores(bag: FeatureBag, bundle: ModelBundle, prediction: Explained) -> list[Score]:
     """Return "Attention 5x", "Attention fused" and so on, for the stages of the network, on every grid.
 
-    "Attention rolled" of a 20x patch is its own plus its equal share of the larger patches around it, so
-    that the sum over the 20x patches is the sum over the tokens of all scales.
+    "Attention rolled" of a 20x patch is the sum over the patches that it lies in, each times the number of
+    patches of its scale: 1 for a patch that receives as much for its area as the average.
 
     Raises:
         TiacfError: the positions of the patches are unknown.
         ValueError: a stage does not have one value for each patch.
     """
+    from tiacrossfusion.networks.base import SurvivalNetwork
+
     nesting = Nesting(bag)
     stages = dict(prediction.attention)
     if prediction.rolled is not None:
         rolled = prediction.rolled.items()
-        parts = [Score(f"Attention rolled {scale}", scale, values) for scale, values in rolled]
-        stages["rolled"] = nesting.share(parts)
+        parts = [
+            Score(f"Attention rolled {scale}", scale, values * len(values))
+            for scale, values in rolled
+        ]
+        stages["rolled"] = nesting.total(parts)
+    network = bundle.network.unwrapped()
+    meanings = network.attention_meanings if isinstance(network, SurvivalNetwork) else {}
     return [
         score
         for stage, grid in STAGE_GRID.items()
         if stage in stages
-        for score in nesting.spread(Score(f"Attention {stage}", grid, stages[stage]))
+        for score in nesting.spread(
+            Score(
+                f"Attention {stage}",
+                grid,
+                stages[stage],
+                meaning=meanings.get(stage, "Weight of the patch in the network."),
+            )
+        )
     ]

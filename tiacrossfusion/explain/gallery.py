@@ -33,7 +33,7 @@ class GalleryPatch:
         image: (patch_size, patch_size, 3) uint8 RGB at the patch's own scale.
         bounds: level-0 pixels (x0, y0, x1, y1).
         percentile: percentile of its attention among the patches of its scale; None when unknown.
-        attribution: how much it adds to the risk; None when unknown.
+        attribution: change of the risk, to first order, if the whole slide were like it; None when unknown.
     """
 
     image: np.ndarray
@@ -50,8 +50,9 @@ class GalleryRow:
         scale: "5x", "10x" or "20x".
         score: the score that selects them, "attention" or "attribution".
         microns: width of a patch.
-        highest: in order of decreasing score; only attributions above 0.
-        lowest: in order of increasing score; only attributions below 0. No patch is in both.
+        highest: in order of decreasing score; only attributions above 0 that are not negligible.
+        lowest: in order of increasing score; only attributions below 0 that are not negligible. No patch is
+            in both.
     """
 
     scale: str
@@ -94,7 +95,7 @@ def read_gallery(
         attention = named(scores[scale], f"Attention {scale}")
         adds = None if attribution is None else attribution.values
         ranks = None if attention is None else attention.percentiles
-        chosen = _choose(adds, ranks)
+        chosen = _choose(attribution, ranks)
         if chosen is None:
             continue
         by, *indices = chosen
@@ -112,11 +113,12 @@ def read_gallery(
 
 
 def _choose(
-    adds: np.ndarray | None, percentiles: np.ndarray | None
+    attribution: Score | None, percentiles: np.ndarray | None
 ) -> tuple[Literal["attention", "attribution"], np.ndarray, np.ndarray] | None:
     """Return the score that selects patches of a scale, and indices of the highest and of the lowest."""
-    if adds is not None and np.nan_to_num(adds).any():
-        return "attribution", _first(-adds, adds > 0), _first(adds, adds < 0)
+    if attribution is not None and np.nan_to_num(attribution.values).any():
+        adds = attribution.values
+        return "attribution", _first(-adds, attribution.raises), _first(adds, attribution.lowers)
     if percentiles is None:
         return None
     known = np.isfinite(percentiles)

@@ -1,20 +1,17 @@
-"""Hotspots: the few connected regions of highest attention.
-
-They are found in the score that colours the 20x grid: attention after fusion, or attention at 20x.
-"""
+"""Hotspots: the few connected regions that raise or lower the risk most, or have the highest attention."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import cv2
 import numpy as np
 import shapely
 
 from tiacrossfusion.explain.extent import clip_to_slide, tiles_of
-from tiacrossfusion.explain.score import Score, colour_score
+from tiacrossfusion.explain.score import Score, colour_score, named, percentile_rank
 
 if TYPE_CHECKING:
     from tiacrossfusion.bags.bag import FeatureBag
@@ -26,8 +23,14 @@ HOT_PERCENTILE = 95.0
 #: on the 10x grid, and a single tile of it is not a region.
 MIN_TILES = 8
 
-#: Viewers draw annotations one by one, and a pathologist looks at few.
+#: Of each kind. Viewers draw annotations one by one, and a pathologist looks at few.
 MAX_HOTSPOTS = 5
+
+#: What hotspots are found in.
+HotspotsBy = Literal["attribution", "attention"]
+
+#: Names of the kinds of hotspots.
+NAMES = {"raises": "Raises the risk", "lowers": "Lowers the risk", "attention": "Hotspot"}
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,9 @@ class Hotspot:
     """A connected region of hot 20x tiles.
 
     Attributes:
-        rank: 1 is the region with the highest mean attention.
-        score: name of the score it was found in, "Attention fused" or "Attention 20x".
+        kind: "raises" or "lowers" (the risk, by attribution), or "attention".
+        rank: of its kind; 1 is the region with the largest mean.
+        score: name of the score it was found in, such as "Attribution total" or "Attention fused".
         polygon: outline in level-0 pixels of the whole slide, clipped to the slide; its exterior has the
             orientation of the tiles, its holes the opposite one.
         percentiles: mean percentile of its tiles by name of the score, NaN where unknown.
@@ -45,6 +49,7 @@ class Hotspot:
         area: in square microns; None when the slide's resolution is unknown.
     """
 
+    kind: Literal["raises", "lowers", "attention"]
     rank: int
     score: str
     polygon: shapely.Polygon
@@ -55,11 +60,11 @@ class Hotspot:
 
     @property
     def name(self) -> str:
-        """Name to show, such as "Hotspot 1"."""
-        return f"Hotspot {self.rank}"
+        """Name to show, such as "Raises the risk 1"."""
+        return f"{NAMES[self.kind]} {self.rank}"
 
     @property
-    def attention(self) -> float:
+    def mean(self) -> float:
         """Mean of the score it was found in."""
         return self.means[self.score]
 
@@ -75,24 +80,49 @@ class Hotspot:
         return (x0 + x1) / 2, y0
 
 
-def find_hotspots(bag: FeatureBag, scores: Sequence[Score]) -> list[Hotspot]:
-    """Return at most `MAX_HOTSPOTS` regions of highest attention, in order of decreasing mean.
+def find_hotspots(
+    bag: FeatureBag, scores: Sequence[Score], by: HotspotsBy = "attribution"
+) -> list[Hotspot]:
+    """Return at most `MAX_HOTSPOTS` regions of each kind, in order of decreasing size of their mean.
 
-    Tiles that share an edge belong to one region. Constant attention has no hotspot. The scores are those
-    of the 20x grid.
+    By attribution, hot tiles are the 5 % that raise the risk most and the 5 % that lower it most, without
+    those about zero; by attention, or where there is no attribution, the 5 % of the highest attention.
+    Tiles that share an edge belong to one region. Constant scores have no hotspot. The scores are those of
+    the 20x grid.
     """
-    score = colour_score(scores)
+    total = named(scores, "Attribution total")
+    if by == "attribution" and total is not None:
+        ranks = percentile_rank(total.values)
+        raising = total.raises & (ranks >= HOT_PERCENTILE)
+        lowering = total.lowers & (ranks <= 100 - HOT_PERCENTILE)
+        return [
+            *_regions(bag, scores, "raises", total, raising, total.values),
+            *_regions(bag, scores, "lowers", total, lowering, -total.values),
+        ]
+    score = colour_score([score for score in scores if not score.signed])
     if score is None or score.percentiles is None:
         return []
+    hot = score.percentiles >= HOT_PERCENTILE
+    return _regions(bag, scores, "attention", score, hot, score.values)
+
+
+def _regions(
+    bag: FeatureBag,
+    scores: Sequence[Score],
+    kind: Literal["raises", "lowers", "attention"],
+    score: Score,
+    among: np.ndarray,
+    values: np.ndarray,
+) -> list[Hotspot]:
+    """Return the regions of the tiles `among` (N,) bool with the highest mean of `values` (N,)."""
     bounds, shown = clip_to_slide(bag, "20x")
-    # A comparison with NaN is False, so tiles of unknown attention are not hot.
-    hot = np.flatnonzero(shown & (score.percentiles >= HOT_PERCENTILE))
+    # A comparison with NaN is False, so tiles of unknown scores are not hot.
+    hot = np.flatnonzero(shown & among)
     regions = _connected(tiles_of(bag, "20x").grid[hot])
     if regions.max(initial=0) == 0:
         return []
     members = [hot[regions == region] for region in range(1, regions.max() + 1)]
     members = [tiles for tiles in members if len(tiles) >= MIN_TILES] or members
-    values = score.values
     # Of equal means the larger region comes first, then the one whose first tile is first on the grid.
     members.sort(key=lambda tiles: (-values[tiles].mean(), -len(tiles), tiles[0]))
     mpp = bag.provenance.mpp
@@ -104,6 +134,7 @@ def find_hotspots(bag: FeatureBag, scores: Sequence[Score]) -> list[Hotspot]:
         polygon = shapely.geometry.polygon.orient(shapely.normalize(merged), 1.0)
         hotspots.append(
             Hotspot(
+                kind=kind,
                 rank=rank,
                 score=score.name,
                 polygon=polygon,

@@ -57,18 +57,17 @@ class Nesting:
             scores.append(on_grid)
         return scores
 
-    def share(self, scores: Iterable[Score]) -> np.ndarray:
-        """Divide each patch's value equally among the kept patches of the finest grid inside it.
+    def total(self, scores: Iterable[Score]) -> np.ndarray:
+        """Add up, for each patch of the finest grid, the values of the patches that it lies in.
 
         Returns:
-            (N,) sum over the scores for each patch of the finest grid.
+            (N,) sum over the scores. It does not depend on which other patches were kept.
         """
         *_, around = self._around.values()
         total = np.zeros(len(next(iter(around.values()))))
         for score in scores:
             check_score(self._bag, score)
-            index = around[score.scale]
-            total = total + score.values[index] / np.bincount(index)[index]
+            total = total + score.values[around[score.scale]]
         return total
 
 

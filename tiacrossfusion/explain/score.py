@@ -18,6 +18,10 @@ class Score:
         values: (N,) float64 in the order of the grid's patches; NaN where a value is unknown or not finite.
         signed: whether values above 0 raise `unit` and values below 0 lower it.
         unit: unit of the values, such as "risk"; empty for shares of attention.
+        meaning: one sentence on which property of the network or the slide the score shows.
+        limit: value from which a signed score has the strongest colour, the same for all slides of a model;
+            None takes a quantile of the slide's own values.
+        negligible: size below which a signed score is about zero: not coloured, and in no gallery.
         percentiles: (N,) float64 ranks within the slide, 0 to 100, NaN where the value is NaN; computed
             unless given. None for signed scores, because ranks do not show where 0 is.
     """
@@ -27,6 +31,9 @@ class Score:
     values: np.ndarray
     signed: bool = False
     unit: str = ""
+    meaning: str = ""
+    limit: float | None = None
+    negligible: float = 0.0
     percentiles: np.ndarray | None = None
 
     def __post_init__(self) -> None:
@@ -35,6 +42,16 @@ class Score:
         object.__setattr__(self, "values", np.where(np.isfinite(values), values, np.nan))
         if not self.signed and self.percentiles is None:
             object.__setattr__(self, "percentiles", percentile_rank(self.values))
+
+    @property
+    def raises(self) -> np.ndarray:
+        """Return which values of a signed score are above 0 and not negligible, (N,) bool."""
+        return self.values > self.negligible
+
+    @property
+    def lowers(self) -> np.ndarray:
+        """Return which values of a signed score are below 0 and not negligible, (N,) bool."""
+        return self.values < -self.negligible
 
 
 def percentile_rank(values: np.ndarray) -> np.ndarray:
@@ -69,14 +86,14 @@ def on_own_grid(scores: Mapping[str, Sequence[Score]], name: str) -> Score:
 def colour_score(scores: Sequence[Score]) -> Score | None:
     """Return the score that colours the patches of a grid; None of an empty list.
 
-    It is attention after fusion on the 20x grid and the grid's own attention on the others; for a
-    network without it, attention at 20x, else the attribution, else the first score.
+    It is the attribution; without it, attention after fusion on the 20x grid and the grid's own attention
+    on the others; for a network without these, attention at 20x, else the first score.
     """
     if not scores:
         return None
     scale = scores[0].scale
     stages = ("fused" if scale == "20x" else scale, "20x", "20x mean")
-    wanted = [f"Attention {stage}" for stage in stages]
-    wanted += ["Attribution total", "Attribution total mean"]
+    wanted = ["Attribution total", "Attribution total mean"]
+    wanted += [f"Attention {stage}" for stage in stages]
     found = (named(scores, name) for name in wanted)
     return next((score for score in found if score is not None), scores[0])

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from tiacrossfusion.encoders.encoder import Encoder
     from tiacrossfusion.explain.gallery import Gallery
-    from tiacrossfusion.explain.hotspots import Hotspot
+    from tiacrossfusion.explain.hotspots import Hotspot, HotspotsBy
     from tiacrossfusion.explain.score import Score
     from tiacrossfusion.models.bundle import ModelBundle
     from tiacrossfusion.models.config import BundleConfig
@@ -48,7 +48,7 @@ class SlideResult:
         config: configuration of the model.
         caveat: why the numbers may be unreliable for this slide; empty when there is no reason.
         scores: scores of each grid, from coarse to fine; empty when the places of the patches are unknown.
-        hotspots: regions of the highest attention.
+        hotspots: regions that raise or lower the risk most, or of the highest attention.
         overview: (h, w, 3) uint8, the whole slide, its longer side about `OVERVIEW` pixels; None when
             it was predicted from a bag.
         gallery: patches with the highest and the lowest scores; None when it was predicted from a bag
@@ -87,6 +87,7 @@ def predict_slide(
     read: ReadOptions | None = None,
     *,
     attribution: bool = True,
+    hotspots: HotspotsBy = "attribution",
     covariates: np.ndarray | None = None,
     progress: Progress | None = None,
 ) -> SlideResult:
@@ -98,6 +99,7 @@ def predict_slide(
         encoder: the model's encoder.
         read: scale, mask, batch size and number of workers; None for the defaults.
         attribution: as in `predict_stored`.
+        hotspots: as in `predict_stored`.
         covariates: as in `predict_stored`.
         progress: bars to move.
 
@@ -109,7 +111,12 @@ def predict_slide(
         bag = extract_bag(slide, bundle.config.sampling, encoder, read, progress=progress)
         progress.stage(slide.name, "predict")
         result = predict_stored(
-            bag, bundle, attribution=attribution, covariates=covariates, caveat=slide.caveat
+            bag,
+            bundle,
+            attribution=attribution,
+            hotspots=hotspots,
+            covariates=covariates,
+            caveat=slide.caveat,
         )
         progress.stage(slide.name, "pictures")
         return replace(
@@ -126,6 +133,7 @@ def predict_stored(
     bundle: ModelBundle,
     *,
     attribution: bool = True,
+    hotspots: HotspotsBy = "attribution",
     covariates: np.ndarray | None = None,
     caveat: str = "",
 ) -> SlideResult:
@@ -136,6 +144,7 @@ def predict_stored(
         bundle: the model.
         attribution: compute attribution and attention rollout too, which takes about ten times as long
             as the prediction alone.
+        hotspots: find hotspots by "attribution", where it is computed, or by "attention".
         covariates: (C,) of the patient, as `ModelBundle.covariates_of` returns them, for a network that takes
             covariates.
         caveat: why the numbers may be unreliable, known from opening the slide; a bag does not record
@@ -156,6 +165,6 @@ def predict_stored(
     if no_maps:
         caveats.append(f"no maps: {no_maps}")
     scores = {} if no_maps else slide_scores(bag, bundle, prediction)
-    hotspots = find_hotspots(bag, scores["20x"]) if scores else []
+    found = find_hotspots(bag, scores["20x"], hotspots) if scores else []
     caveat = "; ".join(filter(None, caveats))
-    return SlideResult(bag, prediction, bundle.config, caveat, scores, hotspots)
+    return SlideResult(bag, prediction, bundle.config, caveat, scores, found)

@@ -103,6 +103,11 @@ class RiskReference(BaseModel):
         probabilities = np.linspace(0, 100, len(self.quantiles))
         return float(np.interp(risk, self.quantiles, probabilities))
 
+    @property
+    def sd(self) -> float:
+        """Return the standard deviation of the risks of the training patients, from their quantiles."""
+        return float(np.std(self.quantiles))
+
     def group(self, risk: float) -> RiskGroup:
         """Return the risk group of a risk."""
         return self.groups[1] if risk > self.cutoff else self.groups[0]

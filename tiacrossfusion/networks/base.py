@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -57,6 +58,9 @@ class SurvivalNetwork(nn.Module):
     Raises:
         UsageError: a size is below 1 or far too large, or `num_heads` does not divide `embed_dim`.
     """
+
+    #: One sentence on what attention shows, by stage: "5x", "10x", "20x", "fused" and "rolled".
+    attention_meanings: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, encoder_width: int, num_bins: int, **sizes: int) -> None:
         """Check the sizes."""

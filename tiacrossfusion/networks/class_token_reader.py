@@ -134,8 +134,8 @@ class ClassTokenReader(SurvivalNetwork):
           negative entries, for which rollout has no rule, and their neighbours follow the wrapped order.
         - Where three maps are fused, the mass at a place is split by the norms of what each map adds there
           (see `conv_processor.shares_of_norms`), not by the three weights alone.
-        - The mass of padded copies is added to their originals. Mass that stays with the class token
-          belongs to no token: it is left out, and the rest is divided by its sum.
+        - Repeated tokens have the mean over their appearances, and the mass is kept. Mass that stays with
+          the class token belongs to no token: it is left out, and the rest is divided by its sum.
 
         All queries and keys of one forward pass are stored: 1.6 GiB for the largest bag of the paper.
 

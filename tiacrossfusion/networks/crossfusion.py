@@ -14,6 +14,8 @@ from tiacrossfusion.networks.cross_attention import CrossAttentionBlock
 from tiacrossfusion.networks.layout import fold_copies, pad_to_square
 from tiacrossfusion.networks.output import AttentionScores, SurvivalOutput
 
+_ORDER = "It also depends on the order of the patches, which makes the network's map."
+
 
 class CrossFusion(ClassTokenReader):
     """Multi-scale cross-attention and convolutional fusion for survival prediction.
@@ -44,6 +46,13 @@ class CrossFusion(ClassTokenReader):
     #: The module that fuses the three maps into one.
     processor: ClassVar[type[ConvProcessor | ConcatProcessor]] = ConvProcessor
     map_transformers = ("transform_source", "transform_fine", "transform_coarse")
+    attention_meanings: ClassVar[Mapping[str, str]] = {
+        "5x": "How much the 10x patches attend to the 5x patch; not whether it raises the risk.",
+        "20x": "How much the 10x patches attend to the 20x patch; not whether it raises the risk.",
+        "10x": f"How much the 10x patches attend to the 10x patch. {_ORDER}",
+        "fused": f"How much the prediction's token attends to the 10x patch after fusion. {_ORDER}",
+        "rolled": f"Attention of all layers, traced back to the patch; 1 is the average. {_ORDER}",
+    }
 
     def _add_layers(self) -> None:
         self.project_coarse = self._projection()
@@ -132,6 +141,10 @@ class CrossFusion20x(ClassTokenReader):
 
     map_input = "x20"
     map_transformers = ("transform_fine",)
+    attention_meanings: ClassVar[Mapping[str, str]] = {
+        "20x": f"How much the prediction's token attends to the 20x patch. {_ORDER}",
+        "rolled": f"Attention of all layers, traced back to the patch; 1 is the average. {_ORDER}",
+    }
 
     def _add_layers(self) -> None:
         self.project_fine = self._projection()

@@ -25,7 +25,13 @@ def pad_to_square(tokens: Tensor) -> Tensor:
 
 
 def fold_copies(scores: Tensor, tokens: int) -> Tensor:
-    """Add the scores (B, side * side) of padded copies to their originals: (B, N) for N = `tokens`."""
+    """Return one score a token, (B, N) for N = `tokens`, from those of originals and copies (B, side * side).
+
+    A token has the mean over its appearances, so that it gains nothing from being repeated. All are then
+    scaled to the sum that the scores had.
+    """
+    copies = scores.shape[1] - tokens
     folded = scores[:, :tokens].clone()  # (B, N)
-    folded[:, : scores.shape[1] - tokens] += scores[:, tokens:]
-    return folded
+    folded[:, :copies] = (folded[:, :copies] + scores[:, tokens:]) / 2
+    total = folded.sum(dim=1, keepdim=True)
+    return folded * (scores.sum(dim=1, keepdim=True) / total.where(total != 0, 1.0))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -19,6 +22,10 @@ class MeanPool(BagNetwork):
     Embedding before the mean lets the network count tokens of a kind; the MLP after it can multiply what
     the scales contribute. Scores are uniform: 1/N_s for each token of scale s.
     """
+
+    attention_meanings: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("5x", "10x", "20x"), "Weight of the patch in the mean of its scale: the same for all."
+    )
 
     def _add_layers(self, embed_dim: int, num_bins: int, dropout: float) -> None:
         self.hidden = nn.Linear(len(self.scales) * embed_dim, embed_dim)

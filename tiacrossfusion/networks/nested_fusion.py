@@ -50,6 +50,10 @@ class NestedFusion(SurvivalNetwork):
         UsageError: a size is below 1 or too large.
     """
 
+    attention_meanings: ClassVar[Mapping[str, str]] = {
+        "20x": "Weight of the 20x patch among the patches inside the same 10x patch; equal weights say that "
+        "none of them stands out."
+    }
     recipe: ClassVar[Recipe] = Recipe(
         loss="cox",
         learning_rate=3e-3,

@@ -18,7 +18,7 @@ class AttentionScores:
 
     The fields are described for CrossFusion and its ablation without convolutions. Their `x10` and `fused`
     come from sequences padded to a square with copies of their first tokens (see `layout.pad_to_square`);
-    the scores of the copies are added to those of the originals.
+    a repeated token has the mean over its appearances, and the sum is kept (see `layout.fold_copies`).
 
     The other networks have no `fused`. For CrossFusion on 20x alone, `x20` is the class token's row
     described under `fused`. ABMIL and DSMIL give weights that sum to 1 over all tokens that they read, mean

@@ -68,6 +68,9 @@ class BagNetwork(SurvivalNetwork):
         UsageError: a size is below 1 or too large.
     """
 
+    attention_meanings: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        SCALES, "Weight of the patch in the pooled slide; not whether it raises the risk."
+    )
     scales: ClassVar[tuple[str, ...]] = SCALES
     forward: Callable[..., SurvivalOutput] = _read_all
 

@@ -54,7 +54,8 @@ class AnnotationStoreWriter(Writer):
     """A TIAToolbox annotation store, `<stem>.db`, with the 20x tiles and the hotspots.
 
     Each annotation has a "type". Tiles have "Attention fused percentile" and so on, divided by 100, and
-    signed scores such as "Attribution total" from 0 (lowers the risk most) to 1 (raises it most).
+    signed scores such as "Attribution total" from 0 (lowers the risk most) to 1 (raises it most), without
+    those about zero.
     Hotspots have a "name", a "rank", the mean percentile of their tiles divided by 100, and the mean of
     every score, such as "Attribution total mean", in the score's unit. Unknown values are left out. The
     store's metadata contain the origin under "tiacrossfusion".
@@ -69,10 +70,11 @@ class AnnotationStoreWriter(Writer):
             annotations = dict(_tiles(result.bag, result.scores["20x"]))
             for hotspot in result.hotspots:
                 properties = {"type": HOTSPOT_TYPE, "name": hotspot.name, "rank": hotspot.rank}
+                properties["kind"] = hotspot.kind
                 ranks = hotspot.percentiles.items()
                 shares = {f"{name} percentile": round(rank / 100, 6) for name, rank in ranks}
                 means = {f"{name} mean": float(f"{m:.6g}") for name, m in hotspot.means.items()}
-                annotations[f"hotspot_{hotspot.rank}"] = Annotation(
+                annotations[f"hotspot_{hotspot.kind}_{hotspot.rank}"] = Annotation(
                     hotspot.polygon, properties | _finite(shares) | _finite(means)
                 )
             store.append_many(list(annotations.values()), list(annotations))

@@ -18,11 +18,11 @@ SIGNED_COLOUR_MAP = "RdBu_r"
 #: Values beyond this quantile share the strongest colour, so that one tile does not make all others pale.
 _STRONGEST = 0.99
 
-#: Colour of a tile whose score is unknown.
+#: Colour of a tile whose score is unknown or about zero.
 UNKNOWN = (128, 128, 128)
 
-#: Colour of the hotspots.
-HOTSPOT = (220, 20, 60)
+#: Colour of the hotspots, by kind.
+HOTSPOTS = {"raises": (178, 24, 43), "lowers": (33, 102, 172), "attention": (220, 20, 60)}
 
 
 @functools.cache
@@ -34,19 +34,26 @@ def colour_table(*, signed: bool) -> np.ndarray:
     return colormaps[name](np.arange(256), bytes=True)[:, :3]
 
 
-def _signed_shares(values: np.ndarray) -> np.ndarray:
-    sizes = np.abs(values[np.isfinite(values)])
+def limit_of(score: Score) -> float:
+    """Return the value from which a signed score has the strongest colour."""
+    if score.limit is not None:
+        return score.limit
+    sizes = np.abs(score.values[np.isfinite(score.values)])
     strongest = np.quantile(sizes, _STRONGEST) if len(sizes) else 0.0
-    strongest = strongest or sizes.max(initial=0) or 1.0
-    return 0.5 + 0.5 * np.clip(values / strongest, -1, 1)
+    return float(strongest or sizes.max(initial=0) or 1.0)
 
 
 def score_shares(score: Score) -> np.ndarray:
-    """Return the place of each value on its colour scale: (N,) from 0 to 1, NaN where unknown.
+    """Return the place of each value on its colour scale: (N,) from 0 to 1, NaN where it has no colour.
 
-    Of a signed score 0 lowers the risk most, 0.5 is zero and 1 raises it most.
+    Of a signed score 0 lowers the risk most, 0.5 is zero and 1 raises it most; a negligible value has no
+    colour.
     """
-    return _signed_shares(score.values) if score.percentiles is None else score.percentiles / 100
+    if score.percentiles is not None:
+        return score.percentiles / 100
+    shares = 0.5 + 0.5 * np.clip(score.values / limit_of(score), -1, 1)
+    about_zero = (score.negligible > 0) & (np.abs(score.values) < score.negligible)
+    return np.where(about_zero, np.nan, shares)
 
 
 def score_colours(score: Score) -> np.ndarray:

@@ -24,7 +24,7 @@ import numpy as np
 from tiacrossfusion.explain.extent import clip_to_slide, tiles_of
 from tiacrossfusion.explain.hotspots import Hotspot
 from tiacrossfusion.explain.score import Score, colour_score
-from tiacrossfusion.outputs.colours import HOTSPOT, UNKNOWN, score_colours
+from tiacrossfusion.outputs.colours import HOTSPOTS, UNKNOWN, limit_of, score_colours
 from tiacrossfusion.outputs.values import origin
 from tiacrossfusion.outputs.writers import Writer
 
@@ -38,9 +38,16 @@ _SUFFIXES = {"20x": ".geojson", "10x": "_10x.geojson", "5x": "_5x.geojson"}
 #: Level of gzip: at 4 the files are a tenth larger than at 9 and take a quarter of the time.
 _COMPRESSION = 4
 
-#: Class of the hotspots. QuPath uses the colour given here only for a class that the user's project does
-#: not have yet, so the name is one that no other program uses.
-_HOTSPOT_CLASS = {"name": "CrossFusion attention hotspot", "color": list(HOTSPOT)}
+#: Classes of the hotspots. QuPath uses the colour given here only for a class that the user's project does
+#: not have yet, so the names are ones that no other program uses.
+_HOTSPOT_CLASSES = {
+    kind: {"name": f"tiacrossfusion {name}", "color": list(HOTSPOTS[kind])}
+    for kind, name in (
+        ("raises", "raises the risk"),
+        ("lowers", "lowers the risk"),
+        ("attention", "highest attention"),
+    )
+}
 
 #: Namespace of the ids: an object of a slide has the same id in every run.
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "tiacrossfusion")
@@ -49,7 +56,8 @@ _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "tiacrossfusion")
 class QuPathWriter(Writer):
     """GeoJSON for QuPath: `<stem>.geojson` (20x tiles, hotspots), `<stem>_10x.geojson`, `<stem>_5x.geojson`.
 
-    The measurements of a tile are its scores, and the percentiles of unsigned scores.
+    The measurements of a tile are its scores, and the percentiles of unsigned scores; the file says under
+    "meanings" what each shows.
 
     Coordinates are level-0 pixels of the image as QuPath opens it, that is without the slide's
     `offset`, clipped to the slide. Tiles are coloured by `colour_score`, which each file names. Two runs
@@ -68,6 +76,7 @@ class QuPathWriter(Writer):
         for scale, suffix in zip(_SUFFIXES, self.suffixes, strict=True):
             scores = result.scores.get(scale, [])
             header = record | {"tiles": scale, "colour": _colour(scores)}
+            header |= {"meanings": {score.name: score.meaning for score in scores if score.meaning}}
             hotspots = result.hotspots if scale == "20x" else []
             features = (geojson.dumps(_hotspot_feature(result, hotspot)) for hotspot in hotspots)
             tiles = _tile_features(result.bag, scale, scores) if scale in result.bag.scales else ()
@@ -88,7 +97,10 @@ def _colour(scores: Sequence[Score]) -> str:
     if score is None:
         return "no score"
     name = score.name.removeprefix("Attention ")
-    return name if score.percentiles is None else f"percentile of {name}"
+    if score.percentiles is not None:
+        return f"percentile of {name}"
+    limit = f"{limit_of(score):.3g} {score.unit}".rstrip()
+    return f"{name}, blue -{limit} to red +{limit}, grey about 0"
 
 
 @contextmanager
@@ -162,12 +174,12 @@ def _hotspot_feature(result: SlideResult, hotspot: Hotspot) -> geojson.Feature:
         scores = {"Area um^2": hotspot.area} | scores
     coordinates = [(ring.astype(np.int64) - made.offset).tolist() for ring in hotspot.rings]
     return geojson.Feature(
-        id=str(uuid.uuid5(_NAMESPACE, f"{made.slide}/hotspot/{hotspot.rank}")),
+        id=str(uuid.uuid5(_NAMESPACE, f"{made.slide}/{hotspot.kind}/{hotspot.rank}")),
         geometry=geojson.Polygon(coordinates),
         properties={
             "objectType": "annotation",
             "name": hotspot.name,
-            "classification": _HOTSPOT_CLASS,
+            "classification": _HOTSPOT_CLASSES[hotspot.kind],
             "isLocked": True,
             "measurements": {"Rank": hotspot.rank, "Tiles": hotspot.tiles}
             | {name: float(f"{value:.6g}") for name, value in scores.items()},

@@ -16,8 +16,14 @@ from matplotlib.patheffects import withStroke
 from tiacrossfusion.explain.attribution_scores import ATTRIBUTIONS, TOTAL
 from tiacrossfusion.explain.extent import slide_size, tiles_of
 from tiacrossfusion.explain.hotspots import Hotspot
-from tiacrossfusion.explain.score import Score, colour_score, on_own_grid
-from tiacrossfusion.outputs.colours import HOTSPOT, colour_table, score_colours
+from tiacrossfusion.explain.score import Score, colour_score, named, on_own_grid
+from tiacrossfusion.outputs.colours import (
+    HOTSPOTS,
+    colour_table,
+    limit_of,
+    score_colours,
+    score_shares,
+)
 from tiacrossfusion.outputs.figures import Style, add_caption, save_png
 from tiacrossfusion.outputs.scale_bar import ScaleBar, scale_bar
 
@@ -49,15 +55,16 @@ def attention_figure(result: SlideResult, path: Path) -> None:
 
     Each score of the 20x grid has a map on its own grid, except that of the attributions only the total
     is drawn. The tissue under the maps is grey, so that colour means score only: unsigned scores share
-    the scale of percentiles within the slide, signed scores one from lowering the risk to raising it.
+    the scale of percentiles within the slide, signed scores one in units of the risk, which is the same for
+    all slides of a model.
     Without an overview of the slide, patches are drawn on white, and the first panel shows those of 20x.
     """
     bag, scores, hotspots, overview = result.bag, result.scores, result.hotspots, result.overview
     width, height = slide_size(bag)
     unsigned = [score for score in scores["20x"] if not score.signed]
     signed = [s for s in scores["20x"] if s.signed and s.name not in ATTRIBUTIONS.values()]
-    hot = colour_score(scores["20x"])
-    panels = (None, *unsigned, *signed)
+    hot = named(scores["20x"], hotspots[0].score) if hotspots else colour_score(scores["20x"])
+    panels = (None, *signed, *unsigned)
     bars = _colour_bars(unsigned, signed, hotspots)
     rows, columns, panel_w, panel_h = _layout(width / height, len(panels))
     column_w = max(panel_w, _MIN_COLUMN) + _GAP
@@ -86,7 +93,7 @@ def attention_figure(result: SlideResult, path: Path) -> None:
             drawn = score if score is hot else on_own_grid(scores, score.name)
             heading = "Attribution of the risk" if score.name == TOTAL else score.name
             ground = grey if overview is not None else _draw_patches(bag, drawn.scale, size)
-            image = _paint(ground, bag, drawn.scale, score_colours(drawn))
+            image = _paint(ground, bag, drawn)
         axes.imshow(image, extent=(0, width, height, 0), interpolation="nearest", aspect="auto")
         axes.set_title(heading, fontsize=11, pad=5)
         axes.set(xticks=[], yticks=[], xlim=(0, width), ylim=(height, 0))
@@ -114,12 +121,14 @@ def _colour_bars(
     if unsigned:
         of_attention = all(score.name.startswith("Attention ") for score in unsigned)
         label = f"{'attention ' if of_attention else ''}percentile within the slide"
-        label += " (red outlines: hotspots)" if hotspots else ""
+        label += " (outlines: hotspots)" if any(h.kind == "attention" for h in hotspots) else ""
         bars.append((label, colour_table(signed=False), {0: "0", 50: "50", 100: "100"}))
     if signed:
-        unit = signed[0].unit
-        ends = {0: f"lowers the {unit}", 50: "0", 100: f"raises the {unit}"}
-        bars.append(("attribution", colour_table(signed=True), ends))
+        unit, limit = signed[0].unit, limit_of(signed[0])
+        ends = {0: f"\u2212{limit:.2g}", 50: "0", 100: f"+{limit:.2g}"}
+        label = f"change of the {unit} if the whole slide were like the patch"
+        label += " (outlines: hotspots)" if any(h.kind != "attention" for h in hotspots) else ""
+        bars.append((label, colour_table(signed=True), ends))
     return bars
 
 
@@ -139,13 +148,15 @@ def _layout(aspect: float, panels: int) -> tuple[int, int, float, float]:
     return best
 
 
-def _paint(grey: np.ndarray, bag: FeatureBag, grid: str, colours: np.ndarray) -> np.ndarray:
-    """Blend the colours of a grid's tiles, (N, 3) uint8, with the grey slide, (h, w, 3) uint8."""
-    if len(bag.scales[grid]) == 0:
+def _paint(grey: np.ndarray, bag: FeatureBag, score: Score) -> np.ndarray:
+    """Blend the colours of a score's tiles with the grey slide, (h, w, 3) uint8; not of those about zero."""
+    if len(bag.scales[score.scale]) == 0:
         return grey
-    tile = _tile_of_pixels(bag, grid, grey.shape[1], grey.shape[0])
+    tile = _tile_of_pixels(bag, score.scale, grey.shape[1], grey.shape[0])
     painted = grey.copy()
-    covered = tile >= 0
+    colours = score_colours(score)
+    plain = np.isnan(score_shares(score)) & np.isfinite(score.values)
+    covered = (tile >= 0) & ~plain[tile]
     # Fine steps of grey cannot be seen under the colours and make up a third of the file's size.
     under = grey[covered] // 8 * 8 + 4
     painted[covered] = np.rint(_OPACITY * colours[tile[covered]] + (1 - _OPACITY) * under)
@@ -192,7 +203,7 @@ def _draw_scale_bar(axes: Axes, bar: ScaleBar, width: int, height: int) -> None:
 
 def _outline(axes: Axes, hotspot: Hotspot, height: int) -> None:
     """Draw the border of a hotspot, and its rank above it, on a slide of this height."""
-    colour = np.array(HOTSPOT) / 255
+    colour = np.array(HOTSPOTS[hotspot.kind]) / 255
     for ring in hotspot.rings:
         axes.plot(*ring.T, color=colour, linewidth=1.5, path_effects=_HALO)
     x, y = hotspot.label_place

@@ -14,6 +14,7 @@ import numpy as np
 
 from tiacrossfusion.bags.bag import FeatureBag
 from tiacrossfusion.explain.extent import why_no_maps
+from tiacrossfusion.explain.hotspots import HotspotsBy
 from tiacrossfusion.explain.scores import SCORES
 from tiacrossfusion.inference.slide import SlideResult, load_readers, predict_slide, predict_stored
 from tiacrossfusion.io.paths import stem_for
@@ -40,12 +41,14 @@ class PredictionOptions(RunOptions):
     Attributes:
         output_type: a name in `outputs.writers.WRITERS`; ignored when nothing is written.
         attribution: compute what raises and what lowers the risk, and attention rollout.
+        hotspots: find hotspots by "attribution", or by "attention".
         gzip: compress GeoJSON.
     """
 
     retry_failed: bool = True
     output_type: str = "qupath"
     attribution: bool = True
+    hotspots: HotspotsBy = "attribution"
     gzip: bool = False
 
 
@@ -159,6 +162,7 @@ class PredictionTask(RecordedTask):
         """Return the part of the cache key that slides and bags have in common."""
         key = {
             "attribution": str(self.options.attribution),
+            "hotspots": self.options.hotspots,
             "scores": ", ".join(SCORES.names()),
         }
         return key if self.covariates is None else key | {"covariates": str(self.covariates)}
@@ -167,7 +171,11 @@ class PredictionTask(RecordedTask):
         """Return what `predict_slide` and `predict_stored` take besides the slide and the model."""
         given = self.covariates
         covariates = None if given is None else np.array(given)
-        return {"attribution": self.options.attribution, "covariates": covariates}
+        return {
+            "attribution": self.options.attribution,
+            "hotspots": self.options.hotspots,
+            "covariates": covariates,
+        }
 
     def load_readers(self) -> None:
         """Import what reads the slide, so that these seconds do not count for it."""

@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from tiatoolbox.models.engine.io_config import ModelIOConfigABC
 from tiatoolbox.wsicore.wsireader import VirtualWSIReader, WSIReader
 
 from tiacrossfusion.errors import ArgumentTypeError, ArgumentValueError, ExistingFileError
+from tiacrossfusion.explain.hotspots import HotspotsBy
 from tiacrossfusion.io.arguments import positive
 from tiacrossfusion.io.paths import is_file
 from tiacrossfusion.outputs.writers import WRITERS
@@ -209,3 +210,13 @@ def plain(value: Any) -> Any:
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         return [plain(each) for each in value]
     return value
+
+
+def check_hotspots(by: object) -> None:
+    """Refuse what hotspots cannot be found by.
+
+    Raises:
+        ArgumentValueError: it is neither "attribution" nor "attention".
+    """
+    if by not in get_args(HotspotsBy):
+        raise ArgumentValueError(f"hotspots={by!r}: give {' or '.join(get_args(HotspotsBy))}")

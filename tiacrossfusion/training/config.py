@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
@@ -141,7 +142,7 @@ class TrainingConfig(BaseModel):
         if patients is not None and "epochs" not in given:
             step = given.get("patients_per_step", recipe.patients_per_step)
             recipe = recipe.lengthened(math.ceil(patients / (devices * step)))
-        return recipe.model_copy(update=given | sizes)
+        return replace(recipe, **given, **sizes)
 
     @field_validator("time_unit")
     @classmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,7 @@ def open_folder(plan: Plan) -> None:
     path = plan.folder / RUN
     record: dict[str, Any] = {
         "config": plan.config.model_dump(mode="json", exclude={"models"}),
-        "recipes": {
-            model: plan.config.recipe_of(model).model_dump(mode="json") for model in plan.networks
-        },
+        "recipes": {model: asdict(plan.config.recipe_of(model)) for model in plan.networks},
         "table": {"name": plan.cohort.name, "sha256": plan.cohort.table.sha256},
         "messages": list(plan.messages),
         "versions": {name: version(name) for name in _VERSIONED},

@@ -49,6 +49,8 @@ class Layer(Box):
         family: first word of the score's name, such as "Attention", which groups layers on the page.
         name: rest of the score's name, such as "5x".
         unit: unit of the score.
+        meaning: one sentence on what the score shows.
+        limit: value of the strongest colour of a signed score.
         picture: the picture, with one pixel for each tile if it shows tiles.
     """
 
@@ -56,6 +58,8 @@ class Layer(Box):
     family: str = ""
     name: str = ""
     unit: str = ""
+    meaning: str = ""
+    limit: float | None = None
     picture: Picture
 
     @property
@@ -68,6 +72,7 @@ class Outline(PlainValues):
     """A hotspot on the map.
 
     Attributes:
+        kind: what it was found by, see `explain.hotspots.Hotspot`.
         name: such as "Hotspot 1".
         label: text beside it, such as "1".
         path: SVG path of its border.
@@ -75,6 +80,7 @@ class Outline(PlainValues):
         note: its size and score in words.
     """
 
+    kind: Literal["raises", "lowers", "attention"]
     name: str
     label: str
     path: str = Field(pattern=r"^[MLZ0-9 .-]*$")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tiacrossfusion.explain.extent import tiles_of
 from tiacrossfusion.explain.score import on_own_grid
-from tiacrossfusion.outputs.colours import colour_table, score_shares
+from tiacrossfusion.outputs.colours import colour_table, limit_of, score_shares
 from tiacrossfusion.outputs.report.fragment import MAP_SIDE, Layer, MapView, Outline
 from tiacrossfusion.outputs.report.pictures import photograph, tiles_picture
 from tiacrossfusion.outputs.scale_bar import scale_bar
@@ -83,6 +83,8 @@ def map_view(frame: Frame, result: SlideResult) -> MapView:
                 family=family,
                 name=name or family,
                 unit=score.unit,
+                meaning=score.meaning,
+                limit=limit_of(score) if score.signed else None,
             )
         )
     mpp = bag.provenance.mpp
@@ -96,7 +98,7 @@ def map_view(frame: Frame, result: SlideResult) -> MapView:
 
 
 def _layer(
-    frame: Frame, bag: FeatureBag, grid: str, shares: np.ndarray, colours: np.ndarray, **names: str
+    frame: Frame, bag: FeatureBag, grid: str, shares: np.ndarray, colours: np.ndarray, **names: Any
 ) -> Layer:
     """Draw the tiles of a grid and place them on the map."""
     tiles = tiles_of(bag, grid)
@@ -113,12 +115,17 @@ def _outline(frame: Frame, hotspot: Hotspot) -> Outline:
     )
     x, y = hotspot.label_place
     area = "" if hotspot.area is None else f", {hotspot.area / 1e6:.2g} mm²"
+    value = (
+        f"percentile of {hotspot.score} {hotspot.percentiles[hotspot.score]:.0f}"
+        if hotspot.kind == "attention"
+        else f"of {hotspot.score} {hotspot.mean:+.2g}"
+    )
     return Outline(
+        kind=hotspot.kind,
         name=hotspot.name,
         label=str(hotspot.rank),
         path=path,
         x=frame.units(x),
         y=frame.units(y),
-        note=f"{hotspot.name}: {hotspot.tiles} tiles of 20x{area}, mean percentile of "
-        f"{hotspot.score} {hotspot.percentiles[hotspot.score]:.0f}",
+        note=f"{hotspot.name}: {hotspot.tiles} tiles of 20x{area}, mean {value}",
     )

@@ -90,7 +90,7 @@
   }
 
   const keys = new Set(all(".segments input").map((input) => input.value));
-  showLayer(["attention-fused", "attention-20x"].find((key) => keys.has(key)) ?? "");
+  showLayer(["attribution-total", "attention-fused", "attention-20x"].find((key) => keys.has(key)) ?? "");
   setOpacity(60);
   if (slides.length) choose(slides[0].id);
   follow();
