@@ -32,7 +32,7 @@ from tiacrossfusion.evaluation.faithfulness import Faithfulness, faithfulness
 from tiacrossfusion.evaluation.scores import Estimate
 from tiacrossfusion.models.bundle import load_bundle
 from tiacrossfusion.networks.registry import NETWORKS
-from tiacrossfusion.simulation.bags import draw_bag
+from tiacrossfusion.simulation.bags import BagOptions, draw_bag
 from tiacrossfusion.simulation.planted import slide_rng
 from tiacrossfusion.training.plan import Cohort
 from tiacrossfusion.training.run import TrainingRun
@@ -43,7 +43,7 @@ SCENARIO, SHARE = "product", 0.1
 def pattern(table: pd.DataFrame, number: int, bag: FeatureBag) -> dict[str, np.ndarray]:
     """Tokens with the pattern: those that differ from the same bag drawn with an AUC of 0.5."""
     row = table.to_dict("records")[number]
-    plain = draw_bag(row, slide_rng(COHORT_SEED, number), encoder_width=WIDTH, side=SIDE, auc=0.5)
+    plain = draw_bag(row, slide_rng(COHORT_SEED, number), BagOptions("product", WIDTH, SIDE, 0.5))
     return {
         scale: (bag.scales[scale].features != plain.scales[scale].features).any(axis=1)
         for scale in ("5x", "20x")

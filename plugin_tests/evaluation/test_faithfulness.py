@@ -21,7 +21,7 @@ from tiacrossfusion.evaluation.faithfulness import Faithfulness, auc, faithfulne
 from tiacrossfusion.evaluation.true_regions import planted_tokens
 from tiacrossfusion.explain.attribution import attribute
 from tiacrossfusion.models.bundle import ModelBundle, load_bundle
-from tiacrossfusion.simulation.bags import draw_bag, draw_bags
+from tiacrossfusion.simulation.bags import BagOptions, draw_bag, draw_bags
 from tiacrossfusion.simulation.parameters import TissueParameters
 from tiacrossfusion.simulation.planted import draw_planted_cohort, slide_rng
 from tiacrossfusion.simulation.truth import SlideTruth
@@ -48,7 +48,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Planted:
     """CrossFusion trained for some seconds on a cohort in which the 20x burden decides."""
     table = draw_planted_cohort(PATIENTS, SEED, scenario="fine", strength=1.5, side=SIDE)
     drawn = {"encoder_width": WIDTH, "side": SIDE}
-    bags = list(draw_bags(table, SEED, auc=AUC, **drawn))
+    bags = list(draw_bags(table, SEED, BagOptions("fine", auc=AUC, **drawn)))
     follow_up = table.set_index("patient")[["time", "event"]].sort_index()
     checked = CohortTable(follow_up, table[["slide", "patient"]], "months", "planted")
     settings = {
@@ -75,7 +75,9 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Planted:
     regions = []
     for number in numbers:
         # The same bag with a pattern that cannot be told: they differ in the tokens that have it.
-        plain = draw_bag(rows[number], slide_rng(SEED, number), auc=0.5, **drawn)
+        plain = draw_bag(
+            rows[number], slide_rng(SEED, number), BagOptions("fine", auc=0.5, **drawn)
+        )
         regions.append(
             {
                 scale: (bags[number].scales[scale].features != plain.scales[scale].features).any(

@@ -23,7 +23,7 @@ from tiacrossfusion.networks.ensemble import Ensemble
 from tiacrossfusion.networks.registry import NETWORKS, build_network
 from tiacrossfusion.networks.tokens import SlideTokens
 from tiacrossfusion.networks.trained import TrainedNetwork
-from tiacrossfusion.simulation.bags import draw_bag
+from tiacrossfusion.simulation.bags import BagOptions, draw_bag
 from tiacrossfusion.simulation.planted import draw_planted_cohort, slide_rng
 from tiacrossfusion.slides.spec import SCALES
 
@@ -186,7 +186,7 @@ def test_one_token_at_each_scale():
 @pytest.fixture(scope="module")
 def bag() -> FeatureBag:
     table = draw_planted_cohort(2, 1, scenario="product", side=3)
-    return draw_bag(table.iloc[0].to_dict(), slide_rng(1, 0), encoder_width=WIDTH, side=3)
+    return draw_bag(table.iloc[0].to_dict(), slide_rng(1, 0), BagOptions("product", WIDTH, 3))
 
 
 class AnyBag(ModelBundle):

@@ -26,7 +26,7 @@ from tiacrossfusion.networks.calling import call_network, input_names, required_
 from tiacrossfusion.networks.registry import NETWORKS, model_names
 from tiacrossfusion.networks.tokens import SlideTokens
 from tiacrossfusion.networks.trained import TrainedNetwork
-from tiacrossfusion.simulation.bags import draw_bag
+from tiacrossfusion.simulation.bags import BagOptions, draw_bag
 from tiacrossfusion.simulation.planted import draw_planted_cohort, slide_rng
 from tiacrossfusion.survival import TimeBins
 
@@ -48,7 +48,7 @@ def own(monkeypatch) -> str:
 @pytest.fixture(scope="module")
 def bag() -> FeatureBag:
     row = draw_planted_cohort(2, 1, scenario="product", side=3).iloc[0].to_dict()
-    return draw_bag(row, slide_rng(1, 0), encoder_width=WIDTH, side=3)
+    return draw_bag(row, slide_rng(1, 0), BagOptions("product", WIDTH, 3))
 
 
 def config_of(bag: FeatureBag, name: str, **flags: object) -> BundleConfig:

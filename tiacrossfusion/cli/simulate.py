@@ -12,14 +12,12 @@ from tiatoolbox.cli.common import cli_output_path
 
 from tiacrossfusion.cli.checks import output_folder, refuse_given
 from tiacrossfusion.io.arguments import at_least, positive, usable_seed
+from tiacrossfusion.simulation.scenarios import SCENARIOS
 
 if TYPE_CHECKING:
     from tiacrossfusion.simulation.planted import Scenario
 
-#: Those of the simulation, written down here because importing it takes seconds; a test compares.
-SCENARIOS = ("coarse", "fine", "sum", "product", "colocation")
-
-_ONLY_BAGS = ("encoder_width", "side", "auc")
+_ONLY_BAGS = ("encoder_width", "side", "auc", "tissue", "nuisance")
 _ONLY_SLIDES = ("slide_size", "mpp", "processes")
 
 
@@ -28,11 +26,12 @@ _ONLY_SLIDES = ("slide_size", "mpp", "processes")
 @click.option("--slides", is_flag=True, help="Render slides, which takes a while, and not bags.")
 @click.option(
     "--scenario",
-    type=click.Choice(SCENARIOS, case_sensitive=False),
+    type=click.Choice(list(SCENARIOS), case_sensitive=False),
     default="product",
     show_default=True,
-    help="What the log-hazard depends on: the pattern of 5x, that of 20x, their sum, their product, or "
-    "whether the one lies within the other.",
+    help="What the log-hazard depends on. "
+    + "; ".join(f"{name}: {what}" for name, what in SCENARIOS.items())
+    + ".",
 )
 @click.option("--patients", "n_patients", default=600, show_default=True)
 @click.option("--slides-per-patient", default=1, show_default=True)
@@ -63,6 +62,17 @@ _ONLY_SLIDES = ("slide_size", "mpp", "processes")
     help="Bags: how well one token's pattern is told from noise.",
 )
 @click.option(
+    "--tissue",
+    default=1.0,
+    show_default=True,
+    help="Bags: share of the 20x patches that are kept, as irregular pieces with holes.",
+)
+@click.option(
+    "--nuisance",
+    is_flag=True,
+    help="Bags: add correlated features and a vector of the patient's site, unrelated to survival.",
+)
+@click.option(
     "--slide-size", default=4096, show_default=True, help="Slides: width and height in pixels."
 )
 @click.option("--mpp", default=0.5, show_default=True, help="Slides: microns per pixel.")
@@ -80,10 +90,12 @@ def simulate(
     encoder_width: int,
     side: int,
     auc: float,
+    tissue: float,
     slide_size: int,
     mpp: float,
     processes: int,
     *,
+    nuisance: bool,
     slides: bool,
 ) -> None:
     """Simulate a cohort whose true hazard is known.
@@ -116,7 +128,14 @@ def simulate(
         size = (slide_size, slide_size)
         draw = partial(simulate_slides, size=size, mpp=mpp, processes=processes)
     else:
-        draw = partial(simulate_bags, encoder_width=encoder_width, side=side, auc=auc)
+        draw = partial(
+            simulate_bags,
+            encoder_width=encoder_width,
+            side=side,
+            auc=auc,
+            tissue=tissue,
+            nuisance=nuisance,
+        )
     cohort = draw(
         folder,
         n_patients,

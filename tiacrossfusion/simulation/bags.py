@@ -1,8 +1,10 @@
 """Bags of features with a planted prognosis, drawn without a slide."""
 
 import math
+import zlib
 from collections.abc import Hashable, Iterator, Mapping
-from functools import partial
+from dataclasses import asdict, dataclass
+from functools import cache, partial
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
@@ -17,7 +19,14 @@ from tiacrossfusion.encoders.spec import EncoderSpec
 from tiacrossfusion.errors import UsageError
 from tiacrossfusion.simulation.checks import require
 from tiacrossfusion.simulation.cohort_folder import CohortFolder, SimulationTask
-from tiacrossfusion.simulation.planted import Scenario, draw_planted_cohort, slide_rng
+from tiacrossfusion.simulation.patterns import draw_patterns
+from tiacrossfusion.simulation.planted import (
+    PLACED,
+    Scenario,
+    check_scenario,
+    draw_planted_cohort,
+    slide_rng,
+)
 from tiacrossfusion.slides.spec import CELLS_20X, SCALES, SamplingSpec
 
 #: Name of the encoder in the provenance of simulated bags. There is no such encoder.
@@ -29,83 +38,107 @@ _WIDEST = 4096
 _FOR_DIRECTIONS = 2026  # fixed, so that a model trained on one cohort can be applied to another
 _SAMPLING = SamplingSpec()
 
-Flags = npt.NDArray[np.bool_]
+_FACTORS, _SITES = 16, 4  # of the nuisance
 
 
-def draw_bag(
-    row: Mapping[Hashable, Any],
-    rng: np.random.Generator,
-    *,
-    encoder_width: int = 32,
-    side: int = 5,
-    auc: float = 0.95,
-) -> FeatureBag:
-    """Draw the bag of one slide.
+@dataclass(frozen=True)
+class BagOptions:
+    """How the bags of a cohort are drawn.
 
-    Every token is Gaussian noise of unit variance. A token with the pattern of its scale (5x: the coarse
-    pattern, 20x: the fine one; 10x has none) is shifted along a unit vector, one for each of the two
-    scales and the same in every bag, by `sqrt(2) * Phi^-1(auc)`: projected onto that vector, a token with
-    the pattern ranks above one without it with probability `auc` (Bamber 1975, "The area above the ordinal
-    dominance graph", for two normal distributions).
-
-    Tokens with a pattern have random positions. Where the row states an overlap, that share of the fine
-    pattern lies within 5x cells of the coarse pattern.
-
-    Args:
-        row: `slide`, `coarse_burden`, `fine_burden` and `overlap`, from a table of
-            :func:`draw_planted_cohort` with the same `side`.
-        rng: source of randomness.
+    Attributes:
+        scenario: of the cohort.
         encoder_width: number of features of a token (E).
         side: side of the 5x lattice: side * side tokens at 5x, 4 times as many at 10x, 16 times at 20x.
         auc: how well the pattern of a single token can be told from noise, in [0.5, 1).
-
-    Returns:
-        Float16 features on complete nested grids, of a slide of 20x that is all tissue.
+        tissue: share of the 20x cells that are kept, in (0, 1], as irregular pieces with holes.
+        nuisance: add features that are correlated within each scale, and a vector of the patient's site;
+            neither has to do with survival.
 
     Raises:
         UsageError: a number is out of range.
     """
-    _check(encoder_width, side, auc)
-    coarse, fine = _patterns(row, rng, side)
-    shift = math.sqrt(2) * NormalDist().inv_cdf(auc)
+
+    scenario: Scenario
+    encoder_width: int = 32
+    side: int = 5
+    auc: float = 0.95
+    tissue: float = 1.0
+    nuisance: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        check_scenario(self.scenario)
+        widths = f"1 to {_WIDEST} features"
+        require(1 <= self.encoder_width <= _WIDEST, "encoder_width", self.encoder_width, widths)
+        sides = f"1 to {_LARGEST_SIDE} patches of 5x"
+        require(1 <= self.side <= _LARGEST_SIDE, "side", self.side, sides)
+        aucs = "0.5 (tokens with the pattern look like noise) to below 1"
+        require(0.5 <= self.auc < 1, "auc", self.auc, aucs)
+        shares = "a share of the patches above 0, at most 1 (all of them)"
+        require(0 < self.tissue <= 1, "tissue", self.tissue, shares)
+
+
+def draw_bag(
+    row: Mapping[Hashable, Any], rng: np.random.Generator, options: BagOptions
+) -> FeatureBag:
+    """Draw the bag of one slide.
+
+    Every token is Gaussian noise of unit variance. A token with the pattern of its scale (see
+    `patterns.draw_patterns`) is shifted along a unit vector, one for each scale and the same in every bag,
+    by `sqrt(2) * Phi^-1(auc)`: projected onto that vector, a token with the pattern ranks above one without
+    it with probability `auc` (Bamber 1975, "The area above the ordinal dominance graph", for two normal
+    distributions).
+
+    Nuisance adds, to each token, 16 random factors along fixed directions with standard deviations that fall
+    from 4 by a fifth each, and to each slide the vector of length 2 of one of 4 sites.
+
+    Args:
+        row: of a table of :func:`draw_planted_cohort` with the same scenario and side.
+        rng: source of randomness.
+        options: how it is drawn.
+
+    Returns:
+        Float16 features on nested grids of a slide of 20x.
+
+    Raises:
+        UsageError: the row is of another scenario or side.
+    """
+    if options.scenario not in PLACED and not math.isnan(row["overlap"]):
+        raise UsageError(f"{row['slide']}: states an overlap, which {options.scenario} has not")
+    width = options.encoder_width
+    patterns = draw_patterns(
+        row, rng, scenario=options.scenario, side=options.side, tissue=options.tissue
+    )
+    shift = math.sqrt(2) * NormalDist().inv_cdf(options.auc)
     scales = {}
-    for scale in SCALES:
-        grid = _grid(side, scale)
-        features = rng.standard_normal((len(grid), encoder_width), np.float32)
-        pattern = {"5x": coarse, "20x": fine}.get(scale)
-        if pattern is not None:
-            features[pattern] += np.float32(shift) * _direction(scale, encoder_width)
+    for scale, grid in patterns.grid.items():
+        features = rng.standard_normal((len(grid), width), np.float32)
+        has = patterns.has[scale]
+        features[has] += np.float32(shift) * pattern_direction(scale, width)
+        if options.nuisance:
+            loadings, sites = _nuisance(scale, width)
+            features += rng.standard_normal((len(grid), len(loadings)), np.float32) @ loadings
+            features += sites[zlib.crc32(str(row["patient"]).encode()) % len(sites)]
         scales[scale] = ScaleFeatures(features.astype(np.float16), _bounds(grid, scale), grid)
-    return FeatureBag(scales, _provenance(str(row["slide"]), encoder_width, side))
+    return FeatureBag(scales, _provenance(str(row["slide"]), width, options.side))
 
 
-def draw_bags(
-    cohort: pd.DataFrame,
-    seed: int,
-    *,
-    encoder_width: int = 32,
-    side: int = 5,
-    auc: float = 0.95,
-) -> Iterator[FeatureBag]:
+def draw_bags(cohort: pd.DataFrame, seed: int, options: BagOptions) -> Iterator[FeatureBag]:
     """Draw the bags of a cohort in memory, the same as :func:`simulate_bags` writes.
 
     Args:
-        cohort: a table of :func:`draw_planted_cohort` with the same `seed` and `side`.
+        cohort: a table of :func:`draw_planted_cohort` with the same seed, scenario and side.
         seed: seed of the cohort.
-        encoder_width: see :func:`draw_bag`.
-        side: see :func:`draw_bag`.
-        auc: see :func:`draw_bag`.
+        options: how they are drawn.
 
     Yields:
         The bag of each row, in order.
 
     Raises:
-        UsageError: a number is out of range.
+        UsageError: the cohort is of another scenario or side.
     """
     for number, row in enumerate(cohort.to_dict("records")):
-        yield draw_bag(
-            row, slide_rng(seed, number), encoder_width=encoder_width, side=side, auc=auc
-        )
+        yield draw_bag(row, slide_rng(seed, number), options)
 
 
 def simulate_bags(
@@ -120,6 +153,8 @@ def simulate_bags(
     encoder_width: int = 32,
     side: int = 5,
     auc: float = 0.95,
+    tissue: float = 1.0,
+    nuisance: bool = False,
     progress: bool = False,
 ) -> pd.DataFrame:
     """Write a cohort of bags: `bags/<slide>.zarr` and `cohort.csv`.
@@ -134,9 +169,11 @@ def simulate_bags(
         strength: standard deviation of the log-hazard.
         censored_share: share of the patients whose death is not observed.
         slides_per_patient: number of bags of each patient.
-        encoder_width: see :func:`draw_bag`.
-        side: see :func:`draw_bag`.
-        auc: see :func:`draw_bag`.
+        encoder_width: see `BagOptions`.
+        side: see `BagOptions`.
+        auc: see `BagOptions`.
+        tissue: see `BagOptions`.
+        nuisance: see `BagOptions`.
         progress: show a progress bar.
 
     Returns:
@@ -145,7 +182,7 @@ def simulate_bags(
     Raises:
         TiacfError: a number is out of range, or the folder holds another cohort or cannot be written.
     """
-    _check(encoder_width, side, auc)
+    options = BagOptions(scenario, encoder_width, side, auc, tissue, nuisance)
     planted: dict[str, Any] = {
         "scenario": scenario,
         "n_patients": n_patients,
@@ -154,14 +191,13 @@ def simulate_bags(
         "censored_share": censored_share,
         "slides_per_patient": slides_per_patient,
     }
-    features = {"encoder_width": encoder_width, "side": side, "auc": auc}
     cohort = draw_planted_cohort(**planted, side=side)
-    target = CohortFolder(Path(folder), "bags", {**planted, **features})
+    target = CohortFolder(Path(folder), "bags", planted | asdict(options))
     target.open(cohort)
     tasks = []
     for number, row in enumerate(cohort.to_dict("records")):
         path = target.items / f"{row['slide']}.zarr"
-        draw = partial(_write_bag, path, row, slide_rng(seed, number), features)
+        draw = partial(_write_bag, path, row, slide_rng(seed, number), options)
         tasks.append(SimulationTask(target, (path,), draw))
     target.run(tasks, progress=progress)
     return cohort
@@ -171,65 +207,27 @@ def _write_bag(
     path: Path,
     row: Mapping[Hashable, Any],
     rng: np.random.Generator,
-    features: Mapping[str, Any],
+    options: BagOptions,
 ) -> None:
-    draw_bag(row, rng, **features).save(path)
+    draw_bag(row, rng, options).save(path)
 
 
-def _check(encoder_width: int, side: int, auc: float) -> None:
-    """Raise a `UsageError` if bags cannot be drawn."""
-    widths = f"1 to {_WIDEST} features"
-    require(1 <= encoder_width <= _WIDEST, "encoder_width", encoder_width, widths)
-    require(1 <= side <= _LARGEST_SIDE, "side", side, f"1 to {_LARGEST_SIDE} patches of 5x")
-    require(0.5 <= auc < 1, "auc", auc, "0.5 (tokens with the pattern look like noise) to below 1")
-
-
-def _patterns(
-    row: Mapping[Hashable, Any], rng: np.random.Generator, side: int
-) -> tuple[Flags, Flags]:
-    """Which tokens have the pattern of their scale: (N5,) at 5x and (N20,) at 20x."""
-    cells = _grid(side, "20x") // CELLS_20X["5x"]
-    parent = cells[:, 1] * side + cells[:, 0]
-    coarse, fine = np.zeros(side**2, bool), np.zeros(len(parent), bool)
-
-    def choose(tokens: npt.NDArray[np.intp], count: int) -> npt.NDArray[np.intp]:
-        return rng.choice(tokens, count, replace=False)
-
-    coarse[choose(np.arange(len(coarse)), _count(row, "coarse_burden", len(coarse)))] = True
-    n_fine = _count(row, "fine_burden", len(fine))
-    if math.isnan(row["overlap"]):
-        fine[choose(np.arange(len(fine)), n_fine)] = True
-    else:
-        n_inside, inside = _count(row, "overlap", n_fine), coarse[parent]
-        fine[choose(np.flatnonzero(inside), n_inside)] = True
-        fine[choose(np.flatnonzero(~inside), n_fine - n_inside)] = True
-    return coarse, fine
-
-
-def _count(row: Mapping[Hashable, Any], column: str, n_tokens: int) -> int:
-    """Number of tokens that the share in a column means."""
-    count = row[column] * n_tokens
-    # A share that was written to a table and read back is exact up to the last digits.
-    if not abs(count - round(count)) < 1e-6:
-        raise UsageError(
-            f"{row['slide']}: {column} {row[column]:.4f} is not a whole number of {n_tokens} tokens; give "
-            "the side that the cohort was drawn with."
-        )
-    return round(count)
-
-
-def _direction(scale: str, width: int) -> npt.NDArray[np.float32]:
-    """Unit vector (E,) along which tokens with the pattern of a scale are shifted."""
+def pattern_direction(scale: str, width: int) -> npt.NDArray[np.float32]:
+    """Return the unit vector (E,) along which tokens with the pattern of a scale are shifted."""
     rng = np.random.default_rng([_FOR_DIRECTIONS, SCALES.index(scale)])
     vector = rng.standard_normal(width)
     return (vector / np.linalg.norm(vector)).astype(np.float32)
 
 
-def _grid(side: int, scale: str) -> npt.NDArray[np.int32]:
-    """Column and row (N, 2) of every cell of a scale, in row-major order."""
-    length = side * CELLS_20X["5x"] // CELLS_20X[scale]
-    rows, columns = np.mgrid[0:length, 0:length]
-    return np.stack([columns.ravel(), rows.ravel()], axis=1).astype(np.int32)
+@cache
+def _nuisance(scale: str, width: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Return the loadings (16, E) of the correlated features of a scale, and the vectors (4, E) of sites."""
+    rng = np.random.default_rng([_FOR_DIRECTIONS, 3 + SCALES.index(scale)])
+    loadings = rng.standard_normal((_FACTORS, width))
+    loadings *= (4 * 0.8 ** np.arange(_FACTORS) / np.linalg.norm(loadings, axis=1))[:, None]
+    sites = rng.standard_normal((_SITES, width))
+    sites *= 2 / np.linalg.norm(sites, axis=1, keepdims=True)
+    return loadings.astype(np.float32), sites.astype(np.float32)
 
 
 def _bounds(grid: npt.NDArray[np.int32], scale: str) -> npt.NDArray[np.int64]:

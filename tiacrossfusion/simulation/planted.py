@@ -1,7 +1,7 @@
 """Draw cohorts whose log-hazard depends on given patterns at 5x and 20x."""
 
 import math
-from typing import Literal, get_args
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -9,15 +9,21 @@ import pandas as pd
 
 from tiacrossfusion.simulation.checks import require
 from tiacrossfusion.simulation.follow_up import check_follow_up, follow_up
+from tiacrossfusion.simulation.scenarios import SCENARIOS
 
-#: What the log-hazard depends on: the coarse burden (5x), the fine burden (20x), their sum, their product,
-#: or how much of the fine pattern lies within the coarse one.
-Scenario = Literal["coarse", "fine", "sum", "product", "colocation"]
-SCENARIOS: tuple[Scenario, ...] = get_args(Scenario)
+#: A name in `scenarios.SCENARIOS`.
+Scenario = str
 
 # With larger ones hazard ratios overflow and times of death are 0.
 _STRONGEST = 10.0
-_FINE_PER_COARSE = 16
+_FINE_PER_COARSE, _MIDDLE_PER_COARSE = 16, 4
+
+#: Largest share of the 20x tokens that have the pattern of the scenario `rare`.
+RAREST = 0.03
+
+#: Scenarios whose log-hazard is where a pattern lies, and the least side of their 5x lattice.
+PLACED = {"colocation": 2, "middle-inside": 2, "three-way": 2, "neighbour": 4}
+_MIDDLE = ("middle", "middle-coarse", "middle-fine")
 
 Values = npt.NDArray[np.float64]
 
@@ -44,7 +50,15 @@ def draw_planted_cohort(
     - `product`: coarse * fine - 1/4: the effect of each burden is proportional to the other. Each burden
       alone explains 3/7 of the variance, and the interaction 1/7
     - `colocation`: overlap - 1/2: both burdens are one half, and the overlap, the share of the fine pattern
-      that lies within the coarse one, is uniform in [0, 1].
+      that lies within the coarse one, is uniform in [0, 1]
+    - `neighbour`: the same with the share of the fine pattern in cells beside the coarse ones; it lies in no
+      coarse cell, and both burdens are the same in all slides
+    - `middle`, `middle-coarse`, `middle-fine`: the burden m of a 10x pattern as `coarse`, and its product
+      with the coarse or the fine one as `product`
+    - `middle-inside`: `colocation` of the 10x pattern and the coarse one
+    - `three-way`: the same with the share of the fine pattern where the coarse and the 10x pattern are both
+      or neither; no two patterns alone tell anything
+    - `rare`: the fine burden, uniform in [0, 0.03].
 
     :func:`follow_up` describes how times and censoring are drawn. With the same seed, a larger cohort
     begins with the burdens, log-hazards and times of death of a smaller one; censoring depends on the whole
@@ -53,7 +67,7 @@ def draw_planted_cohort(
     Args:
         n_patients: number of patients.
         seed: the same seed gives the same cohort.
-        scenario: what the log-hazard depends on, one of `SCENARIOS`.
+        scenario: what the log-hazard depends on, a name in `scenarios.SCENARIOS`.
         strength: standard deviation of the log-hazard, 0 to 10; 0 plants nothing.
         censored_share: share of the patients whose death is not observed, in [0, 1).
         slides_per_patient: number of slides of each patient, which share the burdens.
@@ -64,19 +78,18 @@ def draw_planted_cohort(
     Returns:
         One row per slide, sorted by patient: `slide` (name without suffix), `patient`, `time` (months),
         `event` (1: death observed, 0: censored), `log_hazard`, `coarse_burden`, `fine_burden`, `overlap`
-        (NaN unless the scenario is `colocation`).
+        (NaN unless the scenario is where a pattern lies), and `middle_burden` if there is one.
 
     Raises:
         UsageError: the scenario is unknown, or a number is out of range.
     """
     check_follow_up(n_patients, seed, censored_share)
-    known = scenario in SCENARIOS
-    require(known, "scenario", repr(scenario), f"one of {', '.join(SCENARIOS)}")
+    check_scenario(scenario)
     strengths = f"a number from 0 to {_STRONGEST:g}"
     require(0 <= strength <= _STRONGEST, "strength", strength, strengths)
     require(slides_per_patient >= 1, "slides_per_patient", slides_per_patient, "at least 1")
-    large_enough = side is None or side >= (2 if scenario == "colocation" else 1)
-    require(large_enough, "side", side, "at least 1, for the scenario colocation at least 2")
+    least = PLACED.get(scenario, 1)
+    require(side is None or side >= least, "side", side, f"at least {least} for {scenario}")
 
     # One random stream per quantity, so that a larger cohort begins as a smaller one does.
     for_burdens, for_death, for_leaving = (
@@ -84,7 +97,19 @@ def draw_planted_cohort(
     )
     uniform = for_burdens.random((n_patients, 2))
     overlap = np.full(n_patients, np.nan)
-    if scenario == "colocation":
+    middle = None
+    if scenario in PLACED and scenario != "colocation":
+        # The shares of the patterns follow from the lattice, see `patterns.draw_patterns`.
+        coarse = fine = np.full(n_patients, 0.5)
+        overlap = _realised(uniform[:, 0], None)
+        score, variance = overlap - 0.5, _variance(None)
+    elif scenario == "rare":
+        n_fine = None if side is None else max(1, round(RAREST * _FINE_PER_COARSE * side**2))
+        share = _realised(uniform[:, 1], n_fine)
+        coarse = np.full(n_patients, 0.5 if side is None else (side**2 // 2) / side**2)
+        fine = share * (RAREST if n_fine is None else n_fine / (_FINE_PER_COARSE * side**2))
+        score, variance = share - 0.5, _variance(n_fine)
+    elif scenario == "colocation":
         # As many coarse cells as fit into one half, and the fine tokens of as many cells: the fine
         # pattern can then lie entirely inside the coarse one, or entirely outside.
         half = 0.5 if side is None else (side**2 // 2) / side**2
@@ -97,7 +122,13 @@ def draw_planted_cohort(
         n_fine = None if side is None else _FINE_PER_COARSE * side**2
         coarse, fine = _realised(uniform[:, 0], n_coarse), _realised(uniform[:, 1], n_fine)
         c, f = coarse - 0.5, fine - 0.5
+        n_middle = None if side is None else _MIDDLE_PER_COARSE * side**2
+        middle = uniform[:, 1] if scenario != "middle-fine" else uniform[:, 0]
+        middle = _realised(middle, n_middle)
         score, variance = {
+            "middle": (middle - 0.5, _variance(n_middle)),
+            "middle-coarse": (coarse * middle - 0.25, _product_variance(n_coarse, n_middle)),
+            "middle-fine": (middle * fine - 0.25, _product_variance(n_middle, n_fine)),
             "coarse": (c, _variance(n_coarse)),
             "fine": (f, _variance(n_fine)),
             "sum": (c + f, _variance(n_coarse) + _variance(n_fine)),
@@ -121,6 +152,8 @@ def draw_planted_cohort(
             "overlap": overlap,
         }
     )
+    if scenario in _MIDDLE:
+        patients["middle_burden"] = middle
     slides = patients.loc[patients.index.repeat(slides_per_patient)].reset_index(drop=True)
     names = slides["patient"]
     if slides_per_patient > 1:
@@ -128,6 +161,11 @@ def draw_planted_cohort(
         names = names + "-" + number.astype(str)
     slides.insert(0, "slide", names)
     return slides
+
+
+def check_scenario(scenario: str, known: Iterable[str] = SCENARIOS) -> None:
+    """Raise a `UsageError` unless a scenario is one of those known."""
+    require(scenario in known, "scenario", repr(scenario), f"one of {', '.join(known)}")
 
 
 def slide_rng(seed: int, number: int) -> np.random.Generator:

@@ -14,7 +14,13 @@ from tiacrossfusion.simulation.aperio import check_numbers
 from tiacrossfusion.simulation.checks import require
 from tiacrossfusion.simulation.cohort_folder import TRUTH, CohortFolder, SimulationTask
 from tiacrossfusion.simulation.parameters import TissueParameters
-from tiacrossfusion.simulation.planted import Scenario, draw_planted_cohort, slide_rng
+from tiacrossfusion.simulation.planted import (
+    Scenario,
+    check_scenario,
+    draw_planted_cohort,
+    slide_rng,
+)
+from tiacrossfusion.simulation.scenarios import OF_SLIDES
 from tiacrossfusion.simulation.slide import render_slide
 
 # Glands are not part of the planted hazard: half of every tumour has lost them.
@@ -62,6 +68,7 @@ def simulate_slides(
         TiacfError: a number is out of range, or the folder holds another cohort or cannot be written.
     """
     check_numbers(size, mpp, seed)
+    check_scenario(scenario, OF_SLIDES)
     require(processes >= 1, "processes", processes, "at least 1")
     planted: dict[str, Any] = {
         "scenario": scenario,
