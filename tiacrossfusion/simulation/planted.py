@@ -104,10 +104,12 @@ def draw_planted_cohort(
         overlap = _realised(uniform[:, 0], None)
         score, variance = overlap - 0.5, _variance(None)
     elif scenario == "rare":
-        n_fine = None if side is None else max(1, round(RAREST * _FINE_PER_COARSE * side**2))
+        n_fine, most, half = None, RAREST, 0.5
+        if side is not None:
+            n_fine = max(1, round(RAREST * _FINE_PER_COARSE * side**2))
+            most, half = n_fine / (_FINE_PER_COARSE * side**2), (side**2 // 2) / side**2
         share = _realised(uniform[:, 1], n_fine)
-        coarse = np.full(n_patients, 0.5 if side is None else (side**2 // 2) / side**2)
-        fine = share * (RAREST if n_fine is None else n_fine / (_FINE_PER_COARSE * side**2))
+        coarse, fine = np.full(n_patients, half), share * most
         score, variance = share - 0.5, _variance(n_fine)
     elif scenario == "colocation":
         # As many coarse cells as fit into one half, and the fine tokens of as many cells: the fine
