@@ -28,6 +28,7 @@ class Architecture(BaseModel):
         standardise: features are standardised, at each scale, by moments stored in the weights.
         proportional_hazards: the network predicts one log-hazard, from which a baseline stored in the
             weights gives K hazards.
+        statistics: statistics of the slide along directions stored in the weights add to the logits.
         covariates: names of the network's clinical covariates, which are standardised by moments stored in
             the weights.
     """
@@ -41,6 +42,7 @@ class Architecture(BaseModel):
     sizes: dict[str, int | float | str | bool | None] = Field(default_factory=dict)
     standardise: bool = False
     proportional_hazards: bool = False
+    statistics: bool = False
     covariates: tuple[str, ...] = ()
 
     @model_validator(mode="before")

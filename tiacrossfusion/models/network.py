@@ -75,7 +75,12 @@ def network_of(architecture: Architecture, **rates: float) -> SurvivalNetwork:
     )
     if not isinstance(network, SurvivalNetwork):
         network = PlainNetwork(network, architecture.encoder_width, bins)
-    around = (architecture.standardise, architecture.proportional_hazards, architecture.covariates)
+    around = (
+        architecture.standardise,
+        architecture.proportional_hazards,
+        architecture.covariates,
+        architecture.statistics,
+    )
     if not any(around):
         return network
     return TrainedNetwork(
@@ -83,6 +88,7 @@ def network_of(architecture: Architecture, **rates: float) -> SurvivalNetwork:
         standardise=architecture.standardise,
         num_bins=architecture.num_bins if architecture.proportional_hazards else None,
         num_covariates=len(architecture.covariates),
+        statistics=architecture.statistics,
     )
 
 

@@ -113,6 +113,10 @@ class SurvivalNetwork(nn.Module):
         """Return inputs that are required although `forward` has a default for them (default: none)."""
         return ()
 
+    def further_inputs(self) -> tuple[str, ...]:
+        """Return inputs that are taken although `forward` does not name them (default: none)."""
+        return ()
+
     def embeddings(self) -> Mapping[nn.Module, tuple[str, ...]]:
         """Return the modules that embed tokens, each with the scales that it embeds.
 

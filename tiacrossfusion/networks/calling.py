@@ -33,8 +33,10 @@ def _arguments(network: Network) -> Mapping[str, inspect.Parameter]:
 
 
 def input_names(network: Network) -> tuple[str, ...]:
-    """Return the names of `INPUT_NAMES` that the `forward` of a network takes, in its order."""
-    return tuple(name for name in _arguments(network) if name in INPUT_NAMES)
+    """Return the names of `INPUT_NAMES` that a network takes: those of its `forward`, then further ones."""
+    named = tuple(name for name in _arguments(network) if name in INPUT_NAMES)
+    further = network.further_inputs() if isinstance(network, SurvivalNetwork) else ()
+    return named + tuple(name for name in further if name not in named)
 
 
 def required_inputs(network: Network) -> tuple[str, ...]:
@@ -44,7 +46,7 @@ def required_inputs(network: Network) -> tuple[str, ...]:
     return tuple(
         name
         for name in input_names(network)
-        if taken[name].default is inspect.Parameter.empty or name in needed
+        if name in needed or (name in taken and taken[name].default is inspect.Parameter.empty)
     )
 
 

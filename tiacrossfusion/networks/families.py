@@ -58,16 +58,32 @@ def parents(fine: Tensor, coarse: Tensor) -> Tensor:
     Returns:
         (B * N,) int64 in 0 to B * M - 1; -1 where the parent is not among the coarse tokens.
     """
-    wanted = torch.div(fine, 2, rounding_mode="floor")
+    return rows_at(torch.div(fine, 2, rounding_mode="floor"), coarse)
+
+
+def neighbours(grid: Tensor) -> Tensor:
+    """Return the rows (B * N, 8) of the cells around each of (B, N, 2); -1 where there is none."""
+    steps = [(x, y) for y in (-1, 0, 1) for x in (-1, 0, 1) if (x, y) != (0, 0)]
+    around = [rows_at(grid + torch.tensor(step, device=grid.device), grid) for step in steps]
+    return torch.stack(around, dim=1)
+
+
+def rows_at(wanted: Tensor, cells: Tensor) -> Tensor:
+    """Return which of the cells (B, M, 2) each wanted one (B, N, 2) is, counted through the batch.
+
+    Returns:
+        (B * N,) int64 in 0 to B * M - 1; -1 where it is not among them.
+    """
+    # One more column and row on each side, so that a step beyond the first or last is no other cell.
     width, height = (
-        int(max(cells[..., axis].max() for cells in (wanted, coarse))) + 1 for axis in (0, 1)
+        int(max(each[..., axis].max() for each in (wanted, cells))) + 3 for axis in (0, 1)
     )
 
-    def keys(cells: Tensor) -> Tensor:
-        slide = torch.arange(len(cells), device=cells.device)[:, None]
-        return ((slide * height + cells[..., 1]) * width + cells[..., 0]).flatten()
+    def keys(places: Tensor) -> Tensor:
+        slide = torch.arange(len(places), device=places.device)[:, None]
+        return ((slide * height + places[..., 1] + 1) * width + places[..., 0] + 1).flatten()
 
-    there, order = keys(coarse).sort()
+    there, order = keys(cells).sort()
     sought = keys(wanted)
     place = torch.searchsorted(there, sought).clamp(max=len(there) - 1)
     return torch.where(there[place] == sought, order[place], -1)

@@ -32,6 +32,8 @@ class Recipe:
             with warm-up and patience in proportion.
         embed_dim: D, width inside the network.
         dropout: of embedded tokens and feed-forward layers.
+        statistics: add statistics along directions found in closed form (see `SlideStatistics`), if the
+            training patients support any.
     """
 
     loss: Literal["nll", "cox", "cross-entropy"] = "nll"
@@ -48,6 +50,7 @@ class Recipe:
     least_steps: int = 1
     embed_dim: int = 512
     dropout: float = 0.3
+    statistics: bool = False
 
     def summary(self) -> str:
         """Return the recipe in one line."""

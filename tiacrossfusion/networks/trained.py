@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.networks.base import SurvivalNetwork, Term
-from tiacrossfusion.networks.calling import call_with, inputs_of
+from tiacrossfusion.networks.calling import call_with, input_names, inputs_of
 from tiacrossfusion.networks.output import AttentionLayers, AttentionScores, SurvivalOutput
+from tiacrossfusion.networks.statistics import SlideStatistics
 from tiacrossfusion.networks.tokens import SlideTokens
 from tiacrossfusion.networks.wrapper import NetworkWrapper
 from tiacrossfusion.slides.spec import SCALES
@@ -36,6 +37,7 @@ class TrainedNetwork(NetworkWrapper):
         network: takes any inputs; with proportional hazards it has one bin.
         standardise: add the buffers `mean` and `sd` (3, E), 0 and 1 until they are set.
         num_bins: K of the proportional hazards; None keeps the network's hazards.
+        statistics: add `SlideStatistics`, whose sum with the weights `skip` (K,) is added to all logits.
         num_covariates: C; above 0, covariates are required, and the buffers `covariate_mean` and
             `covariate_sd` (C,) are added, 0 and 1 until they are set.
 
@@ -56,6 +58,7 @@ class TrainedNetwork(NetworkWrapper):
         standardise: bool = False,
         num_bins: int | None = None,
         num_covariates: int = 0,
+        statistics: bool = False,
     ) -> None:
         """Wrap the network."""
         super().__init__(network.encoder_width, network.num_bins if num_bins is None else num_bins)
@@ -65,6 +68,9 @@ class TrainedNetwork(NetworkWrapper):
                 "bins: build it with num_bins=1"
             )
         self.network = network
+        self.statistics = SlideStatistics(self.encoder_width) if statistics else None
+        if self.statistics is not None:
+            self.skip = nn.Parameter(torch.zeros(self.statistics.count))
         shape = (3, self.encoder_width)
         self.register_buffer("mean", torch.zeros(shape) if standardise else None)
         self.register_buffer("sd", torch.ones(shape) if standardise else None)
@@ -110,8 +116,13 @@ class TrainedNetwork(NetworkWrapper):
         self.covariate_sd.copy_(torch.where(sd == 0, 1.0, sd))
 
     def needed_inputs(self) -> tuple[str, ...]:
-        """Return those of the wrapped network, and "covariates" if there are any."""
-        return super().needed_inputs() + (() if self.covariate_mean is None else ("covariates",))
+        """Return those of the wrapped network, "covariates" if there are any, and those of statistics."""
+        covariates = () if self.covariate_mean is None else ("covariates",)
+        return super().needed_inputs() + self._of_statistics() + covariates
+
+    def further_inputs(self) -> tuple[str, ...]:
+        """Return those of the wrapped network and of statistics."""
+        return super().further_inputs() + self._of_statistics()
 
     def set_baseline(self, increments: Tensor) -> None:
         """Set the baseline's cumulative hazard in each bin: `increments` (K,), 0 or more.
@@ -139,12 +150,11 @@ class TrainedNetwork(NetworkWrapper):
             raise TiacfError(
                 "the network was made without proportional hazards: it has no log-hazard"
             )
-        inputs = self._standardised(inputs_of(self.network, tokens))
-        return call_with(self.network, inputs).logits[:, 0]
+        return self._called(inputs_of(self, tokens), attention=False).logits[:, 0]
 
     def predict(self, inputs: dict[str, Tensor], *, attention: bool) -> SurvivalOutput:
         """Predict K hazards, with the network's attention scores if requested."""
-        output = call_with(self.network, self._standardised(inputs), attention=attention)
+        output = self._called(inputs, attention=attention)
         if self.increments is None:
             return output
         logits = proportional_logits(output.logits, self.increments)  # (B, K)
@@ -155,8 +165,11 @@ class TrainedNetwork(NetworkWrapper):
         return self.network.embeddings()
 
     def terms(self) -> Mapping[nn.Module, Term]:
-        """Return those of the wrapped network."""
-        return self.network.terms()
+        """Return those of the wrapped network, and of statistics."""
+        return {
+            **self.network.terms(),
+            **({} if self.statistics is None else self.statistics.terms()),
+        }
 
     def moments(self) -> tuple[Tensor, Tensor] | None:
         """Return mean and SD (3, E) of the features at 5x, 10x and 20x."""
@@ -164,7 +177,7 @@ class TrainedNetwork(NetworkWrapper):
 
     def rollout(self, tokens: SlideTokens) -> AttentionScores | None:
         """Return that of the wrapped network."""
-        ready = self._standardised(tokens.inputs())
+        ready = self.standardised(tokens.inputs())
         features = {scale: ready[f"x{scale[:-1]}"] for scale in tokens.features}
         covariates = ready.get("covariates")
         return self.network.rollout(replace(tokens, features=features, covariates=covariates))
@@ -176,7 +189,24 @@ class TrainedNetwork(NetworkWrapper):
     def _inner(self) -> nn.Module:
         return self.network
 
-    def _standardised(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _of_statistics(self) -> tuple[str, ...]:
+        """Return the inputs that statistics need."""
+        if self.statistics is None:
+            return ()
+        return ("x5", "x10", "x20", "grid5", "grid10", "grid20")
+
+    def _called(self, inputs: Mapping[str, Tensor], *, attention: bool) -> SurvivalOutput:
+        """Call the network with standardised inputs, and add the statistics to its logits."""
+        ready = self.standardised(inputs)
+        named = input_names(self.network)
+        own = {name: x for name, x in ready.items() if name in named}
+        output = call_with(self.network, own, attention=attention)
+        if self.statistics is None:
+            return output
+        shift = self.statistics(ready) @ self.skip  # (B,)
+        return SurvivalOutput.from_logits(output.logits + shift[:, None], output.attention)
+
+    def standardised(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the inputs with features and covariates standardised, in the precision of the moments."""
         ready = dict(inputs)
         given, mean, sd = ready.get("covariates"), self.covariate_mean, self.covariate_sd

@@ -22,6 +22,11 @@ class NetworkWrapper(SurvivalNetwork):
         inner = self._inner()
         return inner.needed_inputs() if isinstance(inner, SurvivalNetwork) else ()
 
+    def further_inputs(self) -> tuple[str, ...]:
+        """Return those of the wrapped network; of an ensemble, those of the first member."""
+        inner = self._inner()
+        return inner.further_inputs() if isinstance(inner, SurvivalNetwork) else ()
+
     def forward(
         self, *positional: Tensor, attention: bool = False, **named: Tensor
     ) -> SurvivalOutput:

@@ -78,10 +78,11 @@ def draw_patterns(
         return Patterns(grid, has, None)
 
     if scenario == "neighbour":
-        beside, far = _beside(rng, grid["5x"], has["5x"])
+        room = (side**2 - side**2 // 8) // 3  # 5x cells beside and far, at least
+        beside, far = _beside(rng, grid["5x"], has["5x"], room)
         inside20, outside20 = beside[up10[up20]], far[up10[up20]]
-        # As many fine tokens in every slide of a lattice: those of two cells.
-        count = min(round(32 * tissue), inside20.sum(), outside20.sum())
+        # As many fine tokens in every slide of a lattice: those of that many cells.
+        count = min(round(16 * room * tissue), inside20.sum(), outside20.sum())
         scale = "20x"
     elif scenario == "colocation" and exact:
         burden("5x", "coarse_burden")
@@ -138,11 +139,11 @@ def _tissue(rng: np.random.Generator, side: int, share: float) -> dict[str, npt.
 
 
 def _beside(
-    rng: np.random.Generator, cells: npt.NDArray[np.int32], coarse: Flags
+    rng: np.random.Generator, cells: npt.NDArray[np.int32], coarse: Flags, least: int
 ) -> tuple[Flags, Flags]:
     """Choose the coarse cells; return which other cells (N5,) touch one, and which do not.
 
-    An eighth of the cells, in one cluster or several, so that two cells at least are beside and far.
+    They are an eighth of the cells, drawn until `least` others touch one and as many do not.
     """
     gap = np.abs(cells[:, None] - cells[None]).max(axis=2)  # (N5, N5)
     count = max(1, len(cells) // 8)
@@ -156,7 +157,7 @@ def _beside(
         room = min(near.sum(), far.sum())
         if best is None or room > best[0]:
             best = (room, chosen, near, far)
-        if room >= 3:
+        if room >= least:
             break
     assert best is not None  # noqa: S101 - of the first attempt
     coarse[best[1]] = True

@@ -74,6 +74,7 @@ class FittingSettings(BaseModel):
     monitor: Literal["loss", "c-index"] | None = None
     gradient_clip: float | None = Field(None, gt=0)
     least_steps: int | None = Field(None, ge=1, le=1_000_000)
+    statistics: bool | None = None
 
 
 class ProtocolSettings(BaseModel):

@@ -64,7 +64,16 @@ def fit_model(
         if bags is not None and model != COX_COVARIATES:
             for line in _about_steps(plan, model, fold, devices):
                 say(f"{label}: {line}")
-            _fit_network(plan, model, fold, bags, devices, leader, show_progress)
+            _fit_network(
+                plan,
+                model,
+                fold,
+                bags,
+                devices,
+                leader,
+                show_progress,
+                lambda line, label=label: say(f"{label}: {line}"),
+            )
         elif leader:
             predictions = _fit_covariates(plan, fold, say)
             write_predictions(place, [predictions])
@@ -129,6 +138,7 @@ def _fit_network(
     devices: Devices,
     leader: bool,
     show_progress: bool,
+    say: Say,
 ) -> None:
     place, cohort = plan.fold_folder(model, fold), plan.cohort
     training, validation, test = (
@@ -144,6 +154,7 @@ def _fit_network(
         seed=plan.config.seed * 1000 + fold.number,
         devices=devices,
         show_progress=show_progress,
+        say=say,
     )
     if leader:
         on_train = survival_curve(patient_hazards(fitted.network, bags, training))

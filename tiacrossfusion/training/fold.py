@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -31,6 +31,7 @@ from tiacrossfusion.training.config import TrainingConfig
 from tiacrossfusion.training.devices import Devices, quiet
 from tiacrossfusion.training.module import SurvivalTraining
 from tiacrossfusion.training.patients import Patient, predict_log_hazards, times_and_events
+from tiacrossfusion.training.statistics import fit_statistics
 
 LAST, BEST, METRICS = "last.ckpt", "best.ckpt", "metrics.csv"
 _LOGS = "logs"
@@ -72,6 +73,7 @@ def fit_fold(
     seed: int,
     devices: Devices | None = None,
     show_progress: bool = True,
+    say: Callable[[str], None] = lambda _: None,
 ) -> FittedFold:
     """Fit a network to the training patients and keep the epoch with the best validation score.
 
@@ -94,6 +96,9 @@ def fit_fold(
         network.set_moments(*bags.moments(slides))
     if architecture.covariates and isinstance(network, TrainedNetwork):
         network.set_covariate_moments(*bags.covariate_moments(p.slides[0] for p in training))
+    if isinstance(network, TrainedNetwork) and network.statistics is not None:
+        found = fit_statistics(network, bags, training, seed)
+        say(f"statistics kept: {'; '.join(found) or 'none'}")
     module = SurvivalTraining(network, bags, training, validation, bins, recipe, seed)
     last = folder / LAST
     with quiet():
@@ -179,6 +184,7 @@ def _architecture(model: str, config: TrainingConfig, encoder_width: int) -> Arc
         covariates=covariates,
         standardise=config.network.standardise,
         proportional_hazards=recipe.loss == "cox",
+        statistics=recipe.statistics,
     )
 
 
