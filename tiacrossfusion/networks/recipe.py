@@ -34,6 +34,9 @@ class Recipe:
         dropout: of embedded tokens and feed-forward layers.
         statistics: add statistics along directions found in closed form (see `SlideStatistics`), if the
             training patients support any.
+        cell_share: share of the 5x cells of a slide, with all inside them, that a pass of training sees,
+            drawn anew for each.
+        scale_dropout: probability that a pass of training has the average token in place of those of a scale.
     """
 
     loss: Literal["nll", "cox", "cross-entropy"] = "nll"
@@ -51,6 +54,8 @@ class Recipe:
     embed_dim: int = 512
     dropout: float = 0.3
     statistics: bool = False
+    cell_share: float = 1.0
+    scale_dropout: float = 0.0
 
     def summary(self) -> str:
         """Return the recipe in one line."""

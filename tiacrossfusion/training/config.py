@@ -75,6 +75,8 @@ class FittingSettings(BaseModel):
     gradient_clip: float | None = Field(None, gt=0)
     least_steps: int | None = Field(None, ge=1, le=1_000_000)
     statistics: bool | None = None
+    cell_share: float | None = Field(None, gt=0, le=1)
+    scale_dropout: float | None = Field(None, ge=0, lt=1)
 
 
 class ProtocolSettings(BaseModel):

@@ -25,6 +25,7 @@ from tiacrossfusion.survival import TimeBins, risk_of, survival_curve
 from tiacrossfusion.survival.concordance import harrell_c
 from tiacrossfusion.survival.losses import cox_loss, cross_entropy_loss, nll_loss
 from tiacrossfusion.training.bags import CohortBags
+from tiacrossfusion.training.parts import random_part
 from tiacrossfusion.training.patients import (
     Patient,
     average_log_hazards,
@@ -191,6 +192,8 @@ class SurvivalTraining(lightning.LightningModule):
 
     def _backward(self, unit: list[Patient], loaded: list[SlideTokens], weight: float) -> float:
         """Add the gradient of `weight * loss` of some patients; return that loss."""
+        if isinstance(self.network, SurvivalNetwork):
+            loaded = [random_part(tokens, self.network, self.settings) for tokens in loaded]
         members = passes(loaded)
         if len(members) == 1:
             outputs = self._outputs(SlideTokens.stack(loaded))
