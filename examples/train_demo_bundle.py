@@ -138,13 +138,13 @@ def judge(bundle: ModelBundle, folder: Path, cohort: pd.DataFrame) -> tuple[np.n
         bag = FeatureBag.load(folder / "bags" / f"{row['slide']}.zarr")
         truth = SlideTruth.load(folder / f"{row['slide']}.npz")
         risks.append(predict_bag(bag, bundle).risk)
-        attribution = attribute(bag, bundle)
+        adds = attribute(bag, bundle).values  # noqa: PD011 - not of pandas
         for scale, name in PLANTED.items():
             boxes = np.rint(bag.scales[scale].bounds * SLIDE_MPP / truth.mpp_of_maps).astype(int)
             pattern = getattr(truth, name)
             shares = [pattern[y0:y1, x0:x1].mean() for x0, y0, x1, y1 in boxes]
             found[scale][0].append(np.array(shares) >= 0.5)
-            found[scale][1].append(attribution.values[scale] * len(shares))
+            found[scale][1].append(adds[scale] * len(shares))
     aucs = ", ".join(
         f"{scale} {roc_auc_score(np.concatenate(has), np.concatenate(values)):.2f}"
         for scale, (has, values) in found.items()
