@@ -6,6 +6,7 @@ import math
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -72,11 +73,15 @@ def fit_model(
                 devices,
                 leader,
                 show_progress,
-                lambda line, label=label: say(f"{label}: {line}"),
+                partial(_say_of, say, label),
             )
         elif leader:
             predictions = _fit_covariates(plan, fold, say)
             write_predictions(place, [predictions])
+
+
+def _say_of(say: Say, label: str, line: str) -> None:
+    say(f"{label}: {line}")
 
 
 def _about_steps(plan: Plan, model: str, fold: Fold, devices: Devices) -> Iterator[str]:
