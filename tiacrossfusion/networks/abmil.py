@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
 from tiacrossfusion.networks.output import SurvivalOutput
+from tiacrossfusion.networks.recipe import SEARCHED, Recipe
 from tiacrossfusion.networks.token_embedding import BagNetwork, FineOnly
 
 # L, width of the attention's hidden layer, as in the paper's experiments.
@@ -26,6 +30,8 @@ class ABMIL(BagNetwork):
     Source: Ilse, Tomczak and Welling, "Attention-based Deep Multiple Instance Learning", ICML 2018,
     equations 7 and 9.
     """
+
+    recipe: ClassVar[Recipe] = replace(SEARCHED, input_weight_decay=5.0)
 
     def _add_layers(self, embed_dim: int, num_bins: int, dropout: float) -> None:
         self.content = nn.Linear(embed_dim, _HIDDEN)  # V

@@ -20,6 +20,7 @@ from tiacrossfusion.networks.conv_processor import ConcatProcessor, ConvProcesso
 from tiacrossfusion.networks.layout import fold_copies
 from tiacrossfusion.networks.output import AttentionLayers, AttentionScores
 from tiacrossfusion.networks.pad_transformer import PadTransformer
+from tiacrossfusion.networks.recipe import SEARCHED, Recipe
 from tiacrossfusion.networks.tokens import SlideTokens
 
 #: Query and key of each layer of attention, by its name.
@@ -31,6 +32,8 @@ class ClassTokenReader(SurvivalNetwork):
 
     `_add_layers` of a subclass adds the layers before that map. Arguments and errors as in `CrossFusion`.
     """
+
+    recipe: ClassVar[Recipe] = SEARCHED
 
     #: The input whose tokens, padded to a square, make the map.
     map_input: ClassVar[Literal["x10", "x20"]] = "x10"

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
 from tiacrossfusion.networks.output import SurvivalOutput
+from tiacrossfusion.networks.recipe import SEARCHED, Recipe
 from tiacrossfusion.networks.token_embedding import BagNetwork, FineOnly
 
 # d, width of the queries.
@@ -31,6 +35,8 @@ class DSMIL(BagNetwork):
     Source: Li, Li and Eliceiri, "Dual-stream Multiple Instance Learning Network for Whole Slide Image
     Classification with Self-supervised Contrastive Learning", CVPR 2021, section 3.2.
     """
+
+    recipe: ClassVar[Recipe] = replace(SEARCHED, loss="nll", input_weight_decay=5.0)
 
     def _add_layers(self, embed_dim: int, num_bins: int, dropout: float) -> None:
         self.instance = nn.Linear(embed_dim, num_bins)  # W_0

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from tiacrossfusion.networks.output import SurvivalOutput
+from tiacrossfusion.networks.recipe import SEARCHED, Recipe
 from tiacrossfusion.networks.token_embedding import BagNetwork, FineOnly
 
 
@@ -23,6 +25,7 @@ class MeanPool(BagNetwork):
     the scales contribute. Scores are uniform: 1/N_s for each token of scale s.
     """
 
+    recipe: ClassVar[Recipe] = replace(SEARCHED, input_weight_decay=15.0)
     attention_meanings: ClassVar[Mapping[str, str]] = dict.fromkeys(
         ("5x", "10x", "20x"), "Weight of the patch in the mean of its scale: the same for all."
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -12,7 +13,7 @@ from torch.nn.functional import linear
 from tiacrossfusion.networks.base import SurvivalNetwork, Term
 from tiacrossfusion.networks.families import Families
 from tiacrossfusion.networks.output import AttentionScores, SurvivalOutput
-from tiacrossfusion.networks.recipe import Recipe
+from tiacrossfusion.networks.recipe import SEARCHED, Recipe
 from tiacrossfusion.networks.token_embedding import initialise
 
 
@@ -54,18 +55,7 @@ class NestedFusion(SurvivalNetwork):
         "20x": "Weight of the 20x patch among the patches inside the same 10x patch; equal weights say that "
         "none of them stands out."
     }
-    recipe: ClassVar[Recipe] = Recipe(
-        loss="cox",
-        learning_rate=3e-3,
-        input_weight_decay=15.0,
-        epochs=25,
-        warm_up=3,
-        patience=7,
-        monitor="c-index",
-        least_steps=300,
-        embed_dim=32,
-        dropout=0.1,
-    )
+    recipe: ClassVar[Recipe] = replace(SEARCHED, input_weight_decay=15.0, statistics=True)
 
     def __init__(
         self,

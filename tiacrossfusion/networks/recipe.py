@@ -82,3 +82,17 @@ class Recipe:
 
 #: The paper's recipe, for any network.
 PAPER = Recipe()
+
+#: What the searched recipes share (benchmarks/recipes.md, benchmarks/planted_cohort.md); the networks add
+#: the decay of their inputs.
+SEARCHED = Recipe(
+    loss="cox",
+    learning_rate=3e-3,
+    epochs=25,
+    warm_up=3,
+    patience=7,
+    monitor="c-index",
+    least_steps=300,
+    embed_dim=32,
+    dropout=0.1,
+)

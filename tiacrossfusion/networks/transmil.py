@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -9,6 +11,7 @@ from tiacrossfusion.networks.layout import fold_copies, pad_to_square
 from tiacrossfusion.networks.nystrom_attention import NystromAttention
 from tiacrossfusion.networks.output import SurvivalOutput
 from tiacrossfusion.networks.pad_transformer import PyramidPositionEncoding
+from tiacrossfusion.networks.recipe import SEARCHED, Recipe
 from tiacrossfusion.networks.token_embedding import BagNetwork, FineOnly
 
 
@@ -48,6 +51,8 @@ class TransMIL(BagNetwork):
         """Create the network with fresh weights."""
         self._create(encoder_width, embed_dim, num_bins, dropout, num_heads=num_heads)
         nn.init.normal_(self.class_token, std=0.02)
+
+    recipe: ClassVar[Recipe] = SEARCHED
 
     def _add_layers(
         self, embed_dim: int, num_bins: int, dropout: float, num_heads: int = 8
