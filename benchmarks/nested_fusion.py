@@ -252,8 +252,8 @@ def report(work: Path, null: list[tuple[float, bool]]) -> str:
         "",
         "Made by `nested_fusion.py`: bags of 16 / 64 / 256 tokens at 5x / 10x / 20x, E = 32, unless said; "
         "one token's pattern is told from noise with AUC 0.95 unless said; log-hazard SD 1.5, a third "
-        "censored. Five folds by patient, each network with its own recipe, chosen on cohorts with seeds 1001 "
-        "and 2001 to 2003. Differences: 95 %, bootstrap of patients within folds, paired, widened by "
+        "censored. Five folds by patient, each network with its own recipe, chosen on cohorts with seeds "
+        "1001 and 2001 to 2003. Differences: 95 %, bootstrap of patients within folds, paired, widened by "
         "sqrt(1.8) because the folds share patients. Seeds 4001 to 4003 were looked at once.",
         "",
         "## Three product cohorts of 600 together",
@@ -278,8 +278,8 @@ def report(work: Path, null: list[tuple[float, bool]]) -> str:
         "## Nothing planted",
         "",
         f"{len(null)} cohorts of 120 patients, log-hazard SD 0, five folds: mean C of nested fusion within "
-        f"the folds {values.mean():.3f} ({values.mean() - half:.3f} to {values.mean() + half:.3f} over cohorts); "
-        f"single cohorts from {values.min():.3f} to {values.max():.3f}. Statistics were kept in any fold of "
+        f"the folds {values.mean():.3f} ({values.mean() - half:.3f} to {values.mean() + half:.3f} over "
+        f"cohorts); single cohorts from {values.min():.3f} to {values.max():.3f}. Statistics were kept in any fold of "
         f"{kept} of {len(null)} cohorts.",
         "",
         f"Statistics look at {', '.join(PAIRS)}, and at rare 20x patterns.",
