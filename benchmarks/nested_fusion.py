@@ -279,8 +279,8 @@ def report(work: Path, null: list[tuple[float, bool]]) -> str:
         "",
         f"{len(null)} cohorts of 120 patients, log-hazard SD 0, five folds: mean C of nested fusion within "
         f"the folds {values.mean():.3f} ({values.mean() - half:.3f} to {values.mean() + half:.3f} over "
-        f"cohorts); single cohorts from {values.min():.3f} to {values.max():.3f}. Statistics were kept in any fold of "
-        f"{kept} of {len(null)} cohorts.",
+        f"cohorts); single cohorts from {values.min():.3f} to {values.max():.3f}. Statistics were kept in "
+        f"any fold of {kept} of {len(null)} cohorts.",
         "",
         f"Statistics look at {', '.join(PAIRS)}, and at rare 20x patterns.",
     ]
