@@ -16,6 +16,8 @@ from tqdm.auto import tqdm
 
 from tiacrossfusion.bags.bag import FeatureBag, check_same
 from tiacrossfusion.errors import TiacfError, UsageError
+from tiacrossfusion.networks.calling import networks_without_grids
+from tiacrossfusion.networks.families import nesting_fault
 from tiacrossfusion.networks.tokens import SlideTokens
 from tiacrossfusion.slides.spec import SCALES
 from tiacrossfusion.text import examples
@@ -23,11 +25,15 @@ from tiacrossfusion.text import examples
 #: Bags are kept in memory while they are together smaller than this, in bytes.
 _CACHE_LIMIT = 4 * 2**30
 
+#: What a bag has whose 5x, 10x and 20x grids nest: every patch has a parent, and every coarser one a child.
+NESTED = "nested grids"
+
 #: What to do about bags that lack an input of a network, by the beginning of its name.
 _REMEDIES = {
     "x": "extract the slides again, or train a network that reads other scales",
     "grid": "extract the slides, since features of other programs may lack positions, or train a "
-    "network that needs none",
+    "network that needs none: {others}",
+    NESTED: "extract the slides again, or train a network that needs none: {others}",
 }
 
 
@@ -36,7 +42,7 @@ class _Summary:
     """What is kept of a bag besides its tokens."""
 
     counts: tuple[int, ...]  # tokens at 5x, 10x and 20x
-    inputs: frozenset[str]  # names of the inputs of networks that the bag has
+    inputs: frozenset[str]  # names of the inputs of networks that the bag has, and NESTED
     total: np.ndarray  # (3, E) float64 sums of the features, 0 at an absent scale
     squares: np.ndarray  # (3, E) float64 sums of their squares
     sha256: str  # of features and positions
@@ -101,7 +107,7 @@ class CohortBags:
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     def check_inputs(self, model: str, needed: Sequence[str]) -> None:
-        """Refuse bags that lack inputs of a network, such as "x20" and "grid20".
+        """Refuse bags that lack inputs of a network, such as "x20" and "grid20", or `NESTED`.
 
         Raises:
             TiacfError: names the first input that some bags lack.
@@ -111,9 +117,12 @@ class CohortBags:
             if lacking:
                 kind = name.rstrip("0123456789")
                 what = f"{'features' if kind == 'x' else 'positions'} at {name.removeprefix(kind)}x"
+                if name == NESTED:
+                    what = NESTED
+                remedy = _REMEDIES[kind].format(others=", ".join(networks_without_grids()))
                 raise TiacfError(
                     f"{model} needs {name}, and {len(lacking)} of {len(self._summaries)} bags have no "
-                    f"{what}, such as {examples(lacking)}; {_REMEDIES[kind]}"
+                    f"{what}, such as {examples(lacking)}; {remedy}"
                 )
 
     def counts(self, slide: str) -> tuple[int, ...]:
@@ -186,8 +195,10 @@ def _summarise(tokens: SlideTokens, width: int) -> _Summary:
         if scale in tokens.grid:
             content.update(f"grid {scale}".encode())
             content.update(np.ascontiguousarray(tokens.grid[scale][0].numpy()).data)
-    inputs = frozenset(tokens.inputs())
-    return _Summary(tokens.counts(), inputs, total, squares, content.hexdigest())
+    inputs = set(tokens.inputs())
+    if len(tokens.grid) == len(SCALES) and nesting_fault(tokens) is None:
+        inputs.add(NESTED)
+    return _Summary(tokens.counts(), frozenset(inputs), total, squares, content.hexdigest())
 
 
 def _check_like(first: FeatureBag, bag: FeatureBag, slide: str) -> None:

@@ -20,12 +20,12 @@ from tiacrossfusion.io.atomic import write_text
 from tiacrossfusion.models.config import Architecture
 from tiacrossfusion.models.network import describe_network, network_of
 from tiacrossfusion.networks.base import SurvivalNetwork
-from tiacrossfusion.networks.calling import input_names, required_inputs
+from tiacrossfusion.networks.calling import input_names, needs_nesting, required_inputs
 from tiacrossfusion.networks.recipe import Recipe
 from tiacrossfusion.networks.registry import NETWORKS
 from tiacrossfusion.networks.trained import TrainedNetwork
 from tiacrossfusion.survival import TimeBins, breslow_increments, quantile_bins
-from tiacrossfusion.training.bags import CohortBags
+from tiacrossfusion.training.bags import NESTED, CohortBags
 from tiacrossfusion.training.checkpoints import WholeCheckpoints, read_checkpoint
 from tiacrossfusion.training.config import TrainingConfig
 from tiacrossfusion.training.devices import Devices, quiet
@@ -57,9 +57,10 @@ def build_on_meta(model: str, config: TrainingConfig) -> SurvivalNetwork:
 
 
 def needed_of_bags(model: str, config: TrainingConfig) -> list[str]:
-    """Return the inputs that a network needs of every bag, such as "x20" and "grid20"."""
-    needed = required_inputs(build_on_meta(model, config))
-    return [name for name in needed if name != "covariates"]
+    """Return what a network needs of every bag, such as "x20" and "grid20"; `NESTED` comes last."""
+    network = build_on_meta(model, config)
+    needed = [name for name in required_inputs(network) if name != "covariates"]
+    return needed + ([NESTED] if needs_nesting(network) else [])
 
 
 def fit_fold(
