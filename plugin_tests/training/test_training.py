@@ -37,7 +37,7 @@ from tiacrossfusion.training.bags import CohortBags
 from tiacrossfusion.training.config import make_config, read_settings
 from tiacrossfusion.training.lock import LOCK, alone_in
 from tiacrossfusion.training.module import SurvivalTraining
-from tiacrossfusion.training.patients import patient_hazards, patients_of, times_and_events
+from tiacrossfusion.training.patients import patients_of, times_and_events
 from tiacrossfusion.training.plan import read_cohort
 from tiacrossfusion.training.run import TrainingRun
 
@@ -402,8 +402,8 @@ class TestGradients:
                 network = TrainedNetwork(network, num_bins=3)
             module, patients, bags = module_of(cohort_folder, loss, network)
             for number, slide in enumerate(patients[0].slides + patients[2].slides):
-                bags._cache[slide] = first_tokens(
-                    bags._cache[slide], lambda count, less=number: count - less
+                bags._memory[slide] = first_tokens(
+                    bags._memory[slide], lambda count, less=number: count - less
                 )
             self.check(module, patients[:5], bags)
 
@@ -433,7 +433,7 @@ class TestGradients:
         network = TrainedNetwork(network, num_bins=3)
         module, patients, bags = module_of(cohort_folder, "cox", network)
         slide = patients[1].slides[0]
-        bags._cache[slide] = first_tokens(bags._cache[slide], lambda count: min(count, 3))
+        bags._memory[slide] = first_tokens(bags._memory[slide], lambda count: min(count, 3))
         module.network.train()
         module._trainer = _FloatTrainer()
         seen = []
@@ -468,16 +468,6 @@ class TestBags:
             tokens = np.concatenate([bag.scales[scale].features for bag in stores]).astype(float)
             assert mean[k].numpy() == pytest.approx(tokens.mean(axis=0), abs=1e-5)
             assert sd[k].numpy() == pytest.approx(tokens.std(axis=0), abs=1e-5)
-
-    @pytest.mark.slow
-    def test_cohort_larger_than_the_cache_is_read_again(self, cohort_folder, monkeypatch):
-        module, patients, bags = module_of(cohort_folder, "nll", stored=True)
-        network = module.network.eval()
-        expected = patient_hazards(network, bags, patients)
-        monkeypatch.setattr("tiacrossfusion.training.bags._CACHE_LIMIT", 1000)
-        module, patients, bags = module_of(cohort_folder, "nll", network, stored=True)
-        assert not bags._cache
-        assert np.array_equal(patient_hazards(network, bags, patients), expected)
 
     def test_bags_of_different_encoders_are_refused(self, cohort_folder):
         stores = sorted((cohort_folder / "bags").glob("*.zarr"))[:2]

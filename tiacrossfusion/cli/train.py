@@ -100,6 +100,12 @@ _SETTINGS = {
     type=Path,
     help="YAML file of settings; options override it. run.json shows them all.",
 )
+@click.option(
+    "--cache",
+    type=Path,
+    help="Folder for the uncompressed features of a cohort that does not fit into memory; it is kept, and "
+    "runs may share it.  [default: in the output folder, removed when the training is finished]",
+)
 @click.option("--accelerator", default="auto", show_default=True, help="Lightning's: cpu, gpu ...")
 @click.option("--devices", default="1", show_default=True, help="Lightning's: a number or auto.")
 @click.option("--strategy", default="auto", show_default=True, help="Lightning's, such as ddp.")
@@ -111,6 +117,7 @@ def train(
     models: tuple[str, ...],
     covariates: str | None,
     config: Path | None,
+    cache: Path | None,
     accelerator: str,
     devices: str,
     strategy: str,
@@ -146,6 +153,7 @@ def train(
         folder,
         config=from_options(config, given_options),
         devices=Devices(accelerator, _number_of(devices), strategy),
+        cache=cache,
         say=click.echo,
     )
     for model, evaluation in trained.evaluations.items():

@@ -40,6 +40,7 @@ def train(
     config: TrainingConfig | Mapping[str, Any] | str | Path,
     models: Sequence[str] = (),
     devices: Devices | None = None,
+    cache: str | Path | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Trained:
     """Train and judge survival models, or go on with a training that was interrupted.
@@ -55,6 +56,8 @@ def train(
             `{"time_unit": "months", "fitting": {"epochs": 50}}`, or as a YAML file of that.
         models: names of the models to train; empty for those of `config`.
         devices: where networks are trained; None for one device of this machine.
+        cache: folder for the uncompressed features of a cohort that does not fit into memory, which is kept
+            and may be shared by runs; without it they are in `output_path` until the training is finished.
         say: gets a line for each step; None is silent.
 
     Raises:
@@ -65,7 +68,14 @@ def train(
     devices = devices or Devices()
     devices.check()
     cohort = read_cohort(Path(table), None if bags is None else Path(bags), checked)
-    run = TrainingRun(Path(output_path), cohort, checked, devices=devices, say=say)
+    run = TrainingRun(
+        Path(output_path),
+        cohort,
+        checked,
+        devices=devices,
+        cache=None if cache is None else Path(cache),
+        say=say,
+    )
     if say is not None:
         for line in run.plan.messages:
             say(f"note: {line}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -21,9 +21,10 @@ from tiacrossfusion.networks.families import nesting_fault
 from tiacrossfusion.networks.tokens import SlideTokens
 from tiacrossfusion.slides.spec import SCALES
 from tiacrossfusion.text import examples
+from tiacrossfusion.training.bag_cache import BagCache
 
 #: Bags are kept in memory while they are together smaller than this, in bytes.
-_CACHE_LIMIT = 4 * 2**30
+_IN_MEMORY = 4 * 2**30
 
 #: What a bag has whose 5x, 10x and 20x grids nest: every patch has a parent, and every coarser one a child.
 NESTED = "nested grids"
@@ -52,11 +53,14 @@ class CohortBags:
     """The bags of all slides of a cohort, by slide.
 
     Every bag is read once at the start, so that a damaged or foreign one is found before training.
-    Small cohorts then stay in memory, large ones are read from disk again whenever they are needed.
+    Small cohorts then stay in memory. Of large ones the uncompressed features are written to a cache, which
+    is read memory-mapped; without room for it, bags are read again whenever they are needed.
 
     Args:
         sources: a store on disk, or a bag in memory, for each slide.
         covariates: (C,) numbers for each slide, those of its patient; None without any.
+        cache: where uncompressed features of large cohorts go; None reads the bags again.
+        say: gets a line if there is no room for the cache.
         show_progress: draw a bar.
 
     Raises:
@@ -68,16 +72,19 @@ class CohortBags:
         sources: Mapping[str, Path | FeatureBag],
         covariates: Mapping[str, np.ndarray] | None = None,
         *,
+        cache: BagCache | None = None,
+        say: Callable[[str], None] = lambda _: None,
         show_progress: bool = True,
     ) -> None:
         """Read and check every bag."""
         if not sources:
             raise UsageError("no bags; give the folder that `tiacf extract` wrote with --bags")
         self._sources, self._covariates = dict(sources), covariates
-        self._cache: dict[str, SlideTokens] = {}
+        self._memory: dict[str, SlideTokens] = {}
+        self._on_disk: BagCache | None = None
         self._summaries: dict[str, _Summary] = {}
         first: FeatureBag | None = None
-        cached = 0
+        size = 0
         for slide, source in tqdm(
             self._sources.items(),
             desc="Bags",
@@ -90,12 +97,16 @@ class CohortBags:
             _check_like(first, bag, slide)
             tokens = self._tokens(slide, bag)
             self._summaries[slide] = _summarise(tokens, bag.provenance.encoder.width)
-            cached += sum(tensor.nbytes for tensor in tokens.inputs().values())
-            if cached <= _CACHE_LIMIT:
-                self._cache[slide] = tokens
+            size += sum(tensor.nbytes for tensor in tokens.inputs().values())
+            if self._on_disk is not None:
+                self._on_disk.write(self._summaries[slide].sha256, tokens)
+                continue
+            self._memory[slide] = tokens
+            if size > _IN_MEMORY and cache is not None:
+                cache = self._to_disk(cache, size, say)
+            if size > _IN_MEMORY:  # part of a cohort in memory would only help part of the steps
+                self._memory.clear()
         assert first is not None  # noqa: S101 - there is a source
-        if cached > _CACHE_LIMIT:  # part of a cohort in memory would only help part of the steps
-            self._cache.clear()
         self.encoder = first.provenance.encoder
         self.sampling = first.provenance.sampling
 
@@ -165,18 +176,41 @@ class CohortBags:
                 yield waiting.pop(0).result()
                 waiting += [pool.submit(self._load, group) for group in islice(groups, 1)]
 
+    def _to_disk(self, cache: BagCache, size: int, say: Callable[[str], None]) -> BagCache | None:
+        """Go on with a cache on disk if there is room for it; it has what was read so far.
+
+        The bags so far are taken as typical. None without room, so that it is not asked again.
+        """
+        needed = round(size / len(self._memory) * len(self._sources))
+        if reason := cache.lacking(needed):
+            say(f"no cache of the features: {reason}; the bags are read in every epoch")
+            return None
+        for slide, tokens in self._memory.items():
+            cache.write(self._summaries[slide].sha256, tokens)
+        self._on_disk = cache
+        return cache
+
     def _load(self, slides: Sequence[str]) -> list[SlideTokens]:
         return [
-            self._cache[slide] if slide in self._cache else self._read(slide) for slide in slides
+            self._memory[slide] if slide in self._memory else self._read(slide) for slide in slides
         ]
 
     def _read(self, slide: str) -> SlideTokens:
+        if self._on_disk is not None:
+            kept = self._summaries[slide]
+            scales, grids = (
+                tuple(s for s in SCALES if f"{kind}{s[:-1]}" in kept.inputs)
+                for kind in ("x", "grid")
+            )
+            return self._with_covariates(slide, self._on_disk.read(kept.sha256, scales, grids))
         source = self._sources[slide]
         bag = source if isinstance(source, FeatureBag) else FeatureBag.load(source)
         return self._tokens(slide, bag)
 
     def _tokens(self, slide: str, bag: FeatureBag) -> SlideTokens:
-        tokens = SlideTokens.from_bag(bag)
+        return self._with_covariates(slide, SlideTokens.from_bag(bag))
+
+    def _with_covariates(self, slide: str, tokens: SlideTokens) -> SlideTokens:
         if self._covariates is None:
             return tokens
         covariates = torch.as_tensor(self._covariates[slide], dtype=torch.float32)[None]  # (1, C)

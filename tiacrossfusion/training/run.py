@@ -6,6 +6,7 @@
 - `<model>/fold-<k>/`: `metrics.csv` by epoch and `out_of_fold.csv` of the test patients
 - `<model>/fold-<k>/bundle/`: model bundle of the fold, for `tiacf predict`
 - `<model>/ensemble/`: bundle of all folds together
+- `.features/`: uncompressed features of a cohort that does not fit into memory, until the run is finished
 - `<model>/`: `out_of_fold.csv` of all folds, `evaluation.json`, pictures
 """
 
@@ -18,6 +19,7 @@ from pathlib import Path
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from tiacrossfusion.evaluation.scores import Evaluation
+from tiacrossfusion.training.bag_cache import BagCache
 from tiacrossfusion.training.bags import CohortBags
 from tiacrossfusion.training.config import TrainingConfig
 from tiacrossfusion.training.devices import Devices
@@ -28,12 +30,16 @@ from tiacrossfusion.training.lock import alone_in
 from tiacrossfusion.training.plan import Cohort, make_plan
 from tiacrossfusion.training.run_file import check_bags, open_folder
 
+#: Folder of the uncompressed features within that of a run.
+CACHE = ".features"
+
 
 class TrainingRun:
     """A run in a folder, new or resumed: plan, fit, judge.
 
     A folder with results of other settings, data or splits is refused; models may be added. `say` gets a
-    line for each step.
+    line for each step. `cache` is a folder for uncompressed features that is kept; without it they are in the
+    run's folder until it is finished.
 
     Attributes:
         plan: folds, models and places of the files.
@@ -51,6 +57,7 @@ class TrainingRun:
         config: TrainingConfig,
         *,
         devices: Devices | None = None,
+        cache: Path | None = None,
         say: Callable[[str], None] | None = None,
     ) -> None:
         """Make or check the folder."""
@@ -58,6 +65,8 @@ class TrainingRun:
         self.leader = getattr(rank_zero_only, "rank", 0) == 0
         self._devices, self._say = devices or Devices(), say
         self._bags: CohortBags | None = None
+        self._keep_cache = cache is not None
+        self._cache = BagCache(cache or self.plan.folder / CACHE)
         open_folder(self.plan)
 
     def train(self) -> dict[str, Evaluation]:
@@ -75,6 +84,8 @@ class TrainingRun:
                 self.fit(model)
                 if self.leader:
                     evaluations[model] = self.judge(model)
+            if self.leader and not self._keep_cache:
+                self._cache.remove()
         return evaluations
 
     def fit(self, model: str) -> None:
@@ -109,6 +120,8 @@ class TrainingRun:
             bags = CohortBags(
                 self.plan.bag_sources(),
                 self.plan.covariates(),
+                cache=self._cache,
+                say=self._say or (lambda _: None),
                 show_progress=self._say is not None,
             )
             for network in self.plan.networks:
