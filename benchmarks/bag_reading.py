@@ -122,10 +122,11 @@ def main(work_dir: Path, count: int, epochs: int) -> None:
         "# Reading bags in training",
         "",
         f"Written by `bag_reading.py`: {count} bags of 841 / 3,364 / 13,456 patches, {WIDTH} features in "
-        f"float16 ({size / 2**30:.1f} GiB uncompressed; 1,000 such bags are {1000 * size / count / 2**30:.0f} "
-        f"GiB). Seconds a bag, medians of {epochs} epochs ({platform.machine()}, {os.cpu_count()} cores; load "
-        f"by other programs at the start {load:.1f}). `tiacf train` uses the cache when a cohort is larger than "
-        "4 GiB; one bag is read ahead in a thread, as in training.",
+        f"float16 ({size / 2**30:.1f} GiB uncompressed; 1,000 such bags are "
+        f"{1000 * size / count / 2**30:.0f} GiB). Seconds a bag, medians of {epochs} epochs "
+        f"({platform.machine()}, {os.cpu_count()} cores; load by other programs at the start {load:.1f}). "
+        "`tiacf train` uses the cache when a cohort is larger than 4 GiB; one bag is read ahead in a thread, "
+        "as in training.",
         "",
         "| | seconds a bag | smallest to largest | ratio |",
         "|---|---|---|---|",
