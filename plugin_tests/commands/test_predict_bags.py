@@ -599,7 +599,7 @@ def test_an_ensemble_gives_its_spread(bags, names, members, ensemble, single, tm
     assert spread > 1e-3
     assert float(row["risk_sd"]) == pytest.approx(spread, rel=1e-4)
     assert float(row["risk"]) == pytest.approx(np.mean(risks), abs=1e-5)
-    assert f"SD over the ensemble {spread:.3f}" in result.output
+    assert f"SD {spread:.3f}" in result.output
     of_ensemble, of_single = (
         predict_bags([store], LoadedModel(bundle=load_bundle(model)), None)[0].value
         for model in (ensemble, single)

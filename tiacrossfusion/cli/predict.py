@@ -112,6 +112,14 @@ _FOR_PATIENTS = ("slide_column", "patient_column")
     help="Outline the regions that raise and lower the risk most, or those of the highest attention.",
 )
 @click.option(
+    "--orders",
+    type=click.Choice(["1", "8"]),
+    default="1",
+    show_default=True,
+    help="8: average over eight orders of the patches (rows, columns, reversed), for networks such as "
+    "CrossFusion that read their order; the table has the spread as risk_sd. Takes eight times as long.",
+)
+@click.option(
     "--gzip", is_flag=True, help="Compress GeoJSON (.geojson.gz), which QuPath opens too."
 )
 @click.option("--overwrite", is_flag=True, help="Make finished results again.")
@@ -142,6 +150,7 @@ def predict(
     auto_get_mask: bool,
     attribution: bool,
     hotspots: HotspotsBy,
+    orders: str,
     gzip: bool,
     overwrite: bool,
     verbose: bool,
@@ -198,6 +207,7 @@ def predict(
         device=device,
         precision=precision,
         with_encoder=bags is None,
+        orders=int(orders),
         plugins=plugins,
     )
     config = source.config() if cluster is not None else source.load().config()

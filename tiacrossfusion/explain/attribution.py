@@ -93,7 +93,7 @@ def attribute(
     Raises:
         TiacfError: the bag does not fit the model, or the risk or a gradient is not finite.
     """
-    found = attribute_tokens(bundle.network, bundle.tokens(bag, covariates))
+    found = attribute_tokens(bundle.network.explained(), bundle.tokens(bag, covariates))
     numbers = [found.baseline_risk, found.risk, *(v.sum() for v in found.values.values())]
     if not np.isfinite(numbers).all():
         raise TiacfError(

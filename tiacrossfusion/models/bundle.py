@@ -102,6 +102,21 @@ class ModelBundle:
         check_tokens(self.network, tokens, f"bag of {bag.provenance.slide}")
         return tokens.to(next(self.network.parameters()).device, torch.float32)
 
+    def with_orders(self, orders: int) -> ModelBundle:
+        """Return the model with predictions averaged over 8 orders of the tokens; the same one for 1.
+
+        Raises:
+            UsageError: it is neither, or the network does not depend on the order.
+        """
+        from tiacrossfusion.networks.orders import ORDERS, AveragedOrders
+
+        if orders == 1:
+            return self
+        if orders != len(ORDERS):
+            raise UsageError(f"orders is {orders}: give 1 or {len(ORDERS)}")
+        digest = hashlib.sha256(f"{self.fingerprint} orders {orders}".encode()).hexdigest()
+        return ModelBundle(self.config, AveragedOrders(self.network).eval(), digest)
+
     def with_weights(self, path: Path, device: str = "cpu") -> ModelBundle:
         """Return the same model on a device with the weights of another file, see `read_weights`.
 

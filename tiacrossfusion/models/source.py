@@ -67,6 +67,7 @@ class ModelSource:
         device: torch device.
         precision: of the encoder's arithmetic; "auto" depends on the device.
         with_encoder: False for predictions from bags.
+        orders: 8 averages predictions over eight orders of the tokens.
         plugins: modules or Python files that register a user's encoders and networks.
     """
 
@@ -77,6 +78,7 @@ class ModelSource:
     device: str = "cpu"
     precision: str = "auto"
     with_encoder: bool = True
+    orders: int = 1
     plugins: tuple[str, ...] = ()
 
     def load(self) -> LoadedModel:
@@ -123,6 +125,8 @@ def _load(source: ModelSource) -> LoadedModel:
     bundle = None if source.model is None else load_bundle(source.model, source.device)
     if bundle is not None and source.model_weights is not None:
         bundle = bundle.with_weights(Path(source.model_weights), source.device)
+    if bundle is not None:
+        bundle = bundle.with_orders(source.orders)
     encoder = None
     how: Any = {"weights": source.weights, "device": source.device, "precision": source.precision}
     if source.encoder is not None:

@@ -62,6 +62,9 @@ class SurvivalNetwork(nn.Module):
     #: One sentence on what attention shows, by stage: "5x", "10x", "20x", "fused" and "rolled".
     attention_meanings: ClassVar[Mapping[str, str]] = {}
 
+    #: Whether the order of the tokens changes the prediction.
+    reads_order: ClassVar[bool] = False
+
     def __init__(self, encoder_width: int, num_bins: int, **sizes: int) -> None:
         """Check the sizes."""
         super().__init__()
@@ -134,6 +137,10 @@ class SurvivalNetwork(nn.Module):
         A network that names `embeddings` reads the features only there and in the modules of terms.
         """
         return {}
+
+    def explained(self) -> SurvivalNetwork:
+        """Return the network whose risk is attributed and rolled out: this one (the default)."""
+        return self
 
     def moments(self) -> tuple[Tensor, Tensor] | None:
         """Return mean and SD (3, E) that standardise the features of 5x, 10x and 20x, if any."""

@@ -34,6 +34,7 @@ class ClassTokenReader(SurvivalNetwork):
     """
 
     recipe: ClassVar[Recipe] = SEARCHED
+    reads_order = True
 
     #: The input whose tokens, padded to a square, make the map.
     map_input: ClassVar[Literal["x10", "x20"]] = "x10"

@@ -53,6 +53,7 @@ class TransMIL(BagNetwork):
         nn.init.normal_(self.class_token, std=0.02)
 
     recipe: ClassVar[Recipe] = SEARCHED
+    reads_order = True
 
     def _add_layers(
         self, embed_dim: int, num_bins: int, dropout: float, num_heads: int = 8

@@ -129,7 +129,7 @@ def _line(outcome: Outcome, config: BundleConfig) -> str:
     row = outcome.row
     words = [f"risk {row['risk']:.3f}"]
     if row.get("risk_sd") is not None:
-        words.append(f"SD over the ensemble {row['risk_sd']:.3f}")
+        words.append(f"SD {row['risk_sd']:.3f}")
     if row["percentile"] is not None:
         words.append(f"percentile {row['percentile']:.0f} of {config.name}'s training patients")
         words.append(f"{row['risk_group']} risk group")

@@ -176,6 +176,7 @@ class SurvivalPredictor(EngineABC):
         power: float | None = None,
         attribution: bool = True,
         hotspots: HotspotsBy = "attribution",
+        orders: int = 1,
         gzip: bool = False,
         **kwargs: Any,
     ) -> dict[Path | str, Path | dict[str, Any]]:
@@ -209,6 +210,7 @@ class SurvivalPredictor(EngineABC):
             attribution: compute what raises and what lowers the risk; without it the model takes a tenth
                 of the time.
             hotspots: find regions by "attribution" (raise or lower the risk), or by "attention".
+            orders: 8 averages over eight orders of the patches, for networks that read their order.
             gzip: compress GeoJSON.
             **kwargs: `auto_get_mask` (True; False predicts from all of an image without a mask, glass
                 included), `wsireader_kwargs` ({"mpp": ...} or {"power": ...}, as the arguments), and
@@ -269,7 +271,7 @@ class SurvivalPredictor(EngineABC):
         )
         self._settle(kwargs)
         self.ioconfig = own
-        model = self._source(with_encoder=bags is None)
+        model = self._source(with_encoder=bags is None, orders=orders)
         with connect(self._cluster, model) as executor:
             done = predict(
                 sources,
@@ -316,7 +318,7 @@ class SurvivalPredictor(EngineABC):
         for name, value in settings.items():
             setattr(self, name, value)
 
-    def _source(self, *, with_encoder: bool) -> LoadedModel | ModelSource:
+    def _source(self, *, with_encoder: bool, orders: int) -> LoadedModel | ModelSource:
         """Return the model and its encoder, or for a cluster the names that its workers load them by."""
         if self._cluster is not None:
             model, weights = self._given
@@ -327,14 +329,15 @@ class SurvivalPredictor(EngineABC):
                 device=self.device,
                 precision=self._precision,
                 with_encoder=with_encoder,
+                orders=orders,
                 plugins=self._plugins,
             )
         if isinstance(self.model, SurvivalModel):
-            return LoadedModel(self._load_encoder() if with_encoder else None, self.model.bundle)
+            bundle = self.model.bundle.with_orders(orders)
+            return LoadedModel(self._load_encoder() if with_encoder else None, bundle)
         encoder = self._load_encoder()  # a network without bundle does not name it
-        return LoadedModel(
-            encoder, own_bundle(self.model, sampling_of(self.ioconfig), encoder.spec)
-        )
+        own = own_bundle(self.model, sampling_of(self.ioconfig), encoder.spec)
+        return LoadedModel(encoder, own.with_orders(orders))
 
     def _load_encoder(self) -> Encoder:
         """Load the encoder once for a device."""

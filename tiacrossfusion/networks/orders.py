@@ -1,0 +1,134 @@
+"""The mean over eight orders of the tokens, for networks that read their order as if it were a map."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from tiacrossfusion.errors import UsageError
+from tiacrossfusion.networks.base import SurvivalNetwork
+from tiacrossfusion.networks.calling import call_with, input_names, scales_read
+from tiacrossfusion.networks.output import AttentionScores, SurvivalOutput, mean_scores
+from tiacrossfusion.networks.wrapper import NetworkWrapper
+
+# A hazard of exactly 0 or 1 has no finite logit.
+_EDGE = 1e-7
+
+#: The scale whose tokens a field of the attention scores is of.
+_SCALE_OF = {"x5": "5", "x10": "10", "x20": "20", "fused": "10"}
+
+#: What tokens are sorted by, last key first: rows from above or below with columns from either side, and
+#: columns likewise. These are the orders of the slide turned by quarters and mirrored.
+ORDERS: tuple[Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], ...] = (
+    lambda column, row: (row, column),
+    lambda column, row: (row, -column),
+    lambda column, row: (-row, column),
+    lambda column, row: (-row, -column),
+    lambda column, row: (column, row),
+    lambda column, row: (column, -row),
+    lambda column, row: (-column, row),
+    lambda column, row: (-column, -row),
+)
+
+
+class AveragedOrders(NetworkWrapper):
+    """The mean of the survival curves that a network gives for eight orders of the tokens.
+
+    CrossFusion wraps the order of the tokens into a square map. A slide turned by quarters or mirrored has
+    the same tokens in another order; here it has the same prediction. `member_risk` holds the risk of each
+    order, whose spread says how much the network reads off the order. Attention is averaged token by token.
+    The risk is attributed for the order of the bag, see `explained`.
+
+    Args:
+        network: reads the order of its tokens (`reads_order`).
+
+    Raises:
+        UsageError: it does not.
+    """
+
+    def __init__(self, network: SurvivalNetwork) -> None:
+        """Wrap the network."""
+        inner = network.unwrapped()
+        if not (isinstance(inner, SurvivalNetwork) and inner.reads_order):
+            raise UsageError(
+                f"orders: {type(inner).__name__} does not depend on the order of its tokens; leave out "
+                "--orders"
+            )
+        super().__init__(network.encoder_width, network.num_bins)
+        self.network = network
+
+    def needed_inputs(self) -> tuple[str, ...]:
+        """Return those of the wrapped network, and the grids of its scales."""
+        grids = tuple(f"grid{scale[:-1]}" for scale in scales_read(self.network))
+        return (*super().needed_inputs(), *grids)
+
+    def further_inputs(self) -> tuple[str, ...]:
+        """Return those of the wrapped network, and the grids of its scales."""
+        grids = tuple(f"grid{scale[:-1]}" for scale in scales_read(self.network))
+        return (*super().further_inputs(), *grids)
+
+    def predict(self, inputs: dict[str, Tensor], *, attention: bool) -> SurvivalOutput:
+        """Predict the mean curve over the orders, and as `member_risk` (B, 8) the risk of each order."""
+        taken = input_names(self.network)
+        outputs, scores = [], []
+        for order in ORDERS:
+            index = {
+                name.removeprefix("grid"): sorting(grid, order)
+                for name, grid in inputs.items()
+                if name.startswith("grid")
+            }
+            ordered = {
+                name: x.gather(1, i[:, :, None].expand_as(x))
+                if (i := _index(name, index)) is not None
+                else x
+                for name, x in inputs.items()
+                if name in taken
+            }
+            output = call_with(self.network, ordered, attention=attention)
+            outputs.append(output)
+            if output.attention is not None:
+                scores.append(_put_back(output.attention, index))
+        mean = torch.stack([output.survival for output in outputs]).mean(dim=0).clamp(min=_EDGE)
+        before = torch.cat([torch.ones_like(mean[:, :1]), mean[:, :-1]], dim=1)
+        hazards = (1 - mean / before).clamp(_EDGE, 1 - _EDGE)
+        return SurvivalOutput.from_logits(
+            torch.logit(hazards),
+            mean_scores(scores) if scores else None,
+            member_risk=torch.stack([output.risk for output in outputs], dim=1),
+        )
+
+    def moments(self) -> tuple[Tensor, Tensor] | None:
+        """Return those of the wrapped network."""
+        return self.network.moments()
+
+    def explained(self) -> SurvivalNetwork:
+        """Return the wrapped network, whose risk in the order of the bag is attributed and rolled out."""
+        return self.network.explained()
+
+    def _inner(self) -> nn.Module:
+        return self.network
+
+
+def sorting(grid: Tensor, order: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> Tensor:
+    """Return the indices (B, N) that sort tokens at column and row (B, N, 2) by one of `ORDERS`."""
+    first, second = order(grid[..., 0], grid[..., 1])
+    width = int(second.max() - second.min()) + 1
+    return torch.argsort(first * width + (second - second.min()), dim=1)
+
+
+def _index(name: str, index: Mapping[str, Tensor]) -> Tensor | None:
+    """Return the order of the tokens of an input such as "x20" or "grid20"; None of other inputs."""
+    return index.get(name.removeprefix("grid").removeprefix("x"))
+
+
+def _put_back(scores: AttentionScores, index: Mapping[str, Tensor]) -> AttentionScores:
+    """Return scores in the order of the bag."""
+    return AttentionScores(
+        **{
+            name: torch.empty_like(value).scatter_(1, index[_SCALE_OF[name]], value)
+            for name, value in vars(scores).items()
+            if value is not None
+        }
+    )
