@@ -1,8 +1,8 @@
 r"""Train the bundles `crossfusion-demo` and `nested-demo` that ship with the package, using only this script.
 
 It simulates a cohort of slides with a planted prognosis (architecture at 5x, glands at 10x, nuclei at 20x),
-extracts bags with the shipped encoder, and trains the network on five folds with the package's own training,
-on random parts of the slides, so that maps show where the risk comes from. A second cohort, of another
+extracts bags with the shipped encoder, and trains the network with the package's own training (`nested-demo` on five
+folds), on random parts of the slides, so that maps show where the risk comes from. A second cohort, of another
 seed, is used once: for the C-index in the model card, next to that of the true hazard, and for how well the
 maps find what was planted.
 
@@ -57,13 +57,15 @@ RECIPES: dict[str, dict[str, Any]] = {
         "fitting": {"epochs": 60, "patience": 20, "statistics": False} | PARTS,
     },
     "crossfusion": {
+        "protocol": {"protocol": "holdout"},
         "network": {"embed_dim": 32, "dropout": 0.1, "attention_dropout": 0.1},
         "fitting": {
-            "loss": "cox",
+            "loss": "nll",
             "learning_rate": 1e-3,
-            "epochs": 60,
+            "patients_per_step": 16,
+            "epochs": 30,
             "warm_up": 3,
-            "patience": 20,
+            "patience": 10,
             "monitor": "c-index",
         }
         | PARTS,
@@ -193,9 +195,9 @@ def main(
     click.echo(figures)
     card = ensemble.config.card.model_copy(
         update={
-            "description": f"A small {network} on simulated H&E slides with a planted prognosis: mean of the "
-            "survival curves of five folds.",
-            "cohort": f"{patients} simulated patients, no real patient.",
+            "description": f"A small {network} on simulated H&E slides with a planted prognosis"
+            + (", the mean of five folds." if ensemble.config.members else "."),
+            "cohort": f"Of {patients} simulated patients; no real patient.",
             "performance": figures,
             "licence": "BSD-3-Clause",
             "notice": NOTICE,
