@@ -1,10 +1,10 @@
 r"""Train the bundles `crossfusion-demo` and `nested-demo` that ship with the package, using only this script.
 
 It simulates a cohort of slides with a planted prognosis (architecture at 5x, glands at 10x, nuclei at 20x),
-extracts bags with the shipped encoder, and trains the network with the package's own training (`nested-demo` on five
-folds), on random parts of the slides, so that maps show where the risk comes from. A second cohort, of another
-seed, is used once: for the C-index in the model card, next to that of the true hazard, and for how well the
-maps find what was planted.
+extracts bags with the shipped encoder, and trains the network with the package's own training
+(`nested-demo` on five folds), on random parts of the slides, so that maps show where the risk comes from. A
+second cohort, of another seed, is used once: for the C-index in the model card, next to that of the true
+hazard, and for how well the maps find what was planted.
 
     python examples/train_demo_bundle.py --network nested-fusion --work-dir work \
         --bundle tiacrossfusion/models/bundles/nested-demo
