@@ -29,7 +29,7 @@ from tiacrossfusion.simulation.slide import render_slide
 @click.option("--seed", default=1, show_default=True, help="Of the slide.")
 def main(picture: Path, seed: int) -> None:
     """Draw PICTURE."""
-    bundle = load_bundle("crossfusion-demo")
+    bundle = load_bundle("nested-demo")
     encoder = load_encoder_of(bundle.config.encoder)
     with tempfile.TemporaryDirectory() as folder:
         slide = Path(folder) / "planted.svs"

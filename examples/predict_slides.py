@@ -36,9 +36,7 @@ def main(slides: tuple[Path, ...], output_path: Path) -> None:
     """Predict the slides in memory, then write files for QuPath."""
     output_path.mkdir(parents=True, exist_ok=True)
     images = list(slides) or simulate(output_path)
-    predictor = SurvivalPredictor(
-        model="crossfusion-demo", batch_size=32, num_workers=2, device="cpu"
-    )
+    predictor = SurvivalPredictor(model="nested-demo", batch_size=32, num_workers=2, device="cpu")
 
     # In memory: a dictionary of numbers and arrays for each slide.
     for image, prediction in predictor.run(images=images).items():

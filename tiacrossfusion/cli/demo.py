@@ -35,7 +35,7 @@ def demo(output_path: str, device: str) -> None:
     from tiacrossfusion.simulation.parameters import TissueParameters, log_hazard
     from tiacrossfusion.simulation.slide import render_slide
 
-    bundle = load_bundle("crossfusion-demo", device)
+    bundle = load_bundle("nested-demo", device)
     folder = ResultsFolder(folder_path)
     slides: list[Path] = []
     with log_to(folder_path, verbose=False):

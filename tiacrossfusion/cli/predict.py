@@ -55,7 +55,7 @@ _FOR_PATIENTS = ("slide_column", "patient_column")
 @cli_output_path(usage_help="Folder for the results; results that it holds are kept and resumed.")
 @cli_model(
     usage_help="Model: a name from `tiacf models`, a bundle folder, or a hub id (owner/name).",
-    default="crossfusion-demo",
+    default="nested-demo",
 )
 @click.option(
     "--patients",

@@ -13,7 +13,7 @@ from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
-from tiacrossfusion.explain.attribution_scores import ATTRIBUTIONS, TOTAL
+from tiacrossfusion.explain.attribution_scores import TOTAL
 from tiacrossfusion.explain.extent import slide_size, tiles_of
 from tiacrossfusion.explain.hotspots import Hotspot
 from tiacrossfusion.explain.score import Score, colour_score, named, on_own_grid
@@ -54,15 +54,19 @@ def attention_figure(result: SlideResult, path: Path) -> None:
     """Draw the slide and its scores as a PNG.
 
     Each score of the 20x grid has a map on its own grid, except that of the attributions only the total
-    is drawn. The tissue under the maps is grey, so that colour means score only: unsigned scores share
-    the scale of percentiles within the slide, signed scores one in units of the risk, which is the same for
-    all slides of a model.
+    is drawn; the report has them all. The tissue under the maps is grey, so that colour means score only:
+    unsigned scores share the scale of percentiles within the slide, signed scores one in units of the risk,
+    which is the same for all slides of a model.
     Without an overview of the slide, patches are drawn on white, and the first panel shows those of 20x.
     """
     bag, scores, hotspots, overview = result.bag, result.scores, result.hotspots, result.overview
     width, height = slide_size(bag)
     unsigned = [score for score in scores["20x"] if not score.signed]
-    signed = [s for s in scores["20x"] if s.signed and s.name not in ATTRIBUTIONS.values()]
+    signed = [
+        score
+        for score in scores["20x"]
+        if score.signed and (score.name == TOTAL or not score.name.startswith("Attribution "))
+    ]
     hot = named(scores["20x"], hotspots[0].score) if hotspots else colour_score(scores["20x"])
     panels = (None, *signed, *unsigned)
     bars = _colour_bars(unsigned, signed, hotspots)

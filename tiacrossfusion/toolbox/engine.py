@@ -61,7 +61,7 @@ class SurvivalPredictor(EngineABC):
     """Predict survival from whole-slide images.
 
     Args:
-        model: name of a bundle ("crossfusion-demo"), a bundle folder, a hub id, a `SurvivalModel`, or
+        model: name of a bundle ("nested-demo"), a bundle folder, a hub id, a `SurvivalModel`, or
             a network of your own: an `nn.Module` that takes x5, x10 and x20 (B, N, E) by name and returns
             logits (B, K). The last needs an `encoder`, and an `ioconfig` in `run`.
         batch_size: patches in a batch of the encoder.
@@ -86,14 +86,14 @@ class SurvivalPredictor(EngineABC):
         UsageError: an argument has the wrong type, or the device is not available.
 
     Examples:
-        >>> predictor = SurvivalPredictor(model="crossfusion-demo", device="cpu")
+        >>> predictor = SurvivalPredictor(model="nested-demo", device="cpu")
         >>> predictor.run(images=["slide.svs"], save_dir="out", output_type="qupath")
         {PosixPath('slide.svs'): PosixPath('out/slide.geojson')}
     """
 
     def __init__(
         self,
-        model: str | Path | nn.Module = "crossfusion-demo",
+        model: str | Path | nn.Module = "nested-demo",
         batch_size: int = 32,
         num_workers: int = 2,
         weights: str | Path | None = None,

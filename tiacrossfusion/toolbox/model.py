@@ -116,7 +116,7 @@ class NestedFusionModel(SurvivalModel):
     """Nested fusion with its bundle, as a TIAToolbox model; it takes the grids of the patches, too.
 
     Examples:
-        >>> model = NestedFusionModel("trained/nested-fusion/ensemble")
+        >>> model = NestedFusionModel("nested-demo")
         >>> bag = {"5x": x5, "10x": x10, "20x": x20}  # each (N, E)
         >>> bag |= {"grid5": grid5, "grid10": grid10, "grid20": grid20}  # each (N, 2)
         >>> NestedFusionModel.infer_batch(model, bag, device="cpu")["risk"]
