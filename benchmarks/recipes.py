@@ -81,8 +81,8 @@ def report(found: dict[str, dict[str, list[float]]]) -> str:
     lines += [
         "",
         "Mean pooling takes cox, 0.003, 15, which cannot be told from its best here and was so on three more "
-        "development cohorts (seeds 2001 to 2003; mean over these .801). The loss and learning rate of TransMIL "
-        "and CrossFusion were chosen in `planted_cohort.md`, with decay 0.01.",
+        "development cohorts (seeds 2001 to 2003; mean validation C .801). The loss and learning rate of "
+        "TransMIL and CrossFusion were chosen in `planted_cohort.md`, with decay 0.01.",
     ]
     return "\n".join(lines) + "\n"
 
