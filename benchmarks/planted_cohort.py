@@ -34,7 +34,7 @@ from tiacrossfusion.evaluation.comparison import compare
 from tiacrossfusion.evaluation.measuring import evaluate
 from tiacrossfusion.evaluation.predictions import FoldPredictions
 from tiacrossfusion.networks.registry import NETWORKS
-from tiacrossfusion.simulation.bags import draw_bags
+from tiacrossfusion.simulation.bags import BagOptions, draw_bags
 from tiacrossfusion.simulation.planted import draw_planted_cohort
 from tiacrossfusion.survival import TimeBins
 from tiacrossfusion.training.config import make_config
@@ -49,6 +49,7 @@ DEVELOPMENT_SEED, COHORT_SEED, NULL_SEEDS = 1001, 1, range(2001, 2021)
 #: Shared by all models and all parts.
 SETTINGS: dict[str, Any] = {
     "time_unit": "months",
+    "recipe": "paper",
     "network": {"embed_dim": 32, "attention_dropout": 0.0},
     "fitting": {"epochs": 25, "warm_up": 3, "patience": 7, "monitor": "c-index"},
 }
@@ -64,7 +65,7 @@ def simulated(
 ) -> tuple[Cohort, pd.DataFrame]:
     """A cohort in memory, and its table with the true log-hazard."""
     table = draw_planted_cohort(patients, seed, scenario=scenario, strength=strength, side=side)
-    bags = draw_bags(table, seed, encoder_width=WIDTH, side=side, auc=AUC)
+    bags = draw_bags(table, seed, BagOptions(scenario, encoder_width=WIDTH, side=side, auc=AUC))
     follow_up = table.set_index("patient")[["time", "event"]].sort_index()
     checked = CohortTable(
         follow_up, table[["slide", "patient"]], "months", f"{scenario} {patients} {seed} {side}"

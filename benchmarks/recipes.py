@@ -43,6 +43,7 @@ def validation_c(model: str, recipe: dict[str, Any]) -> list[float]:
     settings = {
         "time_unit": "months",
         "models": (model,),
+        "recipe": "paper",
         "network": {"embed_dim": 32, "dropout": 0.1, "attention_dropout": 0.0},
         "fitting": SHARED | recipe,
     }

@@ -43,7 +43,7 @@ from tiacrossfusion.slides.slide import open_slide
 from tiacrossfusion.slides.spec import SamplingSpec
 
 ENCODER = "stain-texture"
-SLIDE_MPP, SLIDE_SIZE = 0.5, 4096
+SLIDE_MPP = 0.5
 STUDY_MONTHS = 120.0  # nobody is followed for longer
 NOTICE = "Demonstration model trained on simulated slides. Not for clinical use."
 #: What is planted at each scale.
@@ -81,7 +81,7 @@ def cohort_of(patients: int, seed: int) -> pd.DataFrame:
     return cohort.assign(time=cohort.time.clip(upper=STUDY_MONTHS))
 
 
-def make_bag(row: dict[str, Any], folder: str, seed: int) -> None:
+def make_bag(row: dict[str, Any], folder: str, size: int, seed: int) -> None:
     """Draw a patient's slide, keep its bag and its truth, and throw the slide away."""
     place = Path(folder)
     store, truth = place / "bags" / f"{row['slide']}.zarr", place / f"{row['slide']}.npz"
@@ -90,8 +90,7 @@ def make_bag(row: dict[str, Any], folder: str, seed: int) -> None:
     torch.set_num_threads(1)  # one slide a process
     slide = place / row["slide"]
     parameters = TissueParameters(row["architecture"], row["glands"], row["nuclei"])
-    size = (SLIDE_SIZE, SLIDE_SIZE)
-    drawn = render_slide(slide, parameters, size=size, mpp=SLIDE_MPP, seed=seed)
+    drawn = render_slide(slide, parameters, size=(size, size), mpp=SLIDE_MPP, seed=seed)
     drawn.save(truth)
     bag = extract_bag(
         open_slide(slide), SamplingSpec(), load_encoder(ENCODER), ReadOptions(num_workers=1)
@@ -100,13 +99,15 @@ def make_bag(row: dict[str, Any], folder: str, seed: int) -> None:
     slide.unlink()
 
 
-def make_bags(folder: Path, cohort: pd.DataFrame, seed: int, processes: int) -> None:
+def make_bags(
+    folder: Path, cohort: pd.DataFrame, size: int, seed: int, processes: int
+) -> None:
     """Make the bags of a cohort, and its table."""
     (folder / "bags").mkdir(parents=True, exist_ok=True)
     cohort.to_csv(folder / "cohort.csv", index=False)
     with ProcessPoolExecutor(processes) as pool:
         jobs = [
-            pool.submit(make_bag, row, str(folder), seed * 100_000 + number)
+            pool.submit(make_bag, row, str(folder), size, seed * 100_000 + number)
             for number, row in enumerate(cohort.to_dict("records"))
         ]
         try:
@@ -150,6 +151,7 @@ def judge(bundle: ModelBundle, folder: Path, cohort: pd.DataFrame) -> tuple[np.n
     aucs = ", ".join(
         f"{scale} {roc_auc_score(np.concatenate(has), np.concatenate(values)):.2f}"
         for scale, (has, values) in found.items()
+        if 0 < np.mean(np.concatenate(has)) < 1
     )
     return np.array(risks), f"area under the ROC curve of the attribution of patches: {aucs}"
 
@@ -160,6 +162,8 @@ def judge(bundle: ModelBundle, folder: Path, cohort: pd.DataFrame) -> tuple[np.n
 @click.option("--bundle", type=Path, required=True, help="Folder of the bundle.")
 @click.option("--patients", default=560, show_default=True)
 @click.option("--test-patients", default=160, show_default=True)
+@click.option("--slide-size", default=4096, show_default=True, help="Pixels of a side, at 0.5 mpp.")
+@click.option("--epochs", type=int, help="Instead of those of the recipe.")
 @click.option("--seed", default=2027, show_default=True, help="The test cohort has the next one.")
 @click.option("--processes", default=2, show_default=True)
 def main(
@@ -168,6 +172,8 @@ def main(
     bundle: Path,
     patients: int,
     test_patients: int,
+    slide_size: int,
+    epochs: int | None,
     seed: int,
     processes: int,
 ) -> None:
@@ -175,13 +181,16 @@ def main(
     folders = {s: work_dir / str(s) for s in (seed, seed + 1)}
     cohorts = {seed: cohort_of(patients, seed), seed + 1: cohort_of(test_patients, seed + 1)}
     for each, folder in folders.items():
-        make_bags(folder, cohorts[each], each, processes)
+        make_bags(folder, cohorts[each], slide_size, each, processes)
+    recipe = RECIPES[network]
+    if epochs:
+        recipe = recipe | {"fitting": recipe["fitting"] | {"epochs": epochs, "warm_up": 0}}
     trained = train(
         folders[seed] / "cohort.csv",
         folders[seed] / "bags",
         work_dir / network,
         models=[network],
-        config={"time_unit": "months", **RECIPES[network]},
+        config={"time_unit": "months", **recipe},
         say=click.echo,
     )
     ensemble = load_bundle(trained.bundles[network])

@@ -53,11 +53,12 @@ def test_slides_to_report_at_small_size(tmp_path):
 def test_train_demo_bundle_at_small_size(tmp_path, monkeypatch, capsys):
     from tiacrossfusion.models.bundle import load_bundle
 
-    small = ["--patients", "15", "--slide-size", "1100", "--epochs", "2"]
+    small = ["--network", "nested-fusion", "--patients", "30", "--test-patients", "12"]
+    small += ["--slide-size", "1100", "--epochs", "1"]
     folders = ["--work-dir", str(tmp_path / "work"), "--bundle", str(tmp_path / "bundle")]
     run_example("train_demo_bundle.py", monkeypatch, *folders, *small)
     bundle = load_bundle(tmp_path / "bundle")
-    assert "simulated test patients" in capsys.readouterr().out
+    assert "12 simulated patients of another seed" in capsys.readouterr().out
     assert "Not for clinical use" in bundle.config.card.notice
 
 

@@ -71,7 +71,7 @@ def test_every_slide_gets_its_files_and_its_row(predicted):
         assert row["median_reached"] == ("true" if row["median_survival"] else "false")
         assert row["time_unit"] == "months"
         assert row["status"] == "ok"
-        assert row["model"] == "crossfusion-demo"
+        assert row["model"] == "nested-demo"
         assert "not for clinical use" in row["notice"].lower()
         assert int(row["patches_20x"]) > int(row["patches_10x"]) > int(row["patches_5x"]) > 0
         assert float(row["seconds"]) > 0
@@ -87,9 +87,8 @@ def test_geojson_holds_the_tiles_with_attention_of_all_scales(predicted):
         assert kinds.count("annotation") == len(kinds) - kinds.count("tile")
         tile = next(f for f in document["features"] if f["properties"]["objectType"] == "tile")
         if scale == "20x":
-            assert {f"Attention {s}" for s in ("5x", "10x", "20x", "fused")} <= set(
-                tile["properties"]["measurements"]
-            )
+            scores = {"Attribution total", "Attribution 20x", "Attention 20x"}
+            assert scores <= set(tile["properties"]["measurements"])
             assert "annotation" in kinds
 
 
@@ -168,7 +167,7 @@ def test_a_result_of_another_model_is_not_replaced_unasked(simulated, predicted,
 
     out, model = tmp_path / "out", tmp_path / "other"
     shutil.copytree(predicted, out)
-    shutil.copytree(shipped_bundles()["crossfusion-demo"], model)
+    shutil.copytree(shipped_bundles()["nested-demo"], model)
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps(config | {"name": "other"}))
     before = contents(out)
@@ -183,7 +182,7 @@ def test_a_result_of_another_model_is_not_replaced_unasked(simulated, predicted,
     assert contents(out) | told == before | told
     result = predict(simulated / "low.svs", out, "--model", str(model), "--overwrite")
     assert result.exit_code == 0
-    assert sorted(row["model"] for row in table(out)) == ["crossfusion-demo", "other"]
+    assert sorted(row["model"] for row in table(out)) == ["nested-demo", "other"]
 
 
 def test_other_peoples_files_are_left_alone(simulated, tmp_path):

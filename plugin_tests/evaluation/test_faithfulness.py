@@ -54,6 +54,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Planted:
     settings = {
         "models": ("crossfusion",),
         "time_unit": "months",
+        "recipe": "paper",
         "protocol": {"protocol": "holdout"},
         "network": {"embed_dim": 16, "attention_dropout": 0.0, "dropout": 0.0},
         "fitting": {

@@ -426,7 +426,10 @@ def report(path: Path, text: str) -> str:
             "ground": layer | {"kind": "photo"},
             "layers": [layer],
             "outlines": [
-                {"name": text, "label": text, "path": "M0 0Z", "x": 0, "y": 0, "note": text}
+                {
+                    **{"name": text, "label": text, "note": text},
+                    **{"kind": "raises", "path": "M0 0Z", "x": 0, "y": 0},
+                }
             ],
             "bar": {"label": text, "length": 9},
         },

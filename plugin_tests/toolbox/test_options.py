@@ -149,9 +149,10 @@ def test_weights_and_whole_slides_on_the_command_line(demo_bundle, simulated, tm
     slides.mkdir()
     shutil.copy(simulated / "low.svs", slides)
     options = ("--img-input", slides, "--output-path", tmp_path / "out", "--no-auto-get-mask")
-    tiacf("predict", *options, "--weights", tmp_path / "half.pth", "--no-attribution")
+    options += ("--model", "crossfusion-demo", "--weights", tmp_path / "half.pth")
+    tiacf("predict", *options, "--no-attribution")
     (row,) = rows(tmp_path / "out" / "predictions.csv")
-    by_python = SurvivalPredictor(weights=tmp_path / "half.pth")
+    by_python = SurvivalPredictor("crossfusion-demo", weights=tmp_path / "half.pth")
     image = slides / "low.svs"
     prediction = by_python.run([image], auto_get_mask=False, attribution=False)[image]
     assert float(row["risk"]) == pytest.approx(prediction["risk"], abs=1e-8)
@@ -193,12 +194,12 @@ def test_a_cluster_gives_the_same_results(bags, patients, demo_bundle, tmp_path,
     torch.save(state, tmp_path / "half.pth")
     monkeypatch.chdir(tmp_path)
     run = {"bags": bags, "patients": patients, "output_type": "qupath", **COLUMNS}
-    here = SurvivalPredictor(weights="half.pth")
+    here = SurvivalPredictor("crossfusion-demo", weights="half.pth")
     here.run(save_dir="here", **run)
     with distributed.LocalCluster(
         n_workers=1, threads_per_worker=1, dashboard_address=":0", silence_logs=50
     ) as cluster:
-        far = SurvivalPredictor(weights="half.pth", cluster=cluster.scheduler_address)
+        far = SurvivalPredictor("crossfusion-demo", weights="half.pth", cluster=cluster.scheduler_address)
         assert len(far.run(save_dir="far", **run)) == 2
         with pytest.raises(UsageError, match="needs an output folder"):
             far.run(bags=bags)

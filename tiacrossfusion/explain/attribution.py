@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from itertools import product
 from math import factorial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tiacrossfusion.bags.bag import FeatureBag
     from tiacrossfusion.models.bundle import ModelBundle
     from tiacrossfusion.networks.base import SurvivalNetwork, Term
+    from tiacrossfusion.networks.orders import AveragedOrders
     from tiacrossfusion.networks.tokens import SlideTokens
 
 
@@ -83,7 +84,8 @@ def attribute(
     the slide's mean tokens.
 
     Costs one forward and one backward pass, and `2**n - 1` forward passes from the embedded tokens on for the
-    n scales that the network reads. Memory is linear in the tokens.
+    n scales that the network reads; eight times that for the mean over eight orders, in which each order is
+    attributed and the mean taken token by token. Memory is linear in the tokens.
 
     Args:
         bag: features of the slide, made with the bundle's encoder and sampling.
@@ -93,7 +95,7 @@ def attribute(
     Raises:
         TiacfError: the bag does not fit the model, or the risk or a gradient is not finite.
     """
-    found = attribute_tokens(bundle.network.explained(), bundle.tokens(bag, covariates))
+    found = attribute_tokens(bundle.network, bundle.tokens(bag, covariates))
     numbers = [found.baseline_risk, found.risk, *(v.sum() for v in found.values.values())]
     if not np.isfinite(numbers).all():
         raise TiacfError(
@@ -104,6 +106,41 @@ def attribute(
 
 def attribute_tokens(network: SurvivalNetwork, tokens: SlideTokens) -> Attribution:
     """Attribute as `attribute` does, with a network in eval mode and the tokens of one slide."""
+    from tiacrossfusion.networks import orders
+
+    if isinstance(network, orders.AveragedOrders):
+        return _over_orders(network, tokens)
+    return _in_order(network, tokens)
+
+
+def _over_orders(network: AveragedOrders, tokens: SlideTokens) -> Attribution:
+    """Return the mean attribution over the orders, token by token.
+
+    The risk is a mean over the orders, so that values add up as they do for one order. Networks that read the
+    order have no terms.
+    """
+    found = []
+    for ordered, index in network.ordered(tokens):
+        one = _in_order(network.network, ordered)
+        values = {}
+        for scale, sorted_values in one.values.items():
+            values[scale] = np.empty_like(sorted_values)
+            values[scale][index[scale[:-1]][0].cpu().numpy()] = sorted_values
+        found.append(replace(one, values=values))
+
+    def mean(numbers: Callable[[Attribution], Any]) -> Any:
+        return sum(numbers(one) for one in found) / len(found)
+
+    return Attribution(
+        values={s: mean(lambda one, s=s: one.values[s]) for s in found[0].values},
+        risk=mean(lambda one: one.risk),
+        baseline_risk=mean(lambda one: one.baseline_risk),
+        scale_contribution={s: mean(lambda one, s=s: one.scale_contribution[s]) for s in SCALES},
+        baseline=found[0].baseline,
+    )
+
+
+def _in_order(network: SurvivalNetwork, tokens: SlideTokens) -> Attribution:
     import torch
 
     from tiacrossfusion.explain.embedded import embedded

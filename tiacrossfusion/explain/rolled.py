@@ -28,7 +28,7 @@ def rolled_scores(
     import torch
 
     with torch.inference_mode():
-        rolled = bundle.network.explained().rollout(bundle.tokens(bag, covariates))
+        rolled = bundle.network.rollout(bundle.tokens(bag, covariates))
     if rolled is None:
         return None
     return {

@@ -138,10 +138,6 @@ class SurvivalNetwork(nn.Module):
         """
         return {}
 
-    def explained(self) -> SurvivalNetwork:
-        """Return the network whose risk is attributed and rolled out: this one (the default)."""
-        return self
-
     def moments(self) -> tuple[Tensor, Tensor] | None:
         """Return mean and SD (3, E) that standardise the features of 5x, 10x and 20x, if any."""
         return None

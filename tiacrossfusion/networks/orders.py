@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from tiacrossfusion.errors import UsageError
 from tiacrossfusion.networks.base import SurvivalNetwork
 from tiacrossfusion.networks.calling import call_with, input_names, scales_read
 from tiacrossfusion.networks.output import AttentionScores, SurvivalOutput, mean_scores
+from tiacrossfusion.networks.tokens import SlideTokens
 from tiacrossfusion.networks.wrapper import NetworkWrapper
 
 # A hazard of exactly 0 or 1 has no finite logit.
@@ -38,8 +39,8 @@ class AveragedOrders(NetworkWrapper):
 
     CrossFusion wraps the order of the tokens into a square map. A slide turned by quarters or mirrored has
     the same tokens in another order; here it has the same prediction. `member_risk` holds the risk of each
-    order, whose spread says how much the network reads off the order. Attention is averaged token by token.
-    The risk is attributed for the order of the bag, see `explained`.
+    order, whose spread says how much the network reads off the order. Attention, rollout and attribution are
+    averaged token by token.
 
     Args:
         network: reads the order of its tokens (`reads_order`).
@@ -73,12 +74,7 @@ class AveragedOrders(NetworkWrapper):
         """Predict the mean curve over the orders, and as `member_risk` (B, 8) the risk of each order."""
         taken = input_names(self.network)
         outputs, scores = [], []
-        for order in ORDERS:
-            index = {
-                name.removeprefix("grid"): sorting(grid, order)
-                for name, grid in inputs.items()
-                if name.startswith("grid")
-            }
+        for index in _sortings(inputs):
             ordered = {
                 name: x.gather(1, i[:, :, None].expand_as(x))
                 if (i := _index(name, index)) is not None
@@ -103,9 +99,23 @@ class AveragedOrders(NetworkWrapper):
         """Return those of the wrapped network."""
         return self.network.moments()
 
-    def explained(self) -> SurvivalNetwork:
-        """Return the wrapped network, whose risk in the order of the bag is attributed and rolled out."""
-        return self.network.explained()
+    def rollout(self, tokens: SlideTokens) -> AttentionScores | None:
+        """Return the mean of the wrapped network's scores over the orders, token by token."""
+        found = []
+        for ordered, index in self.ordered(tokens):
+            rolled = self.network.rollout(ordered)
+            if rolled is None:
+                return None
+            found.append(_put_back(rolled, index))
+        return mean_scores(found)
+
+    def ordered(self, tokens: SlideTokens) -> Iterator[tuple[SlideTokens, dict[str, Tensor]]]:
+        """Yield the tokens in each order, with the index (1, N) of "5", "10" and "20" that sorted them."""
+        for index in _sortings(tokens.inputs()):
+            sorted_tokens = tokens
+            for scale, places in index.items():
+                sorted_tokens = sorted_tokens.keep(f"{scale}x", places[0])
+            yield sorted_tokens, index
 
     def _inner(self) -> nn.Module:
         return self.network
@@ -116,6 +126,13 @@ def sorting(grid: Tensor, order: Callable[[Tensor, Tensor], tuple[Tensor, Tensor
     first, second = order(grid[..., 0], grid[..., 1])
     width = int(second.max() - second.min()) + 1
     return torch.argsort(first * width + (second - second.min()), dim=1)
+
+
+def _sortings(inputs: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """Yield, for each of `ORDERS`, the indices (B, N) of the scales that have a grid, by "5", "10", "20"."""
+    grids = {n.removeprefix("grid"): grid for n, grid in inputs.items() if n.startswith("grid")}
+    for order in ORDERS:
+        yield {scale: sorting(grid, order) for scale, grid in grids.items()}
 
 
 def _index(name: str, index: Mapping[str, Tensor]) -> Tensor | None:
