@@ -99,9 +99,7 @@ def make_bag(row: dict[str, Any], folder: str, size: int, seed: int) -> None:
     slide.unlink()
 
 
-def make_bags(
-    folder: Path, cohort: pd.DataFrame, size: int, seed: int, processes: int
-) -> None:
+def make_bags(folder: Path, cohort: pd.DataFrame, size: int, seed: int, processes: int) -> None:
     """Make the bags of a cohort, and its table."""
     (folder / "bags").mkdir(parents=True, exist_ok=True)
     cohort.to_csv(folder / "cohort.csv", index=False)

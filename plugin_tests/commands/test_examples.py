@@ -74,4 +74,7 @@ def test_the_demonstration(tmp_path):
             for name in ("simulated-low-risk", "simulated-high-risk")
         )
         assert float(low.split()[2]) < float(high.split()[2])
+    page = (tmp_path / "report.html").read_text()
+    for planted in ("5x architecture", "10x glands", "20x nuclei"):
+        assert page.count(f"Planted {planted}") == 2  # once for each slide
     assert (tmp_path / "simulated-high-risk_attention.png").exists()

@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from made_up_scores import make_bag
 from scipy.stats import spearmanr
 
 from tiacrossfusion.bags.bag import FeatureBag, ScaleFeatures
+from tiacrossfusion.encoders.stored import load_encoder_of
 from tiacrossfusion.explain.attribution import attribute_tokens
 from tiacrossfusion.explain.attribution_scores import TOTAL, attribution_scores
 from tiacrossfusion.explain.score import Score
 from tiacrossfusion.explain.scores import slide_scores
+from tiacrossfusion.inference.extraction import extract_bag
 from tiacrossfusion.inference.prediction import predict_bag
 from tiacrossfusion.models.bundle import ModelBundle, load_bundle
 from tiacrossfusion.models.files import shipped_bundles
 from tiacrossfusion.networks.calling import call_network
 from tiacrossfusion.networks.tokens import SlideTokens
+from tiacrossfusion.simulation.parameters import TissueParameters
+from tiacrossfusion.simulation.slide import render_slide
+from tiacrossfusion.slides.options import ReadOptions
+from tiacrossfusion.slides.slide import open_slide
 from tiacrossfusion.slides.spec import CELLS_20X, SCALES
 
 SIDE = 32  # cells of the slide at 20x
+PIXELS = 2048  # side of a drawn slide
 MODELS = pytest.mark.parametrize("model", sorted(shipped_bundles()))
 #: Networks that read the places of the tokens; the others read their order.
 PLACED = ("nested-fusion",)
@@ -136,6 +145,43 @@ def test_in_one_order_crossfusions_own_map_of_a_scale_it_reads_across_turns(quar
     before, after = (explained(each, bundle).attribution.values for each in (bag, other))
     for scale in ("5x", "20x"):
         assert spearmanr(before[scale][orders[scale]], after[scale]).statistic >= 0.95
+
+
+@MODELS
+def test_turning_the_pixels_of_a_slide_turns_the_map(model: str, turned_slides: list[Path]):
+    """With the shipped encoder, whose features may depend a little on the direction of reading."""
+    bundle = load_bundle(model)
+    if bundle.config.architecture.name not in PLACED:
+        bundle = bundle.with_orders(8)
+    encoder = load_encoder_of(bundle.config.encoder)
+    maps = []
+    for path in turned_slides:
+        options = ReadOptions(num_workers=1)
+        bag = extract_bag(open_slide(path), bundle.config.sampling, encoder, options)
+        values = default_map(bag, bundle)
+        maps.append(dict(zip(map(tuple, bag.scales["20x"].grid.tolist()), values, strict=True)))
+    last = PIXELS // 256 - 1
+    places = {1: lambda c, r: (r, last - c), 2: lambda c, r: (last - c, last - r)}
+    for other, place in zip(maps[1:], places.values(), strict=True):
+        both = [cell for cell in maps[0] if place(*cell) in other]
+        assert len(both) >= 0.98 * max(len(maps[0]), len(other)) > 20
+        before, after = [maps[0][cell] for cell in both], [other[place(*cell)] for cell in both]
+        assert spearmanr(before, after).statistic >= 0.9
+
+
+@pytest.fixture(scope="module")
+def turned_slides(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """A simulated slide, and the same turned by one and by two quarters."""
+    folder = tmp_path_factory.mktemp("turned")
+    drawn = folder / "drawn.svs"
+    render_slide(drawn, TissueParameters(0.6, 0.5, 0.6), size=(PIXELS, PIXELS), mpp=0.5, seed=5)
+    pixels = tifffile.imread(drawn)
+    options = {"tile": (256, 256), "photometric": "rgb", "compression": "zlib"}
+    options |= {"resolution": (20_000, 20_000), "resolutionunit": "CENTIMETER"}
+    paths = [folder / f"{quarters}.tif" for quarters in range(3)]
+    for quarters, path in enumerate(paths):
+        tifffile.imwrite(path, np.ascontiguousarray(np.rot90(pixels, quarters)), **options)
+    return paths
 
 
 def test_attribution_over_the_orders_adds_up_to_the_mean_risk():

@@ -427,8 +427,13 @@ def report(path: Path, text: str) -> str:
             "layers": [layer],
             "outlines": [
                 {
-                    **{"name": text, "label": text, "note": text},
-                    **{"kind": "raises", "path": "M0 0Z", "x": 0, "y": 0},
+                    "name": text,
+                    "label": text,
+                    "note": text,
+                    "kind": "raises",
+                    "path": "M0 0Z",
+                    "x": 0,
+                    "y": 0,
                 }
             ],
             "bar": {"label": text, "length": 9},

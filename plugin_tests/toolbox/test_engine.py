@@ -241,7 +241,9 @@ def test_models_may_be_given_in_every_form(predictor, demo_bundle, tmp_path):
         SurvivalPredictor(device="cuda:99")
     halved = {name: tensor / 2 for name, tensor in demo_bundle.network.state_dict().items()}
     save_file(halved, tmp_path / "half.safetensors")
-    other = SurvivalPredictor("crossfusion-demo", weights=tmp_path / "half.safetensors").model.bundle
+    other = SurvivalPredictor(
+        "crossfusion-demo", weights=tmp_path / "half.safetensors"
+    ).model.bundle
     assert other.fingerprint != demo_bundle.fingerprint
     halved = other.network.state_dict()
     assert all(

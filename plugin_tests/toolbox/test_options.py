@@ -199,7 +199,9 @@ def test_a_cluster_gives_the_same_results(bags, patients, demo_bundle, tmp_path,
     with distributed.LocalCluster(
         n_workers=1, threads_per_worker=1, dashboard_address=":0", silence_logs=50
     ) as cluster:
-        far = SurvivalPredictor("crossfusion-demo", weights="half.pth", cluster=cluster.scheduler_address)
+        far = SurvivalPredictor(
+            "crossfusion-demo", weights="half.pth", cluster=cluster.scheduler_address
+        )
         assert len(far.run(save_dir="far", **run)) == 2
         with pytest.raises(UsageError, match="needs an output folder"):
             far.run(bags=bags)

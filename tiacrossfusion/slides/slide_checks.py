@@ -159,6 +159,12 @@ def cannot_open(label: Path | str, error: Exception, tiff: Tiff | None, *, is_di
             f"{label}: a picture in {tiff.colour} with {tiff.bits} bits a sample, which TIAToolbox "
             f"cannot open ({reason}); {_REMEDY}"
         )
+    if "OpenJPEG" in reason:  # glymur, with which TIAToolbox reads .jp2, finds no library
+        return (
+            f"{label}: TIAToolbox reads JPEG 2000 with OpenJPEG, which is missing here or too "
+            f"old ({reason}); install it (apt-get install libopenjp2-7, conda install openjpeg), or "
+            "convert the slide to a tiled TIFF"
+        )
     suffix = Path(label).suffix
     if suffix != suffix.lower():
         return (

@@ -78,7 +78,9 @@ class BagCache:
 
     def _mapped(self, name: str, kind: str, scale: str) -> torch.Tensor:
         # Copy-on-write, so that torch takes the array as writable; nothing writes to it.
-        return torch.from_numpy(np.lib.format.open_memmap(self._path(name, kind, scale), mode="c"))[None]
+        return torch.from_numpy(np.lib.format.open_memmap(self._path(name, kind, scale), mode="c"))[
+            None
+        ]
 
 
 def _size(array: np.ndarray) -> int:

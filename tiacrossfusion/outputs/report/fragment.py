@@ -45,7 +45,8 @@ class Layer(Box):
     """A picture laid over a slide.
 
     Attributes:
-        kind: "photo", "patches" (their positions), "percentile", or "signed" (above 0 raises the risk).
+        kind: "photo", "patches" (their positions), "percentile", "signed" (above 0 raises the
+            risk), or "area" (a known area in one colour).
         family: first word of the score's name, such as "Attention", which groups layers on the page.
         name: rest of the score's name, such as "5x".
         unit: unit of the score.
@@ -54,7 +55,7 @@ class Layer(Box):
         picture: the picture, with one pixel for each tile if it shows tiles.
     """
 
-    kind: Literal["photo", "patches", "percentile", "signed"]
+    kind: Literal["photo", "patches", "percentile", "signed", "area"]
     family: str = ""
     name: str = ""
     unit: str = ""

@@ -26,6 +26,9 @@ _SIDE, _QUALITY = 700, 50
 #: Grey of the patches when there is no picture of the slide.
 _PATCHES = np.array([[205, 205, 210, 255]], np.uint8)
 
+#: Green of known areas, which is no colour of a score.
+_AREA = np.array([[0, 158, 115, 255]], np.uint8)
+
 
 @functools.cache
 def percentile_scale() -> np.ndarray:
@@ -95,6 +98,21 @@ def map_view(frame: Frame, result: SlideResult) -> MapView:
         outlines=tuple(_outline(frame, hotspot) for hotspot in result.hotspots),
         bar=None if mpp is None else scale_bar(frame.dimensions[0] * mpp[0], frame.width),
     )
+
+
+def area_layer(frame: Frame, area: np.ndarray, side: float, **names: str) -> Layer:
+    """Draw a known area of the slide.
+
+    Args:
+        frame: of the slide.
+        area: (h, w) bool from the slide's top left corner, true somewhere.
+        side: of a pixel of `area`, in level-0 pixels.
+        names: family, name and meaning of the layer.
+    """
+    cells = np.argwhere(area)[:, ::-1]
+    picture = tiles_picture(cells, np.ones(len(cells)), _AREA)
+    reach = np.concatenate([cells.min(axis=0), cells.max(axis=0) + 1]) * side
+    return Layer(kind="area", picture=picture, **names, **frame.box(reach))
 
 
 def _layer(
