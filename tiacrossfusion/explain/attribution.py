@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import product
 from math import factorial
@@ -128,14 +128,14 @@ def _over_orders(network: AveragedOrders, tokens: SlideTokens) -> Attribution:
             values[scale][index[scale[:-1]][0].cpu().numpy()] = sorted_values
         found.append(replace(one, values=values))
 
-    def mean(numbers: Callable[[Attribution], Any]) -> Any:
-        return sum(numbers(one) for one in found) / len(found)
+    def mean(values: Iterable[Any]) -> Any:
+        return sum(values) / len(found)
 
     return Attribution(
-        values={s: mean(lambda one, s=s: one.values[s]) for s in found[0].values},
-        risk=mean(lambda one: one.risk),
-        baseline_risk=mean(lambda one: one.baseline_risk),
-        scale_contribution={s: mean(lambda one, s=s: one.scale_contribution[s]) for s in SCALES},
+        values={s: mean(one.values[s] for one in found) for s in found[0].values},
+        risk=mean(one.risk for one in found),
+        baseline_risk=mean(one.baseline_risk for one in found),
+        scale_contribution={s: mean(one.scale_contribution[s] for one in found) for s in SCALES},
         baseline=found[0].baseline,
     )
 
