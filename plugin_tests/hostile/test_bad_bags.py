@@ -302,7 +302,7 @@ UNFIT: dict[str, tuple[Spoil, list[str]]] = {
     ),
     "grid elsewhere": (
         array("10x/grid", lambda v: v + 99),
-        ["lies in no 5x patch", "extract it again"],
+        ["in no 5x patch", "extract the slide again"],
     ),
     **{
         f"no patch at {scale}": (emptied(scale), [f"no patches at {scale}", "extract it again"])

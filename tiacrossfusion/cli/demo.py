@@ -23,12 +23,14 @@ def demo(output_path: str, device: str) -> None:
     """
     folder = output_folder(output_path)
 
+    from tiacrossfusion.models.bundle import load_bundle
     from tiacrossfusion.runs.results_folder import REPORT, TABLE, ResultsFolder
-    from tiacrossfusion.simulation.demonstration import demonstrate
+    from tiacrossfusion.simulation.demonstration import MODEL, demonstrate
 
+    bundle = load_bundle(MODEL, device)  # before the folder is made
     results = ResultsFolder(folder)
     with log_to(folder, verbose=False):
-        made = demonstrate(results, device, click.echo)
+        made = demonstrate(bundle, results, device, click.echo)
     unit = made.config.time_bins.unit if made.config.time_bins else ""
     head = f"{'slide':24}{'true log-hazard':>16}{'risk':>9}{'percentile':>12}{'group':>8}{'median':>16}"
     click.echo(f"\n{head}")

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tiacrossfusion.encoders.stored import load_encoder_of
-from tiacrossfusion.models.bundle import load_bundle
 from tiacrossfusion.models.source import LoadedModel
 from tiacrossfusion.outputs.report.fragment import Layer, ReportSlide
 from tiacrossfusion.outputs.report.maps import Frame, area_layer
@@ -20,6 +19,7 @@ from tiacrossfusion.simulation.slide import render_slide
 from tiacrossfusion.simulation.truth import SlideTruth
 
 if TYPE_CHECKING:
+    from tiacrossfusion.models.bundle import ModelBundle
     from tiacrossfusion.models.config import BundleConfig
     from tiacrossfusion.runs.runner import Outcome
 
@@ -54,7 +54,9 @@ class Demonstration:
     config: BundleConfig
 
 
-def demonstrate(folder: ResultsFolder, device: str, say: Callable[[str], object]) -> Demonstration:
+def demonstrate(
+    bundle: ModelBundle, folder: ResultsFolder, device: str, say: Callable[[str], object]
+) -> Demonstration:
     """Simulate the slides unless they are in the folder, predict them and write the report.
 
     Results that are there are made again: they may be those of an older demonstration model.
@@ -62,7 +64,6 @@ def demonstrate(folder: ResultsFolder, device: str, say: Callable[[str], object]
     Raises:
         OutputError: the folder cannot be written.
     """
-    bundle = load_bundle(MODEL, device)
     encoder = load_encoder_of(bundle.config.encoder, device=device)
     slides, truths = [], []
     for seed, (name, shares) in enumerate(SLIDES.items()):
