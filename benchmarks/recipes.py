@@ -85,7 +85,7 @@ def report(found: dict[str, dict[str, list[float]]]) -> str:
         "development cohorts (seeds 2001 to 2003; mean validation C .801). The loss and learning rate of "
         "TransMIL and CrossFusion were chosen in `planted_cohort.md`, with decay 0.01.",
         "",
-        "CrossFusion with the means of its embedded tokens added at the head was tried with the same recipe on "
+        "CrossFusion with the means of its embedded tokens added at the head was tried with its recipe on "
         "the product cohorts of seeds 2001 and 2002 (one holdout each): validation C .781 and .804, against "
         ".781 and .805 without, and .776 and .800 for mean pooling; it is left out.",
     ]

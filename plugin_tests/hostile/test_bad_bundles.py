@@ -246,9 +246,15 @@ WEIGHTS_AT_FAULT: dict[str, tuple[Spoil, tuple[str, ...]]] = {
         ("cannot be read",),
     ),
     "tensor beyond the file": (header({"a": f32([2], 8, 16)}, bytes(8)), ("cannot be read",)),
-    "tensor missing": (weights(lambda tensors: tensors.pop("network.class_token")), ("network.class_token",)),
+    "tensor missing": (
+        weights(lambda tensors: tensors.pop("network.class_token")),
+        ("network.class_token",),
+    ),
     "tensor too many": (weights(lambda tensors: tensors.update(x=torch.ones(1))), ("x",)),
-    "shape": (weights(lambda t: t.update({"network.class_token": torch.ones(3)})), ("network.class_token",)),
+    "shape": (
+        weights(lambda t: t.update({"network.class_token": torch.ones(3)})),
+        ("network.class_token",),
+    ),
     "int64": (each(lambda tensor: tensor.long()), ("torch.int64, not floats",)),
     "complex": (each(lambda tensor: tensor.cfloat()), ("torch.complex64, not floats",)),
     "NaN": (each(lambda tensor: tensor * float("nan")), ("not finite",)),
