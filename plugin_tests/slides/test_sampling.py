@@ -92,8 +92,9 @@ def test_odd_mpp_rounds_each_line_once():
     assert set(np.diff(lines)) == {506, 507}
 
 
-def test_power_units_follow_the_objective():
-    slide = Slide(array_slide(1, 1).reader, None, (8192, 8192), (0.2528, 0.2528), 40.0)
+@pytest.mark.parametrize("power", [20.0, 40.0])
+def test_power_units_follow_the_microns_per_pixel_whatever_the_lens(power: float):
+    slide = Slide(array_slide(1, 1).reader, None, (8192, 8192), (0.25, 0.25), power)
     grids = nested_grids(slide, None, SamplingSpec(units="power"))
     assert set(np.diff(grids["5x"].bounds[:, [0, 2]], axis=1).ravel()) == {2048}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -136,7 +137,7 @@ def _parse_shard(shard: str | None) -> tuple[int, int]:
 
 
 def _print_plans(plans: Iterable[ExtractionPlan]) -> None:
-    """Print what would be done with each slide, and in all."""
+    """Print what would be done with each slide, and in all; exits with 1 when some would fail."""
     counts = {"extract": 0, "skip": 0, "fail": 0}
     patches = size = 0
     for plan in plans:
@@ -153,6 +154,8 @@ def _print_plans(plans: Iterable[ExtractionPlan]) -> None:
         f"{counts['extract']} to extract ({patches} patches, about {bytes_text(size)}), "
         f"{counts['skip']} finished before, {counts['fail']} would fail; nothing was written"
     )
+    if counts["fail"]:
+        sys.exit(1)
 
 
 def _print_outcomes(outcomes: list[Outcome], folder: Path, seconds: float) -> None:

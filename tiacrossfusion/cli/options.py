@@ -50,7 +50,10 @@ cli_plugin = click.option(
 
 
 #: Parameters that `cli_read` adds.
-READ_OPTIONS = ("masks", "file_types", "mpp", "power", "batch_size", "num_workers")
+READ_OPTIONS = (
+    *("masks", "file_types", "mpp", "power", "series", "allow_enlarged"),
+    *("batch_size", "num_workers"),
+)
 
 
 def cli_read(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -67,6 +70,16 @@ def cli_read(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option(
         "--power", type=float, help="Objective power of the slides, over what the files say."
     )
+    @click.option(
+        "--series",
+        type=int,
+        help="Number of the picture of a TIFF that is the slide; the largest in colour by default.",
+    )
+    @click.option(
+        "--allow-enlarged",
+        is_flag=True,
+        help="Take slides that are so coarse that patches are enlarged more than twice, too.",
+    )
     @cli_batch_size(default=32)
     @cli_num_workers(usage_help="Threads that read patches.", default=2)
     @wraps(command)
@@ -75,6 +88,8 @@ def cli_read(command: Callable[..., Any]) -> Callable[..., Any]:
         masks: str | None,
         mpp: float | None,
         power: float | None,
+        series: int | None,
+        allow_enlarged: bool,
         batch_size: int,
         num_workers: int,
         **options: Any,
@@ -82,7 +97,14 @@ def cli_read(command: Callable[..., Any]) -> Callable[..., Any]:
         at_least("--batch-size", batch_size, 1)
         at_least("--num-workers", num_workers, 0)
         one_scale(mpp, power)
-        read = ReadOptions(Scale(mpp, power), masks, batch_size, num_workers)
+        read = ReadOptions(
+            Scale(mpp, power),
+            masks,
+            series,
+            allow_enlarged=allow_enlarged,
+            batch_size=batch_size,
+            num_workers=num_workers,
+        )
         return command(*arguments, read=read, **options)
 
     return checked

@@ -20,6 +20,7 @@ from tiacrossfusion.slides.families import whole_families
 from tiacrossfusion.slides.files import slide_identity
 from tiacrossfusion.slides.grid import PatchGrid, cell_side_20x, nested_grids
 from tiacrossfusion.slides.options import Mask, ReadOptions, WholeSlide
+from tiacrossfusion.slides.patches import check_enlargement
 from tiacrossfusion.slides.readers.choice import choose_reader
 from tiacrossfusion.slides.slide import Slide
 from tiacrossfusion.slides.spec import SCALES, SamplingSpec
@@ -65,7 +66,7 @@ def extract_bag(
     read, progress = read or ReadOptions(), progress or Progress(1, show=False)
     label, mask = slide.path or slide.name, read.mask
     progress.stage(slide.name, "tissue")
-    grids = tissue_grids(slide, spec, mask)
+    grids = tissue_grids(slide, spec, read)
     if len(grids["20x"]) == 0:
         raise TiacfError(f"{label}: {no_tissue(spec, mask)}")
     features = {
@@ -120,12 +121,14 @@ def extract_bag(
     return FeatureBag(scales, provenance)
 
 
-def tissue_grids(slide: Slide, spec: SamplingSpec, mask: Mask | None) -> dict[str, PatchGrid]:
+def tissue_grids(slide: Slide, spec: SamplingSpec, read: ReadOptions) -> dict[str, PatchGrid]:
     """Lay the grids over the tissue of a slide, from the user's mask or found in the slide.
 
     Raises:
-        TiacfError: the slide is not brightfield or smaller than a patch, or the mask is unfit.
+        TiacfError: the slide is too coarse, not brightfield or smaller than a patch, or the mask is unfit.
     """
+    check_enlargement(slide, spec, allow=read.allow_enlarged)
+    mask = read.mask
     side = cell_side_20x(slide, spec)
     if slide.dimensions[0] < side[0] or slide.dimensions[1] < side[1]:
         width, height = slide.dimensions

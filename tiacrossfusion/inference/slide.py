@@ -22,7 +22,7 @@ from tiacrossfusion.inference.prediction import Prediction, predict_bag, risk_ca
 from tiacrossfusion.io.progress import Progress
 from tiacrossfusion.slides.options import ReadOptions
 from tiacrossfusion.slides.overview import read_overview
-from tiacrossfusion.slides.slide import open_slide
+from tiacrossfusion.slides.slide import Slide, open_slide
 
 if TYPE_CHECKING:
     from tiatoolbox.wsicore.wsireader import WSIReader
@@ -80,6 +80,11 @@ def load_readers() -> None:
     import_module("tiatoolbox.wsicore.wsireader")
 
 
+def open_as(image: str | Path | WSIReader, read: ReadOptions) -> Slide:
+    """Open a slide with its scale and picture as given; see `open_slide`."""
+    return open_slide(image, mpp=read.scale.mpp, power=read.scale.power, series=read.series)
+
+
 def predict_slide(
     image: str | Path | WSIReader,
     bundle: ModelBundle,
@@ -107,7 +112,7 @@ def predict_slide(
         TiacfError: the slide, its mask or its scale cannot be used.
     """
     read, progress = read or ReadOptions(), progress or Progress(1, show=False)
-    with open_slide(image, mpp=read.scale.mpp, power=read.scale.power) as slide:
+    with open_as(image, read) as slide:
         bag = extract_bag(slide, bundle.config.sampling, encoder, read, progress=progress)
         progress.stage(slide.name, "predict")
         result = predict_stored(

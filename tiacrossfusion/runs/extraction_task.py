@@ -12,7 +12,7 @@ from tiacrossfusion.bags.bag import FeatureBag, Provenance
 from tiacrossfusion.bags.caveats import bag_caveats
 from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.inference.extraction import bag_provenance, extract_bag, no_tissue, tissue_grids
-from tiacrossfusion.inference.slide import load_readers
+from tiacrossfusion.inference.slide import load_readers, open_as
 from tiacrossfusion.io.paths import size_on_disk
 from tiacrossfusion.io.progress import Progress
 from tiacrossfusion.models.source import LoadedModel, ModelSource
@@ -21,7 +21,8 @@ from tiacrossfusion.runs.record import Record, source_of
 from tiacrossfusion.runs.runner import RecordedTask, failure
 from tiacrossfusion.runs.slides import RunOptions, slide_key, with_own_mask
 from tiacrossfusion.slides.options import ReadOptions
-from tiacrossfusion.slides.slide import Slide, open_slide
+from tiacrossfusion.slides.patches import coarse_base
+from tiacrossfusion.slides.slide import Slide
 from tiacrossfusion.slides.spec import SCALES, SamplingSpec
 from tiacrossfusion.text import written
 
@@ -187,13 +188,17 @@ class ExtractionTask(RecordedTask):
                     size = size_on_disk(path)
                     return ExtractionPlan(self.slide, "skip", why, in_place.counts(), size)
                 progress.stage(self.slide.name, "tissue")
-                grids = tissue_grids(slide, self.options.sampling, self.read.mask)
+                grids = tissue_grids(slide, self.options.sampling, self.read)
+                caveat = "; ".join(
+                    filter(None, [slide.caveat, coarse_base(slide, self.options.sampling)])
+                )
             patches = {name: len(grid) for name, grid in grids.items()}
             if not patches["20x"]:
                 reason = no_tissue(self.options.sampling, self.read.mask)
                 return ExtractionPlan(self.slide, "fail", f"{self.slide}: {reason}")
             size = sum(patches.values()) * (2 * self.encoder.spec.width + _PLACE_BYTES)
-            return ExtractionPlan(self.slide, "extract", why, patches, size)
+            message = "; ".join(filter(None, [caveat, why]))
+            return ExtractionPlan(self.slide, "extract", message, patches, size)
         except Exception as error:  # as in a run
             return ExtractionPlan(self.slide, "fail", failure(error, self.label))
 
@@ -202,7 +207,7 @@ class ExtractionTask(RecordedTask):
 
     def _open(self, progress: Progress) -> Slide:
         progress.stage(self.slide.name, "open")
-        return open_slide(self.slide, mpp=self.read.scale.mpp, power=self.read.scale.power)
+        return open_as(self.slide, self.read)
 
     def _compare(self, slide: Slide, record: Record, path: Path) -> tuple[FeatureBag | None, str]:
         """Return the bag that is in place if it would be made the same again, else why it is made again.

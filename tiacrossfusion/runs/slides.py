@@ -60,6 +60,6 @@ def slide_key(slide: Path, read: ReadOptions) -> dict[str, str]:
     size, mtime = slide_identity(slide) if is_there(slide) else (0, 0)
     return {
         "slide file": f"{size} {mtime}",
-        "scale": f"mpp={read.scale.mpp} power={read.scale.power}",
+        "scale": f"mpp={read.scale.mpp} power={read.scale.power} series={read.series}",
         "mask": "" if read.mask is None else mask_identity(read.mask),
     }

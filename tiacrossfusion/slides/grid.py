@@ -73,11 +73,8 @@ def nested_grids(
 
 def cell_side_20x(slide: Slide, spec: SamplingSpec) -> tuple[float, float]:
     """Width and height of a 20x cell in level-0 pixels, not rounded."""
-    if spec.units == "mpp":
-        microns = spec.patch_size * spec.resolution("20x")
-        return microns / slide.mpp[0], microns / slide.mpp[1]
-    side = spec.patch_size * slide.power / spec.resolution("20x")
-    return side, side
+    microns = spec.patch_size * spec.mpp("20x")
+    return microns / slide.mpp[0], microns / slide.mpp[1]
 
 
 def _lines(length: int, side: float) -> np.ndarray:

@@ -45,6 +45,8 @@ class ReadOptions:
     Attributes:
         scale: of level 0, over what the file says.
         mask: tissue mask; None finds the tissue.
+        series: number of the picture of a TIFF to read; None takes the largest in colour.
+        allow_enlarged: read slides whose 20x patches are enlarged more than twice, too.
         batch_size: patches in a batch; results do not depend on it.
         num_workers: reading threads; results do not depend on it.
 
@@ -54,6 +56,8 @@ class ReadOptions:
 
     scale: Scale = field(default_factory=Scale)
     mask: Mask | None = None
+    series: int | None = None
+    allow_enlarged: bool = False
     batch_size: int = 32
     num_workers: int = 2
 
@@ -61,3 +65,5 @@ class ReadOptions:
         """Check the counts."""
         at_least("batch_size", self.batch_size, 1)
         at_least("num_workers", self.num_workers, 0)
+        if self.series is not None:
+            at_least("series", self.series, 0)

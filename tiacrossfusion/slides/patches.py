@@ -4,15 +4,34 @@ from __future__ import annotations
 
 import numpy as np
 
+from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.slides.readers.scale_source import ScaleSource, scale_source
 from tiacrossfusion.slides.slide import Slide
 from tiacrossfusion.slides.spec import SamplingSpec
 
 #: A warning is given when patches are enlarged by more than this; scanners of one power differ by 10 %.
-MAX_ENLARGEMENT = 1.2
+REMARKED_ENLARGEMENT = 1.1
+
+#: A slide is refused when its patches are enlarged by more than this, unless that is allowed.
+MOST_ENLARGEMENT = 2.0
+
+#: A patch of fewer than 8 pixels: the scale must be wrong.
+IMPOSSIBLE_ENLARGEMENT = 32.0
 
 
 def read_patch(slide: Slide, bounds: np.ndarray, scale: str, spec: SamplingSpec) -> np.ndarray:
+    """Read the patch at level-0 bounds (4,) at its scale; see `cut_patch`."""
+    source = scale_source(slide.reader, spec, scale, between_pixels=False)
+    return cut_patch(slide, bounds, source)
+
+
+def cut_patch(slide: Slide, bounds: np.ndarray, source: ScaleSource) -> np.ndarray:
     """Read the patch at level-0 bounds (4,) at its scale; beyond the slide it is white.
+
+    Args:
+        slide: an open slide.
+        bounds: level-0 pixels x0, y0, x1, y1, of which only the corner is used.
+        source: level and resampling of the scale, see `scale_source`.
 
     Returns:
         (patch_size, patch_size, 3) uint8 RGB.
@@ -22,30 +41,55 @@ def read_patch(slide: Slide, bounds: np.ndarray, scale: str, spec: SamplingSpec)
     """
     x, y = int(bounds[0]), int(bounds[1])
     with slide.reading(f"the region at x={x}, y={y}"):
-        patch = slide.reader.read_rect(
+        region = slide.reader.read_rect(
             location=(x, y),
-            size=(spec.patch_size, spec.patch_size),
-            resolution=spec.resolution(scale),
-            units=spec.units,
+            size=source.size,
+            resolution=source.level,
+            units="level",
             pad_mode="constant",
             pad_constant_values=255,  # the readers' own default differs: OpenSlide white, TIFF black
         )
-        if patch.shape[:2] != (spec.patch_size, spec.patch_size):
+        if region.shape[1::-1] != source.size:
             raise ValueError(
-                f"{patch.shape[1]} x {patch.shape[0]} pixels came for {spec.patch_size} x "
-                f"{spec.patch_size}"
+                f"{region.shape[1]} x {region.shape[0]} pixels came for {source.size[0]} x "
+                f"{source.size[1]}"
             )
-    return np.ascontiguousarray(patch[..., :3])
+        return np.ascontiguousarray(source.resample(np.ascontiguousarray(region[..., :3])))
+
+
+def enlargement(slide: Slide, spec: SamplingSpec) -> float:
+    """Return how many times 20x patches are enlarged, at most 1 where the slide is fine enough."""
+    return max(slide.mpp) / spec.mpp("20x")
 
 
 def coarse_base(slide: Slide, spec: SamplingSpec) -> str:
     """Return a warning that a slide was scanned too coarsely for 20x patches; else empty."""
-    wanted = spec.resolution("20x")
-    base = max(slide.mpp) if spec.units == "mpp" else slide.power
-    ratio = base / wanted if spec.units == "mpp" else wanted / base
-    if ratio <= MAX_ENLARGEMENT:
+    ratio = enlargement(slide, spec)
+    if ratio <= REMARKED_ENLARGEMENT:
         return ""
     return (
-        f"scanned at {base:g} {spec.units}, so its 20x patches ({wanted:g} {spec.units}) are enlarged "
-        f"{ratio:.1f} times and lack the detail that the model was trained on"
+        f"scanned at {max(slide.mpp):g} microns per pixel, so its 20x patches ({spec.mpp('20x'):g}) are "
+        f"enlarged {ratio:.2g} times and lack the detail that the model was trained on"
+    )
+
+
+def check_enlargement(slide: Slide, spec: SamplingSpec, *, allow: bool) -> None:
+    """Refuse a slide whose 20x patches would be enlarged too much.
+
+    Raises:
+        TiacfError: they are enlarged more than twice and that is not allowed, or so much that the scale
+            must be wrong.
+    """
+    ratio = enlargement(slide, spec)
+    if ratio <= MOST_ENLARGEMENT or (allow and ratio <= IMPOSSIBLE_ENLARGEMENT):
+        return
+    remedy = (
+        "if that is so, add --allow-enlarged"
+        if ratio <= IMPOSSIBLE_ENLARGEMENT
+        else "one of the two is wrong"
+    )
+    raise TiacfError(
+        f"{slide.path or slide.name}: {max(slide.mpp):g} microns per pixel, while 20x patches have "
+        f"{spec.mpp('20x'):g}: they would be enlarged {ratio:.2g} times; give the right scale with --mpp, "
+        f"the full resolution of the slide, or {remedy}"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, field
@@ -15,12 +15,13 @@ import numpy as np
 from tiacrossfusion.errors import TiacfError, one_line
 from tiacrossfusion.io.paths import is_endless, is_there, missing
 from tiacrossfusion.slides.files import is_dicom_folder
+from tiacrossfusion.slides.opening import open_reader
 from tiacrossfusion.slides.readers.tiff_directory import Tiff, read_tiff
+from tiacrossfusion.slides.scale import settle, stated_scale, stated_scale_of_info
 from tiacrossfusion.slides.slide_checks import (
     cannot_open,
     check_levels,
     check_samples,
-    check_scale,
     check_sizes,
     cut_off,
 )
@@ -36,15 +37,9 @@ _SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".npy"),
 )
 
-#: A note is made when the scale given by the user differs by more than this share from the file's.
-MAX_DEVIATION = 0.1
-
 #: Plausible microns per pixel: from finer than any objective resolves (a 5x patch would be a region of more
 #: than 10,000 pixels along a side) to coarser than an overview.
 MPP_RANGE = (0.05, 100.0)
-
-#: Objective powers that exist; files with other values, such as 0 or 40,000, were written wrongly.
-POWER_RANGE = (0.5, 200.0)
 
 #: Longest side of a slide in millimetres; the largest slides, of whole brains, measure 200 x 150.
 LARGEST_SIDE = 250.0
@@ -118,47 +113,59 @@ class Slide:
 
 
 def open_slide(
-    image: str | Path | WSIReader, *, mpp: float | None = None, power: float | None = None
+    image: str | Path | WSIReader,
+    *,
+    mpp: float | None = None,
+    power: float | None = None,
+    series: int | None = None,
 ) -> Slide:
-    """Open a slide with TIAToolbox and determine its scale.
+    """Open a slide with the reader that fits it and determine its scale.
 
-    `mpp`, microns per level-0 pixel, and `power` override what the file says.
+    Args:
+        image: path of the slide, or a TIAToolbox reader.
+        mpp: microns per level-0 pixel, over what the file says.
+        power: objective power, over what the file says.
+        series: number of the picture of a TIFF to read; None takes the largest in colour.
 
     Raises:
         TiacfError: the file is missing, empty, damaged, or of a format that TIAToolbox does not read or
-            reads in wrong colours; it has neither mpp nor objective power, or implausible ones; a level is
+            reads in wrong colours; it states no credible scale, or an implausible one; a level is
             empty or of another shape than the first; or the slide is larger than slides can be.
+        UsageError: the file has no such series.
     """
     from tiatoolbox.wsicore.wsireader import WSIReader
 
     if isinstance(image, WSIReader):
-        reader = image
-        path = Path(reader.input_path) if reader.input_path is not None else None
+        path = Path(image.input_path) if image.input_path is not None else None
     else:
         path = Path(image)
         _check_file(path)
     label = path or "array"
-    tiff = None
+    tiff, other_pictures = None, ""
     try:
         if path is not None:
             tiff = read_tiff(path)
             check_levels(label, tiff)
-        if not isinstance(image, WSIReader):
-            reader = WSIReader.open(path)  # without mpp and power: the file's own are wanted too
-            _tolerate_units(reader)
-        info = reader.info
+        if isinstance(image, WSIReader):
+            reader, info = image, image.info
+            stated = stated_scale_of_info(info)
+        else:
+            reader, other_pictures = open_reader(Path(image), tiff, series)
+            _leave_scale(reader)
+            info = reader.info
+            stated = stated_scale(reader)
     except TiacfError:
         raise
     except Exception as error:  # readers pass on the errors of their format libraries
         is_dicom = path is not None and (is_dicom_folder(path) or path.suffix.lower() == ".dcm")
         raise TiacfError(cannot_open(label, error, tiff, is_dicom=is_dicom)) from error
-    caveats = [check_sizes(reader, label), check_samples(reader, label, tiff), cut_off(tiff)]
-    slide_mpp, slide_power = _scale(info.mpp, info.objective_power, mpp, power)
-    if slide_mpp is None or slide_power is None:
+    caveats = [other_pictures, check_sizes(reader, label), check_samples(reader, label, tiff)]
+    scale = settle(stated, mpp, power)
+    if isinstance(scale, str):
         raise TiacfError(
-            f"{label}: the file states neither microns per pixel nor objective power; "
-            "give one with --mpp (such as 0.25) or --power (such as 40)"
+            f"{label}: {scale}; give one with --mpp (such as 0.25) or --power (such as 40)"
         )
+    slide_mpp = scale.mpp
     if not all(MPP_RANGE[0] <= value <= MPP_RANGE[1] for value in slide_mpp):
         raise TiacfError(
             f"{label}: {slide_mpp[0]:g} x {slide_mpp[1]:g} microns per pixel is no plausible scale; "
@@ -172,18 +179,11 @@ def open_slide(
             f"of {millimetres[0]:.0f} x {millimetres[1]:.0f} mm, larger than any; give the right "
             "scale with --mpp, or copy the file again"
         )
-    if mpp is None and power is None and reader is not image:
-        caveats.append(check_scale(reader))
-    if info.mpp is not None and (mpp or power):
-        stated = float(np.mean(info.mpp))
-        if abs(np.mean(slide_mpp) / stated - 1) > MAX_DEVIATION:
-            caveats.append(
-                f"taken as {slide_mpp[0]:g} microns per pixel while the file says {stated:g}"
-            )
-    # Readers look up the scale in their info at every read, and leave mpp empty when only the power is
-    # given. The info of a reader that belongs to the user is restored at the end.
+    caveats += [cut_off(tiff), scale.caveat]
+    # Readers look up the scale in their info at every read. The info of a reader that belongs to the user is
+    # restored at the end.
     settled = copy(info)
-    settled.mpp, settled.objective_power = np.array(slide_mpp), slide_power
+    settled.mpp, settled.objective_power = np.array(slide_mpp), scale.power
     reader.info = settled
     raw = info.raw if isinstance(info.raw, dict) else {}
     return Slide(
@@ -191,7 +191,7 @@ def open_slide(
         path=path,
         dimensions=(pixels[0], pixels[1]),
         mpp=slide_mpp,
-        power=slide_power,
+        power=scale.power,
         offset=(int(raw.get("openslide.bounds-x", 0)), int(raw.get("openslide.bounds-y", 0))),
         caveat="; ".join(filter(None, caveats)),
         tiff=tiff,
@@ -201,22 +201,14 @@ def open_slide(
     )
 
 
-def _tolerate_units(reader: WSIReader) -> None:
-    """Make an OpenSlide reader ignore a resolution without a unit, or of 0.
+def _leave_scale(reader: WSIReader) -> None:
+    """Keep an OpenSlide reader from estimating the scale, which is settled afterwards.
 
-    TIAToolbox gives up on such a file, also where it states the objective power.
+    TIAToolbox gives up on a file with a resolution of 0 or without a unit, also where it states the objective
+    power.
     """
-    estimate = getattr(reader, "_estimate_mpp", None)
-    if estimate is None:
-        return
-
-    def stated(properties: Mapping[str, str]) -> tuple[float, float] | None:
-        try:
-            return estimate(properties)
-        except (ValueError, ZeroDivisionError):
-            return None
-
-    reader._estimate_mpp = stated
+    if hasattr(reader, "openslide_wsi"):
+        reader._estimate_mpp = lambda properties: None  # noqa: ARG005
 
 
 def _close(reader: WSIReader) -> None:
@@ -225,32 +217,6 @@ def _close(reader: WSIReader) -> None:
         file = getattr(reader, name, None)
         if file is not None:
             file.close()
-
-
-def _scale(
-    file_mpp: Iterable[float] | None,
-    file_power: float | None,
-    mpp: float | None,
-    power: float | None,
-) -> tuple[tuple[float, float] | None, float | None]:
-    """Return mpp and power: those of the user, else of the file, else each computed from the other."""
-    from tiatoolbox.utils.misc import mpp2common_objective_power, objective_power2mpp
-
-    if file_power is not None and not POWER_RANGE[0] <= file_power <= POWER_RANGE[1]:
-        file_power = None
-    if mpp is not None:
-        file_mpp, file_power = (mpp, mpp), power
-    elif power is not None:
-        file_mpp, file_power = None, power
-    if file_mpp is None and file_power is not None:
-        value = float(objective_power2mpp(file_power))
-        return (value, value), float(file_power)
-    if file_mpp is None:
-        return None, None
-    mpp_x, mpp_y = (float(value) for value in file_mpp)
-    if file_power is None:
-        file_power = float(mpp2common_objective_power((mpp_x + mpp_y) / 2))
-    return (mpp_x, mpp_y), float(file_power)
 
 
 def _check_file(path: Path) -> None:

@@ -128,22 +128,6 @@ def check_sizes(reader: WSIReader, label: Path | str) -> str:
     return ""
 
 
-def check_scale(reader: WSIReader) -> str:
-    """Return a warning that a slide states its objective power but no microns per pixel; else empty.
-
-    Objectives of one power differ by 10 % and more between scanners.
-    """
-    info = reader.info
-    if not hasattr(reader, "openslide_wsi") or info.mpp is None:
-        return ""
-    if reader._estimate_mpp(info.raw) is not None:
-        return ""
-    return (
-        f"the file states no microns per pixel, taken as {info.mpp[0]:g} by its objective power "
-        f"{info.objective_power:g}"
-    )
-
-
 def cannot_open(label: Path | str, error: Exception, tiff: Tiff | None, *, is_dicom: bool) -> str:
     """Return one line on why a slide could not be opened, and what to do."""
     reason = one_line(error)

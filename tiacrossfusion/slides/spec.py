@@ -23,7 +23,8 @@ class SamplingSpec(BaseModel):
 
     Attributes:
         units: "mpp" lays the scales at 2.0, 1.0 and 0.5 microns per pixel on any scanner;
-            "power" at 5, 10 and 20 of the objective power written in the slide.
+            "power" at 5, 10 and 20 times, where 10 divided by the microns per pixel is a slide's power: a
+            slide of 0.23 microns per pixel is one of 40 times, whatever lens it was taken with.
         patch_size: side of a patch in pixels of its scale.
         mask_method: TIAToolbox's tissue mask.
         mask_mpp: resolution of the tissue mask in microns per pixel; a finer one of a whole slide may
@@ -48,3 +49,8 @@ class SamplingSpec(BaseModel):
         if self.units == "mpp":
             return _FINEST["mpp"] * CELLS_20X[scale]
         return _FINEST["power"] / CELLS_20X[scale]
+
+    def mpp(self, scale: str) -> float:
+        """Microns per pixel of a scale."""
+        resolution = self.resolution(scale)
+        return resolution if self.units == "mpp" else 10 / resolution

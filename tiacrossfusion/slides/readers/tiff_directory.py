@@ -304,6 +304,8 @@ def _pictures(file: BinaryIO, layout: _Layout, first: int, size: int) -> Iterato
     waiting, seen, read = [(first, True)], set(), 0
     while waiting:
         offset, is_main = waiting.pop()
+        if offset in seen and not is_main:
+            continue  # directories below another may also be chained to each other
         if offset in seen:
             raise _BrokenError("its directories of tags lead in a circle")
         seen.add(offset)

@@ -201,12 +201,14 @@ def _is_openslide(reader: WSIReader) -> bool:
     from tiatoolbox.utils.postproc_defs import MultichannelToRGB
     from tiatoolbox.wsicore.wsireader import OpenSlideWSIReader, TIFFWSIReader
 
-    if type(reader) not in (OpenSlideWSIReader, TIFFWSIReader):
+    from tiacrossfusion.slides.readers.series_reader import SeriesReader
+
+    if type(reader) not in (OpenSlideWSIReader, TIFFWSIReader, SeriesReader):
         raise UnknownLayoutError(f"a slide for {type(reader).__name__}")
     # MultichannelToRGB does not change images of three channels.
     if not (reader.post_proc is None or type(reader.post_proc) is MultichannelToRGB):
         raise UnknownLayoutError("the reader post-processes what it reads")
-    if type(reader) is TIFFWSIReader:
+    if type(reader) is not OpenSlideWSIReader:
         return False
     vendor = reader.openslide_wsi.properties.get("openslide.vendor")
     if vendor not in _PLAIN_VENDORS:

@@ -10,10 +10,11 @@ import numpy as np
 
 from tiacrossfusion.errors import TiacfError, one_line
 from tiacrossfusion.slides.grid import PatchGrid
-from tiacrossfusion.slides.patches import read_patch
+from tiacrossfusion.slides.patches import cut_patch
 from tiacrossfusion.slides.readers.base import PatchReader, ReadPatch, UnreadableError
+from tiacrossfusion.slides.readers.scale_source import scale_source
 from tiacrossfusion.slides.slide import Slide
-from tiacrossfusion.slides.spec import SamplingSpec
+from tiacrossfusion.slides.spec import SCALES, SamplingSpec
 
 
 class ToolboxReader(PatchReader):
@@ -26,7 +27,10 @@ class ToolboxReader(PatchReader):
     def __init__(self, slide: Slide, spec: SamplingSpec, why: str) -> None:
         """Start with the handle of the slide."""
         self.name = f"WSIReader: {why}"
-        self._original, self._slide, self._spec = slide, slide, spec
+        self._original, self._slide = slide, slide
+        self._sources = {
+            scale: scale_source(slide.reader, spec, scale, between_pixels=False) for scale in SCALES
+        }
         self._reopening = threading.Lock()
 
     def reading(self, grids: dict[str, PatchGrid]) -> ReadPatch:
@@ -41,14 +45,14 @@ class ToolboxReader(PatchReader):
         """
         slide = self._slide
         try:
-            return read_patch(slide, bounds, scale, self._spec)
+            return cut_patch(slide, bounds, self._sources[scale])
         except TiacfError as error:
             if not hasattr(slide.reader, "openslide_wsi"):
                 raise UnreadableError(_reason(error)) from error
         with self._reopening:
             fresh = _reopened(slide)
             try:
-                patch = read_patch(fresh, bounds, scale, self._spec)
+                patch = cut_patch(fresh, bounds, self._sources[scale])
             except TiacfError as error:
                 fresh = _reopened(slide)
                 raise UnreadableError(_reason(error)) from error
