@@ -302,8 +302,8 @@ def test_a_coarse_scan_is_remarked_on(simulated, tmp_path):
     result = predict(simulated / "low.svs", tmp_path / "out", "--mpp", "1.0")
     assert result.exit_code == 0, result.output
     (row,) = table(tmp_path / "out")
-    assert "enlarged 2.0 times" in row["message"]
-    assert "enlarged 2.0 times" in result.output
+    assert "enlarged 2 times" in row["message"]
+    assert "enlarged 2 times" in result.output
     assert "taken as 1 microns per pixel while the file says 0.5" in row["message"]
     assert row["mpp"] == "1"
 

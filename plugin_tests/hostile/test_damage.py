@@ -115,14 +115,16 @@ def test_parents_that_are_missing_are_told():
 
 
 @pytest.mark.parametrize("level", [0, 1])
-def test_a_level_that_only_one_scale_needs_costs_what_lies_in_it(simulated, tmp_path, level):
+def test_only_damage_in_the_level_that_patches_are_cut_from_costs_patches(
+    simulated, tmp_path, level
+):
     slide = tmp_path / "slide.svs"
     shutil.copy(simulated / "high.svs", slide)
     damage(slide, 0.01, level)
     result = run("extract", slide, tmp_path / "bags")
     assert result.exit_code == 0, result.output
     bag = FeatureBag.load(tmp_path / "bags" / "slide.zarr")
-    assert bag.provenance.dropped
+    assert bool(bag.provenance.dropped) == (level == 0)
     assert all(len(scale) for scale in bag.scales.values())
 
 

@@ -90,12 +90,14 @@ def open_reader(path: Path, tiff: Tiff | None, series: int | None) -> tuple[WSIR
     if vendor not in (None, _GENERIC):
         return OpenSlideWSIReader(path), ""
     if tiff is not None:
-        return _open_tiff(path, series, vendor)
+        return _open_tiff(path, tiff, series, vendor)
     _check_flat(path)
     return WSIReader.open(path), ""
 
 
-def _open_tiff(path: Path, series: int | None, vendor: str | None) -> tuple[WSIReader, str]:
+def _open_tiff(
+    path: Path, tiff: Tiff, series: int | None, vendor: str | None
+) -> tuple[WSIReader, str]:
     import tifffile
     from tiatoolbox.wsicore.wsireader import OpenSlideWSIReader
 
@@ -117,7 +119,8 @@ def _open_tiff(path: Path, series: int | None, vendor: str | None) -> tuple[WSIR
             f"the file holds {len(others) + 1} large pictures: {chosen} is read, not {', '.join(others)}; "
             "choose with --series"
         )
-    if vendor == _GENERIC and firsts[chosen.number] and not is_ome:
+    # OpenSlide opens no file that was cut off.
+    if vendor == _GENERIC and firsts[chosen.number] and not is_ome and not tiff.cut_off:
         return OpenSlideWSIReader(path), remark
     if chosen.at_once > MOST_AT_ONCE:
         raise TiacfError(

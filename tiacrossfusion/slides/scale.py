@@ -205,7 +205,7 @@ def settle(file: StatedScale, mpp: float | None, power: float | None) -> Settled
             f"taken as {best.mean:g} microns per pixel by {best.source}, while {' and '.join(others)}; "
             "--mpp settles it"
         )
-    if not 1 / (1 + MAX_DEVIATION) <= best.mpp[0] / best.mpp[1] <= 1 + MAX_DEVIATION:
+    if max(best.mpp) > min(best.mpp) * (1 + MAX_DEVIATION):
         caveats.append(f"its pixels are not square, {best.mpp[0]:g} x {best.mpp[1]:g} microns")
     lens = file.power or float(mpp2common_objective_power(best.mean))
     return SettledScale(best.mpp, float(lens), "; ".join(caveats))
