@@ -219,7 +219,7 @@ def test_one_name_goes_to_one_slide_when_runs_overlap(tmp_path):
     from tiacrossfusion.runs.results_folder import ResultsFolder
 
     def claim(folder: ResultsFolder, source: str) -> Record:
-        return folder.claim(source, ("s", *names_for("s", source)))
+        return folder.claim(source, ("s", *names_for("s", source)), str)
 
     folders = [ResultsFolder(tmp_path), ResultsFolder(tmp_path)]
     names = [claim(f, f"/{n}/s.svs").name for n, f in enumerate(folders)]

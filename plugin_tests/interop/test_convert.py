@@ -136,7 +136,7 @@ def own_bag(seed: int = 0, name: str = "s.svs") -> FeatureBag:
     provenance = Provenance(
         slide=name,
         slide_size=1,
-        slide_mtime_ns=2,
+        slide_hash="2",
         dimensions=(41000, 42000),
         mpp=(0.2528, 0.2528),
         power=40,

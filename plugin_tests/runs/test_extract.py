@@ -110,7 +110,7 @@ def run(slides: list[Path], bags: Path, encoder: MeanColour | None = None, **opt
 
 
 def claim(folder: BagsFolder, slide: Path) -> Record:
-    return folder.claim(source_of(slide), record_names(slide))
+    return folder.claim(source_of(slide), record_names(slide), str)
 
 
 def test_every_slide_gets_its_bag_and_its_row(slides, tmp_path, demo_bundle):
@@ -168,7 +168,8 @@ def test_finished_bags_are_skipped_until_overwritten(slides, tmp_path):
 
 
 def change_the_slide(slides: list[Path], tmp_path: Path) -> dict:
-    os.utime(slides[1], ns=(0, slides[1].stat().st_mtime_ns + 1))
+    with slides[1].open("ab") as file:
+        file.write(b"\0")
     return {}
 
 
@@ -233,7 +234,70 @@ def test_a_slide_that_fails_later_keeps_its_bag_and_says_so(slides, tmp_path):
     assert row["message"].endswith("the bag of an earlier extraction is still there")
     FeatureBag.load(bags / "second.zarr")
     slides[1].write_bytes(content)
-    assert run(slides, bags)[1].status == "ok", "a mended file is extracted again"
+    assert run(slides, bags)[1].status == "skipped", "the bag is that of the mended file"
+    assert table(bags)["second.svs"]["status"] == "ok"
+
+
+def test_a_time_stamp_alone_and_another_place_change_nothing(slides, tmp_path):
+    bags = tmp_path / "bags"
+    run(slides, bags)
+    os.utime(slides[0], (1, 1))
+    moved = tmp_path / "elsewhere"
+    slides[0].parent.rename(moved)
+    (tmp_path / "link").symlink_to(moved)
+    ways = [moved / "x" / ".." / slides[0].name, tmp_path / "link" / slides[0].name]
+    (moved / "x").mkdir()
+    for folder in (moved, tmp_path / "link"):
+        again = [folder / slide.name for slide in slides]
+        assert [outcome.status for outcome in run(again, bags)] == ["skipped", "skipped"]
+    assert [outcome.status for outcome in run(ways, bags)] == ["skipped"], "two ways to one slide"
+    rows = table(bags)
+    assert len(rows) == 2
+    assert {row["path"] for row in rows.values()} == {str(moved / slide.name) for slide in slides}
+
+
+def test_a_list_names_slides_with_their_scale_and_mask(slides, tmp_path):
+    cv2.imwrite(
+        str(tmp_path / "part.png"), np.pad(np.full((40, 50), 255, np.uint8), ((0, 40), (0, 50)))
+    )
+    rows = [f"{slides[0]},0.4,", f"{slides[1]},,part.png"]
+    (tmp_path / "list.csv").write_text("slide,mpp,mask\n" + "\n".join(rows) + "\n")
+    result = extract(tmp_path / "list.csv", tmp_path / "bags")
+    assert result.exit_code == 0, result.output
+    whole = {
+        outcome.source.name: FeatureBag.load(outcome.output)
+        for outcome in run(slides, tmp_path / "whole")
+    }
+    first, second = (FeatureBag.load(tmp_path / "bags" / f"{s.stem}.zarr") for s in slides)
+    assert first.provenance.mpp == (0.4, 0.4)
+    assert second.provenance.mpp == whole["second.svs"].provenance.mpp
+    assert 0 < len(second.scales["20x"]) < len(whole["second.svs"].scales["20x"])
+
+    (tmp_path / "mpp.csv").write_text("slide,mpp\nfirst,0.4\nsecond.svs,0.45\n")
+    result = extract(slides[0].parent, tmp_path / "scaled", "--mpp", str(tmp_path / "mpp.csv"))
+    assert result.exit_code == 0, result.output
+    scales = [
+        FeatureBag.load(tmp_path / "scaled" / f"{s.stem}.zarr").provenance.mpp[0] for s in slides
+    ]
+    assert scales == [0.4, 0.45]
+    (tmp_path / "mpp.csv").write_text("slide,mpp\nfirst,0.4\n")
+    result = extract(slides[0].parent, tmp_path / "none", "--mpp", str(tmp_path / "mpp.csv"))
+    assert result.exit_code == 2
+    assert "no row for second.svs" in result.output
+
+
+def test_subfolders_are_searched_and_what_is_passed_over_is_counted(slides, tmp_path):
+    for number, slide in enumerate(slides):
+        folder = tmp_path / "gdc" / f"uuid-{number}"
+        (folder / "logs").mkdir(parents=True)
+        shutil.copy(slide, folder / slide.name.upper())
+        (folder / "logs" / "x.parcel").touch()
+    (tmp_path / "gdc" / "stray.dcm").touch()
+    (tmp_path / "gdc" / "loop").symlink_to(tmp_path / "gdc")
+    result = extract(tmp_path / "gdc", tmp_path / "bags")
+    assert result.exit_code == 0, result.output
+    assert "2 of 2 slides done" in result.output
+    assert "passed over in the folders: 2 .parcel, 1 .dcm" in result.output
 
 
 def test_slides_of_one_stem_get_their_full_names(slides, tmp_path):

@@ -369,9 +369,9 @@ def test_slides_are_found_in_a_folder(tmp_path, simulated):
         (tmp_path / name).touch()
     (tmp_path / "dicom").mkdir()
     (tmp_path / "dicom" / "level-0.dcm").touch()
-    assert [p.name for p in find_slides(tmp_path)] == ["a.ndpi", "b.SVS", "dicom"]
-    assert [p.name for p in find_slides(tmp_path, "*.png")] == ["dicom", "thumb.png"]
-    assert find_slides(tmp_path / "dicom") == [tmp_path / "dicom"]
+    assert [p.name for p in find_slides(tmp_path).slides] == ["a.ndpi", "b.SVS", "dicom"]
+    assert [p.name for p in find_slides(tmp_path, "*.png").slides] == ["dicom", "thumb.png"]
+    assert find_slides(tmp_path / "dicom").slides == [tmp_path / "dicom"]
     with pytest.raises(TiacfError, match="no such file"):
         find_slides(tmp_path / "absent")
     with pytest.raises(TiacfError, match=r"--file-types"):

@@ -44,7 +44,7 @@ class Provenance(BaseModel):
         slide: file name of the slide.
         slide_size: size of the file (of all files of a DICOM slide) in bytes; None when another
             program made the features, as with the other fields that may be None.
-        slide_mtime_ns: time of last change, in nanoseconds.
+        slide_hash: hash of parts of its content; None when another program made the features.
         dimensions: width and height in level-0 pixels.
         mpp: microns per level-0 pixel along x and y.
         power: objective power of level 0.
@@ -65,7 +65,7 @@ class Provenance(BaseModel):
 
     slide: str
     slide_size: int | None
-    slide_mtime_ns: int | None
+    slide_hash: str | None
     dimensions: tuple[_Size, _Size] | None
     mpp: tuple[_Scale, _Scale] | None
     power: _Scale | None

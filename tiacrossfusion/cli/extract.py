@@ -10,14 +10,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from tiatoolbox.cli.common import cli_device, cli_img_input, cli_output_path
+from tiatoolbox.cli.common import cli_device, cli_output_path
 
-from tiacrossfusion.cli.checks import check_masks, given, output_folder
+from tiacrossfusion.cli.checks import check_masks, output_folder
 from tiacrossfusion.cli.console import bytes_text, exit_if_failed, print_done, seconds_text
 from tiacrossfusion.cli.log_file import log_to
-from tiacrossfusion.cli.options import cli_cluster, cli_plugin, cli_precision, cli_read, cli_verbose
+from tiacrossfusion.cli.options import (
+    cli_cluster,
+    cli_plugin,
+    cli_precision,
+    cli_read,
+    cli_slides,
+    cli_verbose,
+    find_listed,
+)
 from tiacrossfusion.errors import UsageError
-from tiacrossfusion.slides.files import find_slides
 from tiacrossfusion.slides.options import ReadOptions
 from tiacrossfusion.text import printable
 
@@ -29,7 +36,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@cli_img_input(usage_help="A slide, a folder of slides, or a folder of DICOM files (one slide).")
+@cli_slides
 @cli_output_path(usage_help="Folder for the bags; those that it holds are kept and resumed.")
 @click.option(
     "--encoder",
@@ -62,11 +69,12 @@ if TYPE_CHECKING:
 @cli_plugin
 @cli_verbose
 def extract(
-    img_input: str,
+    img_input: tuple[str, ...],
     output_path: str,
     encoder_name: str,
     encoder_weights: str | None,
     read: ReadOptions,
+    mpp_table: Path | None,
     file_types: str,
     device: str,
     precision: str,
@@ -85,7 +93,7 @@ def extract(
     again when slide, mask, scale or encoder have changed; a slide that cannot be read is named in
     extraction.csv and the others go on. `tiacf status` tells how far it is.
     """
-    slides = find_slides(given("--img-input", img_input), file_types)
+    slides, read = find_listed(img_input, file_types, read, mpp_table)
     check_masks(read.mask, slides)
     part = _parse_shard(shard)
     if cluster is not None and dry_run:

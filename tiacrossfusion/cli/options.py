@@ -2,18 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 import click
 from tiatoolbox.cli.common import cli_batch_size, cli_file_type, cli_masks, cli_num_workers
 
+from tiacrossfusion.errors import UsageError
 from tiacrossfusion.io.arguments import at_least, one_scale
 from tiacrossfusion.io.plugins import load_plugins
 from tiacrossfusion.io.registry import Registry
-from tiacrossfusion.slides.files import DEFAULT_FILE_TYPES
+from tiacrossfusion.slides.files import (
+    DEFAULT_FILE_TYPES,
+    OwnOptions,
+    find_slides,
+    own_scales,
+)
 from tiacrossfusion.slides.options import ReadOptions, Scale
+from tiacrossfusion.text import printable
+
+
+def cli_slides(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --img-input, which may be repeated and followed by several paths, passed on as a tuple."""
+
+    @click.option(
+        "--img-input",
+        type=str,
+        multiple=True,
+        help="A slide, a folder of slides (subfolders included), a folder of DICOM files (one slide), or a "
+        "list: a text file with a path a line, or a CSV with the column slide and perhaps mpp and mask. May "
+        "be repeated, or followed by several paths.",
+    )
+    @click.argument("more_slides", nargs=-1, type=str)
+    @wraps(command)
+    def together(
+        *arguments: Any, img_input: tuple[str, ...], more_slides: tuple[str, ...], **options: Any
+    ) -> Any:
+        if more_slides and not img_input:
+            raise UsageError(f"{more_slides[0]}: what is it? Give slides with --img-input")
+        return command(*arguments, img_input=(*img_input, *more_slides), **options)
+
+    return together
+
 
 cli_cluster = click.option(
     "--cluster",
@@ -57,7 +90,7 @@ READ_OPTIONS = (
 
 
 def cli_read(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that say how slides are read; they are checked and passed on as `read`."""
+    """Add the options that say how slides are read; they are passed on as `read` and `mpp_table`."""
 
     @cli_masks(
         usage_help="Tissue masks: an image or a GeoJSON exported from QuPath, or a folder of them named "
@@ -65,7 +98,10 @@ def cli_read(command: Callable[..., Any]) -> Callable[..., Any]:
     )
     @cli_file_type(default=DEFAULT_FILE_TYPES)
     @click.option(
-        "--mpp", type=float, help="Microns per pixel of the slides, over what the files say."
+        "--mpp",
+        type=str,
+        help="Microns per pixel of the slides, over what the files say; or a CSV with the columns slide "
+        "and mpp.",
     )
     @click.option(
         "--power", type=float, help="Objective power of the slides, over what the files say."
@@ -86,7 +122,7 @@ def cli_read(command: Callable[..., Any]) -> Callable[..., Any]:
     def checked(
         *arguments: Any,
         masks: str | None,
-        mpp: float | None,
+        mpp: str | None,
         power: float | None,
         series: int | None,
         allow_enlarged: bool,
@@ -96,18 +132,52 @@ def cli_read(command: Callable[..., Any]) -> Callable[..., Any]:
     ) -> Any:
         at_least("--batch-size", batch_size, 1)
         at_least("--num-workers", num_workers, 0)
-        one_scale(mpp, power)
+        of_all = _number(mpp)
+        one_scale(of_all, power)
+        if of_all is None and mpp is not None and power is not None:
+            raise UsageError("--mpp and --power: leave one of them out")
         read = ReadOptions(
-            Scale(mpp, power),
+            Scale(of_all, power),
             masks,
             series,
             allow_enlarged=allow_enlarged,
             batch_size=batch_size,
             num_workers=num_workers,
         )
-        return command(*arguments, read=read, **options)
+        mpp_table = Path(mpp) if mpp is not None and of_all is None else None
+        return command(*arguments, read=read, mpp_table=mpp_table, **options)
 
     return checked
+
+
+def _number(mpp: str | None) -> float | None:
+    """Return --mpp as a number; None where it is not given or names a file."""
+    if mpp is None:
+        return None
+    try:
+        return float(mpp)
+    except ValueError:
+        if Path(mpp).is_file():
+            return None
+        raise UsageError(
+            f"--mpp {printable(mpp[:80])}: neither a number such as 0.25 nor a CSV that is there"
+        ) from None
+
+
+def find_listed(
+    img_input: Sequence[str], file_types: str, read: ReadOptions, mpp_table: Path | None
+) -> tuple[list[Path], ReadOptions]:
+    """Find the slides, say what was passed over, and return them with options that hold their own."""
+    if not img_input or "" in img_input:
+        raise UsageError("--img-input is missing; see --help")
+    found = find_slides(img_input[0] if len(img_input) == 1 else img_input, file_types)
+    for note in found.notes():
+        click.echo(printable(f"note: {note}"))
+    scales = {} if mpp_table is None else own_scales(found.slides, mpp_table)
+    own = {**scales, **found.own}
+    for key in set(scales) & set(found.own):
+        own[key] = OwnOptions(scales[key].mpp, found.own[key].mask)
+    return found.slides, replace(read, own=own)
 
 
 class RegisteredName(click.ParamType):

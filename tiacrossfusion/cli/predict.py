@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import click
 from tiatoolbox.cli.common import (
     cli_device,
-    cli_img_input,
     cli_model,
     cli_output_path,
     cli_output_type,
@@ -28,11 +27,12 @@ from tiacrossfusion.cli.options import (
     cli_plugin,
     cli_precision,
     cli_read,
+    cli_slides,
     cli_verbose,
+    find_listed,
 )
 from tiacrossfusion.errors import UsageError
 from tiacrossfusion.outputs.writers import WRITERS
-from tiacrossfusion.slides.files import find_slides
 from tiacrossfusion.slides.options import ReadOptions, WholeSlide
 from tiacrossfusion.text import printable
 
@@ -46,7 +46,7 @@ _FOR_PATIENTS = ("slide_column", "patient_column")
 
 
 @click.command()
-@cli_img_input(usage_help="A slide, a folder of slides, or a folder of DICOM files (one slide).")
+@cli_slides
 @click.option(
     "--bags",
     type=Path,
@@ -129,7 +129,7 @@ _FOR_PATIENTS = ("slide_column", "patient_column")
 @click.pass_context
 def predict(
     context: click.Context,
-    img_input: str | None,
+    img_input: tuple[str, ...],
     bags: Path | None,
     output_path: str,
     model: str,
@@ -137,6 +137,7 @@ def predict(
     slide_column: str,
     patient_column: str,
     read: ReadOptions,
+    mpp_table: Path | None,
     file_types: str,
     weights: str | None,
     yaml_config_path: str | None,
@@ -169,7 +170,7 @@ def predict(
     if bags is None:
         if not img_input:
             raise UsageError("--img-input is missing, or --bags; see --help")
-        sources = find_slides(Path(img_input), file_types)
+        sources, read = find_listed(img_input, file_types, read, mpp_table)
         check_masks(read.mask, sources)
     else:
         refuse_given(context, ("img_input",), "and --bags: leave one of them out")

@@ -169,11 +169,11 @@ def bag_provenance(
     Raises:
         TiacfError: the mask cannot be read.
     """
-    size, mtime = slide_identity(slide.path) if slide.path is not None else (0, 0)
+    size, digest = slide_identity(slide.path) if slide.path is not None else (0, "")
     return Provenance(
         slide=slide.name,
         slide_size=size,
-        slide_mtime_ns=mtime,
+        slide_hash=digest,
         dimensions=slide.dimensions,
         mpp=slide.mpp,
         power=slide.power,

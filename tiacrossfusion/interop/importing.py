@@ -142,7 +142,7 @@ def _foreign_bag(
     provenance = Provenance(
         slide=_first(files, "name") or name,
         slide_size=None,
-        slide_mtime_ns=None,
+        slide_hash=None,
         dimensions=dimensions,
         mpp=None if options.mpp is None else (options.mpp, options.mpp),
         power=power,

@@ -76,8 +76,8 @@ def extract(
         ['ok', 'ok']
     """
     check_shard(shard)
-    slides, model = _slides_of(images, file_types), _model_of(encoder)
-    options = options or ExtractionOptions()
+    found, model = find_slides(images, file_types), _model_of(encoder)
+    slides, options = found.slides, (options or ExtractionOptions()).with_own(found.own)
     if cluster is None:
         model.load()  # a wrong name should not wait for the first slide
     else:
@@ -111,12 +111,6 @@ def plan_extraction(
             plan = task.plan(progress)
             progress.slide_done()
             yield plan
-
-
-def _slides_of(images: str | Path | Sequence[str | Path], file_types: str) -> list[Path]:
-    if isinstance(images, str | Path):
-        return find_slides(Path(images), file_types)
-    return [Path(image) for image in images]
 
 
 def _model_of(encoder: str | ModelSource | Encoder) -> ModelSource | LoadedModel:

@@ -19,7 +19,7 @@ from tiacrossfusion.models.source import LoadedModel, ModelSource
 from tiacrossfusion.runs.bags_folder import COLUMNS, BagsFolder, record_names
 from tiacrossfusion.runs.record import Record, source_of
 from tiacrossfusion.runs.runner import RecordedTask, failure
-from tiacrossfusion.runs.slides import RunOptions, slide_key, with_own_mask
+from tiacrossfusion.runs.slides import RunOptions, file_content, of_slide, slide_key
 from tiacrossfusion.slides.options import ReadOptions
 from tiacrossfusion.slides.patches import coarse_base
 from tiacrossfusion.slides.slide import Slide
@@ -34,7 +34,7 @@ _PLACE_BYTES = 6
 
 #: Fields of the provenance that decide a bag, by part of the cache key.
 _DECIDING = {
-    "slide file": ("slide", "slide_size", "slide_mtime_ns", "dimensions", "offset"),
+    "slide file": ("slide", "slide_size", "slide_hash", "dimensions", "offset"),
     "scale": ("mpp", "power"),
     "mask": ("mask",),
     "sampling": ("sampling",),
@@ -100,7 +100,7 @@ class ExtractionTask(RecordedTask):
     @cached_property
     def read(self) -> ReadOptions:
         """How the slide is read, with its own mask."""
-        return with_own_mask(self.options.read, self.slide)
+        return of_slide(self.options.read, self.slide)
 
     @property
     def encoder(self) -> Encoder:
@@ -119,6 +119,10 @@ class ExtractionTask(RecordedTask):
         """Return the name of the bag, which stays the same when other records are added."""
         self._bag = self._bag or self.folder.place(record, self.slide, lone=self.lone).name
         return (self._bag,)
+
+    def content(self) -> str:
+        """Return what identifies the slide's file wherever it lies."""
+        return file_content(self.slide)
 
     def key(self, progress: Progress) -> dict[str, str]:  # noqa: ARG002
         """Return the cache key."""

@@ -26,7 +26,7 @@ from tiacrossfusion.outputs.values import prediction_dict, prediction_row
 from tiacrossfusion.runs.record import Record, names_for, source_of, stem_of
 from tiacrossfusion.runs.results_folder import FRAGMENT, ResultsFolder
 from tiacrossfusion.runs.runner import Outcome, RecordedTask
-from tiacrossfusion.runs.slides import RunOptions, slide_key, with_own_mask
+from tiacrossfusion.runs.slides import RunOptions, file_content, of_slide, slide_key
 from tiacrossfusion.slides.options import ReadOptions
 from tiacrossfusion.text import written
 
@@ -214,23 +214,27 @@ class SlideTask(PredictionTask):
             self.stem = self.title = f"array-{digest[:8]}"
         self.given = image if isinstance(image, str | Path) else (image.input_path or self.title)
 
+    def content(self) -> str:
+        """Return what identifies the slide's file wherever it lies."""
+        return file_content(Path(self.source))
+
     @cached_property
     def read(self) -> ReadOptions:
-        """How the slide is read, with its own mask."""
-        return with_own_mask(self.options.read, Path(self.given))
+        """How the slide is read, with its own scale and mask."""
+        return of_slide(self.options.read, Path(self.given))
 
     def key(self, progress: Progress) -> dict[str, str]:  # noqa: ARG002
         """Return the cache key."""
-        of_slide = slide_key(Path(self.source), self.read)
+        parts = slide_key(Path(self.source), self.read)
         if not isinstance(self.image, str | Path):  # its owner may have given it a scale
             info = self.image.info
-            of_slide["scale"] += f" reader mpp={info.mpp} power={info.objective_power}"
+            parts["scale"] += f" reader mpp={info.mpp} power={info.objective_power}"
         return {
-            "slide file": of_slide["slide file"],
+            "slide file": parts["slide file"],
             "model": self.bundle.fingerprint,
             "encoder": self.model.load().need_encoder().spec.model_dump_json(),
-            "mask": of_slide["mask"],
-            "scale": of_slide["scale"],
+            "mask": parts["mask"],
+            "scale": parts["scale"],
             **self.explain_key(),
         }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -99,8 +100,8 @@ def read_record(path: Path, rows: Mapping[str, type[BaseModel]]) -> Record | Non
 
 
 def source_of(path: Path) -> str:
-    """Return what identifies a slide or bag."""
-    return written(str(path.absolute()))
+    """Return what identifies a slide or bag: its path without links and dots, the same by any way to it."""
+    return written(os.path.realpath(path))
 
 
 def stem_of(slide: Path) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import ClassVar
 from pydantic import BaseModel
 
 from tiacrossfusion.io.atomic import OutputError, replacing, writing
+from tiacrossfusion.io.paths import is_there
 from tiacrossfusion.runs.processes import unique_name
 from tiacrossfusion.runs.record import Record, read_record
 
@@ -91,8 +92,17 @@ class RecordIndex:
         own = self._names.get(name.casefold())
         return None if own is None else self._cache[own][1]
 
-    def claim(self, source: str, names: Sequence[str]) -> Record:
+    def claim(self, source: str, names: Sequence[str], content: Callable[[], str]) -> Record:
         """Find the record of a slide, or add one with the first name that is free.
+
+        A slide that was moved keeps its record: one of the same file name and content, where nothing lies any
+        more.
+
+        Args:
+            source: identifies the slide.
+            names: for a new record.
+            content: returns what identifies the slide's file, as the part "slide file" of the cache key;
+                empty if nothing does.
 
         Raises:
             OutputError: it cannot be written.
@@ -100,9 +110,23 @@ class RecordIndex:
         while True:
             if (record := self.find(source)) is not None:
                 return record
+            if (moved := self._moved(source, content())) is not None:
+                return moved
             record = self.new_record(source, names)
             if self.add(record):
                 return record
+
+    def _moved(self, source: str, content: str) -> Record | None:
+        """Find the record of a slide that lay elsewhere, and write where it lies now."""
+        name = Path(source).name
+        for record in self.records() if content else ():
+            same = record.key.get("slide file") == content and Path(record.source).name == name
+            if same and not is_there(Path(record.source)):
+                row = record.row | {"path": source} if "path" in record.row else record.row
+                record = replace(record, source=source, row=row)
+                self.write(record)
+                return record
+        return None
 
     def new_record(self, source: str, names: Sequence[str]) -> Record:
         """Return a record with a free name, not yet written."""

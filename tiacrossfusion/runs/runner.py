@@ -126,6 +126,10 @@ class RecordedTask(Task):
     def names(self) -> tuple[str, ...]:
         """Return names for the record; the first one that is free is taken."""
 
+    def content(self) -> str:
+        """Return what identifies the slide's file wherever it lies; empty (the default) if nothing does."""
+        return ""
+
     @abstractmethod
     def key(self, progress: Progress) -> dict[str, str]:
         """Return the cache key: everything that the result depends on except package versions."""
@@ -185,7 +189,7 @@ class RecordedTask(Task):
 
     def claim(self) -> Record:
         """Find the record, or add one."""
-        return self.folder.claim(self.source, self.names())
+        return self.folder.claim(self.source, self.names(), self.content)
 
     def failed(self, message: str) -> Outcome:
         """Record the failure."""

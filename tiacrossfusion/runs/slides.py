@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
 from tiacrossfusion.inference.extraction import mask_identity
 from tiacrossfusion.io.paths import absolute, is_there
-from tiacrossfusion.slides.files import slide_identity
-from tiacrossfusion.slides.options import Mask, ReadOptions
+from tiacrossfusion.slides.files import OwnOptions, own_key, slide_identity
+from tiacrossfusion.slides.options import Mask, ReadOptions, Scale
 from tiacrossfusion.slides.tissue import find_mask
 
 
@@ -32,6 +32,10 @@ class RunOptions:
         """Return the options of one slide; its own mask, where there are some, replaces that of all."""
         return self if masks is None else self._masked(masks[index])
 
+    def with_own(self, own: Mapping[str, OwnOptions]) -> Self:
+        """Return the options with those of single slides added."""
+        return replace(self, read=replace(self.read, own={**self.read.own, **own}))
+
     def absolute(self) -> Self:
         """Return the options with an absolute path of the mask, for processes elsewhere."""
         return self._masked(absolute(self.read.mask))
@@ -40,12 +44,17 @@ class RunOptions:
         return replace(self, read=replace(self.read, mask=mask))
 
 
-def with_own_mask(read: ReadOptions, slide: Path) -> ReadOptions:
-    """Return the options with the slide's own mask, where a folder of masks is given.
+def of_slide(read: ReadOptions, slide: Path) -> ReadOptions:
+    """Return the options with the slide's own scale and mask, from a list or a folder of masks.
 
     Raises:
         TiacfError: the folder has no mask for the slide, or more than one.
     """
+    own = read.own.get(own_key(slide), OwnOptions())
+    if own.mpp is not None:
+        read = replace(read, scale=Scale(own.mpp))
+    if own.mask is not None:
+        return replace(read, mask=own.mask)
     if not isinstance(read.mask, str | Path):
         return read
     return replace(read, mask=find_mask(Path(read.mask), slide))
@@ -57,9 +66,16 @@ def slide_key(slide: Path, read: ReadOptions) -> dict[str, str]:
     Raises:
         TiacfError: the mask cannot be read.
     """
-    size, mtime = slide_identity(slide) if is_there(slide) else (0, 0)
     return {
-        "slide file": f"{size} {mtime}",
+        "slide file": file_content(slide),
         "scale": f"mpp={read.scale.mpp} power={read.scale.power} series={read.series}",
         "mask": "" if read.mask is None else mask_identity(read.mask),
     }
+
+
+def file_content(slide: Path) -> str:
+    """Return what identifies a slide's file wherever it lies; empty where there is no slide."""
+    if not is_there(slide):
+        return ""
+    size, digest = slide_identity(slide)
+    return f"{size} {digest}"

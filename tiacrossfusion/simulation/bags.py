@@ -241,7 +241,7 @@ def _provenance(slide: str, encoder_width: int, side: int) -> Provenance:
     return Provenance(
         slide=slide,
         slide_size=0,  # there is no file
-        slide_mtime_ns=0,
+        slide_hash="",
         dimensions=(length, length),
         mpp=(_SAMPLING.resolution("20x"),) * 2,
         power=20.0,

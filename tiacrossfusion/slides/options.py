@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from tiacrossfusion.io.arguments import at_least, one_scale
+from tiacrossfusion.slides.files import OwnOptions
 
 
 class WholeSlide:
@@ -47,6 +49,7 @@ class ReadOptions:
         mask: tissue mask; None finds the tissue.
         series: number of the picture of a TIFF to read; None takes the largest in colour.
         allow_enlarged: read slides whose 20x patches are enlarged more than twice, too.
+        own: scale and mask of single slides, over those of all, see `slides.files.own_key`.
         batch_size: patches in a batch; results do not depend on it.
         num_workers: reading threads; results do not depend on it.
 
@@ -58,6 +61,7 @@ class ReadOptions:
     mask: Mask | None = None
     series: int | None = None
     allow_enlarged: bool = False
+    own: Mapping[str, OwnOptions] = field(default_factory=dict)
     batch_size: int = 32
     num_workers: int = 2
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from tiacrossfusion.errors import TiacfError, one_line
 from tiacrossfusion.io.paths import is_endless, is_there, missing
-from tiacrossfusion.slides.files import is_dicom_folder
+from tiacrossfusion.slides.files import SLIDE_SUFFIXES, is_dicom_folder
 from tiacrossfusion.slides.opening import open_reader
 from tiacrossfusion.slides.readers.tiff_directory import Tiff, read_tiff
 from tiacrossfusion.slides.scale import settle, stated_scale, stated_scale_of_info
@@ -30,11 +30,11 @@ from tiacrossfusion.text import is_written
 if TYPE_CHECKING:
     from tiatoolbox.wsicore.wsireader import WSIReader
 
-#: Suffixes by which TIAToolbox chooses the reader of a slide. It knows others, which are not of slides:
-#: annotations (.db), and lists of addresses (.json) that it would download.
+#: Suffixes of slides. TIAToolbox knows others, which are not of slides: annotations (.db), and lists of
+#: addresses (.json) that it would download.
 _SUFFIXES = (
-    *(".svs", ".ndpi", ".mrxs", ".tif", ".tiff", ".qptiff", ".jp2", ".dcm", ".zarr"),
-    *(".png", ".jpg", ".jpeg", ".npy"),
+    *SLIDE_SUFFIXES,
+    *(".dcm", ".zarr", ".png", ".jpg", ".jpeg", ".npy"),
 )
 
 #: Plausible microns per pixel: from finer than any objective resolves (a 5x patch would be a region of more
