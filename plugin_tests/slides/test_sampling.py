@@ -16,12 +16,13 @@ from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.slides.batches import read_batches
 from tiacrossfusion.slides.files import find_slides
 from tiacrossfusion.slides.grid import nested_grids
+from tiacrossfusion.slides.mask_files import find_mask
 from tiacrossfusion.slides.overview import read_whole
 from tiacrossfusion.slides.patches import read_patch
 from tiacrossfusion.slides.readers.choice import choose_reader
 from tiacrossfusion.slides.slide import Slide, open_slide
 from tiacrossfusion.slides.spec import CELLS_20X, SCALES, SamplingSpec
-from tiacrossfusion.slides.tissue import MIN_CONTRAST, find_mask, tissue_mask, user_mask
+from tiacrossfusion.slides.tissue import MIN_CONTRAST, tissue_mask, user_mask
 
 SPEC = SamplingSpec()
 
@@ -269,7 +270,7 @@ def test_fluorescence_is_refused_unless_a_mask_is_given(real_slides):
     slide = open_slide(real_slides / "test3-DAPI-2-387.ndpi")
     with pytest.raises(TiacfError, match=r"not a brightfield slide.*--masks"):
         tissue_mask(slide, SPEC)
-    mask = user_mask(slide, np.ones((152, 124), bool), SPEC)
+    mask, _ = user_mask(slide, np.ones((152, 124), bool), SPEC)
     assert len(nested_grids(slide, mask, SPEC)["20x"]) > 0
 
 
@@ -284,7 +285,7 @@ def test_masks_as_image_and_geojson_agree(simulated, tmp_path):
     document = {"type": "FeatureCollection", "features": [feature]}
     (tmp_path / "low.geojson").write_text(json.dumps(document))
     kept = [
-        nested_grids(slide, user_mask(slide, mask, SPEC), SPEC)["20x"].grid.tolist()
+        nested_grids(slide, user_mask(slide, mask, SPEC)[0], SPEC)["20x"].grid.tolist()
         for mask in (tmp_path / "low.png", tmp_path / "low.geojson", image)
     ]
     assert kept[0] == kept[1] == kept[2]
@@ -300,7 +301,7 @@ def test_geojson_masks_honour_the_bounds_offset_and_holes(tmp_path):
     shifted = Slide(plain.reader, None, plain.dimensions, plain.mpp, 20.0, offset=(1024, 2048))
 
     def origin_and_cells(slide):
-        mask = user_mask(slide, tmp_path / "m.geojson", SPEC)
+        mask, _ = user_mask(slide, tmp_path / "m.geojson", SPEC)
         grid = nested_grids(slide, mask, SPEC)["20x"].grid
         return grid.min(axis=0).tolist(), len(grid)
 
@@ -312,7 +313,7 @@ def test_a_bare_geometry_is_a_mask_and_one_elsewhere_is_not(tmp_path):
     slide = array_slide(4096, 4096)
     ring = [[-50, -50], [10**12, -50], [10**12, 10**12], [-50, 10**12], [-50, -50]]
     (tmp_path / "m.geojson").write_text(json.dumps({"type": "Polygon", "coordinates": [ring]}))
-    assert user_mask(slide, tmp_path / "m.geojson", SPEC).img.all()
+    assert user_mask(slide, tmp_path / "m.geojson", SPEC)[0].img.all()
     ring = [[x + 5000, y + 5000] for x, y in ring]
     (tmp_path / "m.geojson").write_text(json.dumps({"type": "Polygon", "coordinates": [ring]}))
     with pytest.raises(TiacfError, match="outside array"):

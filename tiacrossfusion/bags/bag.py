@@ -58,6 +58,7 @@ class Provenance(BaseModel):
         precision: of the encoder's arithmetic, "float32", "bfloat16" or "float16".
         dropped: number of patches per scale left out because the slide is damaged there.
         colour: how far red, green and blue lie apart, on average over the patches, in grey levels.
+        mask_classes: which classes of areas the user's mask was made of, in words.
         imported: format and files that the features were read from; empty when they were extracted.
     """
 
@@ -78,6 +79,7 @@ class Provenance(BaseModel):
     precision: Literal["float32", "bfloat16", "float16"] | None = None
     dropped: dict[str, int] = Field(default_factory=dict)
     colour: float | None = Field(None, ge=0, le=255)
+    mask_classes: str = ""
     imported: str = ""
 
 

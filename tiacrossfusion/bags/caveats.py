@@ -28,4 +28,4 @@ def bag_caveats(bag: FeatureBag) -> list[str]:
             "the slide is grey-scale, while H&E is told by its colours: do not rely on the numbers"
         )
     # The provenance has the attributes of the scale of a slide, and no others are used.
-    return [coarse_base(cast("Slide", made), made.sampling), damage, colour]
+    return [coarse_base(cast("Slide", made), made.sampling), damage, colour, made.mask_classes]

@@ -84,7 +84,7 @@ cli_plugin = click.option(
 
 #: Parameters that `cli_read` adds.
 READ_OPTIONS = (
-    *("masks", "file_types", "mpp", "power", "series", "allow_enlarged"),
+    *("masks", "mask_class", "file_types", "mpp", "power", "series", "allow_enlarged"),
     *("batch_size", "num_workers"),
 )
 
@@ -95,6 +95,12 @@ def cli_read(command: Callable[..., Any]) -> Callable[..., Any]:
     @cli_masks(
         usage_help="Tissue masks: an image or a GeoJSON exported from QuPath, or a folder of them named "
         "as the slides. Without it the tissue is found."
+    )
+    @click.option(
+        "--mask-class",
+        multiple=True,
+        help="Take areas of this class of GeoJSON masks only; may be repeated. Without it all areas but those "
+        "of classes such as Ignore*.",
     )
     @cli_file_type(default=DEFAULT_FILE_TYPES)
     @click.option(
@@ -125,6 +131,7 @@ def cli_read(command: Callable[..., Any]) -> Callable[..., Any]:
         mpp: str | None,
         power: float | None,
         series: int | None,
+        mask_class: tuple[str, ...],
         allow_enlarged: bool,
         batch_size: int,
         num_workers: int,
@@ -139,6 +146,7 @@ def cli_read(command: Callable[..., Any]) -> Callable[..., Any]:
         read = ReadOptions(
             Scale(of_all, power),
             masks,
+            mask_class,
             series,
             allow_enlarged=allow_enlarged,
             batch_size=batch_size,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -66,7 +67,9 @@ def extract_bag(
     read, progress = read or ReadOptions(), progress or Progress(1, show=False)
     label, mask = slide.path or slide.name, read.mask
     progress.stage(slide.name, "tissue")
-    grids = tissue_grids(slide, spec, read)
+    grids, classes = tissue_grids(slide, spec, read)
+    if classes:
+        _log.info("%s: %s", label, classes)
     if len(grids["20x"]) == 0:
         raise TiacfError(f"{label}: {no_tissue(spec, mask)}")
     features = {
@@ -115,14 +118,20 @@ def extract_bag(
         "reader": reader_name,
         "precision": encoder.precision,
         "dropped": dropped,
+        "mask_classes": classes,
         "colour": round(float(np.concatenate(colours).mean()), 2),
     }
-    provenance = bag_provenance(slide, spec, encoder.spec, mask).model_copy(update=made_by)
+    provenance = bag_provenance(slide, spec, encoder.spec, read).model_copy(update=made_by)
     return FeatureBag(scales, provenance)
 
 
-def tissue_grids(slide: Slide, spec: SamplingSpec, read: ReadOptions) -> dict[str, PatchGrid]:
+def tissue_grids(
+    slide: Slide, spec: SamplingSpec, read: ReadOptions
+) -> tuple[dict[str, PatchGrid], str]:
     """Lay the grids over the tissue of a slide, from the user's mask or found in the slide.
+
+    Returns:
+        The grids, and which classes of areas the mask was made of, in words; may be empty.
 
     Raises:
         TiacfError: the slide is too coarse, not brightfield or smaller than a patch, or the mask is unfit.
@@ -137,8 +146,10 @@ def tissue_grids(slide: Slide, spec: SamplingSpec, read: ReadOptions) -> dict[st
             f"takes {side[0]:.0f} x {side[1]:.0f} of them; give the whole slide, and its scale if that "
             "is wrong"
         )
-    tissue = user_mask(slide, mask, spec) if mask is not None else tissue_mask(slide, spec)
-    return nested_grids(slide, tissue, spec)
+    if mask is None:
+        return nested_grids(slide, tissue_mask(slide, spec), spec), ""
+    tissue, classes = user_mask(slide, mask, spec, read.mask_classes)
+    return nested_grids(slide, tissue, spec), classes
 
 
 def no_tissue(spec: SamplingSpec, mask: Mask | None) -> str:
@@ -156,7 +167,7 @@ def _colour_of(images: np.ndarray) -> np.ndarray:
 
 
 def bag_provenance(
-    slide: Slide, spec: SamplingSpec, encoder: EncoderSpec, mask: Mask | None
+    slide: Slide, spec: SamplingSpec, encoder: EncoderSpec, read: ReadOptions
 ) -> Provenance:
     """Describe the bag that `extract_bag` makes of a slide.
 
@@ -164,7 +175,7 @@ def bag_provenance(
         slide: an open slide.
         spec: how patches are laid and kept.
         encoder: what turns patches into features.
-        mask: the user's tissue mask; None where the tissue is found.
+        read: how the slide is read.
 
     Raises:
         TiacfError: the mask cannot be read.
@@ -178,14 +189,14 @@ def bag_provenance(
         mpp=slide.mpp,
         power=slide.power,
         offset=slide.offset,
-        mask=spec.mask_method if mask is None else mask_identity(mask),
+        mask=spec.mask_method if read.mask is None else mask_identity(read.mask, read.mask_classes),
         sampling=spec,
         encoder=encoder,
         versions={name: version(name) for name in _VERSIONED},
     )
 
 
-def mask_identity(mask: Mask) -> str:
+def mask_identity(mask: Mask, classes: Sequence[str] = ()) -> str:
     """Hash of a mask's content, so that a changed mask is noticed.
 
     Raises:
@@ -196,6 +207,7 @@ def mask_identity(mask: Mask) -> str:
     if isinstance(mask, np.ndarray):
         return hashlib.sha256(str(mask.shape).encode() + mask.tobytes()).hexdigest()[:16]
     try:
-        return hashlib.sha256(Path(mask).read_bytes()).hexdigest()[:16]
+        chosen = json.dumps(sorted(classes)).encode() if classes else b""
+        return hashlib.sha256(Path(mask).read_bytes() + chosen).hexdigest()[:16]
     except OSError as error:
         raise TiacfError(f"{mask}: the mask cannot be read ({error}); check --masks") from error

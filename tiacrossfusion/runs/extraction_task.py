@@ -192,9 +192,9 @@ class ExtractionTask(RecordedTask):
                     size = size_on_disk(path)
                     return ExtractionPlan(self.slide, "skip", why, in_place.counts(), size)
                 progress.stage(self.slide.name, "tissue")
-                grids = tissue_grids(slide, self.options.sampling, self.read)
+                grids, classes = tissue_grids(slide, self.options.sampling, self.read)
                 caveat = "; ".join(
-                    filter(None, [slide.caveat, coarse_base(slide, self.options.sampling)])
+                    filter(None, [slide.caveat, coarse_base(slide, self.options.sampling), classes])
                 )
             patches = {name: len(grid) for name, grid in grids.items()}
             if not patches["20x"]:
@@ -222,7 +222,7 @@ class ExtractionTask(RecordedTask):
         bag = _stored(path)
         changed = []
         if bag is not None:
-            wanted = bag_provenance(slide, self.options.sampling, self.encoder.spec, self.read.mask)
+            wanted = bag_provenance(slide, self.options.sampling, self.encoder.spec, self.read)
             changed = [part for part in _DECIDING if _differ(part, bag.provenance, wanted)]
             if not changed:
                 return (None if self.options.overwrite else bag), ""

@@ -10,8 +10,8 @@ from typing import Self
 from tiacrossfusion.inference.extraction import mask_identity
 from tiacrossfusion.io.paths import absolute, is_there
 from tiacrossfusion.slides.files import OwnOptions, own_key, slide_identity
+from tiacrossfusion.slides.mask_files import find_mask
 from tiacrossfusion.slides.options import Mask, ReadOptions, Scale
-from tiacrossfusion.slides.tissue import find_mask
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def slide_key(slide: Path, read: ReadOptions) -> dict[str, str]:
     return {
         "slide file": file_content(slide),
         "scale": f"mpp={read.scale.mpp} power={read.scale.power} series={read.series}",
-        "mask": "" if read.mask is None else mask_identity(read.mask),
+        "mask": "" if read.mask is None else mask_identity(read.mask, read.mask_classes),
     }
 
 

@@ -47,6 +47,7 @@ class ReadOptions:
     Attributes:
         scale: of level 0, over what the file says.
         mask: tissue mask; None finds the tissue.
+        mask_classes: take the areas of a GeoJSON mask that have these classes only.
         series: number of the picture of a TIFF to read; None takes the largest in colour.
         allow_enlarged: read slides whose 20x patches are enlarged more than twice, too.
         own: scale and mask of single slides, over those of all, see `slides.files.own_key`.
@@ -59,6 +60,7 @@ class ReadOptions:
 
     scale: Scale = field(default_factory=Scale)
     mask: Mask | None = None
+    mask_classes: tuple[str, ...] = ()
     series: int | None = None
     allow_enlarged: bool = False
     own: Mapping[str, OwnOptions] = field(default_factory=dict)
