@@ -84,7 +84,8 @@ def test_names_are_drawn_as_they_are(cohort, tmp_path):
 def test_other_bags_are_not_taken_for_those_a_run_was_begun_with(cohort, tmp_path):
     run = tmp_path / "run"
     more = ["--time-unit", "months", "--covariates", "fine_burden", "--folds", "2"]
-    assert train(cohort, run, *more, "--model", "cox-covariates").exit_code == 0
+    more += ["--model", "cox-covariates"]
+    assert train(cohort, run, *more).exit_code == 0
     more += ["--model", "mean-pool"]
     assert train(cohort, run, *more).exit_code == 0
     simulate_bags(tmp_path / "other", 45, 4, scenario="fine", encoder_width=4, side=1)

@@ -123,7 +123,8 @@ TABLES: dict[str, tuple[Callable[[bytes], bytes], list[str]]] = {
     "event yes": (column("event", "yes"), ["3 of 45 values of 'event'", "write 1 and 0"]),
     "event half": (column("event", 0.5), ["3 of 45 values of 'event'", "write 1 and 0"]),
     "event inf": (column("event", "inf"), ["3 of 45 values of 'event'", "write 1 and 0"]),
-    "patient missing": (column("patient", "NA"), ["3 of 45 rows name no patient", "fill them in"]),
+    "patient missing": (column("patient", ""), ["3 of 45 rows name no patient", "fill them in"]),
+    "patients called NA": (column("patient", "NA"), ["disagree on time", "such as NA"]),
     "one patient": (lambda c: b"\n".join(c.split(b"\n")[:2]), ["1 patients", "take fewer folds"]),
     "two patients": (lambda c: b"\n".join(c.split(b"\n")[:3]), ["too few for 3 folds"]),
     "one time": (

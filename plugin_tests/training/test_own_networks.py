@@ -157,7 +157,9 @@ def test_the_bundle_standardises_the_covariates_as_training_did(own, folder, tmp
 
 def test_a_network_that_takes_no_covariates_is_the_same_with_and_without(own, folder, tmp_path):
     changes = {"protocol": {"protocol": "holdout"}}
-    run(folder, tmp_path / "with", "fine", **changes)
+    with pytest.raises(UsageError, match="--covariates: fine reads none; leave them out"):
+        run(folder, tmp_path / "with", "fine", **changes)
+    run(folder, tmp_path / "with", "fine", "cox-covariates", **changes)
     trained = run(folder, tmp_path / "without", "fine", columns={}, **changes)
     one, two = (
         (tmp_path / name / "fine" / "out_of_fold.csv").read_bytes() for name in ("with", "without")
@@ -189,6 +191,7 @@ def test_what_is_lacking_is_one_line_before_any_training(own, folder, tmp_path):
             folder,
             tmp_path / "run",
             "fine",
+            columns={},
             network=settings()["network"] | {"sizes": {"hiden": 3}},
         )
 
@@ -205,10 +208,16 @@ def test_bags_without_positions_are_named_with_the_network(own, folder, tmp_path
     out = tmp_path / "run"
     line = "placed-pool needs grid20, and 2 of 120 bags have no positions at 20x, such as SIM-0001"
     with pytest.raises(TiacfError, match=line) as refusal:
-        train(folder / "cohort.csv", bags, out, config=settings(), models=["fine", "placed-pool"])
+        train(
+            folder / "cohort.csv",
+            bags,
+            out,
+            config=settings(columns={}),
+            models=["fine", "placed-pool"],
+        )
     assert "; extract the slides" in str(refusal.value)
     assert not (out / "fine").exists()
-    run_on_some = settings(protocol={"protocol": "holdout"})
+    run_on_some = settings(protocol={"protocol": "holdout"}, columns={})
     train(folder / "cohort.csv", bags, tmp_path / "fine", config=run_on_some, models=["fine"])
 
 
@@ -217,9 +226,9 @@ def test_bags_of_one_scale_serve_a_network_of_that_scale(own, folder, tmp_path):
     for store in (folder / "bags").glob("*.zarr"):
         bag = FeatureBag.load(store)
         FeatureBag({"20x": bag.scales["20x"]}, bag.provenance).save(bags / store.name)
-    config = settings(protocol={"protocol": "holdout"})
+    config = settings(protocol={"protocol": "holdout"}, columns={})
     trained = train(folder / "cohort.csv", bags, tmp_path / "run", config=config, models=["fine"])
-    whole = run(folder, tmp_path / "whole", "fine", protocol={"protocol": "holdout"})
+    whole = run(folder, tmp_path / "whole", "fine", columns={}, protocol={"protocol": "holdout"})
     one, two = (done.evaluations["fine"].pooled.harrell_c for done in (trained, whole))
     assert one == two
     with pytest.raises(

@@ -99,8 +99,8 @@ def cli_read(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option(
         "--mask-class",
         multiple=True,
-        help="Take areas of this class of GeoJSON masks only; may be repeated. Without it all areas but those "
-        "of classes such as Ignore*.",
+        help="Take areas of this class of GeoJSON masks only; may be repeated. Without it all areas but "
+        "those of classes such as Ignore*.",
     )
     @cli_file_type(default=DEFAULT_FILE_TYPES)
     @click.option(

@@ -16,6 +16,12 @@ import pandas as pd
 from pandas.api.types import is_scalar
 from pydantic import BaseModel, ConfigDict, Field
 
+from tiacrossfusion.cohorts.people import one_name_a_person
+from tiacrossfusion.cohorts.plausible import (
+    refuse_implausible,
+    refuse_other_notation,
+    refuse_selective,
+)
 from tiacrossfusion.errors import TiacfError, UsageError, one_line
 from tiacrossfusion.io.csv_table import read_csv, refuse_missing
 from tiacrossfusion.io.paths import missing
@@ -32,6 +38,9 @@ COLUMN_OPTIONS = {
     "patient_characters": "--patient-characters",
 }
 
+#: Why a row is left out whose value a reader should see.
+_NO_NUMBER = "time not a finite number"
+
 _CSV_ENDINGS = (".csv", ".csv.zip", ".csv.gz")
 _PARQUET_ENDINGS = (".parquet", ".pq")
 
@@ -47,8 +56,8 @@ class Columns(BaseModel):
         event: 1 where the event was observed, 0 where the patient was censored.
         censorship: used instead of `event` when given: 1 where the patient was censored.
         covariates: clinical columns to read besides; the same for all slides of a patient.
-        patient_characters: only that many first characters of the patient column name the patient: 12
-            where the column holds TCGA barcodes of slides; None takes the whole.
+        patient_characters: only that many first characters of the patient column name the patient; None
+            takes the whole, or of TCGA barcodes the 12 that name the patient.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -73,6 +82,7 @@ class CohortTable:
         time_unit: unit of the times, such as "months".
         sha256: hash of the file.
         left_out: for each reason, (slide, patient) of the rows that were left out.
+        shown: for a reason, the values that were at fault, in words.
         notes: what else a reader of the results should know.
     """
 
@@ -81,6 +91,7 @@ class CohortTable:
     time_unit: str
     sha256: str
     left_out: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
+    shown: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     def messages(self) -> list[str]:
@@ -91,7 +102,7 @@ class CohortTable:
             lines.append(
                 f"left out, {reason}: {len(rows)} {_plural('row', len(rows))} "
                 f"({len(lost)} {_plural('patient', len(lost))} lost), "
-                f"such as {examples([slide for slide, _ in rows])}"
+                f"such as {examples([slide for slide, _ in rows])}{self.shown.get(reason, '')}"
             )
         return lines
 
@@ -117,11 +128,16 @@ def read_table(
     if not time_unit.strip():
         raise UsageError("the time unit is empty; give it with --time-unit, such as months")
     frame, notes = _read_columns(path, columns)
+    given = frame["time"]
+    refuse_other_notation(path, columns.time, frame["time"], COLUMN_OPTIONS["time"])
     reasons = _unusable_follow_up(path, frame, columns)
+    refuse_implausible(path, frame["time"], time_unit, COLUMN_OPTIONS["time"])
     for name in columns.covariates:
         reasons |= _unusable_covariate(path, frame, name)
-    frame, left_out = _leave_out(path, frame, reasons, drop_unusable)
-    _agree_within_patients(path, frame, columns)
+    wrong = given[reasons[_NO_NUMBER]]
+    shown = f"; values: {examples(map(str, wrong.unique()))}" if len(wrong) else ""
+    frame, left_out = _leave_out(path, frame, reasons, drop_unusable, shown)
+    _agree_within_patients(path, frame, columns, notes)
     patients = frame.drop_duplicates("patient").set_index("patient")
     patients = patients[["time", "event", *columns.covariates]].sort_index()
     patients = patients.astype({"time": float, "event": int})
@@ -136,7 +152,15 @@ def read_table(
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     slides = frame[["slide", "patient"]].reset_index(drop=True)
-    return CohortTable(patients, slides, time_unit.strip(), sha256, left_out, tuple(notes))
+    return CohortTable(
+        patients,
+        slides,
+        time_unit.strip(),
+        sha256,
+        left_out,
+        {_NO_NUMBER: shown},
+        tuple(notes),
+    )
 
 
 def _read_columns(path: Path, columns: Columns) -> tuple[pd.DataFrame, list[str]]:
@@ -154,7 +178,7 @@ def _read_columns(path: Path, columns: Columns) -> tuple[pd.DataFrame, list[str]
     if slide not in raw:
         slide = columns.patient
         notes.append(f"{path}: no column {columns.slide!r}; slides are named like their patients")
-    patient = raw[columns.patient].astype("string").str.strip().str[: columns.patient_characters]
+    patient = raw[columns.patient].astype("string").str.strip()
     frame = pd.DataFrame({"slide": raw[slide].astype("string").str.strip(), "patient": patient})
     for name in ("slide", "patient"):
         nameless = (frame[name].fillna("") == "").to_numpy()
@@ -170,6 +194,10 @@ def _read_columns(path: Path, columns: Columns) -> tuple[pd.DataFrame, list[str]
                 f"{name}, such as {examples(map(printable, broken))}; remove it"
             )
     frame = frame.astype({"slide": object, "patient": object})
+    frame["patient"], reduced = one_name_a_person(
+        path, frame["patient"], columns.patient_characters
+    )
+    notes += reduced
     _no_slide_twice(path, frame, columns)
     frame["time"] = raw[columns.time]
     frame["event"] = _events(path, frame["slide"], raw, columns)
@@ -183,8 +211,11 @@ def _read_file(path: Path, text_columns: Sequence[str]) -> pd.DataFrame:
         endings = ", ".join(_CSV_ENDINGS + _PARQUET_ENDINGS)
         raise TiacfError(f"{path}: not a table that can be read; give one of {endings}")
     if not name.endswith(_PARQUET_ENDINGS):
-        types = dict.fromkeys(text_columns, str)
-        return read_csv(path, check="check the path of the table", dtype=types, low_memory=False)
+        # As they are: "007" keeps its zeros, and "NA" is a name; an empty field is none.
+        names = dict.fromkeys(text_columns, str)
+        return read_csv(
+            path, check="check the path of the table", converters=names, low_memory=False
+        )
     try:
         raw = pd.read_parquet(path)
     except FileNotFoundError as error:
@@ -288,7 +319,7 @@ def _unusable_follow_up(path: Path, frame: pd.DataFrame, columns: Columns) -> di
         )
     return {
         "time missing": given.isna().to_numpy(),
-        "time not a finite number": (text | np.isinf(times)).to_numpy(),
+        _NO_NUMBER: (text | np.isinf(times)).to_numpy(),
         "time zero or negative": (np.isfinite(times) & (times <= 0)).to_numpy(),
         "event missing": frame["event"].isna().to_numpy(),
     }
@@ -316,10 +347,11 @@ def _numbers(values: pd.Series) -> pd.Series:
 
 
 def _leave_out(
-    path: Path, frame: pd.DataFrame, reasons: dict[str, np.ndarray], drop_unusable: bool
+    path: Path, frame: pd.DataFrame, reasons: dict[str, np.ndarray], drop_unusable: bool, shown: str
 ) -> tuple[pd.DataFrame, dict[str, list[tuple[str, str]]]]:
     """Take out the unusable rows, each under its first reason, or refuse the table."""
     names = list(zip(frame["slide"], frame["patient"], strict=True))
+    given = {reason: rows for reason, rows in reasons.items() if rows.any()}
     left_out: dict[str, list[tuple[str, str]]] = {}
     usable = np.ones(len(frame), bool)
     for reason, rows in reasons.items():
@@ -336,12 +368,15 @@ def _leave_out(
         slides = [slide for rows in left_out.values() for slide, _ in rows]
         raise TiacfError(
             f"{path}: {len(slides)} of {len(frame)} rows cannot be used ({counts}), such as "
-            f"{examples(slides)}; mend them, or leave them out with --drop-unusable"
+            f"{examples(slides)}{shown}; mend them, or leave them out with --drop-unusable"
         )
+    refuse_selective(path, frame, given)
     return frame[usable], left_out
 
 
-def _agree_within_patients(path: Path, frame: pd.DataFrame, columns: Columns) -> None:
+def _agree_within_patients(
+    path: Path, frame: pd.DataFrame, columns: Columns, notes: Sequence[str]
+) -> None:
     names = ["time", "event", *columns.covariates]
 
     def several(fields: list[str]) -> pd.Series:
@@ -355,6 +390,7 @@ def _agree_within_patients(path: Path, frame: pd.DataFrame, columns: Columns) ->
         raise TiacfError(
             f"{path}: {len(patients)} of {frame['patient'].nunique()} patients have slides that "
             f"disagree on {fields}, such as {examples(patients)}; make the rows of a patient agree"
+            + "".join(f" ({note})" for note in notes if "barcodes" in note)
         )
 
 

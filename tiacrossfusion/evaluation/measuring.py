@@ -15,6 +15,7 @@ import numpy as np
 from tiacrossfusion.evaluation.bootstrap import bootstrap_counts, estimate
 from tiacrossfusion.evaluation.predictions import FoldPredictions, check_predictions
 from tiacrossfusion.evaluation.scores import (
+    CHANCE,
     CalibrationRow,
     CalibrationTable,
     Evaluation,
@@ -110,19 +111,20 @@ def evaluate(
         for fold, part in zip(folds, measured, strict=True)
     ]
     c = np.array([score.harrell_c.value for score in scores])
+    of_all = Scores(**_scores(pooled, times, horizon))
     return Evaluation(
         time_unit=folds[0].bins.unit,
         times=tuple(times),
         horizon=horizon,
         folds=tuple(scores),
-        pooled=Scores(**_scores(pooled, times, horizon)),
+        pooled=of_all,
         harrell_c_mean=float(c.mean()),
         harrell_c_sd=float(c.std(ddof=1)) if len(c) > 1 else np.nan,
         auc_over_time=_auc_over_time(folds, counts, horizon),
         optimistic=optimistic,
         draws=draws,
         seed=seed,
-        notes=_notes(folds, edges, times, horizon, scores, optimistic),
+        notes=_notes(folds, edges, times, horizon, scores, of_all, optimistic),
     )
 
 
@@ -256,9 +258,14 @@ def _notes(
     times: np.ndarray,
     horizon: float,
     scores: Sequence[FoldScores],
+    pooled: Scores,
     optimistic: bool,
 ) -> tuple[str, ...]:
     notes = [_OPTIMISTIC] if optimistic else []
+    if pooled.harrell_c.low <= CHANCE:
+        notes.append(
+            "No better than chance on these patients: the interval of Harrell's C holds 0.5 or lies below it."
+        )
     unit = folds[0].bins.unit
     if len(times) < len(edges):
         notes.append(

@@ -16,6 +16,10 @@ class FrozenModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
 
 
+#: The C-index of a model that knows nothing.
+CHANCE = 0.5
+
+
 class Estimate(FrozenModel):
     """A figure with its 95 % interval, from `low` to `high`.
 

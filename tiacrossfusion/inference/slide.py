@@ -18,6 +18,7 @@ from tiacrossfusion.explain.hotspots import find_hotspots
 from tiacrossfusion.explain.rolled import rolled_scores
 from tiacrossfusion.explain.scores import slide_scores
 from tiacrossfusion.inference.extraction import extract_bag
+from tiacrossfusion.inference.familiarity import familiarity_caveats
 from tiacrossfusion.inference.prediction import Prediction, predict_bag, risk_caveat
 from tiacrossfusion.io.progress import Progress
 from tiacrossfusion.slides.options import ReadOptions
@@ -166,7 +167,12 @@ def predict_stored(
             attribution=attribute(bag, bundle, covariates),
         )
     no_maps = why_no_maps(bag)
-    caveats = [caveat, *bag_caveats(bag), risk_caveat(prediction, bundle.config)]
+    caveats = [
+        caveat,
+        *bag_caveats(bag),
+        *familiarity_caveats(bag, bundle),
+        risk_caveat(prediction, bundle.config),
+    ]
     if no_maps:
         caveats.append(f"no maps: {no_maps}")
     scores = {} if no_maps else slide_scores(bag, bundle, prediction)

@@ -144,6 +144,10 @@ class BundleConfig(BaseModel):
     `members` makes the bundle an ensemble of networks of one architecture: it holds the time bins of each
     member, and their curves are averaged at the edges of `time_bins`. `patient_hazards` is how the slides
     of a patient become one prediction: by the mean of their hazards.
+
+    `training_slides` are hashes of the slides that the model was trained or stopped on
+    (`bags.identity.bag_identities`). `training_distances` are quantiles, at evenly spaced probabilities, of
+    how far the training slides lie from the mean of their features (`inference.familiarity.distance`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -158,6 +162,8 @@ class BundleConfig(BaseModel):
     members: tuple[TimeBins, ...] = ()
     patient_hazards: Literal["mean"] = "mean"
     risk_reference: RiskReference | None
+    training_slides: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")], ...] = ()
+    training_distances: tuple[Annotated[FiniteFloat, Field(ge=0)], ...] = ()
     card: ModelCard
 
     @model_validator(mode="after")

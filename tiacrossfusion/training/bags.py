@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from tiacrossfusion.bags.bag import FeatureBag, check_same
+from tiacrossfusion.bags.identity import bag_identities
 from tiacrossfusion.errors import TiacfError, UsageError
 from tiacrossfusion.networks.calling import networks_without_grids
 from tiacrossfusion.networks.families import nesting_fault
@@ -47,6 +48,8 @@ class _Summary:
     total: np.ndarray  # (3, E) float64 sums of the features, 0 at an absent scale
     squares: np.ndarray  # (3, E) float64 sums of their squares
     sha256: str  # of features and positions
+    identities: tuple[str, ...]  # see `bag_identities`
+    means: np.ndarray  # (3, E) float64 mean features, NaN at an absent scale
 
 
 class CohortBags:
@@ -96,7 +99,7 @@ class CohortBags:
                 first = bag
             _check_like(first, bag, slide)
             tokens = self._tokens(slide, bag)
-            self._summaries[slide] = _summarise(tokens, bag.provenance.encoder.width)
+            self._summaries[slide] = _summarise(tokens, bag)
             size += sum(tensor.nbytes for tensor in tokens.inputs().values())
             if self._on_disk is not None:
                 self._on_disk.write(self._summaries[slide].sha256, tokens)
@@ -135,6 +138,36 @@ class CohortBags:
                     f"{model} needs {name}, and {len(lacking)} of {len(self._summaries)} bags have no "
                     f"{what}, such as {examples(lacking)}; {remedy}"
                 )
+
+    def check_patients(self, patients: Mapping[str, str]) -> None:
+        """Refuse a slide that is under two patients, and would be in training and test at once.
+
+        Args:
+            patients: the patient of each slide.
+
+        Raises:
+            TiacfError: bags of two patients have the same features, or were extracted from the same file.
+        """
+        owners: dict[str, str] = {}
+        pairs = []
+        for slide, kept in self._summaries.items():
+            first = {owners.setdefault(identity, slide) for identity in kept.identities}
+            other = next((one for one in sorted(first) if patients[one] != patients[slide]), None)
+            if other is not None:
+                pairs.append(f"{other} of {patients[other]} and {slide} of {patients[slide]}")
+        if pairs:
+            raise TiacfError(
+                f"{len(pairs)} bags are copies, with the same features, of bags of other patients, such as "
+                f"{examples(pairs)}; a slide has one patient, correct the table or extract the slides again"
+            )
+
+    def identities(self, slides: Iterable[str]) -> tuple[str, ...]:
+        """Return the hashes that some slides are known by, sorted."""
+        return tuple(sorted({i for slide in slides for i in self._summaries[slide].identities}))
+
+    def means(self, slides: Iterable[str]) -> np.ndarray:
+        """Return the mean features of some slides, (slides, 3, E) float64, NaN at an absent scale."""
+        return np.stack([self._summaries[slide].means for slide in slides])
 
     def counts(self, slide: str) -> tuple[int, ...]:
         """Return the number of tokens of a slide at 5x, 10x and 20x."""
@@ -217,8 +250,8 @@ class CohortBags:
         return replace(tokens, covariates=covariates)
 
 
-def _summarise(tokens: SlideTokens, width: int) -> _Summary:
-    total, squares = np.zeros((2, len(SCALES), width))
+def _summarise(tokens: SlideTokens, bag: FeatureBag) -> _Summary:
+    total, squares = np.zeros((2, len(SCALES), bag.provenance.encoder.width))
     content = hashlib.sha256(str(tokens.counts()).encode())
     for row, scale in enumerate(SCALES):
         if scale in tokens.features:
@@ -232,7 +265,17 @@ def _summarise(tokens: SlideTokens, width: int) -> _Summary:
     inputs = set(tokens.inputs())
     if len(tokens.grid) == len(SCALES) and nesting_fault(tokens) is None:
         inputs.add(NESTED)
-    return _Summary(tokens.counts(), frozenset(inputs), total, squares, content.hexdigest())
+    with np.errstate(invalid="ignore"):
+        means = total / np.array(tokens.counts())[:, None]
+    return _Summary(
+        tokens.counts(),
+        frozenset(inputs),
+        total,
+        squares,
+        content.hexdigest(),
+        bag_identities(bag),
+        means,
+    )
 
 
 def _check_like(first: FeatureBag, bag: FeatureBag, slide: str) -> None:

@@ -11,7 +11,8 @@ from tiacrossfusion.bags.bag import check_same
 from tiacrossfusion.cohorts.folds import Fold
 from tiacrossfusion.evaluation.measuring import evaluate
 from tiacrossfusion.evaluation.predictions import FoldPredictions
-from tiacrossfusion.evaluation.scores import Estimate, Evaluation
+from tiacrossfusion.evaluation.scores import CHANCE, Estimate, Evaluation
+from tiacrossfusion.inference.familiarity import distance
 from tiacrossfusion.models.bundle import load_bundle, make_ensemble, save_bundle
 from tiacrossfusion.models.config import BundleConfig, ModelCard
 from tiacrossfusion.models.reference import risk_reference
@@ -22,9 +23,14 @@ from tiacrossfusion.training.patients import patient_hazards, patients_of, times
 from tiacrossfusion.training.plan import Cohort
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
+
+    from tiacrossfusion.networks.base import SurvivalNetwork
 
 _NOTICE = "Trained with tiacf on a research cohort. Research use only, not for clinical use."
+#: Number of quantiles of the training slides' distances.
+_QUANTILES = 101
+
 _LICENCE = "not stated; its owner decides"
 
 
@@ -53,6 +59,8 @@ def save_fold_bundle(
         encoder=bags.encoder,
         time_bins=fitted.bins,
         risk_reference=risk_reference(train_risks, times, events, fitted.bins),
+        training_slides=bags.identities(_slides_of(cohort, (*fold.train, *fold.validation))),
+        training_distances=_distances(fitted.network, bags, _slides_of(cohort, fold.train)),
         card=ModelCard(
             description=f"{model}, fold {fold.number} of a cross-validation.",
             cohort=f"{cohort.name}: {len(fold.train)} patients for training ({int(events.sum())} events), "
@@ -100,6 +108,8 @@ def save_ensemble(
         time_bins=bins,
         members=tuple(bundle.config.time_bins for bundle in bundles if bundle.config.time_bins),
         risk_reference=None,
+        training_slides=bags.identities(cohort.table.slides.slide),
+        training_distances=_distances(bundles[0].network, bags, cohort.table.slides.slide),
         card=ModelCard(
             description=f"{model}: mean of the survival curves of {len(bundles)} folds.",
             cohort=f"{cohort.name}: {len(patients)} patients, {int(events.sum())} events.",
@@ -116,5 +126,23 @@ def save_ensemble(
     save_bundle(folder, config.model_copy(update={"risk_reference": reference}), network)
 
 
+def _slides_of(cohort: Cohort, patients: Sequence[str]) -> list[str]:
+    slides = cohort.table.slides
+    return slides.slide[slides.patient.isin(patients)].tolist()
+
+
+def _distances(
+    network: SurvivalNetwork, bags: CohortBags, slides: Iterable[str]
+) -> tuple[float, ...]:
+    """Return quantiles of the slides' distances; none for a network without moments of features."""
+    moments = network.moments()
+    if moments is None:
+        return ()
+    centre, sd = (values.cpu().double().numpy() for values in moments)
+    found = [distance(means, centre, sd) for means in bags.means(slides)]
+    return tuple(np.quantile(found, np.linspace(0, 1, _QUANTILES)).round(4).tolist())
+
+
 def _interval(figure: Estimate) -> str:
-    return f"{figure.value:.3f} (95 % interval {figure.low:.3f} to {figure.high:.3f})"
+    chance = ", no better than chance" if figure.low <= CHANCE else ""
+    return f"{figure.value:.3f} (95 % interval {figure.low:.3f} to {figure.high:.3f}{chance})"

@@ -14,7 +14,7 @@ from tiacrossfusion.evaluation.measuring import evaluate
 from tiacrossfusion.evaluation.prediction_files import read_predictions, write_predictions
 from tiacrossfusion.evaluation.predictions import FoldPredictions
 from tiacrossfusion.evaluation.report import write_evaluation
-from tiacrossfusion.evaluation.scores import Evaluation
+from tiacrossfusion.evaluation.scores import CHANCE, Evaluation
 from tiacrossfusion.io.atomic import write_text
 from tiacrossfusion.models.bundle import load_bundle
 from tiacrossfusion.networks.registry import COX_COVARIATES
@@ -99,6 +99,7 @@ def _write_models(plan: Plan) -> None:
             figure = getattr(pooled, name)
             row |= {name: figure.value, f"{name}_low": figure.low, f"{name}_high": figure.high}
         row["log_rank_p"] = pooled.risk_groups.log_rank_p
+        row["remark"] = "no better than chance" if pooled.harrell_c.low <= CHANCE else ""
         if model != first:
             difference = compare(finished[first][1], predictions, seed=plan.config.seed)
             row |= {

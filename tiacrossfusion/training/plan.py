@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,10 @@ from tiacrossfusion.text import printable
 from tiacrossfusion.training.config import ProtocolSettings, TrainingConfig
 
 BUNDLE, ENSEMBLE = "bundle", "ensemble"
+
+
+#: With fewer events than this, in a fold or for each covariate, figures and coefficients mean little.
+FEW_EVENTS = 10
 
 
 @dataclass(frozen=True)
@@ -129,7 +133,28 @@ def make_plan(folder: Path, cohort: Cohort, config: TrainingConfig) -> Plan:
         raise UsageError(f"{plan.networks[0]} needs bags; give their folder with --bags")
     if plan.networks:
         _check_networks(plan)
-    return plan
+    return replace(plan, messages=(*plan.messages, *_few_events(plan)))
+
+
+def _few_events(plan: Plan) -> list[str]:
+    """Return what is said of few events: figures and coefficients then mean little."""
+    events, said = plan.cohort.table.patients["event"], []
+    few = [
+        str(fold.number) for fold in plan.folds if events.loc[list(fold.test)].sum() < FEW_EVENTS
+    ]
+    if few:
+        said.append(
+            f"fewer than {FEW_EVENTS} events among the test patients of fold {', '.join(few)}: the figures "
+            "of single folds mean little"
+        )
+    names = plan.config.columns.covariates
+    least = min(int(events.loc[list(fold.train)].sum()) for fold in plan.folds)
+    if names and least < FEW_EVENTS * len(names):
+        said.append(
+            f"{least} events among the training patients for {len(names)} covariates, fewer than "
+            f"{FEW_EVENTS} for each: coefficients are uncertain"
+        )
+    return said
 
 
 def _check_networks(plan: Plan) -> None:
@@ -139,6 +164,14 @@ def _check_networks(plan: Plan) -> None:
     from tiacrossfusion.training.fold import build_on_meta
 
     names = plan.config.columns.covariates
+    reading = [
+        m for m in plan.networks if "covariates" in input_names(build_on_meta(m, plan.config))
+    ]
+    if names and not reading and COX_COVARIATES not in plan.config.models:
+        raise UsageError(
+            f"--covariates: {', '.join(plan.networks)} reads none; leave them out, or train {COX_COVARIATES} "
+            "beside it"
+        )
     taken = {size for model in plan.networks for size in network_sizes(model)}
     odd = sorted(plan.config.network.sizes.keys() - taken)
     if odd:

@@ -124,6 +124,8 @@ class TrainingRun:
                 say=self._say or (lambda _: None),
                 show_progress=self._say is not None,
             )
+            slides = self.plan.cohort.table.slides
+            bags.check_patients(dict(zip(slides.slide, slides.patient, strict=True)))
             for network in self.plan.networks:
                 bags.check_inputs(network, needed_of_bags(network, self.plan.config))
             if self.leader:
