@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from tiacrossfusion.errors import lacks_memory, one_line
+from tiacrossfusion.errors import UsageError, lacks_memory, one_line
+from tiacrossfusion.io.surroundings import settle_surroundings
 from tiacrossfusion.runs import signals as interruption
 
 
@@ -12,6 +13,7 @@ def main() -> None:
     """Run the command line."""
     try:
         interruption.listen()
+        settle_surroundings()
         from tiacrossfusion.cli import main as commands
 
         commands(prog_name="tiacf")
@@ -23,6 +25,8 @@ def main() -> None:
                 f"Error: the memory does not suffice ({one_line(error)}); what is finished is kept, run "
                 "the same command on a machine, or in a job, with more"
             )
+        if isinstance(error, UsageError):
+            sys.exit(f"Error: {error}")
         if isinstance(error, ImportError):
             sys.exit(
                 f"Error: a library cannot be loaded ({one_line(error)}); give the job more memory, or "

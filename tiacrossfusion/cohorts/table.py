@@ -142,10 +142,10 @@ def read_table(
     patients = patients[["time", "event", *columns.covariates]].sort_index()
     patients = patients.astype({"time": float, "event": int})
     if not patients["event"].any():
-        given = COLUMN_OPTIONS["event" if columns.censorship is None else "censorship"]
+        option = COLUMN_OPTIONS["event" if columns.censorship is None else "censorship"]
         raise TiacfError(
             f"{path}: none of the {len(patients)} patients has an event, so there is nothing to learn; "
-            f"check {given} (an event column has 1 for an event, a censorship column 1 for none)"
+            f"check {option} (an event column has 1 for an event, a censorship column 1 for none)"
         )
     if patients["event"].all():
         notes.append(f"{path}: no patient is censored; that is allowed, but check the event column")

@@ -18,12 +18,13 @@ from tiacrossfusion.evaluation.figures import (
     with_interval,
 )
 from tiacrossfusion.evaluation.scores import CalibrationTable, Evaluation
-from tiacrossfusion.outputs.figures import Style, save_png
+from tiacrossfusion.outputs.figures import Style, in_own_style, save_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+@in_own_style
 def calibration_figure(evaluation: Evaluation, path: Path, *, title: str, note: str) -> None:
     """Draw the pooled calibration at up to four of the evaluation's times."""
     tables = evaluation.pooled.calibration

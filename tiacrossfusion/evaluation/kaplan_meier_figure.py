@@ -17,9 +17,10 @@ from tiacrossfusion.evaluation.figures import (
 )
 from tiacrossfusion.evaluation.predictions import FoldPredictions
 from tiacrossfusion.evaluation.scores import RiskGroups
-from tiacrossfusion.outputs.figures import Style, save_png
+from tiacrossfusion.outputs.figures import Style, in_own_style, save_png
 
 
+@in_own_style
 def kaplan_meier_figure(
     folds: Sequence[FoldPredictions], groups: RiskGroups, path: Path, *, title: str, note: str
 ) -> None:

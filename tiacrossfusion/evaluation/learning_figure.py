@@ -14,12 +14,13 @@ from matplotlib.ticker import MaxNLocator
 from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.evaluation.figures import COLOURS, REFERENCE, add_axes, add_legend, new_figure
 from tiacrossfusion.outputs.colours import COLOUR_MAP
-from tiacrossfusion.outputs.figures import Style, save_png
+from tiacrossfusion.outputs.figures import Style, in_own_style, save_png
 
 _COLUMNS = ("epoch", "train_loss", "val_loss", "val_c")
 _DASHED = (0, (4, 1.5))
 
 
+@in_own_style
 def learning_figure(
     curves: Mapping[int, pd.DataFrame], path: Path, *, title: str, note: str
 ) -> None:

@@ -20,12 +20,13 @@ from tiacrossfusion.evaluation.figures import (
 )
 from tiacrossfusion.evaluation.predictions import FoldPredictions
 from tiacrossfusion.evaluation.scores import Evaluation
-from tiacrossfusion.outputs.figures import save_png
+from tiacrossfusion.outputs.figures import in_own_style, save_png
 from tiacrossfusion.survival import RocCurve, roc_curve
 
 _STYLES = ("-", DASHED, (0, (1.5, 1.2)))
 
 
+@in_own_style
 def roc_figure(
     folds: Sequence[FoldPredictions], evaluation: Evaluation, path: Path, *, title: str, note: str
 ) -> None:

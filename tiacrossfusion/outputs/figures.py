@@ -2,15 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, ParamSpec, TypeAlias, TypeVar
 
+from matplotlib import rc_context, rcParamsDefault
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
 #: Keyword arguments of a matplotlib function.
 Style: TypeAlias = dict[str, Any]
+
+
+def in_own_style(draw: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Draw with matplotlib's defaults: a user's matplotlibrc may want TeX, which may not be there."""
+
+    @wraps(draw)
+    def drawn(*arguments: _P.args, **options: _P.kwargs) -> _R:
+        style = {
+            name: value
+            for name, value in rcParamsDefault.items()
+            if not name.startswith(("backend", "interactive", "toolbar", "datapath"))
+        }
+        with rc_context(style):
+            return draw(*arguments, **options)
+
+    return drawn
 
 
 def add_caption(figure: Figure, y: float, text: str, *, size: float, colour: str = "black") -> None:

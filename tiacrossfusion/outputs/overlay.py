@@ -24,7 +24,7 @@ from tiacrossfusion.outputs.colours import (
     score_colours,
     score_shares,
 )
-from tiacrossfusion.outputs.figures import Style, add_caption, save_png
+from tiacrossfusion.outputs.figures import Style, add_caption, in_own_style, save_png
 from tiacrossfusion.outputs.scale_bar import ScaleBar, scale_bar
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ _BAR, _BAR_GAP = 4.5, 1.2  # width of a colour bar, and the gap between two
 _HEAD, _FOOT = 0.55, 1.15  # inches above and below the panels
 
 
+@in_own_style
 def attention_figure(result: SlideResult, path: Path) -> None:
     """Draw the slide and its scores as a PNG.
 

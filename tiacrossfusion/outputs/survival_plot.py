@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from tiacrossfusion.outputs.curve import Curve, group_label
-from tiacrossfusion.outputs.figures import Style, add_caption, save_png
+from tiacrossfusion.outputs.figures import Style, add_caption, in_own_style, save_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,6 +22,7 @@ _PATIENT = "#1f3b73"
 _REFERENCES = ("#009e73", "#d55e00", "#e69f00", "#cc79a7", "#56b4e9")
 
 
+@in_own_style
 def survival_figure(
     curve: Curve, path: Path, *, title: str, risk_group: str | None, note: str
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,9 @@ _FLAT = (".png", ".jpg", ".jpeg", ".npy")
 
 #: OpenSlide's name of a TIFF without a vendor; it reads the first page and what is smaller.
 _GENERIC = "generic-tiff"
+
+#: Version of OME-Zarr and number of axes that TIAToolbox reads.
+_NGFF, _NGFF_AXES = "0.4", 3
 
 _PYRAMID = "convert it to a tiled pyramid (vips tiffsave --tile --pyramid)"
 
@@ -91,6 +95,8 @@ def open_reader(path: Path, tiff: Tiff | None, series: int | None) -> tuple[WSIR
         return OpenSlideWSIReader(path), ""
     if tiff is not None:
         return _open_tiff(path, tiff, series, vendor)
+    if path.suffix.lower() == ".zarr":
+        _check_ngff(path)
     _check_flat(path)
     return WSIReader.open(path), ""
 
@@ -166,6 +172,32 @@ def _choose(path: Path, found: list[Picture], series: int | None) -> Picture:
     if not found:
         raise TiacfError(f"{path}: holds no picture; export the slide again")
     return max(found, key=lambda picture: (picture.in_colour, picture.pixels))
+
+
+def _check_ngff(path: Path) -> None:
+    """Refuse an OME-Zarr of a version or with axes that TIAToolbox does not read; it is not damaged."""
+    try:
+        new, old = path / "zarr.json", path / ".zattrs"
+        said = json.loads((new if new.is_file() else old).read_text(encoding="utf-8"))
+        said = said.get("attributes", said)
+        ome = said.get("ome", said)
+        scales = ome["multiscales"][0]
+        version = str(ome.get("version") or scales.get("version"))
+        axes = [
+            axis if isinstance(axis, str) else str(axis["name"]) for axis in scales.get("axes", ())
+        ]
+    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError):
+        return  # TIAToolbox says what is wrong with it
+    if version != _NGFF:
+        raise TiacfError(
+            f"{path}: OME-Zarr of version {version}, and TIAToolbox reads {_NGFF}; write it as {_NGFF}, "
+            f"or {_PYRAMID}"
+        )
+    if axes and len(axes) > _NGFF_AXES:
+        raise TiacfError(
+            f"{path}: OME-Zarr with the axes {', '.join(axes)}, and TIAToolbox reads three; write it without "
+            f"{' and '.join(a for a in axes if a not in ('c', 'y', 'x'))}, or {_PYRAMID}"
+        )
 
 
 def _check_flat(path: Path) -> None:

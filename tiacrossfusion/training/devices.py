@@ -8,8 +8,10 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import lightning
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from tiacrossfusion.errors import UsageError, one_line
@@ -64,8 +66,16 @@ class Devices:
             accelerator=self.accelerator,
             devices=self.devices,
             strategy=self.strategy,
+            plugins=self.plugins(),
             barebones=True,
         )
+
+    def plugins(self) -> list[Any]:
+        """Return what keeps Lightning from SLURM's settings where one device is used.
+
+        In a job with several tasks Lightning wants as many devices, and ends where it has fewer.
+        """
+        return [LightningEnvironment()] if self.devices in (1, "1") else []
 
 
 @contextmanager

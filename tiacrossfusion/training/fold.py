@@ -224,7 +224,7 @@ def _trainer(
         logger=CSVLogger(folder, name=_LOGS, flush_logs_every_n_steps=1),
         log_every_n_steps=1,
         callbacks=callbacks,
-        plugins=[WholeCheckpoints()],
+        plugins=[WholeCheckpoints(), *devices.plugins()],
         use_distributed_sampler=False,
         enable_progress_bar=show_progress,
         enable_model_summary=False,
