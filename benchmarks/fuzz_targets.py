@@ -198,7 +198,7 @@ class Bag(Target):
         made = Provenance(
             slide="slide.svs",
             slide_size=1,
-            slide_mtime_ns=1,
+            slide_hash="1",
             dimensions=(2048, 2048),
             mpp=(0.5, 0.5),
             power=20,

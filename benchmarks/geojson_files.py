@@ -47,7 +47,7 @@ def made_up_bag(tiles: int) -> FeatureBag:
     provenance = Provenance(
         slide="made up.svs",
         slide_size=0,
-        slide_mtime_ns=0,
+        slide_hash="",
         dimensions=(side * SIDE, side * SIDE),
         mpp=(0.25, 0.25),
         power=40,

@@ -45,7 +45,7 @@ def make_bag(
     provenance = Provenance(
         slide="a slide.svs",
         slide_size=1,
-        slide_mtime_ns=123456789,
+        slide_hash="1234",
         dimensions=size,
         mpp=(0.25, 0.25),
         power=40,

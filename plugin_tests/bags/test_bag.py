@@ -32,7 +32,7 @@ def make_bag(**changes) -> FeatureBag:
     provenance = Provenance(
         slide="s.svs",
         slide_size=1,
-        slide_mtime_ns=2,
+        slide_hash="2",
         dimensions=(300, 200),
         mpp=(0.5, 0.5),
         power=20,

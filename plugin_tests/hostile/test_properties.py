@@ -35,7 +35,7 @@ def provenance(**changes) -> Provenance:
     fields = {
         "slide": "a slide.svs",
         "slide_size": 1,
-        "slide_mtime_ns": 2,
+        "slide_hash": "2",
         "dimensions": (9000, 9000),
         "mpp": (0.25, 0.25),
         "power": 40,

@@ -372,7 +372,7 @@ def lattice_bag(bundle, name="a slide.svs", side=8):
     provenance = Provenance(
         slide=name,
         slide_size=1,
-        slide_mtime_ns=2,
+        slide_hash="2",
         dimensions=(256 * side, 256 * side),
         mpp=(0.5, 0.5),
         power=20,

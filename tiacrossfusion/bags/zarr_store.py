@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from tiacrossfusion.bags.bag import FeatureBag, Provenance, ScaleFeatures
+from tiacrossfusion.bags.foreign import foreign_store
 from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.slides.spec import SCALES
 from tiacrossfusion.text import printable
@@ -182,6 +183,8 @@ def _check_file(path: Path, store: Path) -> None:
     """Refuse a store in which a file is missing or is not a regular file."""
     if not path.is_file():
         name = path.relative_to(store).as_posix()
+        if known := foreign_store(store):
+            raise TiacfError(f"{store}: {known}, and convert them with tiacf convert")
         raise TiacfError(
             f"{store}: not a feature bag, or a damaged one (no {name}); extract it again"
         )

@@ -12,10 +12,11 @@ from tiacrossfusion.bags.files import find_bags
 from tiacrossfusion.cli.checks import output_folder, refuse_given
 from tiacrossfusion.cli.console import exit_if_failed, print_done
 from tiacrossfusion.cli.log_file import log_to
-from tiacrossfusion.cli.options import cli_verbose
+from tiacrossfusion.cli.options import cli_verbose, number_or_file
 from tiacrossfusion.errors import UsageError
 from tiacrossfusion.io.arguments import positive
 from tiacrossfusion.io.paths import is_folder
+from tiacrossfusion.slides.files import mpp_by_stem
 
 if TYPE_CHECKING:
     from tiacrossfusion.interop.sources import SlideFiles
@@ -55,7 +56,11 @@ _FOR_FILES = ("encoder", "patch_size", "mpp", "power", "coords", "units")
     type=click.IntRange(16, 4096),
     help="Side of a patch in pixels of its scale, where the files do not say.  [default: 256]",
 )
-@click.option("--mpp", type=float, help="Microns per level-0 pixel of the slides.")
+@click.option(
+    "--mpp",
+    type=str,
+    help="Microns per level-0 pixel of the slides; or a CSV with the columns slide and mpp.",
+)
 @click.option("--power", type=float, help="Objective power of the slides, where files do not say.")
 @click.option(
     "--coords",
@@ -83,7 +88,7 @@ def convert(
     output_format: Literal["bag", "h5", "pt"],
     encoder: str | None,
     patch_size: int | None,
-    mpp: float | None,
+    mpp: str | None,
     power: float | None,
     coords: Literal["level0", "scale", "micron"] | None,
     units: Literal["mpp", "power"],
@@ -97,7 +102,8 @@ def convert(
     one encoder. Results that are there with the same content are skipped; a slide that cannot be
     converted is named and the others go on.
     """
-    positive("--mpp", mpp)
+    of_all = number_or_file("--mpp", mpp)
+    positive("--mpp", of_all)
     positive("--power", power)
     folder = output_folder(output_path)
 
@@ -112,7 +118,13 @@ def convert(
             raise UsageError(f"{bags}: holds bags already; give --output-format h5 or pt")
         refuse_given(context, _FOR_FILES, "is for feature files, bags know; leave it out")
     options = ImportOptions(
-        encoder=encoder, patch_size=patch_size, mpp=mpp, power=power, coords=coords, units=units
+        encoder=encoder,
+        patch_size=patch_size,
+        mpp=of_all,
+        own_mpp=mpp_by_stem(Path(mpp)) if mpp is not None and of_all is None else {},
+        power=power,
+        coords=coords,
+        units=units,
     )
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ from tiatoolbox.cli.common import cli_batch_size, cli_file_type, cli_masks, cli_
 
 from tiacrossfusion.errors import UsageError
 from tiacrossfusion.io.arguments import at_least, one_scale
+from tiacrossfusion.io.paths import is_there, missing
 from tiacrossfusion.io.plugins import load_plugins
 from tiacrossfusion.io.registry import Registry
 from tiacrossfusion.slides.files import (
@@ -139,7 +140,7 @@ def cli_read(command: Callable[..., Any]) -> Callable[..., Any]:
     ) -> Any:
         at_least("--batch-size", batch_size, 1)
         at_least("--num-workers", num_workers, 0)
-        of_all = _number(mpp)
+        of_all = number_or_file("--mpp", mpp)
         one_scale(of_all, power)
         if of_all is None and mpp is not None and power is not None:
             raise UsageError("--mpp and --power: leave one of them out")
@@ -158,17 +159,21 @@ def cli_read(command: Callable[..., Any]) -> Callable[..., Any]:
     return checked
 
 
-def _number(mpp: str | None) -> float | None:
-    """Return --mpp as a number; None where it is not given or names a file."""
-    if mpp is None:
+def number_or_file(option: str, given: str | None) -> float | None:
+    """Return what an option says as a number; None where it is not given or names a file.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if given is None:
         return None
     try:
-        return float(mpp)
+        return float(given)
     except ValueError:
-        if Path(mpp).is_file():
+        if Path(given).is_file():
             return None
         raise UsageError(
-            f"--mpp {printable(mpp[:80])}: neither a number such as 0.25 nor a CSV that is there"
+            f"{option} {printable(given[:80])}: neither a number such as 0.25 nor a CSV that is there"
         ) from None
 
 
@@ -178,7 +183,10 @@ def find_listed(
     """Find the slides, say what was passed over, and return them with options that hold their own."""
     if not img_input or "" in img_input:
         raise UsageError("--img-input is missing; see --help")
-    found = find_slides(img_input[0] if len(img_input) == 1 else img_input, file_types)
+    for path in map(Path, img_input):
+        if not is_there(path):
+            raise UsageError(f"{path}: {missing(path)}; check --img-input")
+    found = find_slides(img_input, file_types)
     for note in found.notes():
         click.echo(printable(f"note: {note}"))
     scales = {} if mpp_table is None else own_scales(found.slides, mpp_table)

@@ -16,6 +16,7 @@ them):
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from dataclasses import replace
@@ -50,6 +51,11 @@ def read_h5(path: Path) -> ScaleFile:
         number = getattr(
             error, "errno", None
         )  # HDF5's own text on it is long and has the path again
+        if number in (errno.EAGAIN, errno.EWOULDBLOCK):
+            raise TiacfError(
+                f"{path}: another program has locked it; wait until it is done, or set "
+                "HDF5_USE_FILE_LOCKING=FALSE if none is writing to it"
+            ) from error
         reason = os.strerror(number) if number else one_line(error)
         raise TiacfError(f"{path}: cannot be read as HDF5 ({reason}); make it again") from error
 

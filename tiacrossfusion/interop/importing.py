@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import Any, Literal
 
@@ -35,6 +36,7 @@ class ImportOptions:
         encoder: a name as in `tiacf encoders`; over the name in the files.
         patch_size: side of a patch in pixels of its scale; None for what the files say, else 256.
         mpp: microns per level-0 pixel of the slides.
+        own_mpp: the same of single slides, by name, instead.
         power: objective power of level 0 of the slides.
         coords: unit of the coordinates where the files do not state it.
         units: how other slides are to be sampled for a model that is trained on the bags.
@@ -43,6 +45,7 @@ class ImportOptions:
     encoder: str | None = None
     patch_size: int | None = None
     mpp: float | None = None
+    own_mpp: Mapping[str, float] = field(default_factory=dict)
     power: float | None = None
     coords: CoordsUnit | None = None
     units: Literal["mpp", "power"] = "power"
@@ -58,6 +61,10 @@ def import_bag(slide: SlideFiles, options: ImportOptions) -> tuple[FeatureBag, l
         TiacfError: a scale of other slides is missing, a file cannot be read, or they do not belong
             together.
     """
+    if options.own_mpp:
+        if slide.name not in options.own_mpp:
+            raise TiacfError(f"{slide.name}: the CSV of --mpp has no row for it; add one")
+        options = replace(options, mpp=options.own_mpp[slide.name])
     if slide.absent:
         there = ", ".join(str(path) for path in slide.files.values())
         raise TiacfError(

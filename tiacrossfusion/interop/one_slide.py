@@ -8,7 +8,7 @@ import numpy as np
 
 from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.interop.scale_file import ScaleFile
-from tiacrossfusion.slides.spec import SCALES
+from tiacrossfusion.slides.spec import SCALES, SamplingSpec
 
 #: Two scales of one slide: a coarse patch that is kept has tissue that finer patches lie on, and a finer
 #: one lies in a coarse patch unless the tissue fills too little of that. In simulated slides of four kinds
@@ -23,6 +23,11 @@ _LEAST_LARGER = 0.9
 #: the same tissue; a handful of patches may touch more.
 _MOST_FINER = 8
 
+#: Microns per pixel of a tile may differ from its scale's by this share; scanners of one power do.
+_TILE_ERROR = 0.15
+
+_MICRONS = SamplingSpec()
+
 
 def check_same_origin(files: dict[str, ScaleFile], label: str) -> None:
     """Check that the files state one encoder and one slide.
@@ -31,6 +36,7 @@ def check_same_origin(files: dict[str, ScaleFile], label: str) -> None:
         TiacfError: they differ in it, a file is of another scale, or two hold the same features.
     """
     for scale, file in files.items():
+        _check_tile(file, scale, label)
         magnification = file.facts.magnification
         if magnification is not None and magnification != float(scale.removesuffix("x")):
             raise TiacfError(
@@ -144,4 +150,22 @@ def check_inside(bounds: np.ndarray, dimensions: tuple[int, int], scale: str, la
         raise TiacfError(
             f"{label}: {outside} of {len(bounds)} {scale} patches lie outside the slide of "
             f"{dimensions[0]} x {dimensions[1]} px; check that the coordinates are level-0 pixels"
+        )
+
+
+def _check_tile(file: ScaleFile, scale: str, label: str) -> None:
+    """Refuse a file whose tiles have another size in microns and pixels than those of its scale.
+
+    Raises:
+        TiacfError: microns per pixel differ by more than `_TILE_ERROR`.
+    """
+    facts = file.facts
+    if facts.side_microns is None or facts.patch_size is None:
+        return
+    stated, wanted = facts.side_microns / facts.patch_size, _MICRONS.mpp(scale)
+    if not 1 / (1 + _TILE_ERROR) <= stated / wanted <= 1 + _TILE_ERROR:
+        raise TiacfError(
+            f"{label}: {file.path} has tiles of {facts.side_microns:g} microns in {facts.patch_size} pixels, "
+            f"{stated:.3g} microns per pixel, and is given as {scale}, which has {wanted:g}; extract the "
+            "features at that scale"
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from tiacrossfusion.bags.foreign import foreign_store
 from tiacrossfusion.errors import TiacfError, UsageError
 from tiacrossfusion.io.paths import is_folder, is_there, missing
 from tiacrossfusion.slides.spec import SCALES
@@ -71,6 +72,9 @@ def _files_of(folder: Path, scale: str) -> dict[str, Path]:
             f"{folder}: cannot be read ({error.strerror}); check its rights"
         ) from error
     if not found:
+        for store in sorted(folder.glob("*.zarr")):
+            if known := foreign_store(store):
+                raise UsageError(f"{store}: {known}")
         raise UsageError(
             f"{folder}: holds no feature file (*.h5, *.pt, also in h5_files or pt_files); "
             f"give the folder of the {scale} features"

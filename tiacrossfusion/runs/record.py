@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from tiacrossfusion.errors import first_fault
 from tiacrossfusion.io.atomic import OutputError
-from tiacrossfusion.io.paths import is_folder, stem_for
+from tiacrossfusion.io.paths import is_folder, is_there, stem_for
 from tiacrossfusion.text import written
 
 #: A number of things in a record.
@@ -101,7 +101,7 @@ def read_record(path: Path, rows: Mapping[str, type[BaseModel]]) -> Record | Non
 
 def source_of(path: Path) -> str:
     """Return what identifies a slide or bag: its path without links and dots, the same by any way to it."""
-    return written(os.path.realpath(path))
+    return written(os.path.realpath(path) if is_there(path) else str(path.absolute()))
 
 
 def stem_of(slide: Path) -> str:

@@ -150,6 +150,24 @@ def own_scales(slides: Iterable[Path], table: Path) -> dict[str, OwnOptions]:
     return own
 
 
+def mpp_by_stem(table: Path) -> dict[str, float]:
+    """Return the microns per pixel of a CSV with the columns `slide` and `mpp`, by the stem of the slide.
+
+    Raises:
+        UsageError: a value is no number.
+        TiacfError: it cannot be read or lacks a column.
+    """
+    found = {}
+    for row in _rows(table, ("slide", "mpp")):
+        name = Path(row["slide"]).name
+        value = _mpp(row["mpp"], table)
+        found[name] = value
+        for suffix in SLIDE_SUFFIXES:
+            if name.lower().endswith(suffix):
+                found[name[: -len(suffix)]] = value
+    return found
+
+
 def _at(source: Path, patterns: list[str], found: FoundSlides) -> Iterator[Path]:
     """Yield the slides at one path, which may be found before."""
     if source.is_file() and source.suffix.lower() in LIST_SUFFIXES:
