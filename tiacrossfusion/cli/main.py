@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from tiacrossfusion import __version__
+from tiacrossfusion.cli.check import check
 from tiacrossfusion.cli.convert import convert
 from tiacrossfusion.cli.demo import demo
 from tiacrossfusion.cli.encoders import encoders
@@ -101,6 +102,7 @@ for command in (
     predict,
     demo,
     simulate,
+    check,
     extract,
     status,
     convert,

@@ -90,7 +90,11 @@ def open_reader(path: Path, tiff: Tiff | None, series: int | None) -> tuple[WSIR
             f"{path}: has one picture to read, {vendor or path.suffix}; leave out --series"
         )
     if is_dicom_folder(path) or path.suffix.lower() == ".dcm":
-        return DICOMWSIReader(path.absolute()), ""
+        reader = DICOMWSIReader(path.absolute())
+        first = reader.wsi.levels.base_level.datasets[0]
+        if "Manufacturer" not in first:  # which TIAToolbox reads without asking
+            first.Manufacturer = "unknown"
+        return reader, ""
     if vendor not in (None, _GENERIC):
         return OpenSlideWSIReader(path), ""
     if tiff is not None:
