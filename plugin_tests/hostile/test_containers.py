@@ -247,6 +247,7 @@ def test_patches_that_would_be_enlarged_more_than_twice_are_refused_before_work(
         tissue_grids(slide, SamplingSpec(), ReadOptions(allow_enlarged=True))
 
 
+@pytest.mark.filterwarnings("ignore:get_frame_offsets")
 def test_a_dicom_folder_without_a_dot_in_its_name_is_read(real_slides):
     folder = real_slides / "wsi_dicom_cmu1_small_region"
     with open_slide(folder) as slide, open_slide(real_slides / "CMU-1-Small-Region.svs") as same:

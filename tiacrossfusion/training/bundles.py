@@ -109,7 +109,6 @@ def save_ensemble(
         members=tuple(bundle.config.time_bins for bundle in bundles if bundle.config.time_bins),
         risk_reference=None,
         training_slides=bags.identities(cohort.table.slides.slide),
-        training_distances=_distances(bundles[0].network, bags, cohort.table.slides.slide),
         card=ModelCard(
             description=f"{model}: mean of the survival curves of {len(bundles)} folds.",
             cohort=f"{cohort.name}: {len(patients)} patients, {int(events.sum())} events.",
@@ -123,7 +122,11 @@ def save_ensemble(
     network = make_ensemble([bundle.network for bundle in bundles], config).eval()
     risks = risk_of(survival_curve(patient_hazards(network, bags, patients)))
     reference = risk_reference(risks, times, events, bins)
-    save_bundle(folder, config.model_copy(update={"risk_reference": reference}), network)
+    known = {
+        "risk_reference": reference,
+        "training_distances": _distances(network, bags, cohort.table.slides.slide),
+    }
+    save_bundle(folder, config.model_copy(update=known), network)
 
 
 def _slides_of(cohort: Cohort, patients: Sequence[str]) -> list[str]:
