@@ -273,6 +273,62 @@ def test_stamp_counts_microns(tmp_path):
     assert any("give --mpp" in note for note in notes)
 
 
+@pytest.mark.parametrize(("microns", "pixels"), [(256.0, 224), (256.0, 256), (64.0, 256)])
+def test_tiles_of_another_scale_than_the_given_one_are_refused(tmp_path, microns, pixels):
+    made = {
+        "unit": "um",
+        "tile_size_um": microns,
+        "tile_size_px": pixels,
+        "extractor": "ctranspath",
+    }
+    xy = np.array([[0.0, 0.0], [microns, 0.0]])
+    plain_h5(tmp_path / "x20" / "s.h5", "feats", features(2, 2).astype(np.float16), xy, **made)
+    (slide,) = find_slide_files({"20x": tmp_path / "x20"})
+    for mpp in (None, 0.25):
+        with pytest.raises(TiacfError, match=f"tiles of {microns:g} microns in {pixels} pixels"):
+            import_bag(slide, ImportOptions(mpp=mpp))
+
+
+def test_microns_per_pixel_may_be_those_of_each_slide(tmp_path):
+    for name in ("a", "b"):
+        xy = np.array([[0.0, 0.0], [128.0, 0.0]])
+        made = {"unit": "um", "tile_size_um": 128.0, "tile_size_px": 256, "extractor": "ctranspath"}
+        values = features(2, ord(name)).astype(np.float16)
+        plain_h5(tmp_path / "x20" / f"{name}.h5", "feats", values, xy, **made)
+    (tmp_path / "mpp.csv").write_text("slide,mpp\na.svs,0.25\nb,0.5\n")
+    out = ("--x20", tmp_path / "x20", "--output-path", tmp_path / "out")
+    assert run(*out, "--mpp", tmp_path / "mpp.csv").exit_code == 0
+    for name, side in (("a", 512), ("b", 256)):
+        bag = FeatureBag.load(tmp_path / "out" / f"{name}.zarr")
+        assert bag.scales["20x"].bounds[0].tolist() == [0, 0, side, side]
+    (tmp_path / "mpp.csv").write_text("slide,mpp\na,0.25\n")
+    assert_failed(
+        run(*out, "--mpp", tmp_path / "mpp.csv", "--overwrite"), "b: the CSV of --mpp has no row"
+    )
+
+
+def test_a_locked_file_is_called_locked(tmp_path, monkeypatch):
+    def locked(*_: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, "unable to lock file")
+
+    path = tmp_path / "s.h5"
+    path.touch()
+    monkeypatch.setattr(h5py, "File", locked)
+    with pytest.raises(TiacfError, match="another program has locked it"):
+        read_h5(path)
+
+
+def test_stores_of_other_programs_are_named(tmp_path):
+    stores = {
+        "lazy": (("tables", "shapes"), "SpatialData store, as LazySlide writes it"),
+        "deep": (("features", "coordinates"), "TIAToolbox's DeepFeatureExtractor"),
+    }
+    for name, (groups, said) in stores.items():
+        for group in groups:
+            (tmp_path / name / "s.zarr" / group).mkdir(parents=True)
+        assert_usage(run("--x20", tmp_path / name, "--output-path", tmp_path / "out"), said)
+
+
 @pytest.mark.parametrize("unit", [None, "level0", "scale"])
 def test_coordinates_of_unknown_meaning_wait_for_the_user(tmp_path, shared_data, unit):
     source = shared_data / "features" / "TCGA-AD-6964-01Z-00-DX1.h5"

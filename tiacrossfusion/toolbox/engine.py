@@ -174,6 +174,9 @@ class SurvivalPredictor(EngineABC):
         patient_column: str = "patient",
         mpp: float | None = None,
         power: float | None = None,
+        series: int | None = None,
+        allow_enlarged: bool = False,
+        mask_classes: Sequence[str] = (),
         attribution: bool = True,
         hotspots: HotspotsBy = "attribution",
         orders: int = 1,
@@ -207,6 +210,9 @@ class SurvivalPredictor(EngineABC):
             patient_column: of that file, names the patients.
             mpp: microns per level-0 pixel of the slides, over what the files say.
             power: objective power of the slides, over what the files say.
+            series: number of the picture of a TIFF to read; None takes the largest in colour.
+            allow_enlarged: read slides whose 20x patches are enlarged more than twice, too.
+            mask_classes: take the areas of GeoJSON masks that have these classes only.
             attribution: compute what raises and what lowers the risk; without it the model takes a tenth
                 of the time.
             hotspots: find regions by "attribution" (raise or lower the risk), or by "attention".
@@ -245,6 +251,9 @@ class SurvivalPredictor(EngineABC):
                 auto_get_mask=None if auto_get_mask else False,
                 mpp=scale.mpp,
                 power=scale.power,
+                series=series,
+                allow_enlarged=allow_enlarged or None,
+                mask_classes=tuple(mask_classes) or None,
             )
             sources, their_masks = _bags_of(bags), None
         folder = None if save_dir is None else folder_of("save_dir", save_dir)
@@ -278,7 +287,14 @@ class SurvivalPredictor(EngineABC):
                 model,
                 None if folder is None else ResultsFolder(folder),
                 PredictionOptions(
-                    ReadOptions(scale, batch_size=self.batch_size, num_workers=self.num_workers),
+                    ReadOptions(
+                        scale,
+                        mask_classes=tuple(mask_classes),
+                        series=series,
+                        allow_enlarged=allow_enlarged,
+                        batch_size=self.batch_size,
+                        num_workers=self.num_workers,
+                    ),
                     output_type=output_type,
                     attribution=attribution,
                     hotspots=hotspots,
