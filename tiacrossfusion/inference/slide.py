@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from tiacrossfusion.explain.score import Score
     from tiacrossfusion.models.bundle import ModelBundle
     from tiacrossfusion.models.config import BundleConfig
+
+_log = logging.getLogger(__name__)
 
 #: Longer side of a slide's overview in pixels.
 OVERVIEW = 1200
@@ -83,7 +86,10 @@ def load_readers() -> None:
 
 def open_as(image: str | Path | WSIReader, read: ReadOptions) -> Slide:
     """Open a slide with its scale and picture as given; see `open_slide`."""
-    return open_slide(image, mpp=read.scale.mpp, power=read.scale.power, series=read.series)
+    slide = open_slide(image, mpp=read.scale.mpp, power=read.scale.power, series=read.series)
+    if slide.caveat:
+        _log.warning("%s: %s", slide.name, slide.caveat)
+    return slide
 
 
 def predict_slide(

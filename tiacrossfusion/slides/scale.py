@@ -43,6 +43,9 @@ _OME_UNITS["inch"] = _OME_UNITS["in"]
 #: Micrometres in the units of resolution tags, by tifffile's number and by OpenSlide's name.
 _TAG_UNITS = {2: 25_400.0, 3: 10_000.0, "inch": 25_400.0, "centimeter": 10_000.0}
 
+_TAG = "the resolution tag"
+_TAG_NAMES = ("XResolution", "YResolution", "ResolutionUnit")
+
 #: The magnification in the description of a page, as Ventana writes it.
 _MAG = re.compile(r"\bmag=([0-9]+(?:\.[0-9]+)?)")
 
@@ -115,24 +118,15 @@ def stated_scale(reader: WSIReader) -> StatedScale:
         stated += [_mpp("the vendor's header", said, "MPP", "MPP"), ome]
         unlikely.append(why)
         if ome is None:  # tifffile writes the tag from it, without its unit
-            names = ("XResolution", "YResolution", "ResolutionUnit")
-            stated.append(_of_tag(*(_tag(reader, name) for name in names)))
+            stated.append(_of_tag(*(_tag(reader, name) for name in _TAG_NAMES)))
         power = power or _number(said.get("AppMag")) or _magnification(reader.page.description)
     elif hasattr(reader, "openslide_wsi"):
         said = reader.openslide_wsi.properties
         power = _number(said.get("openslide.objective-power"))
-        if (
-            said.get("openslide.vendor") != "generic-tiff"
-        ):  # whose mpp OpenSlide computes of the tag
+        # Of a TIFF without a vendor, OpenSlide computes it from the resolution tag.
+        if said.get("openslide.vendor") != "generic-tiff":
             stated.append(_mpp("the vendor's header", said, "openslide.mpp-x", "openslide.mpp-y"))
-        stated.append(
-            _of_tag(
-                *(
-                    said.get(f"tiff.{name}")
-                    for name in ("XResolution", "YResolution", "ResolutionUnit")
-                )
-            )
-        )
+        stated.append(_of_tag(*(said.get(f"tiff.{name}") for name in _TAG_NAMES)))
         power = power or _magnification(said.get("tiff.ImageDescription", ""))
     else:
         return stated_scale_of_info(reader.info)
@@ -209,9 +203,6 @@ def settle(file: StatedScale, mpp: float | None, power: float | None) -> Settled
         caveats.append(f"its pixels are not square, {best.mpp[0]:g} x {best.mpp[1]:g} microns")
     lens = file.power or float(mpp2common_objective_power(best.mean))
     return SettledScale(best.mpp, float(lens), "; ".join(caveats))
-
-
-_TAG = "the resolution tag"
 
 
 def _contradict(one: Stated, other: Stated) -> bool:
