@@ -286,6 +286,27 @@ def test_a_list_names_slides_with_their_scale_and_mask(slides, tmp_path):
     assert "no row for second.svs" in result.output
 
 
+def test_folders_of_masks_and_results_among_the_slides_hold_no_slides(slides, tmp_path):
+    folder = slides[0].parent
+    for slide in slides:
+        for name in ("masks", "out"):
+            (folder / name).mkdir(exist_ok=True)
+            cv2.imwrite(str(folder / name / f"{slide.stem}.tif"), np.full((80, 100), 255, np.uint8))
+    result = extract(folder, folder / "out", "--masks", str(folder / "masks"))
+    assert result.exit_code == 0, result.output
+    assert "2 of 2 slides done" in result.output
+
+
+def test_what_a_shell_makes_of_a_pattern_is_taken(slides, tmp_path):
+    paths = [str(slide) for slide in slides]
+    arguments = ["extract", "--img-input", *paths, "--output-path", str(tmp_path / "bags")]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    assert "2 of 2 slides done" in result.output
+    arguments = ["extract", *paths, "--output-path", str(tmp_path / "bags")]
+    assert CliRunner().invoke(main, arguments).exit_code == 2
+
+
 def test_subfolders_are_searched_and_what_is_passed_over_is_counted(slides, tmp_path):
     for number, slide in enumerate(slides):
         folder = tmp_path / "gdc" / f"uuid-{number}"

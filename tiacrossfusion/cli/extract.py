@@ -93,7 +93,7 @@ def extract(
     again when slide, mask, scale or encoder have changed; a slide that cannot be read is named in
     extraction.csv and the others go on. `tiacf status` tells how far it is.
     """
-    slides, read = find_listed(img_input, file_types, read, mpp_table)
+    slides, read = find_listed(img_input, file_types, read, mpp_table, output_path)
     check_masks(read.mask, slides)
     part = _parse_shard(shard)
     if cluster is not None and dry_run:

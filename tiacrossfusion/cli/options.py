@@ -178,7 +178,11 @@ def number_or_file(option: str, given: str | None) -> float | None:
 
 
 def find_listed(
-    img_input: Sequence[str], file_types: str, read: ReadOptions, mpp_table: Path | None
+    img_input: Sequence[str],
+    file_types: str,
+    read: ReadOptions,
+    mpp_table: Path | None,
+    output_path: str | None = None,
 ) -> tuple[list[Path], ReadOptions]:
     """Find the slides, say what was passed over, and return them with options that hold their own."""
     if not img_input or "" in img_input:
@@ -186,7 +190,9 @@ def find_listed(
     for path in map(Path, img_input):
         if not is_there(path):
             raise UsageError(f"{path}: {missing(path)}; check --img-input")
-    found = find_slides(img_input, file_types)
+    masks = read.mask if isinstance(read.mask, str) else None
+    without = [Path(folder) for folder in (masks, output_path) if folder]
+    found = find_slides(img_input, file_types, without=without)
     for note in found.notes():
         click.echo(printable(f"note: {note}"))
     scales = {} if mpp_table is None else own_scales(found.slides, mpp_table)

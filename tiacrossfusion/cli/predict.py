@@ -170,7 +170,7 @@ def predict(
     if bags is None:
         if not img_input:
             raise UsageError("--img-input is missing, or --bags; see --help")
-        sources, read = find_listed(img_input, file_types, read, mpp_table)
+        sources, read = find_listed(img_input, file_types, read, mpp_table, output_path)
         check_masks(read.mask, sources)
     else:
         refuse_given(context, ("img_input",), "and --bags: leave one of them out")

@@ -72,7 +72,10 @@ class FoundSlides:
 
 
 def find_slides(
-    sources: str | Path | Sequence[str | Path], file_types: str = DEFAULT_FILE_TYPES
+    sources: str | Path | Sequence[str | Path],
+    file_types: str = DEFAULT_FILE_TYPES,
+    *,
+    without: Sequence[Path] = (),
 ) -> FoundSlides:
     """Find the slides at some paths.
 
@@ -85,6 +88,7 @@ def find_slides(
     Args:
         sources: files and folders.
         file_types: comma-separated patterns, compared without regard to case.
+        without: folders that are not entered, such as that of the masks.
 
     Raises:
         UsageError: a single path does not exist, a folder holds no slide, or a pattern or list is empty or
@@ -102,7 +106,7 @@ def find_slides(
         try:
             if given is not sources and not is_there(source):
                 raise UsageError(f"{source}: {missing(source)}; check --img-input")
-            for slide in _at(source, patterns, found):
+            for slide in _at(source, patterns, found, {own_key(folder) for folder in without}):
                 real = own_key(slide)
                 found.twice += real in seen
                 if real not in seen:
@@ -168,23 +172,25 @@ def mpp_by_stem(table: Path) -> dict[str, float]:
     return found
 
 
-def _at(source: Path, patterns: list[str], found: FoundSlides) -> Iterator[Path]:
+def _at(source: Path, patterns: list[str], found: FoundSlides, without: set[str]) -> Iterator[Path]:
     """Yield the slides at one path, which may be found before."""
     if source.is_file() and source.suffix.lower() in LIST_SUFFIXES:
         yield from _listed(source, found.own)
     elif source.is_dir() and not (source.suffix.lower() == ".zarr" or is_dicom_folder(source)):
-        yield from _below(source, patterns, found.passed)
+        yield from _below(source, patterns, found.passed, without)
     else:
         yield source
 
 
-def _below(top: Path, patterns: list[str], passed: Counter[str]) -> Iterator[Path]:
+def _below(
+    top: Path, patterns: list[str], passed: Counter[str], without: set[str]
+) -> Iterator[Path]:
     """Yield the slides in a folder and its subfolders, by name; each folder is entered once."""
-    entered: set[str] = set()
+    entered = without - {own_key(top)}
     waiting = [top]
     while waiting:
         folder = waiting.pop()
-        real = os.path.realpath(folder)
+        real = own_key(folder)
         if real in entered:
             continue
         entered.add(real)
@@ -241,7 +247,8 @@ def _listed(source: Path, own: dict[str, OwnOptions]) -> Iterator[Path]:
         mask = row.get("mask") or None
         mpp = _mpp(row["mpp"], source) if row.get("mpp") else None
         if mask is not None or mpp is not None:
-            own[own_key(slide)] = OwnOptions(mpp, mask and str(source.parent / mask))
+            path = mask and str((source.parent / mask).absolute())  # workers may have other folders
+            own[own_key(slide)] = OwnOptions(mpp, path)
         yield slide
 
 
