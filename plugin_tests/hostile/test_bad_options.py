@@ -44,6 +44,7 @@ def starts(simulated, cohort, tmp_path) -> dict[str, list[str]]:
     return {
         "predict": [*slides, *out],
         "extract": [*slides, *out],
+        "check": slides,
         "train": [*bags, "--table", str(cohort / "cohort.csv"), "--time-unit", "months", *out],
         "evaluate": ["--predictions", str(cohort), *out],
         "faithfulness": ["--faithfulness", *bags, "--model", "crossfusion-demo", *out],

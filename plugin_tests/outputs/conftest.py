@@ -18,6 +18,7 @@ from tiacrossfusion.inference.slide import SlideResult, predict_stored
 from tiacrossfusion.outputs.report.fragment import ReportSlide
 from tiacrossfusion.outputs.report.making import make_fragment
 from tiacrossfusion.slides.grid import nested_grids
+from tiacrossfusion.slides.options import ReadOptions
 from tiacrossfusion.slides.overview import read_overview
 from tiacrossfusion.slides.slide import open_slide
 
@@ -39,7 +40,7 @@ def result(slide, demo_bundle) -> SlideResult:
     for scale, grid in nested_grids(slide, None, spec).items():
         features = rng.random((len(grid), demo_bundle.config.encoder.width)).astype(np.float16)
         scales[scale] = ScaleFeatures(features, grid.bounds, grid.grid)
-    made = bag_provenance(slide, spec, demo_bundle.config.encoder, None)
+    made = bag_provenance(slide, spec, demo_bundle.config.encoder, ReadOptions())
     return dataclasses.replace(
         predict_stored(FeatureBag(scales, made), demo_bundle, attribution=False),
         overview=read_overview(slide, 1200),

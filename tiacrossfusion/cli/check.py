@@ -11,6 +11,7 @@ import click
 from tiacrossfusion.cli.checks import check_masks
 from tiacrossfusion.cli.options import cli_plugin, cli_read, cli_slides, find_listed
 from tiacrossfusion.errors import UsageError
+from tiacrossfusion.io.arguments import at_least
 from tiacrossfusion.text import printable
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ def check(
         raise UsageError("nothing to check; give --img-input, --bags, --table or --model")
     if splits is not None and table is None:
         raise UsageError("--splits is compared with a table; add --table")
+    if patient_characters is not None:
+        at_least("--patient-characters", patient_characters, 1, 1000)
     slides: list[Path] = []
     if img_input:
         slides, read = find_listed(img_input, file_types, read, mpp_table)

@@ -21,7 +21,7 @@ from tiacrossfusion.runs.cluster import connect
 from tiacrossfusion.runs.extraction_task import ExtractionOptions, ExtractionPlan, ExtractionTask
 from tiacrossfusion.runs.record import stem_of
 from tiacrossfusion.runs.runner import Executor, Outcome, run_tasks
-from tiacrossfusion.slides.files import DEFAULT_FILE_TYPES, find_slides
+from tiacrossfusion.slides.files import DEFAULT_FILE_TYPES, find_slides, own_key
 from tiacrossfusion.slides.options import Mask
 from tiacrossfusion.slides.spec import SCALES
 
@@ -49,7 +49,7 @@ def extract(
     the same way unless `retry_failed` is set.
 
     Args:
-        images: paths of slides, or a folder of slides.
+        images: paths of slides, each of which is taken once, or a folder or list of slides.
         folder: where bags and `extraction.csv` go; made when it does not exist.
         encoder: turns patches into features: its name; its name with weights, device and precision; or
             itself.
@@ -76,8 +76,12 @@ def extract(
         ['ok', 'ok']
     """
     check_shard(shard)
-    found, model = find_slides(images, file_types), _model_of(encoder)
-    slides, options = found.slides, (options or ExtractionOptions()).with_own(found.own)
+    model, options = _model_of(encoder), options or ExtractionOptions()
+    if isinstance(images, str | Path):
+        found = find_slides(images, file_types)
+        slides, options = found.slides, options.with_own(found.own)
+    else:
+        slides = list({own_key(Path(image)): Path(image) for image in images}.values())
     if cluster is None:
         model.load()  # a wrong name should not wait for the first slide
     else:

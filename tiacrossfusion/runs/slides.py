@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Self
 
 from tiacrossfusion.inference.extraction import mask_identity
-from tiacrossfusion.io.paths import absolute, is_there
+from tiacrossfusion.io.paths import absolute
 from tiacrossfusion.slides.files import OwnOptions, own_key, slide_identity
 from tiacrossfusion.slides.mask_files import find_mask
 from tiacrossfusion.slides.options import Mask, ReadOptions, Scale
@@ -74,8 +74,9 @@ def slide_key(slide: Path, read: ReadOptions) -> dict[str, str]:
 
 
 def file_content(slide: Path) -> str:
-    """Return what identifies a slide's file wherever it lies; empty where there is no slide."""
-    if not is_there(slide):
+    """Return what identifies a slide's file wherever it lies; empty if it cannot be read."""
+    try:
+        size, digest = slide_identity(slide)
+    except OSError:  # opening the slide tells why
         return ""
-    size, digest = slide_identity(slide)
     return f"{size} {digest}"
