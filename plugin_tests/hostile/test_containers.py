@@ -144,6 +144,17 @@ def test_two_scanned_regions_are_named_and_each_can_be_chosen(pixels, tmp_path):
         open_slide(path, series=5)
 
 
+def test_an_overview_in_colour_is_not_the_slide_of_a_fluorescence_scan(pixels, tmp_path):
+    path = tmp_path / "channels.ome.tif"
+    channels = np.stack([pixels[..., 0].astype(np.uint16) * 200] * 4)
+    with tifffile.TiffWriter(path, ome=True) as file:
+        file.write(smaller(pixels, 4), photometric="rgb", metadata={"axes": "YXS"})
+        said = {"axes": "CYX", "PhysicalSizeX": MPP, "PhysicalSizeY": MPP}
+        file.write(channels, tile=(256, 256), photometric="minisblack", metadata=said)
+    with pytest.raises(TiacfError, match=r"convert it to a tiled TIFF or SVS in RGB"):
+        open_slide(path, mpp=MPP)
+
+
 def test_a_large_picture_in_one_piece_is_refused_before_it_is_decoded(
     pixels, tmp_path, monkeypatch
 ):

@@ -165,7 +165,11 @@ def _picture(number: int, series: TiffPageSeries) -> Picture | None:
 
 
 def _choose(path: Path, found: list[Picture], series: int | None) -> Picture:
-    """Return the slide: the series that was asked for, else the largest, in colour if there is one."""
+    """Return the slide: the series that was asked for, else the largest in colour.
+
+    Beside a much larger picture that is not in colour, one in colour is a label or an overview: the large one
+    is returned, and refused for its samples later.
+    """
     if series is not None:
         for picture in found:
             if picture.number == series:
@@ -175,7 +179,10 @@ def _choose(path: Path, found: list[Picture], series: int | None) -> Picture:
         )
     if not found:
         raise TiacfError(f"{path}: holds no picture; export the slide again")
-    return max(found, key=lambda picture: (picture.in_colour, picture.pixels))
+    largest = max(found, key=lambda picture: picture.pixels)
+    coloured = [picture for picture in found if picture.in_colour]
+    best = max(coloured, key=lambda picture: picture.pixels, default=largest)
+    return best if best.pixels >= SIMILAR * largest.pixels else largest
 
 
 def _check_ngff(path: Path) -> None:
