@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING, TypeAlias
 
 from tiacrossfusion.io.arguments import at_least, one_scale
 from tiacrossfusion.slides.files import OwnOptions
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class WholeSlide:
@@ -17,7 +19,7 @@ class WholeSlide:
 
 
 #: A tissue mask: an image or GeoJSON file, a folder with one file a slide, an array (H, W), or all of it.
-Mask = str | Path | np.ndarray | WholeSlide
+Mask: TypeAlias = "str | Path | np.ndarray | WholeSlide"
 
 
 @dataclass(frozen=True)
