@@ -184,6 +184,7 @@ def test_numbers_that_cannot_be(starts, tmp_path, start, option, kind, value):
         ("slides", ["--side", "3"], ["--side", "--slides"]),
         ("convert", ["--bags", "absent"], ["absent: no such file", "--bags"]),
         ("convert", ["--x5", "absent"], ["give the one or the others"]),
+        ("extract", ["--mask-class", "Tumor"], ["--mask-class", "add --masks"]),
         ("demo", ["--device", "nonsense"], ["device nonsense", "cpu"]),
     ],
 )

@@ -69,6 +69,9 @@ def test_chosen_classes_are_taken_alone(slide, tmp_path):
     assert cells(slide, path)[0] == both | {(4, 0)}
     with pytest.raises(TiacfError, match="no area of the class Necrosis, there are Stroma, Tumor"):
         cells(slide, path, "Necrosis")
+    Image.new("L", (180, 150), 1).save(tmp_path / "image.png")
+    with pytest.raises(TiacfError, match="an image has no classes; leave --mask-class out"):
+        cells(slide, tmp_path / "image.png", "Stroma")
     only = written(tmp_path / "i.geojson", area(0, 0, 512, 512, "Ignore*"))
     with pytest.raises(TiacfError, match="no area in it that is not to be ignored"):
         cells(slide, only)

@@ -199,6 +199,9 @@ def find_listed(
     own = {**scales, **found.own}
     for key in set(scales) & set(found.own):
         own[key] = OwnOptions(scales[key].mpp, found.own[key].mask)
+    masks_of_slides = any(one.mask is not None for one in own.values())
+    if read.mask_classes and read.mask is None and not masks_of_slides:
+        raise UsageError("--mask-class is for GeoJSON masks; add --masks, or leave it out")
     return found.slides, replace(read, own=own)
 
 

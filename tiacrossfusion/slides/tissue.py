@@ -103,6 +103,10 @@ def user_mask(
         if is_geojson(path):
             size = size_at(slide, spec.mask_mpp)
             image, used = draw_areas(path, slide, size, classes)
+        elif classes:
+            raise TiacfError(
+                f"{path}: an image has no classes; leave --mask-class out, or give GeoJSON from QuPath"
+            )
         else:
             image = read_image(path)
     unfit = _unfit_values(image)
