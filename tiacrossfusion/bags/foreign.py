@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 
 def foreign_store(path: Path) -> str:
     """Return the name of the program that wrote a store, with the remedy; empty if it is not known."""
     names = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
-    said = ""
-    for name in (".zattrs", "zarr.json"):
-        if name in names:
-            try:
-                said += json.dumps(json.loads((path / name).read_text(encoding="utf-8")))
-            except (OSError, ValueError):
-                continue
+    metadata = [path / name for name in (".zattrs", "zarr.json") if name in names]
+    said = "".join(file.read_text("utf-8", "replace") for file in metadata if file.is_file())
     if "spatialdata_attrs" in said or {"tables", "shapes"} <= names:
         return "a SpatialData store, as LazySlide writes it; export its features as h5 (features, coords)"
     if "multiscales" in said:

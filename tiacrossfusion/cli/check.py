@@ -94,6 +94,6 @@ def _print(findings: list[Finding]) -> None:
     for finding in findings:
         if finding.kind != FINE:
             click.echo(printable(f"{finding.kind:12}{finding.name}: {finding.message}"))
-    click.echo("".join(["", f"{'':12}", *(f"{kind:>12}" for kind in kinds)]))
+    click.echo(" " * 12 + "".join(f"{kind:>12}" for kind in kinds))
     for group, number in counts(findings).items():
         click.echo(f"{group:12}" + "".join(f"{number[kind]:12}" for kind in kinds))

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from tiacrossfusion.cohorts.names import slide_stem
 from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.slides.files import slide_stem
 from tiacrossfusion.text import examples
 
 #: A TCGA barcode: project, site and participant, then what names a sample or slide of that patient.

@@ -211,7 +211,7 @@ def _read_file(path: Path, text_columns: Sequence[str]) -> pd.DataFrame:
         endings = ", ".join(_CSV_ENDINGS + _PARQUET_ENDINGS)
         raise TiacfError(f"{path}: not a table that can be read; give one of {endings}")
     if not name.endswith(_PARQUET_ENDINGS):
-        # As they are: "007" keeps its zeros, and "NA" is a name; an empty field is none.
+        # Names stay text: "007" keeps its zeros, and "NA" is a name.
         names = dict.fromkeys(text_columns, str)
         return read_csv(
             path, check="check the path of the table", converters=names, low_memory=False

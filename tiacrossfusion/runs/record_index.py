@@ -110,22 +110,27 @@ class RecordIndex:
         while True:
             if (record := self.find(source)) is not None:
                 return record
-            if (moved := self._moved(source, content())) is not None:
+            if (moved := self._moved(source, content)) is not None:
                 return moved
             record = self.new_record(source, names)
             if self.add(record):
                 return record
 
-    def _moved(self, source: str, content: str) -> Record | None:
+    def _moved(self, source: str, content: Callable[[], str]) -> Record | None:
         """Find the record of a slide that lay elsewhere, and write where it lies now."""
         name = Path(source).name
-        for record in self.records() if content else ():
-            same = record.key.get("slide file") == content and Path(record.source).name == name
-            if same and not is_there(Path(record.source)):
-                row = record.row | {"path": source} if "path" in record.row else record.row
-                record = replace(record, source=source, row=row)
-                self.write(record)
-                return record
+        # The records as of a moment ago: to read them again for each new slide would take hours.
+        for _, known in list(self._cache.values()):
+            before = Path(known.source)
+            if before.name != name or is_there(before):
+                continue
+            held, record = content(), self._read(known.name)
+            if record is None or not held or record.key.get("slide file") != held:
+                continue
+            row = record.row | {"path": source} if "path" in record.row else record.row
+            record = replace(record, source=source, row=row)
+            self.write(record)
+            return record
         return None
 
     def new_record(self, source: str, names: Sequence[str]) -> Record:

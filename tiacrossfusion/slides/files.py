@@ -165,11 +165,19 @@ def mpp_by_stem(table: Path) -> dict[str, float]:
     for row in _rows(table, ("slide", "mpp")):
         name = Path(row["slide"]).name
         value = _mpp(row["mpp"], table)
-        found[name] = value
-        for suffix in SLIDE_SUFFIXES:
-            if name.lower().endswith(suffix):
-                found[name[: -len(suffix)]] = value
+        found[name] = found[slide_stem(name)] = value
     return found
+
+
+def slide_stem(name: str) -> str:
+    """Return the name of a slide without an ending of slide files, if it has one.
+
+    No other ending is cut off: names of TCGA hold dots themselves.
+    """
+    for suffix in (*SLIDE_SUFFIXES, ".dcm"):
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)]
+    return name
 
 
 def _at(source: Path, patterns: list[str], found: FoundSlides, without: set[str]) -> Iterator[Path]:

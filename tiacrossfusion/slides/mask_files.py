@@ -50,7 +50,7 @@ def find_mask(masks: Path, slide: Path) -> Path:
     """Find the mask of a slide: the file itself, or in a folder the one named by the slide or its stem.
 
     Raises:
-        TiacfError: there is none, or more than one.
+        TiacfError: the folder has no mask for the slide, or several.
     """
     if not is_folder(masks):
         return masks
@@ -129,7 +129,7 @@ def draw_areas(
         path: of the file.
         slide: that it belongs to.
         size: height and width of the mask.
-        classes: take areas of these classes only; all but those to ignore if there are none.
+        classes: names of the classes to take; empty takes all but those to ignore.
 
     Returns:
         (H, W) uint8, and which classes were taken and left out, in words; empty where there are no classes.

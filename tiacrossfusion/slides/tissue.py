@@ -76,7 +76,7 @@ def user_mask(
             shows the whole slide at any resolution, or a GeoJSON file exported from QuPath, whose
             areas are tissue; `WholeSlide` takes everything.
         spec: names the resolution that GeoJSON areas are drawn at.
-        classes: take areas of these classes of QuPath only; all but those to ignore if there are none.
+        classes: names of QuPath's classes to take; empty takes all but those to ignore.
 
     Returns:
         A reader of the boolean mask over the whole slide, and which classes of areas were taken and left out,

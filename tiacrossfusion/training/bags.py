@@ -49,7 +49,6 @@ class _Summary:
     squares: np.ndarray  # (3, E) float64 sums of their squares
     sha256: str  # of features and positions
     identities: tuple[str, ...]  # see `bag_identities`
-    means: np.ndarray  # (3, E) float64 mean features, NaN at an absent scale
 
 
 class CohortBags:
@@ -167,7 +166,9 @@ class CohortBags:
 
     def means(self, slides: Iterable[str]) -> np.ndarray:
         """Return the mean features of some slides, (slides, 3, E) float64, NaN at an absent scale."""
-        return np.stack([self._summaries[slide].means for slide in slides])
+        chosen = [self._summaries[slide] for slide in slides]
+        with np.errstate(invalid="ignore"):  # 0 / 0 is NaN
+            return np.stack([kept.total / np.array(kept.counts)[:, None] for kept in chosen])
 
     def counts(self, slide: str) -> tuple[int, ...]:
         """Return the number of tokens of a slide at 5x, 10x and 20x."""
@@ -265,8 +266,6 @@ def _summarise(tokens: SlideTokens, bag: FeatureBag) -> _Summary:
     inputs = set(tokens.inputs())
     if len(tokens.grid) == len(SCALES) and nesting_fault(tokens) is None:
         inputs.add(NESTED)
-    with np.errstate(invalid="ignore"):
-        means = total / np.array(tokens.counts())[:, None]
     return _Summary(
         tokens.counts(),
         frozenset(inputs),
@@ -274,7 +273,6 @@ def _summarise(tokens: SlideTokens, bag: FeatureBag) -> _Summary:
         squares,
         content.hexdigest(),
         bag_identities(bag),
-        means,
     )
 
 
