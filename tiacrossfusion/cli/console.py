@@ -53,8 +53,10 @@ def print_figures(model: str, evaluation: Evaluation) -> None:
     ):
         value = f"{figure.value:.3f} (95 % interval {figure.low:.3f} to {figure.high:.3f})"
         click.echo(f"    {name:24}{figure.note or value}")
+    click.echo(f"    {'p of association':24}{format(pooled.association_p, '.2g')}")
     groups = pooled.risk_groups
     click.echo(f"    {'log-rank p':24}{groups.note or format(groups.log_rank_p, '.2g')}")
+    click.echo(f"    {evaluation.interval}")
     for note in evaluation.notes:
         click.echo(f"    note: {note}")
 

@@ -5,7 +5,8 @@ within a fold (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, cha
 interval). A resample is a row of counts; row 0 counts everybody once, so that the first of the values
 computed from the rows is the estimate and the others are its draws.
 
-The models and the censoring distributions are those of the training patients and stay as they are.
+The models and the censoring distributions are those of the training patients and stay as they are. That the
+folds of a cross-validation are not independent is accounted for by `widened` (see `dependence`).
 """
 
 from __future__ import annotations
@@ -42,11 +43,25 @@ def bootstrap_counts(sizes: Sequence[int], draws: int, seed: int) -> list[np.nda
     ]
 
 
-def estimate(values: np.ndarray, undefined: str = "") -> Estimate:
+def widened(values: np.ndarray, factor: float) -> np.ndarray:
+    """Draws (1 + D,), the first the estimate, with `factor` times their variance about the estimate."""
+    return values[0] + np.sqrt(factor) * (values - values[0])
+
+
+def estimate(
+    values: np.ndarray,
+    undefined: str = "",
+    *,
+    factor: float = 1.0,
+    limits: tuple[float, float] = (-np.inf, np.inf),
+) -> Estimate:
     """Estimate with the 2.5 % and 97.5 % percentiles of its draws.
 
-    `values` (1 + D,) are the estimate and its draws, NaN where not defined; `undefined` says why the
-    estimate is not defined, should it not be.
+    Args:
+        values: (1 + D,) the estimate and its draws, NaN where not defined.
+        undefined: says why the estimate is not defined, should it not be.
+        factor: of the variance of the draws, see `Dependence`.
+        limits: of the figure; an interval ends there.
     """
     value, draws = float(values[0]), values[1:]
     if not np.isfinite(value):
@@ -56,9 +71,17 @@ def estimate(values: np.ndarray, undefined: str = "") -> Estimate:
     if missing > len(draws) / 2:
         note = f"not defined in {missing} of {len(draws)} bootstrap draws, so without an interval"
         return Estimate(value=value, low=np.nan, high=np.nan, note=note)
-    low, high = np.quantile(known, [0.025, 0.975])
+    narrow = np.quantile(known, [0.025, 0.975])
+    low, high = np.clip(widened(np.array([value, *narrow]), factor)[1:], *limits)
     note = f"{missing} of {len(draws)} bootstrap draws left out, not defined there"
-    return Estimate(value=value, low=low, high=high, note=note if missing else "")
+    return Estimate(
+        value=value,
+        low=low,
+        high=high,
+        unwidened_low=narrow[0],
+        unwidened_high=narrow[1],
+        note=note if missing else "",
+    )
 
 
 def two_sided_p(draws: np.ndarray) -> float:

@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 
 from tiacrossfusion.errors import TiacfError
-from tiacrossfusion.evaluation.bootstrap import bootstrap_counts, estimate, two_sided_p
+from tiacrossfusion.evaluation.bootstrap import bootstrap_counts, estimate, two_sided_p, widened
+from tiacrossfusion.evaluation.dependence import dependence_of
 from tiacrossfusion.evaluation.predictions import FoldPredictions, check_predictions
 from tiacrossfusion.evaluation.scores import Comparison
 from tiacrossfusion.survival import PairSums, harrell_pairs
@@ -34,16 +35,20 @@ def compare(
     first = sorted(first, key=lambda fold: fold.fold)
     second = _aligned(first, second)
     counts = bootstrap_counts([len(fold.patients) for fold in first], draws, seed)
+    dependence = dependence_of(first)
+    factor = dependence.factor
     one, two = _pooled(first, counts), _pooled(second, counts)
     difference = one - two
     no_pair = "no pair of patients can be compared"
     return Comparison(
         patients=sum(len(fold.patients) for fold in first),
         events=int(sum(fold.events.sum() for fold in first)),
-        first=estimate(one, no_pair),
-        second=estimate(two, no_pair),
-        difference=estimate(difference, no_pair),
-        p=two_sided_p(difference[1:]) if np.isfinite(difference[0]) else np.nan,
+        first=estimate(one, no_pair, factor=factor, limits=(0, 1)),
+        second=estimate(two, no_pair, factor=factor, limits=(0, 1)),
+        difference=estimate(difference, no_pair, factor=factor, limits=(-1, 1)),
+        p=two_sided_p(widened(difference, factor)[1:]),
+        interval=dependence.sentence,
+        variance_factor=factor,
         draws=draws,
         seed=seed,
     )

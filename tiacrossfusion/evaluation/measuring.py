@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tiacrossfusion.evaluation.bootstrap import bootstrap_counts, estimate
+from tiacrossfusion.evaluation.dependence import dependence_of
 from tiacrossfusion.evaluation.predictions import FoldPredictions, check_predictions
 from tiacrossfusion.evaluation.scores import (
     CHANCE,
@@ -28,6 +29,7 @@ from tiacrossfusion.survival import (
     PairSums,
     auc_pairs,
     calibration_groups,
+    cox_score,
     harrell_pairs,
     integrated_brier_parts,
     kaplan_meier,
@@ -68,6 +70,7 @@ class _Measured:
     high: np.ndarray  # (N,) above the cut-off
     survival: np.ndarray  # (N, T) predicted at the times of the calibration
     counts: np.ndarray  # (1 + D, N)
+    score: np.ndarray  # (2,) Cox's score of the rank within the fold, and its information
 
     def __add__(self, other: _Measured) -> _Measured:
         """Pool two folds."""
@@ -82,6 +85,7 @@ class _Measured:
             np.concatenate([self.high, other.high]),
             np.concatenate([self.survival, other.survival]),
             np.concatenate([self.counts, other.counts], axis=1),
+            self.score + other.score,
         )
 
 
@@ -107,11 +111,12 @@ def evaluate(
     for other in measured[1:]:
         pooled = pooled + other
     scores = [
-        FoldScores(fold=fold.fold, **_scores(part, times, horizon))
+        FoldScores(fold=fold.fold, **_scores(part, times, horizon, factor=1.0))
         for fold, part in zip(folds, measured, strict=True)
     ]
     c = np.array([score.harrell_c.value for score in scores])
-    of_all = Scores(**_scores(pooled, times, horizon))
+    dependence = dependence_of(folds)
+    of_all = Scores(**_scores(pooled, times, horizon, factor=dependence.factor))
     return Evaluation(
         time_unit=folds[0].bins.unit,
         times=tuple(times),
@@ -120,7 +125,9 @@ def evaluate(
         pooled=of_all,
         harrell_c_mean=float(c.mean()),
         harrell_c_sd=float(c.std(ddof=1)) if len(c) > 1 else np.nan,
-        auc_over_time=_auc_over_time(folds, counts, horizon),
+        auc_over_time=_auc_over_time(folds, counts, horizon, dependence.factor),
+        interval=dependence.sentence,
+        variance_factor=dependence.factor,
         optimistic=optimistic,
         draws=draws,
         seed=seed,
@@ -158,6 +165,7 @@ def _measure(
         fold.high,
         survival_at(fold.survival, fold.bins, times),
         counts,
+        np.array(cox_score(fold.times, fold.events, _ranks(fold.risks))),
     )
 
 
@@ -165,8 +173,25 @@ def _auc(fold: FoldPredictions, time: float, counts: np.ndarray) -> PairSums:
     return auc_pairs(fold.times, fold.events, fold.risks, time, fold.censoring, counts)
 
 
-def _scores(measured: _Measured, times: np.ndarray, horizon: float) -> dict[str, object]:
-    """Turn sums into the fields of `Scores`."""
+def _ranks(risks: np.ndarray) -> np.ndarray:
+    """Ranks (N,) of risks within a fold, from above -1/2 to below 1/2; ties have their mean rank."""
+    from scipy.stats import rankdata
+
+    return (rankdata(np.round(risks, 8)) - 0.5) / len(risks) - 0.5
+
+
+def _association_p(score: np.ndarray, factor: float) -> float:
+    """One-sided p of the summed scores of the folds; NaN without any information."""
+    from scipy.stats import norm
+
+    total, information = score
+    return float(norm.sf(total / np.sqrt(factor * information))) if information > 0 else float("nan")
+
+
+def _scores(
+    measured: _Measured, times: np.ndarray, horizon: float, *, factor: float
+) -> dict[str, object]:
+    """Turn sums into the fields of `Scores`; `factor` is that of the variance."""
     patients, events = len(measured.times), int(measured.events.sum())
     no_pair = f"no pair of patients can be compared ({events} events among {patients} patients)"
     no_horizon = "the training patients' censoring supports no time"
@@ -178,28 +203,33 @@ def _scores(measured: _Measured, times: np.ndarray, horizon: float) -> dict[str,
     return {
         "patients": patients,
         "events": events,
-        "harrell_c": estimate(measured.harrell.ratio, no_pair),
-        "uno_c": estimate(measured.uno.ratio, before),
+        "harrell_c": estimate(measured.harrell.ratio, no_pair, factor=factor, limits=(0, 1)),
+        "association_p": _association_p(measured.score, factor),
+        "uno_c": estimate(measured.uno.ratio, before, factor=factor, limits=(0, 1)),
         "auc": tuple(
-            _time_estimate(time, pairs) for time, pairs in zip(times, measured.auc, strict=True)
+            _time_estimate(time, pairs, factor)
+            for time, pairs in zip(times, measured.auc, strict=True)
         ),
-        "brier": estimate(measured.brier / patients, no_horizon),
-        "brier_without_model": estimate(measured.brier_without_model / patients, no_horizon),
+        "brier": estimate(measured.brier / patients, no_horizon, limits=(0, 1)),
+        "brier_without_model": estimate(
+            measured.brier_without_model / patients, no_horizon, limits=(0, 1)
+        ),
         "calibration": tuple(
             _calibration(measured, time, measured.survival[:, index])
             for index, time in enumerate(times)
         ),
-        "risk_groups": _risk_groups(measured),
+        "risk_groups": _risk_groups(measured, factor),
     }
 
 
-def _time_estimate(time: float, pairs: PairSums) -> TimeEstimate:
-    found = estimate(pairs.ratio, "no event up to this time, or nobody followed beyond it")
+def _time_estimate(time: float, pairs: PairSums, factor: float) -> TimeEstimate:
+    undefined = "no event up to this time, or nobody followed beyond it"
+    found = estimate(pairs.ratio, undefined, factor=factor, limits=(0, 1))
     return TimeEstimate(time=time, **found.model_dump())
 
 
 def _auc_over_time(
-    folds: Sequence[FoldPredictions], counts: Sequence[np.ndarray], horizon: float
+    folds: Sequence[FoldPredictions], counts: Sequence[np.ndarray], horizon: float, factor: float
 ) -> tuple[TimeEstimate, ...]:
     """AUC at evenly spaced times, from the first tenth of the events to the horizon."""
     ends = np.concatenate([fold.times[fold.events == 1] for fold in folds])
@@ -208,7 +238,7 @@ def _auc_over_time(
     found = []
     for time in np.linspace(np.quantile(ends, 0.1), horizon, _AUC_POINTS):
         parts = [_auc(fold, time, drawn) for fold, drawn in zip(folds, counts, strict=True)]
-        found.append(_time_estimate(time, sum(parts[1:], start=parts[0])))
+        found.append(_time_estimate(time, sum(parts[1:], start=parts[0]), factor))
     return tuple(found)
 
 
@@ -224,23 +254,26 @@ def _calibration(measured: _Measured, time: float, survival: np.ndarray) -> Cali
         rows.append(CalibrationRow(**vars(group), note=note))
     ratio = observed_over_expected(measured.times, measured.events, survival, time, measured.counts)
     undefined = "nobody is followed up to this time, or no event is predicted"
-    whole = estimate(ratio, undefined)
+    whole = estimate(ratio, undefined, limits=(0, np.inf))
     return CalibrationTable(time=time, observed_over_expected=whole, rows=tuple(rows))
 
 
-def _risk_groups(measured: _Measured) -> RiskGroups:
+def _risk_groups(measured: _Measured, factor: float) -> RiskGroups:
     """Count the groups and test them (log-rank; Mantel, Cancer Chemotherapy Reports 50, 1966)."""
     from lifelines.statistics import logrank_test
+    from scipy.stats import chi2
 
     high, events = measured.high.astype(bool), measured.events
-    p, note = float("nan"), ""
+    p, independent, note = float("nan"), float("nan"), ""
     if not high.any() or high.all():
         note = f"all patients are in the {'high' if high.any() else 'low'} risk group"
     elif not events.any():
         note = "no events"
     else:
         times = measured.times
-        p = float(logrank_test(times[high], times[~high], events[high], events[~high]).p_value)
+        test = logrank_test(times[high], times[~high], events[high], events[~high])
+        p = float(chi2.sf(test.test_statistic / factor, 1))
+        independent = float(test.p_value)
         note = "" if np.isfinite(p) else "the groups are never at risk at the same time"
     return RiskGroups(
         low_patients=int((~high).sum()),
@@ -248,6 +281,7 @@ def _risk_groups(measured: _Measured) -> RiskGroups:
         high_patients=int(high.sum()),
         high_events=int(events[high].sum()),
         log_rank_p=p,
+        log_rank_p_of_independent_folds=independent,
         note=note,
     )
 
@@ -277,8 +311,8 @@ def _notes(
     repeated = len(names) - len(set(names))
     if repeated:
         notes.append(
-            f"{repeated} patients are held out in more than one fold; the pooled intervals take them "
-            "for different patients and are too narrow."
+            f"{repeated} predictions are of patients who are held out in more than one fold: numbers of "
+            "patients and events count them each time; the intervals are widened for it."
         )
     empty = [str(score.fold) for score in scores if not np.isfinite(score.harrell_c.value)]
     if empty:

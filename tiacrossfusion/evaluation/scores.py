@@ -25,12 +25,16 @@ class Estimate(FrozenModel):
 
     Attributes:
         value: NaN where it is not defined.
+        unwidened_low: lower end if the folds were independent (see `Evaluation.interval`).
+        unwidened_high: upper end.
         note: why something is not defined; else empty.
     """
 
     value: Number
     low: Number
     high: Number
+    unwidened_low: Number = float("nan")
+    unwidened_high: Number = float("nan")
     note: str = ""
 
 
@@ -77,7 +81,8 @@ class RiskGroups(FrozenModel):
     """Patients at or below the cut-off (low) and above it (high), and how many of them had the event.
 
     Attributes:
-        log_rank_p: p of the log-rank test.
+        log_rank_p: p of the log-rank test, its chi-square divided by the variance factor of the evaluation.
+        log_rank_p_of_independent_folds: the same, not divided.
         note: why p is not defined; else empty.
     """
 
@@ -86,6 +91,7 @@ class RiskGroups(FrozenModel):
     high_patients: int
     high_events: int
     log_rank_p: Number
+    log_rank_p_of_independent_folds: Number
     note: str = ""
 
 
@@ -93,6 +99,8 @@ class Scores(FrozenModel):
     """Figures of one fold, or of all folds pooled.
 
     Attributes:
+        association_p: one-sided p that the risk does not order the patients of a fold: Cox's score test of
+            the rank within the fold, stratified by fold, with the variance factor of the evaluation.
         uno_c: Uno's C, truncated at the horizon.
         auc: cumulative/dynamic AUC at the evaluation's times.
         brier: integrated Brier score from 0 to the horizon.
@@ -103,6 +111,7 @@ class Scores(FrozenModel):
     patients: int
     events: int
     harrell_c: Estimate
+    association_p: Number
     uno_c: Estimate
     auc: tuple[TimeEstimate, ...]
     brier: Estimate
@@ -128,6 +137,8 @@ class Evaluation(FrozenModel):
         harrell_c_mean: mean of Harrell's C over the folds, as papers report it.
         harrell_c_sd: its standard deviation over the folds (n - 1).
         auc_over_time: pooled AUC at times closer together.
+        interval: what the intervals take into account, in a sentence.
+        variance_factor: of pooled figures against independent folds, see `dependence`.
         optimistic: whether the patients reported on also helped to choose the model.
         notes: what a reader has to know.
     """
@@ -140,6 +151,8 @@ class Evaluation(FrozenModel):
     harrell_c_mean: Number
     harrell_c_sd: Number
     auc_over_time: tuple[TimeEstimate, ...]
+    interval: str
+    variance_factor: float
     optimistic: bool
     draws: int
     seed: int
@@ -153,6 +166,8 @@ class Comparison(FrozenModel):
         first: pooled Harrell's C of the first model; `second` that of the other.
         difference: first less second, of the same bootstrap draws.
         p: two-sided, that the difference is 0.
+        interval: what the intervals take into account, in a sentence.
+        variance_factor: of the draws against independent folds, see `dependence`.
     """
 
     patients: int
@@ -161,5 +176,7 @@ class Comparison(FrozenModel):
     second: Estimate
     difference: Estimate
     p: Number
+    interval: str
+    variance_factor: float
     draws: int
     seed: int

@@ -12,6 +12,7 @@ from tiacrossfusion.survival.concordance import PairSums, harrell_c, harrell_pai
 from tiacrossfusion.survival.discrete import hazards_of, interpolation, risk_of, survival_curve
 from tiacrossfusion.survival.kaplan_meier import Censoring, kaplan_meier
 from tiacrossfusion.survival.proportional_hazards import breslow_increments
+from tiacrossfusion.survival.score_test import cox_score
 from tiacrossfusion.survival.time_bins import TimeBins, check_unit, median_survival, quantile_bins
 from tiacrossfusion.survival.time_dependent import (
     RocCurve,
@@ -33,6 +34,7 @@ __all__ = [
     "brier_parts",
     "calibration_groups",
     "check_unit",
+    "cox_score",
     "harrell_c",
     "harrell_pairs",
     "hazards_of",

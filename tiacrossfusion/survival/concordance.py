@@ -14,6 +14,10 @@ from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.survival.kaplan_meier import Censoring
 
 
+#: Risks that differ by no more are equal, as in scikit-survival: rounding does not order patients.
+TIED = 1e-8
+
+
 @dataclass(frozen=True, eq=False)
 class PairSums:
     """Sums over comparable pairs of patients, which may be added up over folds.
@@ -45,7 +49,7 @@ def harrell_pairs(
 
     A pair (i, j) is comparable when i has an event before the follow-up of j ends, or at the very time
     at which j is censored; it is concordant when i has the higher risk, and half so when the risks are
-    equal. Two events at one time are not comparable. This is as in lifelines.
+    equal (within `TIED`). Two events at one time are not comparable. This is as in lifelines.
 
     Args:
         times: (N,) follow-up times.
@@ -107,9 +111,12 @@ def check_risks(risks: np.ndarray) -> None:
 
 
 def higher_risk(risks: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """(N, M): 1 where a risk (N,) is above another (M,), 0.5 where they are equal, else 0."""
-    above = risks[:, None] > others[None, :]
-    return above + 0.5 * (risks[:, None] == others[None, :])
+    """(N, M): 1 where a risk (N,) is above another (M,), 0.5 where they are equal, else 0.
+
+    Risks within `TIED` count as equal.
+    """
+    difference = risks[:, None] - others[None, :]
+    return (difference > TIED) + 0.5 * (np.abs(difference) <= TIED)
 
 
 def pair_sum(matrix: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:

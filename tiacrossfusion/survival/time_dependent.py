@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tiacrossfusion.survival.concordance import PairSums, check_risks, higher_risk, pair_sum
+from tiacrossfusion.survival.concordance import TIED, PairSums, check_risks, higher_risk, pair_sum
 from tiacrossfusion.survival.discrete import interpolation
 from tiacrossfusion.survival.kaplan_meier import Censoring
 from tiacrossfusion.survival.time_bins import TimeBins
@@ -89,9 +89,12 @@ def roc_curve(
         return None
     case_weights = np.zeros(len(risks))
     case_weights[cases] = censoring.weights(np.asarray(times, float)[cases])
-    threshold, group = np.unique(-np.asarray(risks, float), return_inverse=True)
-    true = np.bincount(group, case_weights, len(threshold)).cumsum()
-    false = np.bincount(group, controls.astype(float), len(threshold)).cumsum()
+    order = np.argsort(-np.asarray(risks, float), kind="stable")
+    steps = -np.diff(np.asarray(risks, float)[order]) > TIED
+    group = np.empty(len(risks), int)
+    group[order] = np.concatenate([[0], steps.cumsum()])
+    true = np.bincount(group, case_weights).cumsum()
+    false = np.bincount(group, controls.astype(float)).cumsum()
     weight = true[-1] * false[-1] * float(censoring.weights(np.array([at]))[0])
     return RocCurve(
         np.concatenate([[0.0], false / false[-1]]), np.concatenate([[0.0], true / true[-1]]), weight

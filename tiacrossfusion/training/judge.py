@@ -98,6 +98,7 @@ def _write_models(plan: Plan) -> None:
         for name in ("harrell_c", "uno_c", "brier"):
             figure = getattr(pooled, name)
             row |= {name: figure.value, f"{name}_low": figure.low, f"{name}_high": figure.high}
+        row["association_p"] = pooled.association_p
         row["log_rank_p"] = pooled.risk_groups.log_rank_p
         row["remark"] = "no better than chance" if pooled.harrell_c.low <= CHANCE else ""
         if model != first:
