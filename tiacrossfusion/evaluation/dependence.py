@@ -22,9 +22,9 @@ class Dependence:
     """The dependence of folds.
 
     Attributes:
-        factor: by which the variance of pooled figures is larger than that of independent folds; 1 for a
-            single fold.
-        repeats: how many times each patient is tested, on average.
+        factor: by which the variance of pooled figures of ranking is larger than that of independent folds;
+            1 for a single fold. Brier score and calibration, which average over patients, do not need it.
+        repeats: how many times each patient is tested, on average: the factor of averages over patients.
     """
 
     factor: float
@@ -48,6 +48,9 @@ class Dependence:
         )
 
 
+INDEPENDENT = Dependence(1.0, 1.0)
+
+
 def dependence_of(folds: Sequence[FoldPredictions]) -> Dependence:
     """Return the dependence of the folds of one model.
 
@@ -56,7 +59,7 @@ def dependence_of(folds: Sequence[FoldPredictions]) -> Dependence:
     1 + f without repeats.
     """
     if len(folds) == 1:
-        return Dependence(1.0, 1.0)
+        return INDEPENDENT
     tested = sum(len(fold.patients) for fold in folds)
     people = len({name for fold in folds for name in fold.patients})
     shares = [

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tiacrossfusion.evaluation.bootstrap import bootstrap_counts, estimate
-from tiacrossfusion.evaluation.dependence import dependence_of
+from tiacrossfusion.evaluation.dependence import INDEPENDENT, Dependence, dependence_of
 from tiacrossfusion.evaluation.predictions import FoldPredictions, check_predictions
 from tiacrossfusion.evaluation.scores import (
     CHANCE,
@@ -111,12 +111,12 @@ def evaluate(
     for other in measured[1:]:
         pooled = pooled + other
     scores = [
-        FoldScores(fold=fold.fold, **_scores(part, times, horizon, factor=1.0))
+        FoldScores(fold=fold.fold, **_scores(part, times, horizon, INDEPENDENT))
         for fold, part in zip(folds, measured, strict=True)
     ]
     c = np.array([score.harrell_c.value for score in scores])
     dependence = dependence_of(folds)
-    of_all = Scores(**_scores(pooled, times, horizon, factor=dependence.factor))
+    of_all = Scores(**_scores(pooled, times, horizon, dependence))
     return Evaluation(
         time_unit=folds[0].bins.unit,
         times=tuple(times),
@@ -189,9 +189,10 @@ def _association_p(score: np.ndarray, factor: float) -> float:
 
 
 def _scores(
-    measured: _Measured, times: np.ndarray, horizon: float, *, factor: float
+    measured: _Measured, times: np.ndarray, horizon: float, dependence: Dependence
 ) -> dict[str, object]:
-    """Turn sums into the fields of `Scores`; `factor` is that of the variance."""
+    """Turn sums into the fields of `Scores`."""
+    factor, repeats = dependence.factor, dependence.repeats
     patients, events = len(measured.times), int(measured.events.sum())
     no_pair = f"no pair of patients can be compared ({events} events among {patients} patients)"
     no_horizon = "the training patients' censoring supports no time"
@@ -210,12 +211,12 @@ def _scores(
             _time_estimate(time, pairs, factor)
             for time, pairs in zip(times, measured.auc, strict=True)
         ),
-        "brier": estimate(measured.brier / patients, no_horizon, limits=(0, 1)),
+        "brier": estimate(measured.brier / patients, no_horizon, factor=repeats, limits=(0, 1)),
         "brier_without_model": estimate(
-            measured.brier_without_model / patients, no_horizon, limits=(0, 1)
+            measured.brier_without_model / patients, no_horizon, factor=repeats, limits=(0, 1)
         ),
         "calibration": tuple(
-            _calibration(measured, time, measured.survival[:, index])
+            _calibration(measured, time, measured.survival[:, index], repeats)
             for index, time in enumerate(times)
         ),
         "risk_groups": _risk_groups(measured, factor),
@@ -242,7 +243,9 @@ def _auc_over_time(
     return tuple(found)
 
 
-def _calibration(measured: _Measured, time: float, survival: np.ndarray) -> CalibrationTable:
+def _calibration(
+    measured: _Measured, time: float, survival: np.ndarray, factor: float
+) -> CalibrationTable:
     groups = min(_MOST_GROUPS, max(1, len(survival) // _GROUP_SIZE))
     rows = []
     for group in calibration_groups(measured.times, measured.events, survival, time, groups):
@@ -254,7 +257,7 @@ def _calibration(measured: _Measured, time: float, survival: np.ndarray) -> Cali
         rows.append(CalibrationRow(**vars(group), note=note))
     ratio = observed_over_expected(measured.times, measured.events, survival, time, measured.counts)
     undefined = "nobody is followed up to this time, or no event is predicted"
-    whole = estimate(ratio, undefined, limits=(0, np.inf))
+    whole = estimate(ratio, undefined, factor=factor, limits=(0, np.inf))
     return CalibrationTable(time=time, observed_over_expected=whole, rows=tuple(rows))
 
 
