@@ -23,7 +23,7 @@ from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.evaluation.measuring import evaluate
 from tiacrossfusion.evaluation.predictions import FoldPredictions
 from tiacrossfusion.survival import quantile_bins
-from tiacrossfusion.training.covariates import CoxCovariates
+from tiacrossfusion.survival.covariates import CoxCovariates
 
 COHORTS = ("blca", "coad", "luad", "ucec")
 BINS, FOLDS, SEED, DRAWS = 4, 5, 0, 1000

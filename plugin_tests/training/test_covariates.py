@@ -9,7 +9,7 @@ from lifelines import CoxPHFitter
 
 from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.survival import TimeBins
-from tiacrossfusion.training.covariates import RIDGE, CoxCovariates
+from tiacrossfusion.survival.covariates import RIDGE, CoxCovariates
 
 BINS = TimeBins(edges=(0, 3, 10, 20, 60), unit="months")
 

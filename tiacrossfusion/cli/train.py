@@ -20,6 +20,7 @@ _SETTINGS = {
     "time_unit": ("time_unit",),
     "drop_unusable": ("drop_unusable",),
     "covariates": ("columns", "covariates"),
+    "ordinal": ("columns", "ordinal"),
     "seed": ("seed",),
     "slide_column": ("columns", "slide"),
     "patient_column": ("columns", "patient"),
@@ -72,6 +73,12 @@ _SETTINGS = {
     help="Clinical columns, comma-separated, for cox-covariates and for networks that take covariates.",
 )
 @click.option(
+    "--ordinal",
+    multiple=True,
+    help="A covariate with ordered levels, from low to high, such as stage=I,II,III,IV; names of one level "
+    "separated by |. Repeatable.",
+)
+@click.option(
     "--drop-unusable",
     is_flag=True,
     help="Leave out, and count, rows without follow-up or bag instead of refusing the table.",
@@ -116,6 +123,7 @@ def train(
     output_path: str,
     models: tuple[str, ...],
     covariates: str | None,
+    ordinal: tuple[str, ...],
     config: Path | None,
     cache: Path | None,
     accelerator: str,
@@ -135,11 +143,12 @@ def train(
     table = given("--table", table)
     folder = output_folder(output_path)
 
+    from tiacrossfusion.cohorts.levels import read_levels
     from tiacrossfusion.training import api
     from tiacrossfusion.training.config import from_options
     from tiacrossfusion.training.devices import Devices
 
-    options |= {"models": models or None, "drop_unusable": drop_unusable or None}
+    options |= {"ordinal": read_levels(ordinal) or None, "models": models or None, "drop_unusable": drop_unusable or None}
     if covariates is not None:
         options["covariates"] = [name.strip() for name in covariates.split(",") if name.strip()]
     given_options = {

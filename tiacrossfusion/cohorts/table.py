@@ -16,6 +16,7 @@ import pandas as pd
 from pandas.api.types import is_scalar
 from pydantic import BaseModel, ConfigDict, Field
 
+from tiacrossfusion.cohorts.levels import level_numbers
 from tiacrossfusion.cohorts.people import one_name_a_person
 from tiacrossfusion.cohorts.plausible import (
     refuse_implausible,
@@ -35,6 +36,7 @@ COLUMN_OPTIONS = {
     "event": "--event-column",
     "censorship": "--censorship-column",
     "covariates": "--covariates",
+    "ordinal": "--ordinal",
     "patient_characters": "--patient-characters",
 }
 
@@ -56,6 +58,9 @@ class Columns(BaseModel):
         event: 1 where the event was observed, 0 where the patient was censored.
         censorship: used instead of `event` when given: 1 where the patient was censored.
         covariates: clinical columns to read besides; the same for all slides of a patient.
+        ordinal: for a covariate with ordered levels, such as a stage, its levels from low to high; it is read
+            as their numbers 0, 1, 2. Names of one level are separated by "|". Other values are refused, but
+            for those that mean that there is none (`cohorts.levels.NO_VALUE`).
         patient_characters: only that many first characters of the patient column name the patient; None
             takes the whole, or of TCGA barcodes the 12 that name the patient.
     """
@@ -68,6 +73,7 @@ class Columns(BaseModel):
     event: str = "event"
     censorship: str | None = None
     covariates: tuple[str, ...] = ()
+    ordinal: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     patient_characters: int | None = Field(None, ge=1, le=1000)
 
 
@@ -108,7 +114,12 @@ class CohortTable:
 
 
 def read_table(
-    path: Path, columns: Columns, time_unit: str, *, drop_unusable: bool = False
+    path: Path,
+    columns: Columns,
+    time_unit: str,
+    *,
+    drop_unusable: bool = False,
+    covariates_may_miss: bool = False,
 ) -> CohortTable:
     """Read and check a cohort table.
 
@@ -120,6 +131,7 @@ def read_table(
         time_unit: unit of the times, such as "months"; carried through to every result.
         drop_unusable: leave out rows without usable follow-up or covariates instead of refusing the
             table; they are in `CohortTable.left_out`.
+        covariates_may_miss: keep rows without a covariate, as NaN.
 
     Raises:
         TiacfError: the file cannot be read, or a value in it is wrong.
@@ -133,7 +145,11 @@ def read_table(
     reasons = _unusable_follow_up(path, frame, columns)
     refuse_implausible(path, frame["time"], time_unit, COLUMN_OPTIONS["time"])
     for name in columns.covariates:
-        reasons |= _unusable_covariate(path, frame, name)
+        lacking = _unusable_covariate(path, frame, name)
+        if covariates_may_miss:
+            frame[name] = frame[name].mask(next(iter(lacking.values())))
+        else:
+            reasons |= lacking
     wrong = given[reasons[_NO_NUMBER]]
     shown = f"; values: {examples(map(str, wrong.unique()))}" if len(wrong) else ""
     frame, left_out = _leave_out(path, frame, reasons, drop_unusable, shown)
@@ -201,7 +217,12 @@ def _read_columns(path: Path, columns: Columns) -> tuple[pd.DataFrame, list[str]
     _no_slide_twice(path, frame, columns)
     frame["time"] = raw[columns.time]
     frame["event"] = _events(path, frame["slide"], raw, columns)
-    return pd.concat([frame, raw[list(columns.covariates)]], axis=1), notes
+    covariates = raw[list(columns.covariates)].copy()
+    for name, levels in columns.ordinal.items():
+        if name not in covariates:
+            raise UsageError(f"--ordinal {name}: is none of the covariates; name it with --covariates too")
+        covariates[name] = level_numbers(path, covariates[name], levels)
+    return pd.concat([frame, covariates], axis=1), notes
 
 
 def _read_file(path: Path, text_columns: Sequence[str]) -> pd.DataFrame:

@@ -48,13 +48,28 @@ def read_cohort(table: Path, bags: Path | None, config: TrainingConfig) -> Cohor
         TiacfError: the table is at fault, or slides have no bag.
     """
     checked = read_table(
-        table, config.columns, config.time_unit, drop_unusable=config.drop_unusable
+        table,
+        config.columns,
+        config.time_unit,
+        drop_unusable=config.drop_unusable,
+        covariates_may_miss=not _network_reads_covariates(config),
     )
     name = printable(table.stem)
     if bags is None:
         return Cohort(name, checked, {})
     checked, sources = match_bags(checked, find_bags(bags), drop_missing=config.drop_unusable)
     return Cohort(name, checked, sources)
+
+
+def _network_reads_covariates(config: TrainingConfig) -> bool:
+    """Return whether a network is trained that takes covariates: unlike Cox regression, it needs them all."""
+    if not config.columns.covariates or set(config.models) <= {COX_COVARIATES}:
+        return False
+    from tiacrossfusion.networks.calling import input_names
+    from tiacrossfusion.training.fold import build_on_meta
+
+    networks = [model for model in config.models if model != COX_COVARIATES]
+    return any("covariates" in input_names(build_on_meta(model, config)) for model in networks)
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,12 @@ from tiacrossfusion.text import examples
 #: event or two covariates are collinear.
 RIDGE: Final = 0.01
 
+#: Name of the category of patients without a value.
+MISSING: Final = "missing"
+
+#: Share of training patients without a number from which on that is a term of its own.
+_GAPS: Final = 0.01
+
 
 class CoxCovariates:
     """Proportional hazards of covariates, fitted by lifelines (Cox, J R Stat Soc B 34:187, 1972).
@@ -30,7 +36,9 @@ class CoxCovariates:
     of the training patients, so that `exp(b)` is the hazard ratio of one SD. Others enter as one
     indicator for each category of the training patients but the most frequent. A category that no
     training patient has takes the mean of the indicators over the training patients. A covariate that
-    is the same for all training patients is left out. Both are noted in `messages`.
+    is the same for all training patients is left out. Missing numbers take the median of the training
+    patients, and where 1 % of these or more lack the number, an indicator of that is a further term; missing
+    categories are a category of their own. All of this is noted in `messages`.
 
     Attributes:
         covariates: names of the columns.
@@ -55,14 +63,15 @@ class CoxCovariates:
         """Estimate the coefficients and the baseline hazard; returns the object itself.
 
         Args:
-            patients: training patients: columns time, event and the covariates, none missing
-                (`CohortTable.patients`).
+            patients: training patients: columns time, event and the covariates (`CohortTable.patients`).
 
         Raises:
             TiacfError: no covariate varies, there are fewer events than terms, or the fit fails.
         """
         self.messages = []
         self._moments: dict[str, tuple[float, float]] = {}
+        self._medians: dict[str, float] = {}
+        self._gaps: dict[str, tuple[float, float]] = {}
         self._categories: dict[str, list[str]] = {}
         for name in self.covariates:
             self._learn(name, patients[name])
@@ -112,25 +121,37 @@ class CoxCovariates:
 
     def _learn(self, name: str, values: pd.Series) -> None:
         """Keep the moments or the categories of a covariate."""
-        if (values == values.iloc[0]).all():
+        known = values[values.notna()]
+        missing = len(values) - len(known)
+        if missing:
             self.messages.append(
-                f"covariate {name} is {values.iloc[0]} for all {len(values)} training patients and is "
-                "left out"
+                f"covariate {name} is missing for {missing} of {len(values)} training patients"
+            )
+        if known.empty or ((known == known.iloc[0]).all() and (is_numeric_dtype(values) or not missing)):
+            same = "missing" if known.empty else known.iloc[0]
+            self.messages.append(
+                f"covariate {name} is {same} for all {len(values)} training patients"
+                f"{' who have it' if missing and len(known) else ''} and is left out"
             )
         elif is_numeric_dtype(values):
-            numbers = values.astype(float)
+            self._medians[name] = float(known.astype(float).median())
+            numbers = values.astype(float).fillna(self._medians[name])
+            gaps = values.isna().astype(float)
+            if gaps.mean() >= _GAPS:
+                self._gaps[name] = (float(gaps.mean()), float(gaps.std(ddof=0)))
             with np.errstate(over="ignore"):  # the fit refuses what no sum can hold
                 self._moments[name] = (float(numbers.mean()), float(numbers.std(ddof=0)))
         else:
             # the most frequent first: it is the reference; by name where equally frequent
-            counts = values.astype(str).value_counts().sort_index()
-            self._categories[name] = list(counts.sort_values(ascending=False, kind="stable").index)
+            counts = _categories(values).value_counts().sort_index()
+            categories = list(counts.sort_values(ascending=False, kind="stable").index)
+            self._categories[name] = sorted(categories, key=lambda category: category == MISSING)
 
     def _terms(self, patients: pd.DataFrame) -> pd.DataFrame:
         """Terms of patients to predict; categories unseen in training are noted in `messages`."""
         terms = self._indicators(patients)
         for name, categories in self._categories.items():
-            values = patients[name].astype(str)
+            values = _categories(patients[name])
             unseen = ~values.isin(categories).to_numpy()
             if unseen.any():
                 message = (
@@ -147,11 +168,18 @@ class CoxCovariates:
     def _indicators(self, patients: pd.DataFrame) -> pd.DataFrame:
         """Terms (N, P): standardised numbers and indicators of categories."""
         terms = {
-            name: (patients[name].astype(float) - mean) / deviation
+            name: (patients[name].astype(float).fillna(self._medians[name]) - mean) / deviation
             for name, (mean, deviation) in self._moments.items()
         }
+        for name, (mean, deviation) in self._gaps.items():
+            terms[f"{name} {MISSING}"] = (patients[name].isna().astype(float) - mean) / deviation
         for name, categories in self._categories.items():
-            values = patients[name].astype(str)
+            values = _categories(patients[name])
             for category in categories[1:]:
                 terms[f"{name}={category}"] = (values == category).astype(float)
         return pd.DataFrame(terms, index=patients.index)
+
+
+def _categories(values: pd.Series) -> pd.Series:
+    """Categories (N,) as text, `MISSING` where there is none."""
+    return values.astype(object).where(values.notna(), MISSING).astype(str)
