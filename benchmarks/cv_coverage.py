@@ -71,7 +71,9 @@ class Population:
         first = hazards[self.one] / both * -np.expm1(-both * tau)
         return float((first * (risks[self.one] > risks[self.other])).sum() / first.sum())
 
-    def brier(self, fold: FoldPredictions, curves: np.ndarray, hazards: np.ndarray, tau: float) -> float:
+    def brier(
+        self, fold: FoldPredictions, curves: np.ndarray, hazards: np.ndarray, tau: float
+    ) -> float:
         """Integrated Brier score of curves (N, K) at the edges of a fold."""
         grid = np.linspace(0, tau, 41)
         predicted, alive = survival_at(curves, fold.bins, grid), np.exp(-hazards[:, None] * grid)
@@ -129,7 +131,9 @@ def fold_of(
     return fold, b, baseline
 
 
-def divide(random: np.random.Generator, events: np.ndarray, design: str) -> list[tuple[np.ndarray, np.ndarray]]:
+def divide(
+    random: np.random.Generator, events: np.ndarray, design: str
+) -> list[tuple[np.ndarray, np.ndarray]]:
     """Training and test patients of each fold, balanced in events."""
     parts = []
     for _ in range(2 if design == "two repeats" else 1):
@@ -149,7 +153,9 @@ def replicate(task: tuple[Cell, int]) -> dict[str, float]:
     population, effect = Population(), EFFECT[cell.signal]
     random = np.random.default_rng([seed, cell.patients, len(cell.signal), len(cell.design)])
     hazards = population.hazards(effect)
-    while True:  # a fold without enough events for four bins is drawn again, as the package refuses it
+    while (
+        True
+    ):  # a fold without enough events for four bins is drawn again, as the package refuses it
         x = random.normal(size=(cell.patients, 2 * COVARIATES))
         true_times = random.exponential(1 / np.exp(effect * x.sum(axis=1)))
         censored = random.exponential(1 / CENSORING, cell.patients)
@@ -210,13 +216,17 @@ def cells() -> list[Cell]:
     return found + [Cell(100, signal, "two repeats") for signal in EFFECT]
 
 
-def table(title: str, names: Sequence[str], results: dict[Cell, list[dict[str, float]]]) -> list[str]:
+def table(
+    title: str, names: Sequence[str], results: dict[Cell, list[dict[str, float]]]
+) -> list[str]:
     """Rows of a table: the mean of each figure in each setting."""
     lines = [f"## {title}", "", "| patients | signal | design | " + " | ".join(names) + " |"]
     lines.append("|---" * (3 + len(names)) + "|")
     for cell, rows in results.items():
         values = [mean_of(rows, name) for name in names]
-        lines.append(f"| {cell.patients} | {cell.signal} | {cell.design} | " + " | ".join(values) + " |")
+        lines.append(
+            f"| {cell.patients} | {cell.signal} | {cell.design} | " + " | ".join(values) + " |"
+        )
     return [*lines, ""]
 
 
@@ -238,7 +248,9 @@ def _mean(rows: list[dict[str, float]], key: str) -> float:
 
 def main() -> None:
     """Run all settings and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--replications", type=int, default=1000)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".md"))
@@ -248,7 +260,11 @@ def main() -> None:
         for cell in cells():
             tasks = [(cell, seed) for seed in range(options.replications)]
             results[cell] = pool.map(replicate, tasks, chunksize=5)
-            print(cell, {k: round(_mean(results[cell], k), 3) for k in ("c", "c_unwidened")}, flush=True)
+            print(
+                cell,
+                {k: round(_mean(results[cell], k), 3) for k in ("c", "c_unwidened")},
+                flush=True,
+            )
     n = options.replications
     lines = [
         "# Do intervals and p values hold under cross-validation?",

@@ -345,7 +345,7 @@ def test_optimism_and_repeated_patients_are_said():
     found = evaluate(twice, draws=100, optimistic=True)
     assert found.optimistic
     assert "optimistic" in found.notes[0]
-    assert "80 patients are held out in more than one fold" in found.notes[1]
+    assert "80 predictions are of patients who are held out in more than one fold" in found.notes[1]
     assert evaluate(FOLDS, draws=100).notes == ()
 
 
@@ -368,7 +368,7 @@ def test_folds_that_do_not_go_together_are_refused():
 
 
 def test_a_better_model_is_found_better_and_the_other_way_round():
-    worse = simulated(noise=4.0)
+    worse = simulated(noise=8.0)
     found, turned = compare(FOLDS, worse, draws=500), compare(worse, FOLDS, draws=500)
     assert (found.patients, found.events) == (240, sum(fold.events.sum() for fold in FOLDS))
     assert found.first.value - found.second.value == pytest.approx(found.difference.value)

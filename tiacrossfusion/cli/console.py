@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ import click
 from tiacrossfusion.cli.log_file import LOG_FILE
 
 if TYPE_CHECKING:
-    from tiacrossfusion.evaluation.scores import Evaluation
+    from tiacrossfusion.evaluation.scores import AddedValue, Evaluation, Subgroups
     from tiacrossfusion.runs.runner import Outcome
 
 
@@ -59,6 +60,43 @@ def print_figures(model: str, evaluation: Evaluation) -> None:
     click.echo(f"    {evaluation.interval}")
     for note in evaluation.notes:
         click.echo(f"    note: {note}")
+
+
+def print_added_value(added: AddedValue) -> None:
+    """Print what a model adds to covariates."""
+    click.echo(f"Added to {', '.join(added.covariates)}:")
+    for name, ratio in (("alone", added.risk_alone), ("adjusted", added.risk_adjusted)):
+        value = f"{ratio.value:.2f} (95 % interval {ratio.low:.2f} to {ratio.high:.2f})"
+        click.echo(f"    {'hazard ratio per SD, ' + name:34}{ratio.note or value}")
+    click.echo(f"    {'likelihood ratio p':34}{added.likelihood_ratio_p:.2g}")
+    titles = {"harrell_c": "Harrell's C", "auc": f"AUC at {added.time:.3g} {added.time_unit}"}
+    for measure, difference in added.differences.items():
+        of = [getattr(added.models[name], measure).value for name in ("covariates", "risk", "both")]
+        name = titles.get(measure, "integrated Brier score")
+        click.echo(
+            f"    {name:34}covariates {of[0]:.3f}, risk {of[1]:.3f}, both {of[2]:.3f}; both less covariates "
+            f"{difference.value:+.3f} ({difference.low:+.3f} to {difference.high:+.3f}), "
+            f"p = {difference.p:.2g}"
+        )
+    missing = ", ".join(f"{name} {count}" for name, count in added.missing.items() if count)
+    if missing:
+        click.echo(f"    missing, imputed inside the folds: {missing} of {added.patients} patients")
+    for note in added.notes:
+        click.echo(f"    note: {note}")
+
+
+def print_subgroups(groups: Subgroups) -> None:
+    """Print the figures of subgroups."""
+    p = f"p of interaction {groups.interaction_p:.2g}"
+    click.echo(f"By {groups.column}: {p if isfinite(groups.interaction_p) else groups.note}")
+    for level in groups.levels:
+        c, ratio = level.harrell_c, level.hazard_ratio
+        values = (
+            f"C {c.value:.3f} ({c.low:.3f} to {c.high:.3f}), hazard ratio per SD {ratio.value:.2f} "
+            f"({ratio.low:.2f} to {ratio.high:.2f})"
+        )
+        count = f"{level.patients} patients, {level.events} events"
+        click.echo(f"    {level.level:24}{count}: {level.note or values}")
 
 
 def bytes_text(count: float) -> str:

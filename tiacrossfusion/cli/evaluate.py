@@ -1,30 +1,36 @@
-"""`tiacf evaluate`: figures of predictions, two models compared, and whether scores are faithful."""
+"""`tiacf evaluate`: figures of predictions or of a model elsewhere, and whether scores are faithful."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from tiatoolbox.cli.common import cli_device, cli_output_path
 
 from tiacrossfusion.cli.checks import given, output_folder, refuse_given
-from tiacrossfusion.cli.console import print_figures
-from tiacrossfusion.cli.options import cli_plugin
+from tiacrossfusion.cli.console import print_added_value, print_figures, print_subgroups
+from tiacrossfusion.cli.options import cli_columns, cli_plugin, columns_from
 
 if TYPE_CHECKING:
     from tiacrossfusion.evaluation.faithfulness import Faithfulness
 
-#: Options of only one of the two things that the command does.
+#: Options that do not go with --faithfulness, and those that go with nothing else.
+_NOT_OF_FAITHFULNESS = ("predictions", "against", "table", "covariates", "by", "at")
+_OF_FAITHFULNESS = ("truth", "slides")
+#: Options of a finished model, and those of its predictions.
+_OF_MODEL = ("bags", "model", "device")
 _OF_PREDICTIONS = ("predictions", "against")
-_OF_FAITHFULNESS = ("bags", "model", "truth", "slides", "device")
+#: Options that need a table.
+_OF_TABLE = ("time_unit", "covariates", "ordinal", "by", "at", "drop_unusable")
 
 
 @click.command()
 @click.option(
     "--predictions",
     type=Path,
-    help="Folder of a model in the output of `tiacf train`, or the out_of_fold.csv in it.",
+    help="Folder of a model in the output of `tiacf train`, or the out_of_fold.csv in it; or, with --table, "
+    "the patients.csv of `tiacf predict`.",
 )
 @click.option("--against", type=Path, help="The same of another model, to compare with.")
 @click.option(
@@ -36,12 +42,32 @@ _OF_FAITHFULNESS = ("bags", "model", "truth", "slides", "device")
 @click.option(
     "--bags",
     type=Path,
-    help="Of --faithfulness: folder of feature bags, of slides that the model has not seen.",
+    help="With --model: folder of feature bags of slides that the model has not seen.",
 )
 @click.option(
     "--model",
     type=str,
-    help="Of --faithfulness: a name from `tiacf models`, a bundle folder, or a hub id (owner/name).",
+    help="Judge this model on another cohort, of --bags and --table: a name from `tiacf models`, a bundle "
+    "folder, or a hub id (owner/name).",
+)
+@click.option(
+    "--table",
+    type=Path,
+    help="Follow-up of the cohort, CSV or Parquet, a row a slide or a patient; or the table of the training, "
+    "for --covariates and --by.",
+)
+@click.option("--time-unit", help="Unit of its times.  [default: that of the predictions]")
+@cli_columns
+@click.option("--by", multiple=True, help="Subgroups by a column of the table. Repeatable.")
+@click.option(
+    "--at",
+    type=float,
+    help="With --covariates: time of AUC and decision curve.  [default: the middle bin edge]",
+)
+@click.option(
+    "--drop-unusable",
+    is_flag=True,
+    help="Leave out, and count, rows without follow-up or bag instead of refusing the table.",
 )
 @click.option(
     "--truth",
@@ -66,6 +92,10 @@ def evaluate(
     against: Path | None,
     bags: Path | None,
     model: str | None,
+    table: Path | None,
+    time_unit: str | None,
+    by: tuple[str, ...],
+    at: float | None,
     truth: Path | None,
     slides: int,
     device: str,
@@ -74,19 +104,31 @@ def evaluate(
     seed: int,
     plugins: tuple[str, ...],  # noqa: ARG001 - loaded by the option
     *,
+    drop_unusable: bool,
     faithfulness: bool,
+    **options: Any,
 ) -> None:
-    """Judge out-of-fold predictions again, compare two models, or judge the scores of tokens.
+    """Judge predictions, a finished model on another cohort, or the scores of tokens.
 
     Writes evaluation.json and pictures; with --against comparison.json, the paired difference of the
-    two models' C-indices; with --faithfulness faithfulness.json and faithfulness.csv.
+    two models' C-indices; with --covariates added_value.json, what the model adds to them, a forest plot and
+    a decision curve; with --by subgroups.json; with --faithfulness faithfulness.json and faithfulness.csv.
     """
-    needless = _OF_PREDICTIONS if faithfulness else _OF_FAITHFULNESS
-    remedy = "with --faithfulness: leave one of them out"
-    if not faithfulness:
-        remedy = "without --faithfulness: leave the one out or add the other"
-    refuse_given(context, needless, remedy)
+    columns = columns_from(options)
     if faithfulness:
+        refuse_given(context, _NOT_OF_FAITHFULNESS, "with --faithfulness: leave one of them out")
+    else:
+        remedy = "without --faithfulness: leave the one out or add the other"
+        refuse_given(context, _OF_FAITHFULNESS, remedy)
+    external = model is not None and not faithfulness
+    if external:
+        refuse_given(context, _OF_PREDICTIONS, "with --model: leave one of them out")
+        given("--table", table)
+    elif not faithfulness:
+        refuse_given(context, _OF_MODEL, "without --model: leave the one out or add the other")
+    if table is None:
+        refuse_given(context, _OF_TABLE, "without --table: leave the one out or add the other")
+    if faithfulness or external:
         place = given("--bags", bags)
         network = str(given("--model", model))
     else:
@@ -110,7 +152,17 @@ def evaluate(
         _echo_faithfulness(figures)
         click.echo(f"Figures: {folder}")
         return
-    judged = api.evaluate_predictions(place, folder, against=against, draws=draws, seed=seed)
+    clinic = None
+    if table is not None:
+        clinic = api.Clinic(table, columns, time_unit, by, at, drop_unusable)
+    if external and clinic is not None:
+        judged = api.evaluate_external(
+            network, place, clinic, folder, device=device, draws=draws, seed=seed, progress=True
+        )
+    else:
+        judged = api.evaluate_predictions(
+            place, folder, against=against, clinic=clinic, draws=draws, seed=seed
+        )
     print_figures(judged.model, judged.evaluation)
     if judged.comparison is not None:
         difference = judged.comparison.difference
@@ -118,6 +170,10 @@ def evaluate(
             f"C less that of {against}: {difference.value:.3f} (95 % interval {difference.low:.3f} to "
             f"{difference.high:.3f}), p = {judged.comparison.p:.2g}"
         )
+    if judged.added is not None:
+        print_added_value(judged.added)
+    for group in judged.subgroups:
+        print_subgroups(group)
     click.echo(f"Figures and pictures: {folder}")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from tiatoolbox.cli.common import cli_batch_size, cli_file_type, cli_masks, cli_num_workers
@@ -24,6 +24,9 @@ from tiacrossfusion.slides.files import (
 )
 from tiacrossfusion.slides.options import ReadOptions, Scale
 from tiacrossfusion.text import printable
+
+if TYPE_CHECKING:
+    from tiacrossfusion.cohorts.table import Columns
 
 
 def cli_slides(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -226,3 +229,60 @@ class RegisteredName(click.ParamType):
                 return name
         known = ", ".join(map(repr, names))
         raise click.BadParameter(f"{value!r} is not one of {known}.", ctx, param)
+
+
+_COLUMN_OPTIONS = (
+    click.option("--slide-column", help="Column of the slides' file names.  [default: slide]"),
+    click.option("--patient-column", help="Column of the patients.  [default: patient]"),
+    click.option(
+        "--patient-characters",
+        type=int,
+        help="First characters of that column that name the patient, 12 for TCGA barcodes.",
+    ),
+    click.option("--time-column", help="Column of the follow-up times.  [default: time]"),
+    click.option(
+        "--event-column", help="Column with 1 for an event, 0 for none.  [default: event]"
+    ),
+    click.option(
+        "--censorship-column", help="Instead: a column with 1 where censored, 0 for an event."
+    ),
+    click.option(
+        "--covariates",
+        help="Clinical columns, comma-separated, for cox-covariates and for networks that take covariates.",
+    ),
+    click.option(
+        "--ordinal",
+        multiple=True,
+        help="A covariate with ordered levels, from low to high, such as stage=I,II,III,IV; names of one "
+        "level separated by |. Repeatable.",
+    ),
+)
+
+
+def cli_columns(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options for the names of a table's columns."""
+    for option in reversed(_COLUMN_OPTIONS):
+        command = option(command)
+    return command
+
+
+def columns_from(options: dict[str, Any]) -> Columns:
+    """Return the columns that the options of `cli_columns` name, which are taken out of `options`.
+
+    Raises:
+        UsageError: levels are written wrongly.
+    """
+    from tiacrossfusion.cohorts.levels import read_levels
+    from tiacrossfusion.cohorts.table import Columns
+
+    names = ("slide", "patient", "time", "event", "censorship")
+    given = {name: options.pop(f"{name}_column") for name in names}
+    given["patient_characters"] = options.pop("patient_characters")
+    given["covariates"] = split_names(options.pop("covariates")) or None
+    given["ordinal"] = read_levels(options.pop("ordinal")) or None
+    return Columns(**{name: value for name, value in given.items() if value is not None})
+
+
+def split_names(text: str | None) -> tuple[str, ...]:
+    """Return names that are separated by commas."""
+    return tuple(name.strip() for name in (text or "").split(",") if name.strip())

@@ -11,7 +11,7 @@ from tiatoolbox.cli.common import cli_output_path
 
 from tiacrossfusion.cli.checks import given, output_folder
 from tiacrossfusion.cli.console import print_figures
-from tiacrossfusion.cli.options import cli_plugin
+from tiacrossfusion.cli.options import cli_columns, cli_plugin
 from tiacrossfusion.networks.registry import model_names
 
 #: Place of each option among the settings.
@@ -56,28 +56,7 @@ _SETTINGS = {
     "compare on the same folds.  [default: crossfusion]",
 )
 @click.option("--time-unit", help="Unit of the times in the table, such as months.")
-@click.option("--slide-column", help="Column of the slides' file names.  [default: slide]")
-@click.option("--patient-column", help="Column of the patients.  [default: patient]")
-@click.option(
-    "--patient-characters",
-    type=int,
-    help="First characters of that column that name the patient, 12 for TCGA barcodes.",
-)
-@click.option("--time-column", help="Column of the follow-up times.  [default: time]")
-@click.option("--event-column", help="Column with 1 for an event, 0 for none.  [default: event]")
-@click.option(
-    "--censorship-column", help="Instead: a column with 1 where censored, 0 for an event."
-)
-@click.option(
-    "--covariates",
-    help="Clinical columns, comma-separated, for cox-covariates and for networks that take covariates.",
-)
-@click.option(
-    "--ordinal",
-    multiple=True,
-    help="A covariate with ordered levels, from low to high, such as stage=I,II,III,IV; names of one level "
-    "separated by |. Repeatable.",
-)
+@cli_columns
 @click.option(
     "--drop-unusable",
     is_flag=True,
@@ -148,7 +127,11 @@ def train(
     from tiacrossfusion.training.config import from_options
     from tiacrossfusion.training.devices import Devices
 
-    options |= {"ordinal": read_levels(ordinal) or None, "models": models or None, "drop_unusable": drop_unusable or None}
+    options |= {
+        "ordinal": read_levels(ordinal) or None,
+        "models": models or None,
+        "drop_unusable": drop_unusable or None,
+    }
     if covariates is not None:
         options["covariates"] = [name.strip() for name in covariates.split(",") if name.strip()]
     given_options = {

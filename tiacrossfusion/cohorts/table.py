@@ -220,7 +220,9 @@ def _read_columns(path: Path, columns: Columns) -> tuple[pd.DataFrame, list[str]
     covariates = raw[list(columns.covariates)].copy()
     for name, levels in columns.ordinal.items():
         if name not in covariates:
-            raise UsageError(f"--ordinal {name}: is none of the covariates; name it with --covariates too")
+            raise UsageError(
+                f"--ordinal {name}: is none of the covariates; name it with --covariates too"
+            )
         covariates[name] = level_numbers(path, covariates[name], levels)
     return pd.concat([frame, covariates], axis=1), notes
 

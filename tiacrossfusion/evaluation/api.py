@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tiacrossfusion.cohorts.table import CohortTable, Columns, read_table
 from tiacrossfusion.errors import UsageError
+from tiacrossfusion.evaluation.added_value import added_value
+from tiacrossfusion.evaluation.clinic_files import same_follow_up, write_clinic
 from tiacrossfusion.evaluation.comparison import compare
 from tiacrossfusion.evaluation.evaluation_files import COMPARISON, read_evaluation
+from tiacrossfusion.evaluation.external import read_patient_predictions
 from tiacrossfusion.evaluation.measuring import evaluate
-from tiacrossfusion.evaluation.prediction_files import read_predictions
+from tiacrossfusion.evaluation.prediction_files import TABLE, read_predictions
+from tiacrossfusion.evaluation.predictions import FoldPredictions
 from tiacrossfusion.evaluation.report import write_evaluation
-from tiacrossfusion.evaluation.scores import Comparison, Evaluation
+from tiacrossfusion.evaluation.scores import AddedValue, Comparison, Evaluation, Subgroups
+from tiacrossfusion.evaluation.subgroups import subgroups
 from tiacrossfusion.io.arguments import at_least, usable_seed
 from tiacrossfusion.io.atomic import write_text
+from tiacrossfusion.io.csv_table import read_csv
 from tiacrossfusion.io.paths import is_file, is_folder, missing
 from tiacrossfusion.text import printable
 
@@ -27,11 +34,56 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Judgement:
-    """Figures of a model, and its comparison with another if there was one."""
+    """Figures of a model, and what else was asked for.
+
+    Attributes:
+        comparison: with another model.
+        added: what the model adds to clinical covariates.
+        subgroups: by each column that was named.
+    """
 
     model: str
     evaluation: Evaluation
-    comparison: Comparison | None
+    comparison: Comparison | None = None
+    added: AddedValue | None = None
+    subgroups: tuple[Subgroups, ...] = ()
+
+
+@dataclass(frozen=True)
+class Clinic:
+    """What is asked of a table of patients, beside their follow-up.
+
+    Attributes:
+        table: CSV or Parquet, a row a slide or a patient.
+        columns: names of its columns; with `covariates`, what the model adds to them is judged.
+        time_unit: of its times; None takes that of the predictions.
+        by: columns whose values make subgroups.
+        at: time of the decision curve; None takes the middle bin edge.
+        drop_unusable: leave out rows without follow-up or bag instead of refusing the table.
+    """
+
+    table: Path
+    columns: Columns = field(default_factory=Columns)
+    time_unit: str | None = None
+    by: tuple[str, ...] = ()
+    at: float | None = None
+    drop_unusable: bool = False
+
+    def read(self, unit: str, *needed: str) -> CohortTable:
+        """Read follow-up, covariates, columns of subgroups, and other columns that are needed.
+
+        Raises:
+            TiacfError: the table is at fault.
+        """
+        names = dict.fromkeys((*self.columns.covariates, *self.by, *needed))
+        columns = self.columns.model_copy(update={"covariates": tuple(names)})
+        return read_table(
+            self.table,
+            columns,
+            self.time_unit or unit,
+            drop_unusable=self.drop_unusable,
+            covariates_may_miss=True,
+        )
 
 
 def evaluate_predictions(
@@ -39,16 +91,18 @@ def evaluate_predictions(
     output_path: str | Path | None = None,
     *,
     against: str | Path | None = None,
+    clinic: Clinic | None = None,
     draws: int = 1000,
     seed: int = 0,
 ) -> Judgement:
-    """Judge the out-of-fold predictions of a model, and compare them with those of another.
+    """Judge the predictions of a model, and compare them with those of another.
 
     Args:
-        predictions: folder of a model in the output of `train`, or the `out_of_fold.csv` in it.
-        output_path: folder for `evaluation.json`, pictures and, with `against`, `comparison.json`; None
-            writes nothing.
+        predictions: folder of a model in the output of `train`, or the `out_of_fold.csv` in it; or the
+            `patients.csv` of `tiacf predict`, with the follow-up in `clinic`.
+        output_path: folder for `evaluation.json`, pictures and what else was asked for; None writes nothing.
         against: the same of another model, trained on the same folds.
+        clinic: a table of the patients, for covariates, subgroups, or the follow-up of a `patients.csv`.
         draws: of the bootstrap.
         seed: of the bootstrap.
 
@@ -59,20 +113,133 @@ def evaluate_predictions(
     at_least("--draws", draws, 1)
     usable_seed("--seed", seed)
     source = Path(predictions)
+    if clinic is not None and is_file(source) and source.name != TABLE:
+        if against is not None:
+            raise UsageError("--against: compares out-of-fold predictions; leave it out")
+        table = clinic.read(_unit_of(source))
+        fold, model, notes = read_patient_predictions(source, table)
+        return _judge([fold], model, output_path, clinic, table, draws, seed, notes=notes)
     folds = read_predictions(source)
     other = None if against is None else read_predictions(Path(against))
     folder = source.parent if is_file(source) else source
     optimistic = read_evaluation(folder).optimistic
-    evaluation = evaluate(folds, draws=draws, seed=seed, optimistic=optimistic)
     # Before anything is written: the two may not go together.
     comparison = None if other is None else compare(folds, other, draws=draws, seed=seed)
+    table = None if clinic is None else clinic.read(folds[0].bins.unit)
+    if table is not None:
+        same_follow_up(folds, table)
     model = printable(folder.absolute().name)
+    return _judge(
+        folds,
+        model,
+        output_path,
+        clinic,
+        table,
+        draws,
+        seed,
+        comparison=comparison,
+        optimistic=optimistic,
+    )
+
+
+def evaluate_external(
+    model: str | Path,
+    bags: str | Path,
+    clinic: Clinic,
+    output_path: str | Path | None = None,
+    *,
+    device: str = "cpu",
+    draws: int = 1000,
+    seed: int = 0,
+    progress: bool = False,
+) -> Judgement:
+    """Judge a finished model on another cohort: its weights, time bins and cut-off stay as they are.
+
+    Args:
+        model: name of a shipped model, a bundle folder, or a hub id.
+        bags: folder of feature bags of the cohort.
+        clinic: table of its follow-up, and what else is asked.
+        output_path: folder for `evaluation.json`, pictures and what else was asked for; None writes nothing.
+        device: where the model runs.
+        draws: of the bootstrap.
+        seed: of the bootstrap.
+        progress: draw a bar.
+
+    Raises:
+        UsageError: a file is not there, or a number is wrong.
+        TiacfError: bags, table and model do not go together.
+    """
+    from tiacrossfusion.bags.files import find_bags
+    from tiacrossfusion.cohorts.matching import match_bags
+    from tiacrossfusion.evaluation.external import coverage
+    from tiacrossfusion.evaluation.external_bags import predict_cohort
+    from tiacrossfusion.models.bundle import load_bundle
+
+    at_least("--draws", draws, 1)
+    usable_seed("--seed", seed)
+    bundle = load_bundle(model, device)
+    config = bundle.config
+    unit = config.time_bins.unit if config.time_bins is not None else ""
+    table = clinic.read(unit or "time", *config.architecture.covariates)
+    table, sources = match_bags(table, find_bags(Path(bags)), drop_missing=clinic.drop_unusable)
+    found = predict_cohort(bundle, table, sources, progress=progress)
+    notes = [found.note, *table.messages(), *coverage(table, found.fold)]
+    return _judge(
+        [found.fold],
+        config.name,
+        output_path,
+        clinic,
+        table,
+        draws,
+        seed,
+        notes=notes,
+        optimistic=found.overlaps,
+    )
+
+
+def _judge(
+    folds: Sequence[FoldPredictions],
+    model: str,
+    output_path: str | Path | None,
+    clinic: Clinic | None,
+    table: CohortTable | None,
+    draws: int,
+    seed: int,
+    *,
+    comparison: Comparison | None = None,
+    notes: Sequence[str] = (),
+    optimistic: bool = False,
+) -> Judgement:
+    """Compute all that is asked for, then write it."""
+    evaluation = evaluate(folds, draws=draws, seed=seed, optimistic=optimistic)
+    evaluation = evaluation.model_copy(update={"notes": (*notes, *evaluation.notes)})
+    added, groups = None, ()
+    if clinic is not None and table is not None:
+        values = table.patients
+        if clinic.columns.covariates:
+            chosen = values[list(clinic.columns.covariates)]
+            added = added_value(folds, chosen, at=clinic.at, draws=draws, seed=seed)
+        groups = tuple(subgroups(folds, values[name], draws=draws, seed=seed) for name in clinic.by)
     if output_path is not None:
         output = Path(output_path)
         write_evaluation(output, folds, evaluation, title=model, note="Research use only.")
         if comparison is not None:
             write_text(output / COMPARISON, comparison.model_dump_json(indent=1) + "\n")
-    return Judgement(model, evaluation, comparison)
+        write_clinic(output, added, groups, title=model, note="Research use only.")
+    return Judgement(model, evaluation, comparison, added, groups)
+
+
+def _unit_of(path: Path) -> str:
+    """Return the unit of time in a `patients.csv`; "time" if it has none, which is refused later."""
+    frame = read_csv(
+        path,
+        columns=["patient", "time_unit"],
+        check="give the patients.csv that tiacf predict --patients writes, or a folder of tiacf train",
+        dtype=str,
+        keep_default_na=False,
+    )
+    units = [unit for unit in frame["time_unit"].unique() if unit]
+    return str(units[0]) if units else "time"
 
 
 def evaluate_faithfulness(

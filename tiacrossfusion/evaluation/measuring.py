@@ -19,6 +19,7 @@ from tiacrossfusion.evaluation.scores import (
     CHANCE,
     CalibrationRow,
     CalibrationTable,
+    Estimate,
     Evaluation,
     FoldScores,
     RiskGroups,
@@ -29,9 +30,13 @@ from tiacrossfusion.survival import (
     PairSums,
     auc_pairs,
     calibration_groups,
+    calibration_intercept,
+    calibration_slope,
     cox_score,
+    expected_events,
     harrell_pairs,
     integrated_brier_parts,
+    interpolation,
     kaplan_meier,
     observed_over_expected,
     survival_at,
@@ -57,7 +62,37 @@ _OPTIMISTIC = (
 
 
 @dataclass(frozen=True, eq=False)
-class _Measured:
+class Horizon:
+    """Times that the follow-up of the training patients supports.
+
+    Attributes:
+        end: last time that every fold supports; NaN if there is none.
+        edges: inner bin edges, averaged over the folds.
+    """
+
+    end: float
+    edges: np.ndarray
+
+    @classmethod
+    def of(cls, folds: Sequence[FoldPredictions]) -> Horizon:
+        """Return that of some folds."""
+        end = min(fold.censoring.supported(_SMALLEST_G) for fold in folds)
+        return cls(end, np.mean([fold.bins.edges[1:-1] for fold in folds], axis=0))
+
+    @property
+    def times(self) -> np.ndarray:
+        """Return the edges that are supported."""
+        return self.edges[self.edges <= self.end]
+
+    @property
+    def middle(self) -> float:
+        """Return the middle one of these; half of the horizon if there is none."""
+        times = self.times
+        return float(times[len(times) // 2]) if len(times) else self.end / 2
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
     """What adds up over folds; the first axis is 1 + D bootstrap draws throughout."""
 
     harrell: PairSums  # of all pairs
@@ -69,12 +104,14 @@ class _Measured:
     events: np.ndarray  # (N,)
     high: np.ndarray  # (N,) above the cut-off
     survival: np.ndarray  # (N, T) predicted at the times of the calibration
+    expected: np.ndarray  # (N, T) expected events up to the times, or the end of follow-up
+    fold: np.ndarray  # (N,) number of the fold
     counts: np.ndarray  # (1 + D, N)
     score: np.ndarray  # (2,) Cox's score of the rank within the fold, and its information
 
-    def __add__(self, other: _Measured) -> _Measured:
+    def __add__(self, other: Measured) -> Measured:
         """Pool two folds."""
-        return _Measured(
+        return Measured(
             self.harrell + other.harrell,
             self.uno + other.uno,
             tuple(one + two for one, two in zip(self.auc, other.auc, strict=True)),
@@ -84,6 +121,8 @@ class _Measured:
             np.concatenate([self.events, other.events]),
             np.concatenate([self.high, other.high]),
             np.concatenate([self.survival, other.survival]),
+            np.concatenate([self.expected, other.expected]),
+            np.concatenate([self.fold, other.fold]),
             np.concatenate([self.counts, other.counts], axis=1),
             self.score + other.score,
         )
@@ -100,16 +139,13 @@ def evaluate(
         TiacfError: the folds do not go together, or there are too few draws.
     """
     check_predictions(folds)
-    horizon = min(fold.censoring.supported(_SMALLEST_G) for fold in folds)
-    edges = np.mean([fold.bins.edges[1:-1] for fold in folds], axis=0)
-    times = edges[edges <= horizon]
+    supported = Horizon.of(folds)
+    horizon, edges, times = supported.end, supported.edges, supported.times
     counts = bootstrap_counts([len(fold.patients) for fold in folds], draws, seed)
     measured = [
         _measure(fold, drawn, horizon, times) for fold, drawn in zip(folds, counts, strict=True)
     ]
-    pooled = measured[0]
-    for other in measured[1:]:
-        pooled = pooled + other
+    pooled = sum(measured[1:], start=measured[0])
     scores = [
         FoldScores(fold=fold.fold, **_scores(part, times, horizon, INDEPENDENT))
         for fold, part in zip(folds, measured, strict=True)
@@ -135,9 +171,22 @@ def evaluate(
     )
 
 
+def pooled_sums(
+    folds: Sequence[FoldPredictions],
+    counts: Sequence[np.ndarray],
+    horizon: float,
+    times: np.ndarray,
+) -> Measured:
+    """Return the sums of all folds together, for bootstrap counts (1 + D, N) of each fold."""
+    parts = [
+        _measure(fold, drawn, horizon, times) for fold, drawn in zip(folds, counts, strict=True)
+    ]
+    return sum(parts[1:], start=parts[0])
+
+
 def _measure(
     fold: FoldPredictions, counts: np.ndarray, horizon: float, times: np.ndarray
-) -> _Measured:
+) -> Measured:
     """Compute what adds up over folds."""
     censoring = fold.censoring
     if np.isfinite(horizon):
@@ -154,7 +203,7 @@ def _measure(
     else:
         unknown = np.full(len(counts), np.nan)
         uno, brier, brier_without_model = PairSums(unknown, unknown), unknown, unknown
-    return _Measured(
+    return Measured(
         harrell_pairs(fold.times, fold.events, fold.risks, counts),
         uno,
         tuple(_auc(fold, time, counts) for time in times),
@@ -164,9 +213,18 @@ def _measure(
         fold.events,
         fold.high,
         survival_at(fold.survival, fold.bins, times),
+        np.array([_expected(fold, time) for time in times]).reshape(len(times), len(fold.times)).T,
+        np.full(len(fold.times), fold.fold),
         counts,
         np.array(cox_score(fold.times, fold.events, _ranks(fold.risks))),
     )
+
+
+def _expected(fold: FoldPredictions, time: float) -> np.ndarray:
+    """Expected events (N,) up to a time, or to the end of follow-up."""
+    curves = np.concatenate([np.ones_like(fold.survival[:, :1]), fold.survival], axis=1)
+    weights = interpolation(fold.bins, np.minimum(fold.times, time))  # (N, K + 1)
+    return expected_events((weights * curves).sum(axis=1))
 
 
 def _auc(fold: FoldPredictions, time: float, counts: np.ndarray) -> PairSums:
@@ -185,11 +243,13 @@ def _association_p(score: np.ndarray, factor: float) -> float:
     from scipy.stats import norm
 
     total, information = score
-    return float(norm.sf(total / np.sqrt(factor * information))) if information > 0 else float("nan")
+    return (
+        float(norm.sf(total / np.sqrt(factor * information))) if information > 0 else float("nan")
+    )
 
 
 def _scores(
-    measured: _Measured, times: np.ndarray, horizon: float, dependence: Dependence
+    measured: Measured, times: np.ndarray, horizon: float, dependence: Dependence
 ) -> dict[str, object]:
     """Turn sums into the fields of `Scores`."""
     factor, repeats = dependence.factor, dependence.repeats
@@ -216,8 +276,7 @@ def _scores(
             measured.brier_without_model / patients, no_horizon, factor=repeats, limits=(0, 1)
         ),
         "calibration": tuple(
-            _calibration(measured, time, measured.survival[:, index], repeats)
-            for index, time in enumerate(times)
+            _calibration(measured, index, time, dependence) for index, time in enumerate(times)
         ),
         "risk_groups": _risk_groups(measured, factor),
     }
@@ -244,8 +303,9 @@ def _auc_over_time(
 
 
 def _calibration(
-    measured: _Measured, time: float, survival: np.ndarray, factor: float
+    measured: Measured, index: int, time: float, dependence: Dependence
 ) -> CalibrationTable:
+    survival, factor = measured.survival[:, index], dependence.repeats
     groups = min(_MOST_GROUPS, max(1, len(survival) // _GROUP_SIZE))
     rows = []
     for group in calibration_groups(measured.times, measured.events, survival, time, groups):
@@ -258,10 +318,34 @@ def _calibration(
     ratio = observed_over_expected(measured.times, measured.events, survival, time, measured.counts)
     undefined = "nobody is followed up to this time, or no event is predicted"
     whole = estimate(ratio, undefined, factor=factor, limits=(0, np.inf))
-    return CalibrationTable(time=time, observed_over_expected=whole, rows=tuple(rows))
+    observed = (measured.events == 1) & (measured.times <= time)
+    intercept = calibration_intercept(observed, measured.expected[:, index], measured.counts)
+    return CalibrationTable(
+        time=time,
+        observed_over_expected=whole,
+        slope=_slope(measured, survival, time, dependence),
+        intercept=estimate(intercept, "no event up to this time", factor=factor),
+        rows=tuple(rows),
+    )
 
 
-def _risk_groups(measured: _Measured, factor: float) -> RiskGroups:
+def _slope(
+    measured: Measured, survival: np.ndarray, time: float, dependence: Dependence
+) -> Estimate:
+    """Calibration slope with its Wald interval."""
+    slope, error = calibration_slope(measured.times, measured.events, survival, time, measured.fold)
+    narrow, wide = 1.96 * error, 1.96 * error * np.sqrt(dependence.factor)
+    return Estimate(
+        value=slope,
+        low=slope - wide,
+        high=slope + wide,
+        unwidened_low=slope - narrow,
+        unwidened_high=slope + narrow,
+        note="" if np.isfinite(slope) else "too few events, or predictions that are all the same",
+    )
+
+
+def _risk_groups(measured: Measured, factor: float) -> RiskGroups:
     """Count the groups and test them (log-rank; Mantel, Cancer Chemotherapy Reports 50, 1966)."""
     from lifelines.statistics import logrank_test
     from scipy.stats import chi2

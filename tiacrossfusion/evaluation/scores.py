@@ -69,11 +69,16 @@ class CalibrationTable(FrozenModel):
     Attributes:
         observed_over_expected: share of patients with the event up to that time, observed over
             predicted.
+        slope: coefficient of `log(-log S)` in a Cox regression stratified by fold; below 1 the predictions
+            differ too much between patients. Of all folds together.
+        intercept: logarithm of observed over expected events; above 0 the model is too optimistic.
         rows: groups by rising predicted survival.
     """
 
     time: float
     observed_over_expected: Estimate
+    slope: Estimate
+    intercept: Estimate
     rows: tuple[CalibrationRow, ...]
 
 
@@ -180,3 +185,108 @@ class Comparison(FrozenModel):
     variance_factor: float
     draws: int
     seed: int
+
+
+class HazardRatio(FrozenModel):
+    """A hazard ratio of one SD of a number, or of a category, with its 95 % interval and two-sided p."""
+
+    term: str
+    value: Number
+    low: Number
+    high: Number
+    p: Number
+    note: str = ""
+
+
+class CoxFigures(FrozenModel):
+    """Figures of prediction of a regression, out of fold."""
+
+    harrell_c: Estimate
+    auc: Estimate
+    brier: Estimate
+
+
+class Difference(Estimate):
+    """A difference with a two-sided p that it is 0."""
+
+    p: Number
+
+
+class DecisionPoint(FrozenModel):
+    """Net benefit at a threshold of the predicted probability of an event."""
+
+    threshold: float
+    covariates: float
+    risk: float
+    both: float
+    everybody: float
+
+
+class AddedValue(FrozenModel):
+    """What the risk of a model adds to clinical covariates.
+
+    Attributes:
+        missing: number of patients without each covariate.
+        risk_alone: hazard ratio of one SD of the risk.
+        risk_adjusted: the same, adjusted for the covariates.
+        terms: of the covariates, adjusted for each other and for the risk.
+        likelihood_ratio: chi-square (1 degree of freedom) of the risk beyond the covariates.
+        likelihood_ratio_p: its p, the chi-square divided by the variance factor of the folds.
+        likelihood_ratio_p_of_independent_folds: the same, not divided.
+        models: of the regressions on "covariates", on the "risk", and on "both".
+        differences: "both" less "covariates", for each measure.
+        time: of AUC and decision curve.
+        decision_curve: by rising threshold.
+        interval: what the intervals take into account.
+    """
+
+    covariates: tuple[str, ...]
+    patients: int
+    events: int
+    missing: dict[str, int]
+    risk_alone: HazardRatio
+    risk_adjusted: HazardRatio
+    terms: tuple[HazardRatio, ...]
+    likelihood_ratio: Number
+    likelihood_ratio_p: Number
+    likelihood_ratio_p_of_independent_folds: Number
+    models: dict[str, CoxFigures]
+    differences: dict[str, Difference]
+    time: float
+    time_unit: str
+    decision_curve: tuple[DecisionPoint, ...]
+    interval: str
+    notes: tuple[str, ...]
+
+
+class Subgroup(FrozenModel):
+    """Figures of the patients with one value of a column.
+
+    Attributes:
+        hazard_ratio: of one SD of the risk, SD of all patients.
+        note: why figures are not given; else empty.
+    """
+
+    level: str
+    patients: int
+    events: int
+    harrell_c: Estimate
+    observed_over_expected: Estimate
+    hazard_ratio: HazardRatio
+    note: str = ""
+
+
+class Subgroups(FrozenModel):
+    """Subgroups by one column.
+
+    Attributes:
+        interaction_p: of the likelihood ratio test that the hazard ratio of the risk is the same in all
+            subgroups with enough events.
+        time: of `observed_over_expected`.
+    """
+
+    column: str
+    levels: tuple[Subgroup, ...]
+    interaction_p: Number
+    time: Number
+    note: str = ""

@@ -6,9 +6,13 @@ Losses are in `tiacrossfusion.survival.losses`, which imports torch; nothing her
 from tiacrossfusion.survival.calibration import (
     CalibrationGroup,
     calibration_groups,
+    calibration_intercept,
+    calibration_slope,
+    expected_events,
     observed_over_expected,
 )
 from tiacrossfusion.survival.concordance import PairSums, harrell_c, harrell_pairs, uno_c, uno_pairs
+from tiacrossfusion.survival.decision_curve import decision_curve
 from tiacrossfusion.survival.discrete import hazards_of, interpolation, risk_of, survival_curve
 from tiacrossfusion.survival.kaplan_meier import Censoring, kaplan_meier
 from tiacrossfusion.survival.proportional_hazards import breslow_increments
@@ -33,8 +37,12 @@ __all__ = [
     "breslow_increments",
     "brier_parts",
     "calibration_groups",
+    "calibration_intercept",
+    "calibration_slope",
     "check_unit",
     "cox_score",
+    "decision_curve",
+    "expected_events",
     "harrell_c",
     "harrell_pairs",
     "hazards_of",

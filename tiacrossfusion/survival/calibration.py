@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from tiacrossfusion.survival.kaplan_meier import kaplan_meier
 
@@ -76,6 +78,79 @@ def observed_over_expected(
     expected = (weights @ (1 - survival)) / weights.sum(axis=-1)
     defined = known & (expected > 0)
     return np.divide(1 - curve, expected, out=np.full(np.shape(curve), np.nan), where=defined)
+
+
+def expected_events(survival: np.ndarray) -> np.ndarray:
+    """Expected events (...) of patients from the predicted survival at the end of their follow-up.
+
+    The cumulative hazard `-log S`: the event count less its sum is a martingale (Crowson, Atkinson and
+    Therneau, Statistical Methods in Medical Research 25, 2016, section 2).
+    """
+    return -np.log(np.clip(survival, 1e-12, 1.0))
+
+
+def calibration_intercept(
+    observed: np.ndarray, expected: np.ndarray, counts: np.ndarray | None = None
+) -> np.ndarray:
+    """Calibration intercept (...): logarithm of observed over expected events (Crowson et al., 2016).
+
+    The intercept of a Poisson regression of the events with the expected events as offset. Above 0 the
+    model is too optimistic.
+
+    Args:
+        observed: (N,) 1 where the event was observed up to a time.
+        expected: (N,) expected events of each patient up to that time or the end of follow-up.
+        counts: (..., N) how often each patient counts; None is once.
+    """
+    weights = np.ones(len(observed)) if counts is None else np.asarray(counts, float)
+    seen, awaited = np.asarray(weights @ observed), np.asarray(weights @ expected)
+    known = (seen > 0) & (awaited > 0)
+    ratio = np.divide(seen, awaited, out=np.ones(np.shape(seen)), where=known)
+    return np.where(known, np.log(ratio), np.nan)
+
+
+def calibration_slope(
+    times: np.ndarray, events: np.ndarray, survival: np.ndarray, at: float, strata: np.ndarray
+) -> tuple[float, float]:
+    """Calibration slope at a time t, with its standard error, by lifelines.
+
+    The coefficient of `log(-log S(t))` in a Cox regression on the follow-up up to t (van Houwelingen,
+    Statistics in Medicine 19, 2000; Austin, Harrell and van Klaveren, Statistics in Medicine 39, 2020). 1 is
+    right; below 1 the predictions differ too much between patients.
+
+    Args:
+        times: (N,) follow-up times.
+        events: (N,) 1 where the event was observed, 0 where the patient was censored.
+        survival: (N,) predicted survival at t.
+        at: t.
+        strata: (N,) groups with a baseline hazard each, such as folds.
+
+    Returns:
+        NaN where the predictions are all the same, or the regression has no solution.
+    """
+    from lifelines import CoxPHFitter
+    from lifelines.exceptions import ConvergenceError
+
+    predictor = np.log(expected_events(np.clip(survival, None, 1 - 1e-12)))
+    frame = pd.DataFrame(
+        {
+            "time": np.minimum(times, at),
+            "event": np.asarray(events, bool) & (times <= at),
+            "predictor": predictor,
+            "stratum": strata,
+        }
+    )
+    if not frame["event"].any() or np.ptp(predictor) < 1e-8:
+        return float("nan"), float("nan")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what does not converge is refused below
+            model = CoxPHFitter().fit(frame, "time", "event", strata=["stratum"])
+    except (ConvergenceError, np.linalg.LinAlgError, ValueError):
+        return float("nan"), float("nan")
+    error = float(model.standard_errors_["predictor"])
+    slope = float(model.params_["predictor"])
+    return (slope, error) if error < 100 else (float("nan"), float("nan"))
 
 
 def _group(

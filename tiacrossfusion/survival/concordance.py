@@ -13,7 +13,6 @@ import numpy as np
 from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.survival.kaplan_meier import Censoring
 
-
 #: Risks that differ by no more are equal, as in scikit-survival: rounding does not order patients.
 TIED = 1e-8
 

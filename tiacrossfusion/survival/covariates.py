@@ -106,7 +106,7 @@ class CoxCovariates:
 
     def risk(self, patients: pd.DataFrame) -> np.ndarray:
         """Log-hazard relative to the average training patient, (N,); higher is worse."""
-        return self._model.predict_log_partial_hazard(self._terms(patients)).to_numpy(float)
+        return self._model.predict_log_partial_hazard(self.terms(patients)).to_numpy(float)
 
     def survival(self, patients: pd.DataFrame, bins: TimeBins) -> np.ndarray:
         """Probability of surviving each bin, (N, K): S at the bin edges e_1 .. e_K.
@@ -115,7 +115,7 @@ class CoxCovariates:
         straight between their times (as lifelines has it) and level beyond the last.
         """
         curves = self._model.predict_survival_function(
-            self._terms(patients), times=np.array(bins.edges[1:])
+            self.terms(patients), times=np.array(bins.edges[1:])
         )
         return curves.to_numpy(float).T
 
@@ -127,7 +127,9 @@ class CoxCovariates:
             self.messages.append(
                 f"covariate {name} is missing for {missing} of {len(values)} training patients"
             )
-        if known.empty or ((known == known.iloc[0]).all() and (is_numeric_dtype(values) or not missing)):
+        if known.empty or (
+            (known == known.iloc[0]).all() and (is_numeric_dtype(values) or not missing)
+        ):
             same = "missing" if known.empty else known.iloc[0]
             self.messages.append(
                 f"covariate {name} is {same} for all {len(values)} training patients"
@@ -147,8 +149,8 @@ class CoxCovariates:
             categories = list(counts.sort_values(ascending=False, kind="stable").index)
             self._categories[name] = sorted(categories, key=lambda category: category == MISSING)
 
-    def _terms(self, patients: pd.DataFrame) -> pd.DataFrame:
-        """Terms of patients to predict; categories unseen in training are noted in `messages`."""
+    def terms(self, patients: pd.DataFrame) -> pd.DataFrame:
+        """Terms (N, P) of patients: standardised numbers, and 0 or 1 for categories; see the class."""
         terms = self._indicators(patients)
         for name, categories in self._categories.items():
             values = _categories(patients[name])

@@ -21,9 +21,9 @@ from tiacrossfusion.evaluation.report import STAGING
 from tiacrossfusion.models.bundle import load_bundle
 from tiacrossfusion.networks.registry import COX_COVARIATES
 from tiacrossfusion.survival import TimeBins, quantile_bins, risk_of, survival_curve
+from tiacrossfusion.survival.covariates import CoxCovariates
 from tiacrossfusion.training.bags import CohortBags
 from tiacrossfusion.training.bundles import save_fold_bundle
-from tiacrossfusion.survival.covariates import CoxCovariates
 from tiacrossfusion.training.devices import Devices
 from tiacrossfusion.training.fold import BEST, LAST, METRICS, fit_fold, wait_for_others
 from tiacrossfusion.training.patients import patient_hazards, patients_of
