@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -11,14 +12,12 @@ import pandas as pd
 from tiacrossfusion.errors import TiacfError, UsageError
 from tiacrossfusion.text import examples
 
-#: What tables write where there is no value, in lower case; the first are TCGA's.
+#: Text in brackets is how TCGA's tables write that there is no value, and why.
+_BRACKETS = re.compile(r"\s*\[.*\]\s*")
+
+#: What other tables write where there is no value, in lower case.
 NO_VALUE = frozenset(
     {
-        "[not available]",
-        "[not applicable]",
-        "[not evaluated]",
-        "[unknown]",
-        "[discrepancy]",
         "unknown",
         "not available",
         "na",
@@ -49,6 +48,12 @@ def read_levels(options: Iterable[str]) -> dict[str, tuple[str, ...]]:
     return found
 
 
+def without_placeholders(values: pd.Series) -> pd.Series:
+    """Values (N,) with NaN for text in brackets, such as "[Not Available]"."""
+    bracketed = values.map(lambda value: isinstance(value, str) and bool(_BRACKETS.fullmatch(value)))
+    return values.mask(bracketed.astype(bool)) if bracketed.any() else values
+
+
 def level_numbers(path: Path, values: pd.Series, levels: Sequence[str]) -> pd.Series:
     """Numbers (N,) of levels, 0 for the lowest; NaN where there is no value.
 
@@ -66,6 +71,7 @@ def level_numbers(path: Path, values: pd.Series, levels: Sequence[str]) -> pd.Se
             if name.strip().casefold() in number:
                 raise UsageError(f"--ordinal {values.name}: the level {name} is named twice")
             number[name.strip().casefold()] = place
+    values = without_placeholders(values)
     text = values.map(lambda value: f"{value:g}" if isinstance(value, float) else str(value))
     text = text.str.strip()
     plain = text.str.casefold()

@@ -16,7 +16,7 @@ import pandas as pd
 from pandas.api.types import is_scalar
 from pydantic import BaseModel, ConfigDict, Field
 
-from tiacrossfusion.cohorts.levels import level_numbers
+from tiacrossfusion.cohorts.levels import level_numbers, without_placeholders
 from tiacrossfusion.cohorts.people import one_name_a_person
 from tiacrossfusion.cohorts.plausible import (
     refuse_implausible,
@@ -60,7 +60,7 @@ class Columns(BaseModel):
         covariates: clinical columns to read besides; the same for all slides of a patient.
         ordinal: for a covariate with ordered levels, such as a stage, its levels from low to high; it is read
             as their numbers 0, 1, 2. Names of one level are separated by "|". Other values are refused, but
-            for those that mean that there is none (`cohorts.levels.NO_VALUE`).
+            for those that mean that there is none (`cohorts.levels`).
         patient_characters: only that many first characters of the patient column name the patient; None
             takes the whole, or of TCGA barcodes the 12 that name the patient.
     """
@@ -217,7 +217,7 @@ def _read_columns(path: Path, columns: Columns) -> tuple[pd.DataFrame, list[str]
     _no_slide_twice(path, frame, columns)
     frame["time"] = raw[columns.time]
     frame["event"] = _events(path, frame["slide"], raw, columns)
-    covariates = raw[list(columns.covariates)].copy()
+    covariates = raw[list(columns.covariates)].apply(without_placeholders)
     for name, levels in columns.ordinal.items():
         if name not in covariates:
             raise UsageError(

@@ -206,15 +206,15 @@ def _cox(
         ) from error
     found = {}
     for name, b in model.params_.items():
-        error = float(model.standard_errors_[name])
-        separated = error > _SEPARATED
+        spread = float(model.standard_errors_[name])
+        separated = spread > _SEPARATED
         if separated:
             notes.append(
                 f"{name} separates patients with an event from those without: its hazard ratio has no finite "
                 "estimate; merge it with another category, or leave it out"
             )
-        wide = 1.96 * error * np.sqrt(dependence.factor if name == RISK else 1.0)
-        deviate = abs(b) / error / np.sqrt(dependence.factor if name == RISK else 1.0)
+        wide = 1.96 * spread * np.sqrt(dependence.factor if name == RISK else 1.0)
+        deviate = abs(b) / spread / np.sqrt(dependence.factor if name == RISK else 1.0)
         values = (np.nan,) * 4 if separated else (b, b - wide, b + wide, 2 * norm.sf(deviate))
         found[str(name)] = HazardRatio(
             term=str(name),

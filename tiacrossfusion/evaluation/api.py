@@ -116,9 +116,9 @@ def evaluate_predictions(
     if clinic is not None and is_file(source) and source.name != TABLE:
         if against is not None:
             raise UsageError("--against: compares out-of-fold predictions; leave it out")
-        table = clinic.read(_unit_of(source))
-        fold, model, notes = read_patient_predictions(source, table)
-        return _judge([fold], model, output_path, clinic, table, draws, seed, notes=notes)
+        cohort = clinic.read(_unit_of(source))
+        fold, model, notes = read_patient_predictions(source, cohort)
+        return _judge([fold], model, output_path, clinic, cohort, draws, seed, notes=notes)
     folds = read_predictions(source)
     other = None if against is None else read_predictions(Path(against))
     folder = source.parent if is_file(source) else source
@@ -213,7 +213,8 @@ def _judge(
     """Compute all that is asked for, then write it."""
     evaluation = evaluate(folds, draws=draws, seed=seed, optimistic=optimistic)
     evaluation = evaluation.model_copy(update={"notes": (*notes, *evaluation.notes)})
-    added, groups = None, ()
+    added: AddedValue | None = None
+    groups: tuple[Subgroups, ...] = ()
     if clinic is not None and table is not None:
         values = table.patients
         if clinic.columns.covariates:

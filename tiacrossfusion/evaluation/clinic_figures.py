@@ -44,7 +44,7 @@ def forest_figure(
             if np.isfinite(group.interaction_p)
             else ""
         )
-        rows.append((f"Model risk, per SD, by {group.column}{p}", None))
+        rows.append((f"Model risk, per SD, by {group.column}{p} (events/patients)", None))
         rows += [
             (f"{level.level} ({level.events}/{level.patients})", level.hazard_ratio)
             for level in group.levels

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,9 @@ from tiacrossfusion.evaluation.measuring import Horizon
 from tiacrossfusion.evaluation.predictions import FoldPredictions
 from tiacrossfusion.evaluation.scores import Estimate, HazardRatio, Subgroup, Subgroups
 from tiacrossfusion.survival import harrell_pairs, observed_over_expected, survival_at
+
+if TYPE_CHECKING:
+    from lifelines import CoxPHFitter
 
 #: Fewer events than this in a subgroup give no figures.
 FEW_EVENTS = 10
@@ -83,11 +87,12 @@ def _levels(column: pd.Series) -> tuple[pd.Series, str]:
     if is_numeric_dtype(column) and column.nunique() > _MOST_LEVELS:
         middle = float(column.median())
         above = np.where(column > middle, f"above {middle:.4g}", f"up to {middle:.4g}")
-        levels, note = pd.Series(above, index=column.index), f"cut at the median, {middle:.4g}"
+        levels = pd.Series(above, index=column.index, dtype=object)
+        note = f"cut at the median, {middle:.4g}"
     else:
         text = [f"{v:g}" if isinstance(v, float) else str(v) for v in column]
-        levels, note = pd.Series(text, index=column.index), ""
-    return levels.mask(missing, _MISSING), note
+        levels, note = pd.Series(text, index=column.index, dtype=object), ""
+    return levels.where(~missing, _MISSING), note
 
 
 def _frame(fold: FoldPredictions, levels: pd.Series) -> pd.DataFrame:
@@ -197,7 +202,7 @@ def _interaction(frame: pd.DataFrame, dependence: Dependence) -> tuple[float, st
     return float(chi2.sf(statistic / dependence.factor, len(levels) - 1)), ""
 
 
-def _fit(frame: pd.DataFrame):
+def _fit(frame: pd.DataFrame) -> CoxPHFitter | None:
     """Cox regression stratified by fold; None where it has no solution."""
     from lifelines import CoxPHFitter
     from lifelines.exceptions import ConvergenceError
