@@ -19,10 +19,14 @@ from tiacrossfusion.io.paths import is_folder
 from tiacrossfusion.slides.files import mpp_by_stem
 
 if TYPE_CHECKING:
+    from tiacrossfusion.interop.embeddings import SlideVector
     from tiacrossfusion.interop.sources import SlideFiles
 
 #: What bags know and feature files may not.
 _FOR_FILES = ("encoder", "patch_size", "mpp", "power", "coords", "units")
+
+#: What vectors of slides do not have.
+_NOT_OF_EMBEDDINGS = ("x5", "x10", "x20", "bags", *_FOR_FILES[1:])
 
 
 @click.command()
@@ -38,6 +42,12 @@ _FOR_FILES = ("encoder", "patch_size", "mpp", "power", "coords", "units")
     type=Path,
     help="Instead of these: a folder with x5, x10 and x20 or some of them in it, a folder of feature "
     "bags (*.zarr), or one bag.",
+)
+@click.option(
+    "--embeddings",
+    type=Path,
+    help="Instead of these: one vector a slide or patient, .npz, .h5, CSV or Parquet, or a folder of .npz, "
+    ".npy or .h5; models in -20x read them.",
 )
 @cli_output_path(usage_help="Folder for the results.")
 @click.option(
@@ -84,6 +94,7 @@ def convert(
     x10: Path | None,
     x20: Path | None,
     bags: Path | None,
+    embeddings: Path | None,
     output_path: str,
     output_format: Literal["bag", "h5", "pt"],
     encoder: str | None,
@@ -112,7 +123,14 @@ def convert(
     from tiacrossfusion.interop.importing import ImportOptions
     from tiacrossfusion.io.atomic import writing
 
-    sources = _sources({"5x": x5, "10x": x10, "20x": x20}, bags)
+    sources: list[SlideFiles] | list[SlideVector] | list[Path]
+    if embeddings is None:
+        sources = _sources({"5x": x5, "10x": x10, "20x": x20}, bags)
+    else:
+        from tiacrossfusion.interop.embeddings import read_embeddings
+
+        refuse_given(context, _NOT_OF_EMBEDDINGS, "with --embeddings: leave it out")
+        sources = read_embeddings(embeddings)
     if isinstance(sources[0], Path):
         if output_format == "bag":
             raise UsageError(f"{bags}: holds bags already; give --output-format h5 or pt")

@@ -50,7 +50,9 @@ def read_levels(options: Iterable[str]) -> dict[str, tuple[str, ...]]:
 
 def without_placeholders(values: pd.Series) -> pd.Series:
     """Values (N,) with NaN for text in brackets, such as "[Not Available]"."""
-    bracketed = values.map(lambda value: isinstance(value, str) and bool(_BRACKETS.fullmatch(value)))
+    bracketed = values.map(
+        lambda value: isinstance(value, str) and bool(_BRACKETS.fullmatch(value))
+    )
     return values.mask(bracketed.astype(bool)) if bracketed.any() else values
 
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from tiacrossfusion.bags.bag import FeatureBag
 from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.interop.embeddings import SlideVector, embedding_bag
 from tiacrossfusion.interop.h5_reading import read_h5
 from tiacrossfusion.interop.importing import ImportOptions, import_bag
 from tiacrossfusion.interop.own_h5 import is_own_h5, write_h5
@@ -38,7 +39,7 @@ _log = logging.getLogger(__name__)
 
 
 def convert(
-    sources: Sequence[SlideFiles | Path],
+    sources: Sequence[SlideFiles | SlideVector | Path],
     folder: str | Path,
     *,
     output_format: OutputFormat = "bag",
@@ -51,7 +52,7 @@ def convert(
     Writes `NAME.zarr` for bags, `x5/NAME.h5` and so on for h5, `x5/pt_files/NAME.pt` and so on for pt.
 
     Args:
-        sources: feature files of slides, or paths of bags.
+        sources: feature files of slides, vectors of slides, or paths of bags.
         folder: where the results go; made when it does not exist.
         output_format: "bag", "h5" (as TRIDENT writes them) or "pt" (the authors' layout).
         options: what feature files may not say.
@@ -76,7 +77,7 @@ class _ConversionTask(Task):
 
     def __init__(
         self,
-        features: SlideFiles | Path,
+        features: SlideFiles | SlideVector | Path,
         folder: Path,
         output_format: OutputFormat,
         options: ImportOptions,
@@ -91,6 +92,8 @@ class _ConversionTask(Task):
         progress.stage(self.label, "convert")
         if isinstance(self.features, SlideFiles):
             bag, notes = import_bag(self.features, self.options)
+        elif isinstance(self.features, SlideVector):
+            bag, notes = embedding_bag(self.features, self.options.encoder), []
         else:
             bag, notes = FeatureBag.load(self.features), []
         name = stem_for(self.label)

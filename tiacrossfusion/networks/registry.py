@@ -32,8 +32,13 @@ NETWORKS: Registry[type[nn.Module]] = Registry(
         "transmil-20x": "tiacrossfusion.networks.transmil:TransMIL20x",
         "mean-pool": "tiacrossfusion.networks.mean_pool:MeanPool",
         "mean-pool-20x": "tiacrossfusion.networks.mean_pool:MeanPool20x",
+        "coxnet": "tiacrossfusion.networks.coxnet:CoxNet",
+        "coxnet-20x": "tiacrossfusion.networks.coxnet:CoxNet20x",
     },
 )
+
+#: Networks that are Cox regression on mean features, and have no other loss.
+COXNETS = ("coxnet", "coxnet-20x")
 
 #: Cox regression on a table's covariates, which is trained without slides.
 COX_COVARIATES = "cox-covariates"

@@ -32,7 +32,7 @@ NESTED = "nested grids"
 
 #: What to do about bags that lack an input of a network, by the beginning of its name.
 _REMEDIES = {
-    "x": "extract the slides again, or train a network that reads other scales",
+    "x": "extract the slides again, or train a network that reads what there is, such as those in -20x",
     "grid": "extract the slides, since features of other programs may lack positions, or train a "
     "network that needs none: {others}",
     NESTED: "extract the slides again, or train a network that needs none: {others}",

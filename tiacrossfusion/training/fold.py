@@ -21,12 +21,14 @@ from tiacrossfusion.models.config import Architecture
 from tiacrossfusion.models.network import describe_network, network_of
 from tiacrossfusion.networks.base import SurvivalNetwork
 from tiacrossfusion.networks.calling import input_names, needs_nesting, required_inputs
+from tiacrossfusion.networks.coxnet import CoxNet
 from tiacrossfusion.networks.recipe import Recipe
 from tiacrossfusion.networks.registry import NETWORKS
 from tiacrossfusion.networks.trained import TrainedNetwork
 from tiacrossfusion.survival import TimeBins, breslow_increments, quantile_bins
 from tiacrossfusion.training.bags import NESTED, CohortBags
 from tiacrossfusion.training.checkpoints import WholeCheckpoints, read_checkpoint
+from tiacrossfusion.training.closed_form import fit_coxnet
 from tiacrossfusion.training.config import TrainingConfig
 from tiacrossfusion.training.devices import Devices, quiet
 from tiacrossfusion.training.module import SurvivalTraining
@@ -100,6 +102,11 @@ def fit_fold(
     if isinstance(network, TrainedNetwork) and network.statistics is not None:
         found = fit_statistics(network, bags, training, seed)
         say(f"statistics kept: {'; '.join(found) or 'none'}")
+    if isinstance(network, TrainedNetwork) and isinstance(network.network, CoxNet):
+        network.eval()
+        say(fit_coxnet(network, bags, training, validation, folder / METRICS, seed))
+        _set_baseline(network, bags, training, bins)
+        return FittedFold(architecture, network, bins)
     module = SurvivalTraining(network, bags, training, validation, bins, recipe, seed)
     last = folder / LAST
     with quiet():
@@ -128,10 +135,19 @@ def fit_fold(
     module.load_state_dict(best["state_dict"])
     module.to(trainer.strategy.root_device).eval()
     if isinstance(network, TrainedNetwork) and architecture.proportional_hazards:
-        log_hazards = predict_log_hazards(network, bags, training)
-        increments = breslow_increments(log_hazards, times, events, bins)
-        network.set_baseline(torch.from_numpy(increments))
+        _set_baseline(network, bags, training, bins)
     return FittedFold(architecture, network.eval(), bins)
+
+
+def _set_baseline(
+    network: TrainedNetwork, bags: CohortBags, training: Sequence[Patient], bins: TimeBins
+) -> None:
+    """Set the baseline hazard of a network with proportional hazards."""
+    times, events = times_and_events(training)
+    increments = breslow_increments(
+        predict_log_hazards(network, bags, training), times, events, bins
+    )
+    network.set_baseline(torch.from_numpy(increments))
 
 
 def _join_logs(folder: Path) -> None:

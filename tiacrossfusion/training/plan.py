@@ -16,7 +16,7 @@ from tiacrossfusion.cohorts.matching import match_bags
 from tiacrossfusion.cohorts.splits import given_folds, official_folds, read_splits
 from tiacrossfusion.cohorts.table import CohortTable, read_table
 from tiacrossfusion.errors import UsageError
-from tiacrossfusion.networks.registry import COX_COVARIATES
+from tiacrossfusion.networks.registry import COX_COVARIATES, COXNETS
 from tiacrossfusion.text import printable
 from tiacrossfusion.training.config import ProtocolSettings, TrainingConfig
 
@@ -193,6 +193,8 @@ def _check_networks(plan: Plan) -> None:
         raise UsageError(f"network.sizes: no network takes {odd[0]}; remove it or mend its name")
     for model in plan.networks:
         network = build_on_meta(model, plan.config)
+        if model in COXNETS and plan.config.recipe_of(model).loss != "cox":
+            raise UsageError(f"{model} is Cox regression; leave out --loss, and --recipe paper")
         if "covariates" in required_inputs(network) and not names:
             raise UsageError(f"{model} needs covariates; name columns with --covariates")
         values = plan.cohort.table.patients[list(names)]
