@@ -42,10 +42,10 @@ def exit_if_failed(outcomes: Sequence[Outcome], folder: Path, complaint: str = "
         sys.exit(1)
 
 
-def print_figures(model: str, evaluation: Evaluation) -> None:
-    """Print the main figures of a model."""
+def print_figures(model: str, evaluation: Evaluation, where: str = "out of fold") -> None:
+    """Print the main figures of a model, and `where` they are from."""
     pooled = evaluation.pooled
-    click.echo(f"{model}: {pooled.patients} patients, {pooled.events} events, out of fold")
+    click.echo(f"{model}: {pooled.patients} patients, {pooled.events} events, {where}")
     for name, figure in (
         ("Harrell's C", pooled.harrell_c),
         ("Uno's C", pooled.uno_c),

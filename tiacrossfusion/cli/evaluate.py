@@ -163,7 +163,9 @@ def evaluate(
         judged = api.evaluate_predictions(
             place, folder, against=against, clinic=clinic, draws=draws, seed=seed
         )
-    print_figures(judged.model, judged.evaluation)
+    single = external or len(judged.evaluation.folds) == 1
+    where = "in this cohort" if single else "out of fold"
+    print_figures(judged.model, judged.evaluation, where)
     if judged.comparison is not None:
         difference = judged.comparison.difference
         click.echo(

@@ -183,7 +183,7 @@ def evaluate_external(
     table = clinic.read(unit or "time", *config.architecture.covariates)
     table, sources = match_bags(table, find_bags(Path(bags)), drop_missing=clinic.drop_unusable)
     found = predict_cohort(bundle, table, sources, progress=progress)
-    notes = [found.note, *table.messages(), *coverage(table, found.fold)]
+    notes = [*table.messages(), *coverage(table, found.fold)]
     return _judge(
         [found.fold],
         config.name,
@@ -192,8 +192,9 @@ def evaluate_external(
         table,
         draws,
         seed,
-        notes=notes,
+        notes=notes if found.overlaps else [found.note, *notes],
         optimistic=found.overlaps,
+        why=found.note,
     )
 
 
@@ -209,9 +210,11 @@ def _judge(
     comparison: Comparison | None = None,
     notes: Sequence[str] = (),
     optimistic: bool = False,
+    why: str | None = None,
 ) -> Judgement:
     """Compute all that is asked for, then write it."""
-    evaluation = evaluate(folds, draws=draws, seed=seed, optimistic=optimistic)
+    reason = {} if why is None else {"why": why}
+    evaluation = evaluate(folds, draws=draws, seed=seed, optimistic=optimistic, **reason)
     evaluation = evaluation.model_copy(update={"notes": (*notes, *evaluation.notes)})
     added: AddedValue | None = None
     groups: tuple[Subgroups, ...] = ()

@@ -129,11 +129,17 @@ class Measured:
 
 
 def evaluate(
-    folds: Sequence[FoldPredictions], *, draws: int = 1000, seed: int = 0, optimistic: bool = False
+    folds: Sequence[FoldPredictions],
+    *,
+    draws: int = 1000,
+    seed: int = 0,
+    optimistic: bool = False,
+    why: str = _OPTIMISTIC,
 ) -> Evaluation:
     """Compute all figures of a model, per fold and pooled. docs/metrics.md describes each.
 
-    `optimistic`: the patients were also used to choose the model; the result then says so.
+    `optimistic`: the patients were also used to train or choose the model; the result then says so, and
+    `why`.
 
     Raises:
         TiacfError: the folds do not go together, or there are too few draws.
@@ -167,7 +173,7 @@ def evaluate(
         optimistic=optimistic,
         draws=draws,
         seed=seed,
-        notes=_notes(folds, edges, times, horizon, scores, of_all, optimistic),
+        notes=_notes(folds, edges, times, horizon, scores, of_all, why if optimistic else ""),
     )
 
 
@@ -380,9 +386,9 @@ def _notes(
     horizon: float,
     scores: Sequence[FoldScores],
     pooled: Scores,
-    optimistic: bool,
+    warning: str,
 ) -> tuple[str, ...]:
-    notes = [_OPTIMISTIC] if optimistic else []
+    notes = [warning] if warning else []
     if pooled.harrell_c.low <= CHANCE:
         notes.append(
             "No better than chance on these patients: the interval of Harrell's C holds 0.5 or lies below it."

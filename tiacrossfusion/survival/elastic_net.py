@@ -46,8 +46,9 @@ def cox_elastic_net(
 
     Minimises `-l(b) / N + penalty (l1_ratio |b|_1 + (1 - l1_ratio) / 2 |b|^2)`, with l Breslow's partial
     log-likelihood and b per SD of each covariate, by accelerated proximal gradients (Beck and Teboulle,
-    SIAM J Imaging Sciences 2, 2009). The penalty is that of a path of 25 with the largest cross-validated partial
-    likelihood (Verweij and van Houwelingen, Statistics in Medicine 12, 1993; five folds).
+    SIAM J Imaging Sciences 2, 2009). The penalty is that of a path of 25 with the largest
+    cross-validated partial likelihood (Verweij and van Houwelingen, Statistics in Medicine 12, 1993; five
+    folds).
 
     Args:
         x: (N, P) covariates.

@@ -48,7 +48,7 @@ def fit_coxnet(
     fitted = cox_elastic_net(x, times, events, seed=seed)
     weights = torch.from_numpy(fitted.coefficients).float()[None]
     inner.linear.weight.copy_(weights)
-    inner.linear.bias.copy_(-torch.from_numpy(x.mean(axis=0) @ fitted.coefficients).float()[None])
+    inner.linear.bias.fill_(-float(x.mean(axis=0) @ fitted.coefficients))
     held_times, held_events = times_and_events(validation)
     held = means(validation)
     row = {
