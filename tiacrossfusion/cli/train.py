@@ -30,6 +30,8 @@ _SETTINGS = {
     "censorship_column": ("columns", "censorship"),
     "protocol": ("protocol", "protocol"),
     "folds": ("protocol", "folds"),
+    "repeats": ("protocol", "repeats"),
+    "fold_by": ("columns", "fold_by"),
     "splits": ("protocol", "splits"),
     "recipe": ("recipe",),
     "loss": ("fitting", "loss"),
@@ -68,6 +70,16 @@ _SETTINGS = {
     help="nested: test folds that are touched once; official: the authors' way, optimistic.",
 )
 @click.option("--folds", type=int, help="Number of test folds.  [default: 5]")
+@click.option(
+    "--repeats",
+    type=int,
+    help="Times that all patients are divided into folds anew, for narrower intervals.  [default: 1]",
+)
+@click.option(
+    "--fold-by",
+    help="Column of the sites, such as hospitals, none of which is in two parts of a fold; tcga-site reads "
+    "them from the barcodes.",
+)
 @click.option("--splits", type=Path, help="Folder with the authors' splits_<k>.csv.")
 @click.option(
     "--recipe",

@@ -70,4 +70,7 @@ def _without(table: CohortTable, missing: list[str], spare: int) -> CohortTable:
     slides = table.slides[~gone].reset_index(drop=True)
     patients = table.patients[table.patients.index.isin(slides["patient"])]
     left_out = {**table.left_out, "no bag": rows}
-    return replace(table, patients=patients, slides=slides, left_out=left_out, notes=notes)
+    sites = None if table.sites is None else table.sites.loc[patients.index]
+    return replace(
+        table, patients=patients, slides=slides, left_out=left_out, notes=notes, sites=sites
+    )

@@ -7,6 +7,7 @@ remedy. Only rows without usable follow-up or covariates may be left out, on dem
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,7 +39,13 @@ COLUMN_OPTIONS = {
     "covariates": "--covariates",
     "ordinal": "--ordinal",
     "patient_characters": "--patient-characters",
+    "fold_by": "--fold-by",
 }
+
+#: `Columns.fold_by` that reads the site from TCGA's barcodes.
+TCGA_SITE = "tcga-site"
+
+_TCGA = re.compile(r"TCGA-([A-Z0-9]{2})-", re.IGNORECASE)
 
 #: Why a row is left out whose value a reader should see.
 _NO_NUMBER = "time not a finite number"
@@ -63,6 +70,8 @@ class Columns(BaseModel):
             for those that mean that there is none (`cohorts.levels`).
         patient_characters: only that many first characters of the patient column name the patient; None
             takes the whole, or of TCGA barcodes the 12 that name the patient.
+        fold_by: column of the sites, none of which is in two parts of a fold; "tcga-site" reads them from the
+            barcodes of the patients.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -75,6 +84,7 @@ class Columns(BaseModel):
     covariates: tuple[str, ...] = ()
     ordinal: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     patient_characters: int | None = Field(None, ge=1, le=1000)
+    fold_by: str | None = None
 
 
 @dataclass(frozen=True)
@@ -90,6 +100,7 @@ class CohortTable:
         left_out: for each reason, (slide, patient) of the rows that were left out.
         shown: for a reason, the values that were at fault, in words.
         notes: what else a reader of the results should know.
+        sites: site of each patient, if `Columns.fold_by` asks for it.
     """
 
     patients: pd.DataFrame
@@ -99,6 +110,7 @@ class CohortTable:
     left_out: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
     shown: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    sites: pd.Series[str] | None = None
 
     def messages(self) -> list[str]:
         """Return what was left out and other notes, one line each."""
@@ -155,7 +167,9 @@ def read_table(
     frame, left_out = _leave_out(path, frame, reasons, drop_unusable, shown)
     _agree_within_patients(path, frame, columns, notes)
     patients = frame.drop_duplicates("patient").set_index("patient")
-    patients = patients[["time", "event", *columns.covariates]].sort_index()
+    patients = patients.sort_index()
+    sites = None if columns.fold_by is None else _sites(path, patients, columns.fold_by)
+    patients = patients[["time", "event", *columns.covariates]]
     patients = patients.astype({"time": float, "event": int})
     if not patients["event"].any():
         option = COLUMN_OPTIONS["event" if columns.censorship is None else "censorship"]
@@ -176,6 +190,7 @@ def read_table(
         left_out,
         {_NO_NUMBER: shown},
         tuple(notes),
+        sites,
     )
 
 
@@ -217,6 +232,8 @@ def _read_columns(path: Path, columns: Columns) -> tuple[pd.DataFrame, list[str]
     _no_slide_twice(path, frame, columns)
     frame["time"] = raw[columns.time]
     frame["event"] = _events(path, frame["slide"], raw, columns)
+    if columns.fold_by not in (None, TCGA_SITE):
+        frame["site"] = without_placeholders(raw[columns.fold_by])
     covariates = raw[list(columns.covariates)].apply(without_placeholders)
     for name, levels in columns.ordinal.items():
         if name not in covariates:
@@ -280,6 +297,8 @@ def _present(path: Path, raw: pd.DataFrame, columns: Columns) -> None:
     wanted = {
         getattr(columns, role): COLUMN_OPTIONS[role] for role in ("patient", "time", outcome)
     } | dict.fromkeys(columns.covariates, COLUMN_OPTIONS["covariates"])
+    if columns.fold_by not in (None, TCGA_SITE):
+        wanted[columns.fold_by] = COLUMN_OPTIONS["fold_by"]
     try:
         refuse_missing(path, raw, wanted)
     except UsageError as error:
@@ -401,6 +420,8 @@ def _agree_within_patients(
     path: Path, frame: pd.DataFrame, columns: Columns, notes: Sequence[str]
 ) -> None:
     names = ["time", "event", *columns.covariates]
+    if columns.fold_by not in (None, TCGA_SITE):
+        names.append("site")
 
     def several(fields: list[str]) -> pd.Series:
         """Patients that have several values of the fields."""
@@ -415,6 +436,22 @@ def _agree_within_patients(
             f"disagree on {fields}, such as {examples(patients)}; make the rows of a patient agree"
             + "".join(f" ({note})" for note in notes if "barcodes" in note)
         )
+
+
+def _sites(path: Path, patients: pd.DataFrame, fold_by: str) -> pd.Series[str]:
+    """Site of each patient; refuses patients without one."""
+    if fold_by == TCGA_SITE:
+        found = [_TCGA.match(name) for name in patients.index]
+        sites = pd.Series([match and match[1].upper() for match in found], index=patients.index)
+    else:
+        sites = patients["site"].map(lambda value: None if pd.isna(value) else str(value).strip())
+    lacking = sites.index[sites.isna() | (sites == "")]
+    if len(lacking):
+        raise TiacfError(
+            f"{path}: {len(lacking)} of {len(sites)} patients have no site ({COLUMN_OPTIONS['fold_by']} "
+            f"{fold_by}), such as {examples(lacking)}; fill it in"
+        )
+    return sites.astype(str)
 
 
 def _plural(noun: str, count: int) -> str:

@@ -89,6 +89,7 @@ class ProtocolSettings(BaseModel):
         folds: number of test folds of "nested".
         validation_share: share of the patients outside the test part that stops the training.
         test_share: share of the patients in the test part of "holdout".
+        repeats: how many times "nested" divides all patients anew; each patient is then tested as many times.
         splits: folder with the authors' `splits_<k>.csv`; needed for "official", possible for "nested".
     """
 
@@ -96,6 +97,7 @@ class ProtocolSettings(BaseModel):
 
     protocol: Literal["nested", "holdout", "official"] = "nested"
     folds: int = Field(5, ge=2, le=100)
+    repeats: int = Field(1, ge=1, le=100)
     validation_share: float = Field(0.2, gt=0, lt=1)
     test_share: float = Field(0.2, gt=0, lt=1)
     splits: Path | None = None

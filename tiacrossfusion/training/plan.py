@@ -13,6 +13,7 @@ from tiacrossfusion.bags.bag import FeatureBag
 from tiacrossfusion.bags.files import find_bags
 from tiacrossfusion.cohorts.folds import Fold, check_folds, holdout_fold, nested_folds
 from tiacrossfusion.cohorts.matching import match_bags
+from tiacrossfusion.cohorts.site_folds import site_folds
 from tiacrossfusion.cohorts.splits import given_folds, official_folds, read_splits
 from tiacrossfusion.cohorts.table import CohortTable, read_table
 from tiacrossfusion.errors import UsageError
@@ -206,10 +207,31 @@ def _check_networks(plan: Plan) -> None:
             )
 
 
+def _repeated(
+    table: CohortTable, settings: ProtocolSettings, seed: int
+) -> tuple[list[Fold], list[str]]:
+    """Return the folds of all repeats, numbered on, and what is said of them."""
+    folds: list[Fold] = []
+    said: list[str] = []
+    for repeat in range(settings.repeats):
+        own = seed if repeat == 0 else int(np.random.default_rng([seed, repeat]).integers(2**32))
+        if table.sites is None:
+            made = nested_folds(table, settings.folds, settings.validation_share, seed=own)
+        else:
+            made, lines = site_folds(table, settings.folds, settings.validation_share, seed=own)
+            said += lines
+        folds += [replace(fold, number=len(folds) + fold.number) for fold in made]
+    return folds, list(dict.fromkeys(said))
+
+
 def _make_folds(
     table: CohortTable, settings: ProtocolSettings, seed: int
 ) -> tuple[list[Fold], list[str]]:
     """Return folds by the protocol, and what does not fit between given splits and the table."""
+    if settings.repeats > 1 and (settings.protocol != "nested" or settings.splits is not None):
+        raise UsageError("--repeats is for --protocol nested without --splits: leave it out")
+    if table.sites is not None and (settings.protocol != "nested" or settings.splits is not None):
+        raise UsageError("--fold-by is for --protocol nested without --splits: leave it out")
     if settings.protocol == "holdout":
         if settings.splits is not None:
             raise UsageError("--splits with --protocol holdout: leave one of them out")
@@ -220,7 +242,7 @@ def _make_folds(
             raise UsageError(
                 "--protocol official takes the authors' splits; give their folder with --splits"
             )
-        return nested_folds(table, settings.folds, settings.validation_share, seed=seed), []
+        return _repeated(table, settings, seed)
     splits = read_splits(settings.splits, table)
     messages = [line for split in splits for line in split.messages()]
     if settings.protocol == "official":
