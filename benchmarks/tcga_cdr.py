@@ -1,6 +1,6 @@
 """What age, sex, stage and grade tell in the 12 cohorts of TCGA-CDR, by random and by site-preserving folds.
 
-    python benchmarks/tcga_cdr.py ../shared/data/multimodal/tcga_cdr [--output benchmarks/tcga_cdr.md]
+python benchmarks/tcga_cdr.py ../shared/data/multimodal/tcga_cdr [--output benchmarks/tcga_cdr.md]
 """
 
 from __future__ import annotations
