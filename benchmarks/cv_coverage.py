@@ -6,7 +6,7 @@ judges its out-of-fold predictions. The truth is each fold's own model on the po
 over 4,000 patients and 60,000 pairs that no model has seen. Reported are the share of cohorts whose interval
 holds it, with and without the widening, and the share of p below .05.
 
-    python benchmarks/cv_coverage.py [--replications 1000] [--processes 2] [--output benchmarks/cv_coverage.md]
+    python benchmarks/cv_coverage.py [--replications 1000] [--processes 2] [--output FILE]
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ class Population:
     """Patients that no model has seen, twice as many covariates as a model reads."""
 
     def __init__(self) -> None:
+        """Draw them, the same ones every time."""
         random = np.random.default_rng(12345)
         self.x = random.normal(size=(POOL, 2 * COVARIATES))
         self.one = random.integers(POOL, size=PAIRS)
@@ -269,8 +270,8 @@ def main() -> None:
     lines = [
         "# Do intervals and p values hold under cross-validation?",
         "",
-        f"Made by `benchmarks/cv_coverage.py`: {n} cohorts a setting, Cox on {COVARIATES} covariates, {DRAWS} "
-        f"bootstrap draws. Two standard errors of a share of .95 are {2 * np.sqrt(0.95 * 0.05 / n):.3f}. "
+        f"Made by `benchmarks/cv_coverage.py`: {n} cohorts a setting, Cox on {COVARIATES} covariates, "
+        f"{DRAWS} bootstrap draws. Two standard errors of a share of .95 are {2 * np.sqrt(0.95 * 0.05 / n):.3f}. "
         '"Unwidened" takes the folds for independent.',
         "",
     ]
@@ -280,7 +281,7 @@ def main() -> None:
         results,
     )
     lines += table(
-        "Share of p below .05, and of intervals of the difference of two models that miss the true difference",
+        "Share of p below .05, and of intervals of the difference of two models that miss the truth",
         ["association", "log_rank", "log_rank_unwidened", "difference", "difference_unwidened"],
         results,
     )

@@ -1,4 +1,4 @@
-"""HANCOCK: what the clinic, pathology, blood and an H&E vector each tell of survival after head-and-neck cancer.
+"""HANCOCK: what clinic, pathology, blood and an H&E vector each tell of survival with head-and-neck cancer.
 
 python benchmarks/hancock.py ../shared/data/multimodal/hancock [--output benchmarks/hancock.md]
 """
@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from tiacrossfusion.cohorts.table import Columns
+from tiacrossfusion.cohorts.columns import Columns
 from tiacrossfusion.evaluation.api import Clinic, evaluate_predictions
 from tiacrossfusion.evaluation.scores import Estimate
 from tiacrossfusion.interop.conversion import convert
@@ -85,9 +86,10 @@ def main() -> None:
     lines = [
         "# HANCOCK: what tells of survival",
         "",
-        "Made by `benchmarks/hancock.py`: ridge Cox regression (`cox-covariates`), and elastic-net Cox regression "
-        f"on one H&E vector a patient (`coxnet-20x`), five folds, {REPEATS} repeats ({REPEATS - 2} of the vector). "
-        "Missing values are imputed inside the folds. Intervals are 95 % and widened for the dependence of folds.",
+        "Made by `benchmarks/hancock.py`: ridge Cox regression (`cox-covariates`), and elastic-net Cox "
+        "regression on one H&E vector a patient (`coxnet-20x`), five folds, "
+        f"{REPEATS} repeats ({REPEATS - 2} of the vector). Missing values are imputed inside the folds. "
+        "Intervals are 95 % and widened for the dependence of folds.",
         "",
     ]
     with tempfile.TemporaryDirectory() as folder:
@@ -99,7 +101,7 @@ def main() -> None:
         sets = {
             "clinical": columns["clinical"],
             "clinical, pathology": columns["clinical"] + columns["pathology"],
-            "clinical, pathology, blood": sum(columns.values(), []),
+            "clinical, pathology, blood": [*chain.from_iterable(columns.values())],
         }
         for endpoint, path in paths.items():
             whole = pd.read_csv(path, dtype={"patient": str})
@@ -142,7 +144,7 @@ def main() -> None:
                 "",
                 "What the H&E vector adds, out of fold:",
                 "",
-                "| to | C without | C with | difference | hazard ratio per SD alone | adjusted | likelihood ratio p |",
+                "| to | C without | C with | difference | hazard ratio per SD alone | adjusted | LR test p |",
                 "|---|---|---|---|---|---|---|",
             ]
             print(lines[-5], flush=True)

@@ -43,9 +43,11 @@ def table_of(cohort: pd.DataFrame, path: Path) -> tuple[dict[str, Any], str]:
         named = [one for level in levels for one in level.split("|")]
         frame[name] = frame[name].where(frame[name].isin(named))  # such as Stage X, GX
     frame = frame[frame["time"].gt(0) & frame["event"].notna()]
-    covariates = [name for name in ("age", "sex", "stage", "grade") if frame[name].nunique() > 1]
+    covariates = [
+        name for name in ("age", "sex", "stage", "grade") if len(frame[name].dropna().unique()) > 1
+    ]
     frame.to_csv(path, index=False)
-    ordinal = {name: levels for name, levels in (("stage", STAGES), ("grade", GRADES))}
+    ordinal = {"stage": STAGES, "grade": GRADES}
     columns = {
         "covariates": covariates,
         "ordinal": {name: levels for name, levels in ordinal.items() if name in covariates},
@@ -64,9 +66,9 @@ def main() -> None:
     lines = [
         "# Age, sex, stage and grade in TCGA-CDR, overall survival",
         "",
-        "Made by `benchmarks/tcga_cdr.py`: ridge Cox regression of `tiacf train --model cox-covariates`, five folds. "
-        f"Random folds: {REPEATS} repeats. By site: TCGA's source site, none in two parts, once. Harrell's C with "
-        "the widened 95 % interval.",
+        "Made by `benchmarks/tcga_cdr.py`: ridge Cox regression of `tiacf train --model cox-covariates`, "
+        f"five folds. Random folds: {REPEATS} repeats. By site: TCGA's source site, none in two parts, once. "
+        "Harrell's C with the widened 95 % interval.",
         "",
         "| cohort | patients | events | covariates (missing) | random folds | folds by site |",
         "|---|---|---|---|---|---|",

@@ -16,9 +16,10 @@ import numpy as np
 import pandas as pd
 from lifelines import KaplanMeierFitter
 
+from tiacrossfusion.cohorts.columns import Columns
 from tiacrossfusion.cohorts.folds import Fold, check_folds, nested_folds
 from tiacrossfusion.cohorts.splits import given_folds, official_folds, read_splits
-from tiacrossfusion.cohorts.table import CohortTable, Columns, read_table
+from tiacrossfusion.cohorts.table import CohortTable, read_table
 from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.evaluation.measuring import evaluate
 from tiacrossfusion.evaluation.predictions import FoldPredictions

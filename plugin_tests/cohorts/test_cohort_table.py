@@ -10,8 +10,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from tiacrossfusion.cohorts.columns import Columns
 from tiacrossfusion.cohorts.matching import match_bags
-from tiacrossfusion.cohorts.table import Columns, read_table
+from tiacrossfusion.cohorts.table import read_table
 from tiacrossfusion.errors import TiacfError
 
 GOOD = """slide,patient,time,event,age,stage

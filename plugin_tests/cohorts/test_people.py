@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tiacrossfusion.cohorts.table import CohortTable, Columns, read_table
+from tiacrossfusion.cohorts.columns import Columns
+from tiacrossfusion.cohorts.table import CohortTable, read_table
 from tiacrossfusion.errors import TiacfError
 
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tiacrossfusion.cohorts.columns import Columns
 from tiacrossfusion.cohorts.folds import (
     PARTS,
     Fold,
@@ -22,7 +23,7 @@ from tiacrossfusion.cohorts.folds import (
     write_folds,
 )
 from tiacrossfusion.cohorts.splits import given_folds, official_folds, read_splits
-from tiacrossfusion.cohorts.table import CohortTable, Columns, read_table
+from tiacrossfusion.cohorts.table import CohortTable, read_table
 from tiacrossfusion.errors import TiacfError
 
 

@@ -15,6 +15,7 @@ from lifelines import KaplanMeierFitter
 from lifelines.statistics import logrank_test
 from lifelines.utils import concordance_index
 from matplotlib.image import imread
+from scipy.stats import chi2
 
 from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.evaluation.comparison import compare
@@ -262,7 +263,9 @@ def test_calibration_and_risk_groups_pool_the_patients(evaluation):
         assert len(table.rows) == 5
     groups = evaluation.pooled.risk_groups
     test = logrank_test(times[high], times[~high], events[high], events[~high])
-    assert groups.log_rank_p == pytest.approx(test.p_value)
+    assert groups.log_rank_p_of_independent_folds == pytest.approx(test.p_value)
+    assert evaluation.variance_factor == 2  # all other patients train
+    assert groups.log_rank_p == pytest.approx(chi2.sf(test.test_statistic / 2, 1))
     assert (groups.low_patients, groups.high_patients) == ((~high).sum(), high.sum())
     assert groups.low_events + groups.high_events == events.sum()
 
@@ -276,7 +279,9 @@ def test_intervals_hold_the_estimate_and_repeat_with_the_seed(evaluation):
     assert again == evaluation
     assert evaluate(FOLDS, draws=300, seed=1).pooled.harrell_c.low != pooled.harrell_c.low
     widths = [scores.harrell_c.high - scores.harrell_c.low for scores in evaluation.folds]
-    assert min(widths) > pooled.harrell_c.high - pooled.harrell_c.low
+    c = pooled.harrell_c
+    assert min(widths) > c.unwidened_high - c.unwidened_low
+    assert c.high - c.value == pytest.approx(np.sqrt(2) * (c.unwidened_high - c.value))
 
 
 def test_the_interval_covers_the_truth_about_as_often_as_it_says():
@@ -378,6 +383,7 @@ def test_a_better_model_is_found_better_and_the_other_way_round():
     assert turned.difference.high == pytest.approx(-found.difference.low)
     assert turned.p == found.p
     # Pairing is what makes it sharp: the interval is narrower than independent draws would give.
+    found = compare(FOLDS, simulated(noise=4.0), draws=500)
     widths = [e.high - e.low for e in (found.first, found.second, found.difference)]
     assert widths[2] < np.hypot(widths[0], widths[1])
     assert found.first == evaluate(FOLDS, draws=500).pooled.harrell_c

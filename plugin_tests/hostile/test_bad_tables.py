@@ -18,8 +18,9 @@ from click.testing import Result
 from command_line import assert_failed, assert_refused, tiacf
 
 from tiacrossfusion.bags.bag import FeatureBag
+from tiacrossfusion.cohorts.columns import Columns
 from tiacrossfusion.cohorts.patients import read_patients
-from tiacrossfusion.cohorts.table import Columns, read_table
+from tiacrossfusion.cohorts.table import read_table
 from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.evaluation.prediction_files import read_predictions
 from tiacrossfusion.interop.conversion import convert

@@ -68,7 +68,7 @@ def check(
         slides, read = find_listed(img_input, file_types, read, mpp_table)
         check_masks(read.mask, slides)
 
-    from tiacrossfusion.cohorts.table import Columns
+    from tiacrossfusion.cohorts.columns import Columns
     from tiacrossfusion.training.checking import CONTRADICTS, MISSING, ToCheck
     from tiacrossfusion.training.checking import check as check_all
 

@@ -26,7 +26,7 @@ from tiacrossfusion.slides.options import ReadOptions, Scale
 from tiacrossfusion.text import printable
 
 if TYPE_CHECKING:
-    from tiacrossfusion.cohorts.table import Columns
+    from tiacrossfusion.cohorts.columns import Columns
 
 
 def cli_slides(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -272,8 +272,8 @@ def columns_from(options: dict[str, Any]) -> Columns:
     Raises:
         UsageError: levels are written wrongly.
     """
+    from tiacrossfusion.cohorts.columns import Columns
     from tiacrossfusion.cohorts.levels import read_levels
-    from tiacrossfusion.cohorts.table import Columns
 
     names = ("slide", "patient", "time", "event", "censorship")
     given = {name: options.pop(f"{name}_column") for name in names}

@@ -7,7 +7,6 @@ remedy. Only rows without usable follow-up or covariates may be left out, on dem
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from pandas.api.types import is_scalar
-from pydantic import BaseModel, ConfigDict, Field
 
+from tiacrossfusion.cohorts.columns import COLUMN_OPTIONS, TCGA_SITE, Columns
 from tiacrossfusion.cohorts.levels import level_numbers, without_placeholders
 from tiacrossfusion.cohorts.people import one_name_a_person
 from tiacrossfusion.cohorts.plausible import (
@@ -24,67 +23,14 @@ from tiacrossfusion.cohorts.plausible import (
     refuse_other_notation,
     refuse_selective,
 )
-from tiacrossfusion.errors import TiacfError, UsageError, one_line
-from tiacrossfusion.io.csv_table import read_csv, refuse_missing
-from tiacrossfusion.io.paths import missing
+from tiacrossfusion.cohorts.sites import sites_of
+from tiacrossfusion.cohorts.table_file import read_table_file
+from tiacrossfusion.errors import TiacfError, UsageError
+from tiacrossfusion.io.csv_table import refuse_missing
 from tiacrossfusion.text import examples, printable
-
-#: The command line's option for each field of `Columns`.
-COLUMN_OPTIONS = {
-    "slide": "--slide-column",
-    "patient": "--patient-column",
-    "time": "--time-column",
-    "event": "--event-column",
-    "censorship": "--censorship-column",
-    "covariates": "--covariates",
-    "ordinal": "--ordinal",
-    "patient_characters": "--patient-characters",
-    "fold_by": "--fold-by",
-}
-
-#: `Columns.fold_by` that reads the site from TCGA's barcodes.
-TCGA_SITE = "tcga-site"
-
-_TCGA = re.compile(r"TCGA-([A-Z0-9]{2})-", re.IGNORECASE)
 
 #: Why a row is left out whose value a reader should see.
 _NO_NUMBER = "time not a finite number"
-
-_CSV_ENDINGS = (".csv", ".csv.zip", ".csv.gz")
-_PARQUET_ENDINGS = (".parquet", ".pq")
-
-
-class Columns(BaseModel):
-    """Names of the columns of a cohort table.
-
-    Attributes:
-        slide: file names of the slides, with or without their ending. A table without this column
-            stands for one slide a patient, named like the patient.
-        patient: who the slide is of. The TCGA tables have "case_id".
-        time: follow-up from diagnosis to the event or to the last contact.
-        event: 1 where the event was observed, 0 where the patient was censored.
-        censorship: used instead of `event` when given: 1 where the patient was censored.
-        covariates: clinical columns to read besides; the same for all slides of a patient.
-        ordinal: for a covariate with ordered levels, such as a stage, its levels from low to high; it is read
-            as their numbers 0, 1, 2. Names of one level are separated by "|". Other values are refused, but
-            for those that mean that there is none (`cohorts.levels`).
-        patient_characters: only that many first characters of the patient column name the patient; None
-            takes the whole, or of TCGA barcodes the 12 that name the patient.
-        fold_by: column of the sites, none of which is in two parts of a fold; "tcga-site" reads them from the
-            barcodes of the patients.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    slide: str = "slide"
-    patient: str = "patient"
-    time: str = "time"
-    event: str = "event"
-    censorship: str | None = None
-    covariates: tuple[str, ...] = ()
-    ordinal: dict[str, tuple[str, ...]] = Field(default_factory=dict)
-    patient_characters: int | None = Field(None, ge=1, le=1000)
-    fold_by: str | None = None
 
 
 @dataclass(frozen=True)
@@ -168,7 +114,7 @@ def read_table(
     _agree_within_patients(path, frame, columns, notes)
     patients = frame.drop_duplicates("patient").set_index("patient")
     patients = patients.sort_index()
-    sites = None if columns.fold_by is None else _sites(path, patients, columns.fold_by)
+    sites = None if columns.fold_by is None else sites_of(path, patients, columns.fold_by)
     patients = patients[["time", "event", *columns.covariates]]
     patients = patients.astype({"time": float, "event": int})
     if not patients["event"].any():
@@ -201,7 +147,7 @@ def _read_columns(path: Path, columns: Columns) -> tuple[pd.DataFrame, list[str]
     censorship turned into event, and the covariates.
     """
     _distinct(columns)
-    raw = _read_file(path, [columns.slide, columns.patient])
+    raw = read_table_file(path, [columns.slide, columns.patient])
     _present(path, raw, columns)
     _plain_values(path, raw, columns)
     notes = []
@@ -242,36 +188,6 @@ def _read_columns(path: Path, columns: Columns) -> tuple[pd.DataFrame, list[str]
             )
         covariates[name] = level_numbers(path, covariates[name], levels)
     return pd.concat([frame, covariates], axis=1), notes
-
-
-def _read_file(path: Path, text_columns: Sequence[str]) -> pd.DataFrame:
-    """Read a file whole, with the given columns as text: the patient "007" keeps its zeros."""
-    name = path.name.lower()
-    if not name.endswith(_CSV_ENDINGS + _PARQUET_ENDINGS):
-        endings = ", ".join(_CSV_ENDINGS + _PARQUET_ENDINGS)
-        raise TiacfError(f"{path}: not a table that can be read; give one of {endings}")
-    if not name.endswith(_PARQUET_ENDINGS):
-        # Names stay text: "007" keeps its zeros, and "NA" is a name.
-        names = dict.fromkeys(text_columns, str)
-        return read_csv(
-            path, check="check the path of the table", converters=names, low_memory=False
-        )
-    try:
-        raw = pd.read_parquet(path)
-    except FileNotFoundError as error:
-        raise UsageError(f"{path}: {missing(path)}; check the path of the table") from error
-    except ImportError as error:
-        raise TiacfError(
-            f"{path}: reading Parquet needs pyarrow; pip install pyarrow, or save the table as CSV"
-        ) from error
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or one_line(error)
-        raise TiacfError(f"{path}: cannot be read ({reason}); save it as Parquet") from error
-    if raw.index.name is not None:
-        raw = raw.reset_index()
-    if raw.empty:
-        raise TiacfError(f"{path}: has columns and no rows; a table has a row a slide")
-    return raw
 
 
 def _distinct(columns: Columns) -> None:
@@ -436,22 +352,6 @@ def _agree_within_patients(
             f"disagree on {fields}, such as {examples(patients)}; make the rows of a patient agree"
             + "".join(f" ({note})" for note in notes if "barcodes" in note)
         )
-
-
-def _sites(path: Path, patients: pd.DataFrame, fold_by: str) -> pd.Series[str]:
-    """Site of each patient; refuses patients without one."""
-    if fold_by == TCGA_SITE:
-        found = [_TCGA.match(name) for name in patients.index]
-        sites = pd.Series([match and match[1].upper() for match in found], index=patients.index)
-    else:
-        sites = patients["site"].map(lambda value: None if pd.isna(value) else str(value).strip())
-    lacking = sites.index[sites.isna() | (sites == "")]
-    if len(lacking):
-        raise TiacfError(
-            f"{path}: {len(lacking)} of {len(sites)} patients have no site ({COLUMN_OPTIONS['fold_by']} "
-            f"{fold_by}), such as {examples(lacking)}; fill it in"
-        )
-    return sites.astype(str)
 
 
 def _plural(noun: str, count: int) -> str:

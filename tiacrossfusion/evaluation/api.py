@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tiacrossfusion.cohorts.table import CohortTable, Columns, read_table
+from tiacrossfusion.cohorts.columns import Columns
+from tiacrossfusion.cohorts.table import CohortTable, read_table
 from tiacrossfusion.errors import UsageError
 from tiacrossfusion.evaluation.added_value import added_value
 from tiacrossfusion.evaluation.clinic_files import same_follow_up, write_clinic

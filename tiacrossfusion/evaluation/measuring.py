@@ -14,9 +14,9 @@ import numpy as np
 
 from tiacrossfusion.evaluation.bootstrap import bootstrap_counts, estimate
 from tiacrossfusion.evaluation.dependence import INDEPENDENT, Dependence, dependence_of
+from tiacrossfusion.evaluation.evaluation_notes import OPTIMISTIC, SMALLEST_G, evaluation_notes
 from tiacrossfusion.evaluation.predictions import FoldPredictions, check_predictions
 from tiacrossfusion.evaluation.scores import (
-    CHANCE,
     CalibrationRow,
     CalibrationTable,
     Estimate,
@@ -43,9 +43,6 @@ from tiacrossfusion.survival import (
     uno_pairs,
 )
 
-#: Smallest G in use, so that no censoring weight is above 10 (100 in Uno's C, which squares it).
-_SMALLEST_G = 0.1
-
 #: Steps of the integral of the Brier score.
 _BRIER_STEPS = 100
 
@@ -54,11 +51,6 @@ _AUC_POINTS = 20
 
 #: Calibration groups hold about 30 patients and are no more than 5.
 _GROUP_SIZE, _MOST_GROUPS = 30, 5
-
-_OPTIMISTIC = (
-    "The patients reported on are those by which each fold's model was chosen while it was trained, as "
-    "in the authors' protocol: the figures are optimistic."
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +68,7 @@ class Horizon:
     @classmethod
     def of(cls, folds: Sequence[FoldPredictions]) -> Horizon:
         """Return that of some folds."""
-        end = min(fold.censoring.supported(_SMALLEST_G) for fold in folds)
+        end = min(fold.censoring.supported(SMALLEST_G) for fold in folds)
         return cls(end, np.mean([fold.bins.edges[1:-1] for fold in folds], axis=0))
 
     @property
@@ -134,7 +126,7 @@ def evaluate(
     draws: int = 1000,
     seed: int = 0,
     optimistic: bool = False,
-    why: str = _OPTIMISTIC,
+    why: str = OPTIMISTIC,
 ) -> Evaluation:
     """Compute all figures of a model, per fold and pooled. docs/metrics.md describes each.
 
@@ -173,7 +165,9 @@ def evaluate(
         optimistic=optimistic,
         draws=draws,
         seed=seed,
-        notes=_notes(folds, edges, times, horizon, scores, of_all, why if optimistic else ""),
+        notes=evaluation_notes(
+            folds, edges, times, horizon, scores, of_all, why if optimistic else ""
+        ),
     )
 
 
@@ -377,40 +371,3 @@ def _risk_groups(measured: Measured, factor: float) -> RiskGroups:
         log_rank_p_of_independent_folds=independent,
         note=note,
     )
-
-
-def _notes(
-    folds: Sequence[FoldPredictions],
-    edges: np.ndarray,
-    times: np.ndarray,
-    horizon: float,
-    scores: Sequence[FoldScores],
-    pooled: Scores,
-    warning: str,
-) -> tuple[str, ...]:
-    notes = [warning] if warning else []
-    if pooled.harrell_c.low <= CHANCE:
-        notes.append(
-            "No better than chance on these patients: the interval of Harrell's C holds 0.5 or lies below it."
-        )
-    unit = folds[0].bins.unit
-    if len(times) < len(edges):
-        notes.append(
-            f"{len(edges) - len(times)} of {len(edges)} inner bin edges lie beyond {horizon:.3g} {unit}, "
-            f"where fewer than {_SMALLEST_G:.0%} of a fold's training patients remain uncensored: no "
-            "AUC or calibration there."
-        )
-    names = [name for fold in folds for name in fold.patients]
-    repeated = len(names) - len(set(names))
-    if repeated:
-        notes.append(
-            f"{repeated} predictions are of patients who are held out in more than one fold: numbers of "
-            "patients and events count them each time; the intervals are widened for it."
-        )
-    empty = [str(score.fold) for score in scores if not np.isfinite(score.harrell_c.value)]
-    if empty:
-        notes.append(
-            f"No pair of patients can be compared in fold {', '.join(empty)}, so the mean over the "
-            "folds is not defined."
-        )
-    return tuple(notes)

@@ -91,7 +91,10 @@ def _choose(
     l1_ratio: float,
     seed: int,
 ) -> int:
-    """Index of the penalty with the largest cross-validated partial likelihood."""
+    """Index of the penalty with the largest cross-validated partial likelihood.
+
+    The first, which leaves all coefficients 0, is not taken: such a model could not order patients.
+    """
     random = np.random.default_rng(seed)
     fold = np.empty(len(x), int)
     for state in (0, 1):
@@ -103,7 +106,7 @@ def _choose(
         part = _Likelihood(x[kept], times[kept], events[kept])
         for place, b in enumerate(_fit(x[kept], times[kept], events[kept], path, l1_ratio)):
             total[place] += len(x) * -whole.value(b) + kept.sum() * part.value(b)
-    return int(np.argmax(total))
+    return 1 + int(np.argmax(total[1:]))
 
 
 def _fit(

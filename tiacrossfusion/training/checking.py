@@ -14,9 +14,10 @@ import numpy as np
 from tiacrossfusion.bags.bag import FeatureBag
 from tiacrossfusion.bags.caveats import bag_caveats
 from tiacrossfusion.bags.files import find_bags
+from tiacrossfusion.cohorts.columns import Columns
 from tiacrossfusion.cohorts.names import SlideNames
 from tiacrossfusion.cohorts.splits import read_splits
-from tiacrossfusion.cohorts.table import CohortTable, Columns, read_table
+from tiacrossfusion.cohorts.table import CohortTable, read_table
 from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.inference.slide import open_as
 from tiacrossfusion.io.progress import Progress

@@ -18,7 +18,7 @@ from pydantic import (
     field_validator,
 )
 
-from tiacrossfusion.cohorts.table import Columns
+from tiacrossfusion.cohorts.columns import Columns
 from tiacrossfusion.errors import TiacfError, UsageError, first_fault, one_line
 from tiacrossfusion.io.paths import is_endless
 from tiacrossfusion.networks.recipe import PAPER, Recipe

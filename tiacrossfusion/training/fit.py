@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -165,7 +165,9 @@ def _fit_network(
         on_train = survival_curve(patient_hazards(fitted.network, bags, training))
         on_test = survival_curve(patient_hazards(fitted.network, bags, test))
         risks = risk_of(on_train)
-        predictions = _predictions(plan, fold, risk_of(on_test), on_test, risks, fitted.bins)
+        predictions = _predictions(
+            plan, fold, risk_of(on_test), on_test, risks, fitted.bins, fold.train
+        )
         save_fold_bundle(place / BUNDLE, model, cohort, bags, fold, fitted, risks, predictions)
         # An ensemble in place was made with an earlier training of this fold.
         shutil.rmtree(plan.ensemble(model), ignore_errors=True)
@@ -176,7 +178,9 @@ def _fit_network(
 
 def _fit_covariates(plan: Plan, fold: Fold, say: Say) -> FoldPredictions:
     patients, config = plan.cohort.table.patients, plan.config
-    training, test = patients.loc[list(fold.train)], patients.loc[list(fold.test)]
+    # Nothing stops this fit, so that the validation patients are free to be learnt from.
+    fitted_on = fold.train if fold.optimistic else (*fold.train, *fold.validation)
+    training, test = patients.loc[list(fitted_on)], patients.loc[list(fold.test)]
     bins = quantile_bins(
         training.time.to_numpy(float),
         training.event.to_numpy(int),
@@ -187,7 +191,7 @@ def _fit_covariates(plan: Plan, fold: Fold, say: Say) -> FoldPredictions:
     risks, survival = fitted.risk(test), fitted.survival(test, bins)
     for line in dict.fromkeys(fitted.messages):
         say(f"{COX_COVARIATES}, fold {fold.number}: {line}")
-    return _predictions(plan, fold, risks, survival, fitted.risk(training), bins)
+    return _predictions(plan, fold, risks, survival, fitted.risk(training), bins, fitted_on)
 
 
 def _predictions(
@@ -197,9 +201,11 @@ def _predictions(
     survival: np.ndarray,
     train_risks: np.ndarray,
     bins: TimeBins,
+    fitted_on: Sequence[str],
 ) -> FoldPredictions:
+    """Return predictions; time bins, cut-off and censoring are those of the patients `fitted_on`."""
     patients = plan.cohort.table.patients
-    training, test = patients.loc[list(fold.train)], patients.loc[list(fold.test)]
+    training, test = patients.loc[list(fitted_on)], patients.loc[list(fold.test)]
     return FoldPredictions(
         fold=fold.number,
         patients=tuple(fold.test),
