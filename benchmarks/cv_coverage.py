@@ -271,7 +271,8 @@ def main() -> None:
         "# Do intervals and p values hold under cross-validation?",
         "",
         f"Made by `benchmarks/cv_coverage.py`: {n} cohorts a setting, Cox on {COVARIATES} covariates, "
-        f"{DRAWS} bootstrap draws. Two standard errors of a share of .95 are {2 * np.sqrt(0.95 * 0.05 / n):.3f}. "
+        f"{DRAWS} bootstrap draws. Two standard errors of a share of .95 are "
+        f"{2 * np.sqrt(0.95 * 0.05 / n):.3f}. "
         '"Unwidened" takes the folds for independent.',
         "",
     ]

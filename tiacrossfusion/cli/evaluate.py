@@ -16,7 +16,16 @@ if TYPE_CHECKING:
     from tiacrossfusion.evaluation.faithfulness import Faithfulness
 
 #: Options that do not go with --faithfulness, and those that go with nothing else.
-_NOT_OF_FAITHFULNESS = ("predictions", "against", "table", "covariates", "by", "at")
+_NOT_OF_FAITHFULNESS = (
+    "predictions",
+    "against",
+    "table",
+    "covariates",
+    "by",
+    "at",
+    "picture_format",
+    "as_json",
+)
 _OF_FAITHFULNESS = ("truth", "slides")
 #: Options of a finished model, and those of its predictions.
 _OF_MODEL = ("bags", "model", "device")
@@ -80,6 +89,15 @@ _OF_TABLE = ("time_unit", "covariates", "ordinal", "by", "at", "drop_unusable")
     show_default=True,
     help="Of --faithfulness: most slides to look at, drawn at random; each takes about 100 predictions.",
 )
+@click.option(
+    "--figures",
+    "picture_format",
+    type=click.Choice(["png", "svg", "pdf"]),
+    default="png",
+    show_default=True,
+    help="Format of the pictures.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print all figures as JSON instead of text.")
 @cli_device()
 @cli_output_path(usage_help="Folder for figures and pictures.")
 @click.option("--draws", default=1000, show_default=True, help="Bootstrap draws.")
@@ -99,6 +117,7 @@ def evaluate(
     truth: Path | None,
     slides: int,
     device: str,
+    picture_format: str,
     output_path: str,
     draws: int,
     seed: int,
@@ -106,6 +125,7 @@ def evaluate(
     *,
     drop_unusable: bool,
     faithfulness: bool,
+    as_json: bool,
     **options: Any,
 ) -> None:
     """Judge predictions, a finished model on another cohort, or the scores of tokens.
@@ -157,12 +177,29 @@ def evaluate(
         clinic = api.Clinic(table, columns, time_unit, by, at, drop_unusable)
     if external and clinic is not None:
         judged = api.evaluate_external(
-            network, place, clinic, folder, device=device, draws=draws, seed=seed, progress=True
+            network,
+            place,
+            clinic,
+            folder,
+            device=device,
+            figures=picture_format,
+            draws=draws,
+            seed=seed,
+            progress=True,
         )
     else:
         judged = api.evaluate_predictions(
-            place, folder, against=against, clinic=clinic, draws=draws, seed=seed
+            place,
+            folder,
+            against=against,
+            clinic=clinic,
+            figures=picture_format,
+            draws=draws,
+            seed=seed,
         )
+    if as_json:
+        click.echo(judged.json())
+        return
     single = external or len(judged.evaluation.folds) == 1
     where = "in this cohort" if single else "out of fold"
     print_figures(judged.model, judged.evaluation, where)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from tiacrossfusion.evaluation.comparison import compare
 from tiacrossfusion.evaluation.evaluation_files import COMPARISON, read_evaluation
 from tiacrossfusion.evaluation.external import read_patient_predictions
 from tiacrossfusion.evaluation.measuring import evaluate
+from tiacrossfusion.evaluation.page_writing import write_page
 from tiacrossfusion.evaluation.prediction_files import TABLE, read_predictions
 from tiacrossfusion.evaluation.predictions import FoldPredictions
 from tiacrossfusion.evaluation.report import write_evaluation
@@ -48,6 +50,18 @@ class Judgement:
     comparison: Comparison | None = None
     added: AddedValue | None = None
     subgroups: tuple[Subgroups, ...] = ()
+
+    def json(self) -> str:
+        """Return all figures as one JSON object."""
+        parts = {
+            "model": json.dumps(self.model),
+            "evaluation": self.evaluation.model_dump_json(),
+            "comparison": self.comparison and self.comparison.model_dump_json(),
+            "added_value": self.added and self.added.model_dump_json(),
+            "subgroups": f"[{', '.join(group.model_dump_json() for group in self.subgroups)}]",
+        }
+        given = (f'"{name}": {text}' for name, text in parts.items() if text is not None)
+        return f"{{{', '.join(given)}}}"
 
 
 @dataclass(frozen=True)
@@ -93,6 +107,7 @@ def evaluate_predictions(
     *,
     against: str | Path | None = None,
     clinic: Clinic | None = None,
+    figures: str = "png",
     draws: int = 1000,
     seed: int = 0,
 ) -> Judgement:
@@ -104,6 +119,7 @@ def evaluate_predictions(
         output_path: folder for `evaluation.json`, pictures and what else was asked for; None writes nothing.
         against: the same of another model, trained on the same folds.
         clinic: a table of the patients, for covariates, subgroups, or the follow-up of a `patients.csv`.
+        figures: format of the pictures, "png", "svg" or "pdf".
         draws: of the bootstrap.
         seed: of the bootstrap.
 
@@ -119,7 +135,9 @@ def evaluate_predictions(
             raise UsageError("--against: compares out-of-fold predictions; leave it out")
         cohort = clinic.read(_unit_of(source))
         fold, model, notes = read_patient_predictions(source, cohort)
-        return _judge([fold], model, output_path, clinic, cohort, draws, seed, notes=notes)
+        return _judge(
+            [fold], model, output_path, clinic, cohort, draws, seed, notes=notes, figures=figures
+        )
     folds = read_predictions(source)
     other = None if against is None else read_predictions(Path(against))
     folder = source.parent if is_file(source) else source
@@ -140,6 +158,7 @@ def evaluate_predictions(
         seed,
         comparison=comparison,
         optimistic=optimistic,
+        figures=figures,
     )
 
 
@@ -150,6 +169,7 @@ def evaluate_external(
     output_path: str | Path | None = None,
     *,
     device: str = "cpu",
+    figures: str = "png",
     draws: int = 1000,
     seed: int = 0,
     progress: bool = False,
@@ -162,6 +182,7 @@ def evaluate_external(
         clinic: table of its follow-up, and what else is asked.
         output_path: folder for `evaluation.json`, pictures and what else was asked for; None writes nothing.
         device: where the model runs.
+        figures: format of the pictures, "png", "svg" or "pdf".
         draws: of the bootstrap.
         seed: of the bootstrap.
         progress: draw a bar.
@@ -196,6 +217,7 @@ def evaluate_external(
         notes=notes if found.overlaps else [found.note, *notes],
         optimistic=found.overlaps,
         why=found.note,
+        figures=figures,
     )
 
 
@@ -212,6 +234,7 @@ def _judge(
     notes: Sequence[str] = (),
     optimistic: bool = False,
     why: str | None = None,
+    figures: str = "png",
 ) -> Judgement:
     """Compute all that is asked for, then write it."""
     reason = {} if why is None else {"why": why}
@@ -227,10 +250,23 @@ def _judge(
         groups = tuple(subgroups(folds, values[name], draws=draws, seed=seed) for name in clinic.by)
     if output_path is not None:
         output = Path(output_path)
-        write_evaluation(output, folds, evaluation, title=model, note="Research use only.")
+        note = "Research use only."
+        pictures = write_evaluation(
+            output, folds, evaluation, title=model, note=note, figures=figures
+        )
         if comparison is not None:
             write_text(output / COMPARISON, comparison.model_dump_json(indent=1) + "\n")
-        write_clinic(output, added, groups, title=model, note="Research use only.")
+        pictures = [path for path in pictures if path.suffix == f".{figures}"]
+        pictures += write_clinic(output, added, groups, title=model, note=note, figures=figures)
+        write_page(
+            output,
+            evaluation,
+            title=model,
+            pictures=pictures,
+            added=added,
+            groups=groups,
+            comparison=comparison,
+        )
     return Judgement(model, evaluation, comparison, added, groups)
 
 

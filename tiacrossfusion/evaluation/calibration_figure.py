@@ -18,7 +18,7 @@ from tiacrossfusion.evaluation.figures import (
     with_interval,
 )
 from tiacrossfusion.evaluation.scores import CalibrationTable, Evaluation
-from tiacrossfusion.outputs.figures import Style, in_own_style, save_png
+from tiacrossfusion.outputs.figures import Style, in_own_style, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,7 +48,7 @@ def calibration_figure(evaluation: Evaluation, path: Path, *, title: str, note: 
             _draw(axes, chosen[panel], evaluation.time_unit)
         else:
             add_remark(axes, "no bin edge within\nthe supported time")
-    save_png(figure, path)
+    save_figure(figure, path)
 
 
 def _draw(axes: Axes, table: CalibrationTable, unit: str) -> None:

@@ -17,7 +17,7 @@ from tiacrossfusion.evaluation.figures import (
     new_figure,
 )
 from tiacrossfusion.evaluation.scores import AddedValue, HazardRatio, Subgroups
-from tiacrossfusion.outputs.figures import Style, in_own_style, save_png
+from tiacrossfusion.outputs.figures import Style, in_own_style, save_figure
 
 #: Hazard ratios outside are drawn at the edge.
 _WIDEST = 20.0
@@ -76,7 +76,7 @@ def forest_figure(
         axes.hlines(place, *ends, color=colour, linewidth=1.6)
         axes.plot(np.clip(ratio.value, low, high), place, "s", color=colour, markersize=5)
         axes.text(1.04, place, f"{ratio.value:.2f} ({ratio.low:.2f} to {ratio.high:.2f})", **left)
-    save_png(figure, path)
+    save_figure(figure, path)
 
 
 @in_own_style
@@ -103,4 +103,4 @@ def decision_figure(added: AddedValue, path: Path, *, title: str, note: str) -> 
     axes.set_xlabel(f"threshold of the predicted probability of an event by {unit}", fontsize=11)
     axes.set_ylabel("net benefit", fontsize=12)
     add_legend(axes, 9, loc="best", title="out of fold; dotted: treat none")
-    save_png(figure, path)
+    save_figure(figure, path)

@@ -15,7 +15,6 @@ from tiacrossfusion.evaluation.scores import AddedValue, Subgroups
 from tiacrossfusion.io.atomic import write_text
 
 ADDED_VALUE, SUBGROUPS = "added_value.json", "subgroups.json"
-FOREST, DECISION_CURVE = "forest.png", "decision_curve.png"
 
 
 def same_follow_up(folds: Sequence[FoldPredictions], table: CohortTable) -> None:
@@ -50,17 +49,27 @@ def write_clinic(
     *,
     title: str,
     note: str,
-) -> None:
+    figures: str = "png",
+) -> list[Path]:
     """Write `added_value.json`, `subgroups.json`, `forest.png` and `decision_curve.png`, where there are any.
+
+    `figures` is their format, "png", "svg" or "pdf".
+
+    Returns:
+        The pictures.
 
     Raises:
         TiacfError: the folder cannot be written.
     """
+    pictures = []
     if added is not None:
         write_text(folder / ADDED_VALUE, added.model_dump_json(indent=1) + "\n")
-        decision_figure(added, folder / DECISION_CURVE, title=title, note=note)
+        pictures.append(folder / f"decision_curve.{figures}")
+        decision_figure(added, pictures[-1], title=title, note=note)
     if groups:
         text = ",\n".join(group.model_dump_json(indent=1) for group in groups)
         write_text(folder / SUBGROUPS, f"[{text}]\n")
     if added is not None or groups:
-        forest_figure(added, groups, folder / FOREST, title=title, note=note)
+        pictures.append(folder / f"forest.{figures}")
+        forest_figure(added, groups, pictures[-1], title=title, note=note)
+    return pictures

@@ -17,7 +17,10 @@ from tiacrossfusion.evaluation.figures import (
 )
 from tiacrossfusion.evaluation.predictions import FoldPredictions
 from tiacrossfusion.evaluation.scores import RiskGroups
-from tiacrossfusion.outputs.figures import Style, in_own_style, save_png
+from tiacrossfusion.outputs.figures import Style, in_own_style, save_figure
+
+#: A curve ends where fewer patients than this are at risk.
+FEWEST_AT_RISK = 10
 
 
 @in_own_style
@@ -27,7 +30,8 @@ def kaplan_meier_figure(
     """Draw the observed survival of both groups with 95 % bands (Greenwood, log-minus-log).
 
     Each patient is in the group given by the cut-off of its fold's training patients; the log-rank p of
-    `groups` is that of all folds pooled.
+    `groups` is that of all folds pooled. A curve ends where fewer than 10 patients are at risk: beyond, a
+    single patient makes a step (Pocock, Clayton and Altman, Lancet 359, 2002, 1686-1689).
     """
     from lifelines import KaplanMeierFitter
 
@@ -51,9 +55,14 @@ def kaplan_meier_figure(
             continue
         fitter = KaplanMeierFitter().fit(times[members], events[members])
         end = fitter.survival_function_.index.to_numpy()
-        curve = fitter.survival_function_.iloc[:, 0].to_numpy()
+        shown = np.array([(times[members] >= time).sum() for time in end]) >= FEWEST_AT_RISK
+        if not shown.any():
+            shown[0] = True  # the group is named in the legend, with a curve of no length
+        end = end[shown]
+        curve = fitter.survival_function_.iloc[:, 0].to_numpy()[shown]
         # The band is not defined before the first event; there it is the curve itself.
         band = fitter.confidence_interval_survival_function_.to_numpy()
+        band = band[shown]
         band = np.where(np.isfinite(band), band, curve[:, None])
         shade: Style = {"color": colour, "alpha": 0.16, "linewidth": 0}
         axes.fill_between(end, band[:, 0], band[:, 1], step="post", **shade)
@@ -61,6 +70,7 @@ def kaplan_meier_figure(
         line: Style = {"linewidth": 2, "linestyle": style, "label": label}
         axes.step(end, curve, where="post", color=colour, **line)
         censored = np.unique(times[members & (events == 0)])
+        censored = censored[censored <= end[-1]]
         survival = fitter.predict(censored) if len(censored) else []
         ticks_up: Style = {"marker": "|", "markersize": 6, "markeredgewidth": 0.8}
         axes.plot(censored, survival, linestyle="", color=colour, **ticks_up)
@@ -69,7 +79,7 @@ def kaplan_meier_figure(
     axes.set_xlabel(f"time ({folds[0].bins.unit})", fontsize=12)
     axes.set_ylabel("observed survival", fontsize=12)
     add_legend(axes, 10, loc="best", title=_p_text(groups))
-    save_png(figure, path)
+    save_figure(figure, path)
 
 
 def _p_text(groups: RiskGroups) -> str:

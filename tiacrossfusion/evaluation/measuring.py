@@ -49,8 +49,8 @@ _BRIER_STEPS = 100
 #: Points of AUC over time.
 _AUC_POINTS = 20
 
-#: Calibration groups hold about 30 patients and are no more than 5.
-_GROUP_SIZE, _MOST_GROUPS = 30, 5
+#: Calibration groups hold about 20 patients or more and are no more than 5; fewer than 4 are remarked on.
+_GROUP_SIZE, _MOST_GROUPS, _FEW_GROUPS = 20, 5, 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -326,6 +326,12 @@ def _calibration(
         slope=_slope(measured, survival, time, dependence),
         intercept=estimate(intercept, "no event up to this time", factor=factor),
         rows=tuple(rows),
+        note=(
+            f"{len(rows)} groups only: {len(survival)} patients, of whom a group holds {_GROUP_SIZE} or "
+            "more, and equal predictions stay together"
+            if len(rows) < _FEW_GROUPS
+            else ""
+        ),
     )
 
 

@@ -32,6 +32,7 @@ def write_evaluation(
     title: str,
     learning_curves: Mapping[int, pd.DataFrame] | None = None,
     note: str = "",
+    figures: str = "png",
 ) -> list[Path]:
     """Write `evaluation.json` and its figures, each atomically; existing files are replaced.
 
@@ -44,6 +45,7 @@ def write_evaluation(
         evaluation: their evaluation.
         title: heading of the figures, such as the names of cohort and model.
         learning_curves: for each fold one row per epoch, see `learning_figure`.
+        figures: format of the figures, "png", "svg" or "pdf".
         note: written at the foot of the figures, after a warning if the evaluation is optimistic.
 
     Returns:
@@ -64,11 +66,11 @@ def write_evaluation(
             text = evaluation.model_dump_json(indent=1) + "\n"
             (staging / EVALUATION).write_text(text, encoding="utf-8")
             groups = evaluation.pooled.risk_groups
-            kaplan_meier_figure(folds, groups, staging / "kaplan_meier.png", **label)
-            roc_figure(folds, evaluation, staging / "roc_over_time.png", **label)
-            calibration_figure(evaluation, staging / "calibration.png", **label)
+            kaplan_meier_figure(folds, groups, staging / f"kaplan_meier.{figures}", **label)
+            roc_figure(folds, evaluation, staging / f"roc_over_time.{figures}", **label)
+            calibration_figure(evaluation, staging / f"calibration.{figures}", **label)
             if learning_curves is not None:
-                learning_figure(learning_curves, staging / "learning_curves.png", **label)
+                learning_figure(learning_curves, staging / f"learning_curves.{figures}", **label)
             written = []
             for file in sorted(staging.iterdir()):
                 os.replace(file, folder / file.name)

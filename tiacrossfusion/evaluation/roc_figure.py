@@ -20,7 +20,7 @@ from tiacrossfusion.evaluation.figures import (
 )
 from tiacrossfusion.evaluation.predictions import FoldPredictions
 from tiacrossfusion.evaluation.scores import Evaluation
-from tiacrossfusion.outputs.figures import in_own_style, save_png
+from tiacrossfusion.outputs.figures import in_own_style, save_figure
 from tiacrossfusion.survival import RocCurve, roc_curve
 
 _STYLES = ("-", DASHED, (0, (1.5, 1.2)))
@@ -62,7 +62,7 @@ def roc_figure(
         add_remark(right, "no time with cases and controls")
     right.set_xlabel(f"time ({unit})", fontsize=12)
     right.set_ylabel("AUC(t), 95 % interval", fontsize=12)
-    save_png(figure, path)
+    save_figure(figure, path)
 
 
 def pooled_roc(folds: Sequence[FoldPredictions], at: float) -> tuple[np.ndarray, np.ndarray] | None:

@@ -73,6 +73,7 @@ class CalibrationTable(FrozenModel):
             differ too much between patients. Of all folds together.
         intercept: logarithm of observed over expected events; above 0 the model is too optimistic.
         rows: groups by rising predicted survival.
+        note: why there are fewer than 4 groups; else empty.
     """
 
     time: float
@@ -80,6 +81,7 @@ class CalibrationTable(FrozenModel):
     slope: Estimate
     intercept: Estimate
     rows: tuple[CalibrationRow, ...]
+    note: str = ""
 
 
 class RiskGroups(FrozenModel):

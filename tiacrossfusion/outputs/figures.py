@@ -1,4 +1,4 @@
-"""What all figures share: captions, and writing them as PNG."""
+"""What all figures share: captions, and writing them."""
 
 from __future__ import annotations
 
@@ -40,10 +40,25 @@ def add_caption(figure: Figure, y: float, text: str, *, size: float, colour: str
     figure.text(0.5, y, text, fontsize=size, color=colour, ha="center", va="center", wrap=True)
 
 
-def save_png(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG; the same figure gives the same bytes, and "$" does not start a formula."""
+#: Formats of figures, by the ending of the file, with metadata that would differ between two runs.
+FORMATS: dict[str, dict[str, None]] = {
+    "png": {"Software": None},
+    "svg": {"Date": None, "Creator": None},
+    "pdf": {"CreationDate": None, "Producer": None, "Creator": None},
+}
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure in the format of the file's ending, one of `FORMATS`.
+
+    The same figure gives the same bytes, and "$" does not start a formula.
+    """
     for text in figure.findobj(Text):
         # Not set_parse_math: matplotlib still looks for formulas where it breaks lines.
         text.set_text(text.get_text().replace("$", r"\$"))
-    # Without this, matplotlib adds its version as "Software".
-    FigureCanvasAgg(figure).print_png(path, metadata={"Software": None})
+    kind = path.suffix.removeprefix(".")
+    if kind == "png":
+        FigureCanvasAgg(figure).print_png(path, metadata=FORMATS[kind])
+        return
+    with rc_context({"svg.hashsalt": "tiacf", "pdf.fonttype": 42, "svg.fonttype": "path"}):
+        figure.savefig(path, format=kind, metadata=FORMATS[kind])

@@ -24,7 +24,7 @@ from tiacrossfusion.outputs.colours import (
     score_colours,
     score_shares,
 )
-from tiacrossfusion.outputs.figures import Style, add_caption, in_own_style, save_png
+from tiacrossfusion.outputs.figures import Style, add_caption, in_own_style, save_figure
 from tiacrossfusion.outputs.scale_bar import ScaleBar, scale_bar
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def attention_figure(result: SlideResult, path: Path) -> None:
         _colour_bar(figure, label, table, ticks, shift=shift)
     foot = f"{result.config.name}  ·  {result.config.card.notice}"
     add_caption(figure, 0.22 / figure_h, foot, size=9, colour="0.35")
-    save_png(figure, path)
+    save_figure(figure, path)
 
 
 def _colour_bars(

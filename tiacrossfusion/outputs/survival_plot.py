@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from tiacrossfusion.outputs.curve import Curve, group_label
-from tiacrossfusion.outputs.figures import Style, add_caption, in_own_style, save_png
+from tiacrossfusion.outputs.figures import Style, add_caption, in_own_style, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -66,7 +66,7 @@ def survival_figure(
     axes.legend(loc="best", fontsize=10, frameon=True, framealpha=0.9, edgecolor="0.9")
     add_caption(figure, 0.945, title, size=13)
     add_caption(figure, 0.045, note, size=9, colour="0.35")
-    save_png(figure, path)
+    save_figure(figure, path)
 
 
 def _draw_median(axes: Axes, curve: Curve) -> None:

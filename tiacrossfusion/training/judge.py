@@ -8,13 +8,16 @@ from typing import Any
 import pandas as pd
 
 from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.evaluation.added_value import added_value
+from tiacrossfusion.evaluation.clinic_files import ADDED_VALUE, write_clinic
 from tiacrossfusion.evaluation.comparison import compare
 from tiacrossfusion.evaluation.evaluation_files import read_evaluation
 from tiacrossfusion.evaluation.measuring import evaluate
+from tiacrossfusion.evaluation.page_writing import write_page
 from tiacrossfusion.evaluation.prediction_files import read_predictions, write_predictions
 from tiacrossfusion.evaluation.predictions import FoldPredictions
 from tiacrossfusion.evaluation.report import write_evaluation
-from tiacrossfusion.evaluation.scores import CHANCE, Evaluation
+from tiacrossfusion.evaluation.scores import CHANCE, AddedValue, Evaluation
 from tiacrossfusion.io.atomic import write_text
 from tiacrossfusion.models.bundle import load_bundle
 from tiacrossfusion.networks.registry import COX_COVARIATES
@@ -43,7 +46,15 @@ def judge_model(plan: Plan, model: str, bags: CohortBags | None) -> Evaluation:
             fold.number: read_metrics(plan.fold_folder(model, fold) / METRICS)
             for fold in plan.folds
         }
-    write_evaluation(
+    added = None
+    if plan.config.columns.covariates and model != COX_COVARIATES:
+        covariates = plan.cohort.table.patients[list(plan.config.columns.covariates)]
+        try:
+            added = added_value(folds, covariates, seed=plan.config.seed)
+        except TiacfError as error:
+            note = f"What the model adds to the covariates could not be computed: {error}"
+            evaluation = evaluation.model_copy(update={"notes": (*evaluation.notes, note)})
+    pictures = write_evaluation(
         place,
         folds,
         evaluation,
@@ -51,6 +62,10 @@ def judge_model(plan: Plan, model: str, bags: CohortBags | None) -> Evaluation:
         learning_curves=curves,
         note="Research use only.",
     )
+    title = f"{plan.cohort.name}: {model}"
+    pictures += write_clinic(place, added, (), title=title, note="Research use only.")
+    settings = plan.config.model_dump(mode="json", exclude_none=True, exclude={"models"})
+    write_page(place, evaluation, title=title, pictures=pictures, added=added, settings=settings)
     if bags is not None and len(plan.folds) > 1 and not _is_bundle(plan, model):
         members = [plan.fold_folder(model, fold) / BUNDLE for fold in plan.folds]
         save_ensemble(plan.ensemble(model), members, model, plan.cohort, bags, evaluation)
@@ -100,6 +115,20 @@ def _write_models(plan: Plan) -> None:
             row |= {name: figure.value, f"{name}_low": figure.low, f"{name}_high": figure.high}
         row["association_p"] = pooled.association_p
         row["log_rank_p"] = pooled.risk_groups.log_rank_p
+        with suppress(OSError, ValueError):
+            added = AddedValue.model_validate_json(
+                (plan.model_folder(model) / ADDED_VALUE).read_bytes()
+            )
+            ratio, gain = added.risk_adjusted, added.differences["harrell_c"]
+            row |= {
+                "adjusted_hazard_ratio": ratio.value,
+                "adjusted_hazard_ratio_low": ratio.low,
+                "adjusted_hazard_ratio_high": ratio.high,
+                "likelihood_ratio_p": added.likelihood_ratio_p,
+                "harrell_c_added": gain.value,
+                "harrell_c_added_low": gain.low,
+                "harrell_c_added_high": gain.high,
+            }
         row["remark"] = "no better than chance" if pooled.harrell_c.low <= CHANCE else ""
         if model != first:
             difference = compare(finished[first][1], predictions, seed=plan.config.seed)

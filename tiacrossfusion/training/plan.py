@@ -142,6 +142,12 @@ def make_plan(folder: Path, cohort: Cohort, config: TrainingConfig) -> Plan:
     """
     folds, messages = _make_folds(cohort.table, config.protocol, config.seed)
     check_folds(folds, cohort.table, config.network.num_bins)
+    if config.columns.covariates and COX_COVARIATES not in config.models:
+        config = config.model_copy(update={"models": (*config.models, COX_COVARIATES)})
+        messages = [
+            *messages,
+            f"{COX_COVARIATES} is trained beside, to see what a model adds to it",
+        ]
     plan = Plan(folder, cohort, config, tuple(folds), (*cohort.table.messages(), *messages))
     if COX_COVARIATES in config.models and not config.columns.covariates:
         raise UsageError(f"{COX_COVARIATES} needs covariates; name columns with --covariates")
@@ -180,14 +186,6 @@ def _check_networks(plan: Plan) -> None:
     from tiacrossfusion.training.fold import build_on_meta
 
     names = plan.config.columns.covariates
-    reading = [
-        m for m in plan.networks if "covariates" in input_names(build_on_meta(m, plan.config))
-    ]
-    if names and not reading and COX_COVARIATES not in plan.config.models:
-        raise UsageError(
-            f"--covariates: {', '.join(plan.networks)} reads none; leave them out, or train {COX_COVARIATES} "
-            "beside it"
-        )
     taken = {size for model in plan.networks for size in network_sizes(model)}
     odd = sorted(plan.config.network.sizes.keys() - taken)
     if odd:

@@ -1,0 +1,275 @@
+"""`report.html`: an evaluation as one page, which needs no other file and no network."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from tiacrossfusion.evaluation.scores import (
+    AddedValue,
+    Comparison,
+    Estimate,
+    Evaluation,
+    HazardRatio,
+    Scores,
+    Subgroups,
+)
+from tiacrossfusion.io.atomic import write_text
+
+PAGE = "report.html"
+
+_MEDIA = {".png": "image/png", ".svg": "image/svg+xml"}
+_VERSIONED = ("tiacrossfusion", "tiatoolbox", "torch", "lifelines", "numpy", "pandas")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the page; all cells are text."""
+
+    title: str
+    head: tuple[str, ...]
+    rows: list[tuple[str, ...]] = field(default_factory=list)
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class _Picture:
+    name: str
+    source: str
+
+
+@dataclass(frozen=True)
+class _Item:
+    """An item of the checklist."""
+
+    name: str
+    text: str
+    open: bool = False
+
+
+def write_page(
+    folder: Path,
+    evaluation: Evaluation,
+    *,
+    title: str,
+    pictures: Sequence[Path],
+    added: AddedValue | None = None,
+    groups: Sequence[Subgroups] = (),
+    comparison: Comparison | None = None,
+    settings: Mapping[str, object] | None = None,
+) -> None:
+    """Write the page of an evaluation into a folder; an earlier one is replaced.
+
+    Args:
+        folder: exists.
+        evaluation: figures of the model.
+        title: heading.
+        pictures: files that are shown; those in a format that pages cannot show are left out.
+        added: what the model adds to covariates.
+        groups: subgroups.
+        comparison: with another model.
+        settings: of the run, by name, whose values are written as text.
+
+    Raises:
+        TiacfError: the folder cannot be written.
+    """
+    environment = Environment(
+        loader=PackageLoader("tiacrossfusion.evaluation", "page"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    versions = {f"version of {name}": version(name) for name in _VERSIONED}
+    given = {"bootstrap draws": evaluation.draws, "seed": evaluation.seed} | dict(settings or {})
+    text = environment.get_template("evaluation.html").render(
+        title=title,
+        evaluation=evaluation,
+        tables=evaluation_tables(evaluation, added, groups, comparison),
+        pictures=[_picture(path) for path in pictures if path.suffix in _MEDIA],
+        checklist=_checklist(evaluation, added, groups),
+        settings=[(name, str(value)) for name, value in (given | versions).items()],
+    )
+    write_text(folder / PAGE, text)
+
+
+def evaluation_tables(
+    evaluation: Evaluation,
+    added: AddedValue | None = None,
+    groups: Sequence[Subgroups] = (),
+    comparison: Comparison | None = None,
+) -> list[Table]:
+    """Return all figures as tables of text."""
+    tables = [_main(evaluation), _calibration(evaluation)]
+    if len(evaluation.folds) > 1:
+        tables.insert(1, _folds(evaluation))
+    if comparison is not None:
+        row = (
+            _text(comparison.first),
+            _text(comparison.second),
+            _text(comparison.difference, "+"),
+            f"{comparison.p:.2g}",
+        )
+        head = ("this model", "other model", "difference", "p")
+        tables.append(Table("Harrell's C of two models", head, [row]))
+    if added is not None:
+        tables += [_ratios(added), _added(added)]
+    return tables + [_subgroups(group) for group in groups]
+
+
+def _picture(path: Path) -> _Picture:
+    encoded = base64.b64encode(path.read_bytes()).decode()
+    return _Picture(path.stem.replace("_", " "), f"data:{_MEDIA[path.suffix]};base64,{encoded}")
+
+
+def _text(figure: Estimate | HazardRatio, sign: str = "") -> str:
+    """A figure with its interval, or why there is none."""
+    if not np.isfinite(figure.value):
+        return figure.note or "not defined"
+    known = np.isfinite(figure.low) and np.isfinite(figure.high)
+    interval = f" ({figure.low:{sign}.3f} to {figure.high:{sign}.3f})" if known else ""
+    return f"{figure.value:{sign}.3f}{interval}"
+
+
+def _main(evaluation: Evaluation) -> Table:
+    pooled, unit = evaluation.pooled, evaluation.time_unit
+    groups = pooled.risk_groups
+    rows: list[tuple[str, ...]] = [
+        ("Harrell's C", _text(pooled.harrell_c)),
+        (f"Uno's C up to {evaluation.horizon:.3g} {unit}", _text(pooled.uno_c)),
+        *((f"AUC at {auc.time:.3g} {unit}", _text(auc)) for auc in pooled.auc),
+        ("Integrated Brier score", _text(pooled.brier)),
+        ("Integrated Brier score without a model", _text(pooled.brier_without_model)),
+        ("p of association (ranks within folds, one-sided)", f"{pooled.association_p:.2g}"),
+        (
+            "Risk groups, events of patients",
+            f"low {groups.low_events} of {groups.low_patients}, high {groups.high_events} of "
+            f"{groups.high_patients}",
+        ),
+        ("Log-rank p of the risk groups", groups.note or f"{groups.log_rank_p:.2g}"),
+    ]
+    return Table("Figures", ("figure", "value (95 % interval)"), rows)
+
+
+def _folds(evaluation: Evaluation) -> Table:
+    def row(label: str, scores: Scores) -> tuple[str, ...]:
+        figures = (scores.harrell_c, scores.uno_c, scores.brier)
+        return (label, str(scores.patients), str(scores.events), *map(_text, figures))
+
+    rows: list[tuple[str, ...]] = [row(str(fold.fold), fold) for fold in evaluation.folds]
+    head = ("fold", "patients", "events", "Harrell's C", "Uno's C", "Brier score")
+    return Table("Folds", head, [*rows, row("pooled", evaluation.pooled)])
+
+
+def _calibration(evaluation: Evaluation) -> Table:
+    tables = evaluation.pooled.calibration
+    rows: list[tuple[str, ...]] = [
+        (
+            f"{table.time:.3g} {evaluation.time_unit}",
+            _text(table.observed_over_expected),
+            _text(table.slope),
+            _text(table.intercept, "+"),
+        )
+        for table in tables
+    ]
+    head = ("time", "observed / expected (1 is right)", "slope (1)", "intercept (0)")
+    notes = dict.fromkeys(table.note for table in tables if table.note)
+    return Table("Calibration", head, rows, "; ".join(notes))
+
+
+def _ratios(added: AddedValue) -> Table:
+    named = [("model risk alone", added.risk_alone), ("model risk adjusted", added.risk_adjusted)]
+    named += [(term.term, term) for term in added.terms]
+    rows: list[tuple[str, ...]] = [(name, _text(ratio), f"{ratio.p:.2g}") for name, ratio in named]
+    note = f"Likelihood ratio p of the risk beyond the covariates: {added.likelihood_ratio_p:.2g}. "
+    missing = ", ".join(f"{name} {count}" for name, count in added.missing.items() if count)
+    note += f"Missing and imputed: {missing or 'none'}. {added.interval} {' '.join(added.notes)}"
+    return Table("Hazard ratios (numbers per SD)", ("term", "hazard ratio", "p"), rows, note)
+
+
+def _added(added: AddedValue) -> Table:
+    titles = {"harrell_c": "Harrell's C", "auc": f"AUC at {added.time:.3g} {added.time_unit}"}
+    rows: list[tuple[str, ...]] = []
+    for measure, difference in added.differences.items():
+        figures = [getattr(added.models[name], measure) for name in ("covariates", "risk", "both")]
+        name = titles.get(measure, "Integrated Brier score")
+        rows.append((name, *map(_text, figures), _text(difference, "+"), f"{difference.p:.2g}"))
+    head = ("figure", "covariates", "risk", "both", "both less covariates", "p")
+    return Table("Added value, out of fold", head, rows)
+
+
+def _subgroups(group: Subgroups) -> Table:
+    rows: list[tuple[str, ...]] = [
+        (
+            level.level,
+            str(level.patients),
+            str(level.events),
+            level.note or _text(level.harrell_c),
+            "" if level.note else _text(level.observed_over_expected),
+            "" if level.note else _text(level.hazard_ratio),
+        )
+        for level in group.levels
+    ]
+    head = (
+        "level",
+        "patients",
+        "events",
+        "Harrell's C",
+        "observed / expected",
+        "hazard ratio per SD",
+    )
+    tested = (
+        f"p of interaction {group.interaction_p:.2g}" if np.isfinite(group.interaction_p) else ""
+    )
+    return Table(f"By {group.column}", head, rows, "; ".join(filter(None, (tested, group.note))))
+
+
+def _checklist(
+    evaluation: Evaluation, added: AddedValue | None, groups: Sequence[Subgroups]
+) -> list[_Item]:
+    pooled = evaluation.pooled
+    missing = "no covariates were used"
+    if added is not None:
+        counts = [f"{name} {count}" for name, count in added.missing.items() if count]
+        missing = f"{', '.join(counts) or 'none missing'}; median or own category, inside the folds"
+    internal = len(evaluation.folds) > 1
+    filled = [
+        _Item("10 Sample size", f"{pooled.patients} patients, {pooled.events} events"),
+        _Item("11 Missing data", missing),
+        _Item(
+            "12 Analytical methods",
+            f"{f'{len(evaluation.folds)} folds' if internal else 'one test part or cohort'}; "
+            "docs/metrics.md describes every figure",
+        ),
+        _Item(
+            "12e Measures of performance", "discrimination, calibration, Brier score; see Figures"
+        ),
+        _Item("12f Output of the model", "survival curve by time bins, and a risk"),
+        _Item(
+            "14 Fairness",
+            f"subgroups by {', '.join(group.column for group in groups)}"
+            if groups
+            else "no subgroups were asked for (--by)",
+            open=not groups,
+        ),
+        _Item("18 Open science", "settings and versions below; protocol and data for the authors"),
+        _Item("23 Model performance", "with 95 % intervals, see Figures"),
+    ]
+    wanted = (
+        "3-4 Background and objectives",
+        "5 Source of data and dates",
+        "6 Setting and eligibility",
+        "7 Data preparation",
+        "8 Outcome: definition and assessment",
+        "9 Predictors",
+        "15 Differences between development and evaluation data",
+        "20 Participants: flow and characteristics",
+        "25-27 Interpretation, limitations, usability",
+    )
+    return [*filled, *(_Item(name, "open, for the authors", open=True) for name in wanted)]
