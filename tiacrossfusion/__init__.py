@@ -20,7 +20,12 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "encoders.loading": ["load_encoder"],
         "encoders.registry": ["ENCODERS"],
         "errors": ["TiacfError", "UsageError"],
-        "evaluation.api": ["evaluate_faithfulness", "evaluate_predictions"],
+        "evaluation.api": [
+            "Clinic",
+            "evaluate_external",
+            "evaluate_faithfulness",
+            "evaluate_predictions",
+        ],
         "explain.score": ["Score"],
         "explain.scores": ["SCORES"],
         "inference.prediction": ["Prediction", "predict_bag"],
@@ -52,6 +57,8 @@ if TYPE_CHECKING:
     from tiacrossfusion.encoders.registry import ENCODERS as ENCODERS
     from tiacrossfusion.errors import TiacfError as TiacfError
     from tiacrossfusion.errors import UsageError as UsageError
+    from tiacrossfusion.evaluation.api import Clinic as Clinic
+    from tiacrossfusion.evaluation.api import evaluate_external as evaluate_external
     from tiacrossfusion.evaluation.api import evaluate_faithfulness as evaluate_faithfulness
     from tiacrossfusion.evaluation.api import evaluate_predictions as evaluate_predictions
     from tiacrossfusion.explain.score import Score as Score

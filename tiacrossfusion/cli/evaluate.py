@@ -31,7 +31,7 @@ _OF_FAITHFULNESS = ("truth", "slides")
 _OF_MODEL = ("bags", "model", "device")
 _OF_PREDICTIONS = ("predictions", "against")
 #: Options that need a table.
-_OF_TABLE = ("time_unit", "covariates", "ordinal", "by", "at", "drop_unusable")
+_OF_TABLE = ("time_unit", "covariates", "ordinal", "by", "at", "cause", "drop_unusable")
 
 
 @click.command()
@@ -74,6 +74,11 @@ _OF_TABLE = ("time_unit", "covariates", "ordinal", "by", "at", "drop_unusable")
     help="With --covariates: time of AUC and decision curve.  [default: the middle bin edge]",
 )
 @click.option(
+    "--cause",
+    help="Column with the cause of the end of follow-up, for competing risks: 0 censored, 1 the event, 2 "
+    "another cause.",
+)
+@click.option(
     "--drop-unusable",
     is_flag=True,
     help="Leave out, and count, rows without follow-up or bag instead of refusing the table.",
@@ -114,6 +119,7 @@ def evaluate(
     time_unit: str | None,
     by: tuple[str, ...],
     at: float | None,
+    cause: str | None,
     truth: Path | None,
     slides: int,
     device: str,
@@ -174,7 +180,7 @@ def evaluate(
         return
     clinic = None
     if table is not None:
-        clinic = api.Clinic(table, columns, time_unit, by, at, drop_unusable)
+        clinic = api.Clinic(table, columns, time_unit, by, at, drop_unusable, cause)
     if external and clinic is not None:
         judged = api.evaluate_external(
             network,
@@ -211,6 +217,12 @@ def evaluate(
         )
     if judged.added is not None:
         print_added_value(judged.added)
+    if judged.competing is not None:
+        for name, c in (
+            ("cause-specific C", judged.competing.cause_specific_c),
+            ("C, competing events kept", judged.competing.c_with_competing_events_kept),
+        ):
+            click.echo(f"    {name:28}{c.note or f'{c.value:.3f} ({c.low:.3f} to {c.high:.3f})'}")
     for group in judged.subgroups:
         print_subgroups(group)
     click.echo(f"Figures and pictures: {folder}")

@@ -12,6 +12,7 @@ from tiatoolbox.cli.common import cli_output_path
 from tiacrossfusion.cli.checks import given, output_folder
 from tiacrossfusion.cli.console import print_figures
 from tiacrossfusion.cli.options import cli_columns, cli_plugin
+from tiacrossfusion.errors import UsageError
 from tiacrossfusion.networks.registry import model_names
 
 #: Place of each option among the settings.
@@ -58,6 +59,13 @@ _SETTINGS = {
     "compare on the same folds.  [default: crossfusion]",
 )
 @click.option("--time-unit", help="Unit of the times in the table, such as months.")
+@click.option(
+    "--endpoint",
+    "endpoints",
+    multiple=True,
+    help="An endpoint and its columns of time and event, such as OS=OS.time,OS; each is trained in a folder of "
+    "its name. Repeatable.",
+)
 @cli_columns
 @click.option(
     "--drop-unusable",
@@ -115,6 +123,7 @@ def train(
     models: tuple[str, ...],
     covariates: str | None,
     ordinal: tuple[str, ...],
+    endpoints: tuple[str, ...],
     config: Path | None,
     cache: Path | None,
     accelerator: str,
@@ -138,6 +147,7 @@ def train(
     from tiacrossfusion.training import api
     from tiacrossfusion.training.config import from_options
     from tiacrossfusion.training.devices import Devices
+    from tiacrossfusion.training.endpoints import ENDPOINTS, read_endpoints, train_endpoints
 
     options |= {
         "ordinal": read_levels(ordinal) or None,
@@ -151,15 +161,25 @@ def train(
         for name, value in options.items()
         if value is not None
     }
-    trained = api.train(
-        table,
-        bags,
-        folder,
-        config=from_options(config, given_options),
-        devices=Devices(accelerator, _number_of(devices), strategy),
-        cache=cache,
-        say=click.echo,
-    )
+    settings: dict[str, Any] = {
+        "config": from_options(config, given_options),
+        "devices": Devices(accelerator, _number_of(devices), strategy),
+        "cache": cache,
+        "say": click.echo,
+    }
+    if endpoints:
+        needless = [name for name in ("time", "event", "censorship") if options[f"{name}_column"]]
+        if needless:
+            raise UsageError(f"--{needless[0]}-column with --endpoint: leave one of them out")
+        found = train_endpoints(
+            table, bags, folder, endpoints=read_endpoints(endpoints), **settings
+        )
+        for name, trained in found.items():
+            for model, evaluation in trained.evaluations.items():
+                print_figures(f"{name}, {model}", evaluation)
+        click.echo(f"Figures of all endpoints: {folder / ENDPOINTS}")
+        return
+    trained = api.train(table, bags, folder, **settings)
     for model, evaluation in trained.evaluations.items():
         print_figures(model, evaluation)
     if trained.evaluations:  # with several devices, the first process alone has them

@@ -16,14 +16,21 @@ from tiacrossfusion.errors import UsageError
 from tiacrossfusion.evaluation.added_value import added_value
 from tiacrossfusion.evaluation.clinic_files import same_follow_up, write_clinic
 from tiacrossfusion.evaluation.comparison import compare
-from tiacrossfusion.evaluation.evaluation_files import COMPARISON, read_evaluation
+from tiacrossfusion.evaluation.competing import competing_risks, incidence_figure
+from tiacrossfusion.evaluation.evaluation_files import COMPARISON, COMPETING, read_evaluation
 from tiacrossfusion.evaluation.external import read_patient_predictions
 from tiacrossfusion.evaluation.measuring import evaluate
 from tiacrossfusion.evaluation.page_writing import write_page
 from tiacrossfusion.evaluation.prediction_files import TABLE, read_predictions
 from tiacrossfusion.evaluation.predictions import FoldPredictions
 from tiacrossfusion.evaluation.report import write_evaluation
-from tiacrossfusion.evaluation.scores import AddedValue, Comparison, Evaluation, Subgroups
+from tiacrossfusion.evaluation.scores import (
+    AddedValue,
+    Comparison,
+    CompetingRisks,
+    Evaluation,
+    Subgroups,
+)
 from tiacrossfusion.evaluation.subgroups import subgroups
 from tiacrossfusion.io.arguments import at_least, usable_seed
 from tiacrossfusion.io.atomic import write_text
@@ -43,6 +50,7 @@ class Judgement:
         comparison: with another model.
         added: what the model adds to clinical covariates.
         subgroups: by each column that was named.
+        competing: figures where other causes end follow-up, too.
     """
 
     model: str
@@ -50,6 +58,7 @@ class Judgement:
     comparison: Comparison | None = None
     added: AddedValue | None = None
     subgroups: tuple[Subgroups, ...] = ()
+    competing: CompetingRisks | None = None
 
     def json(self) -> str:
         """Return all figures as one JSON object."""
@@ -58,6 +67,7 @@ class Judgement:
             "evaluation": self.evaluation.model_dump_json(),
             "comparison": self.comparison and self.comparison.model_dump_json(),
             "added_value": self.added and self.added.model_dump_json(),
+            "competing_risks": self.competing and self.competing.model_dump_json(),
             "subgroups": f"[{', '.join(group.model_dump_json() for group in self.subgroups)}]",
         }
         given = (f'"{name}": {text}' for name, text in parts.items() if text is not None)
@@ -74,6 +84,7 @@ class Clinic:
         time_unit: of its times; None takes that of the predictions.
         by: columns whose values make subgroups.
         at: time of the decision curve; None takes the middle bin edge.
+        cause: column with 0 for censored, 1 for the event, 2 for another cause.
         drop_unusable: leave out rows without follow-up or bag instead of refusing the table.
     """
 
@@ -83,6 +94,7 @@ class Clinic:
     by: tuple[str, ...] = ()
     at: float | None = None
     drop_unusable: bool = False
+    cause: str | None = None
 
     def read(self, unit: str, *needed: str) -> CohortTable:
         """Read follow-up, covariates, columns of subgroups, and other columns that are needed.
@@ -90,7 +102,9 @@ class Clinic:
         Raises:
             TiacfError: the table is at fault.
         """
-        names = dict.fromkeys((*self.columns.covariates, *self.by, *needed))
+        names = dict.fromkeys(
+            (*self.columns.covariates, *self.by, *filter(None, [self.cause]), *needed)
+        )
         columns = self.columns.model_copy(update={"covariates": tuple(names)})
         return read_table(
             self.table,
@@ -242,12 +256,15 @@ def _judge(
     evaluation = evaluation.model_copy(update={"notes": (*notes, *evaluation.notes)})
     added: AddedValue | None = None
     groups: tuple[Subgroups, ...] = ()
+    competing: CompetingRisks | None = None
     if clinic is not None and table is not None:
         values = table.patients
         if clinic.columns.covariates:
             chosen = values[list(clinic.columns.covariates)]
             added = added_value(folds, chosen, at=clinic.at, draws=draws, seed=seed)
         groups = tuple(subgroups(folds, values[name], draws=draws, seed=seed) for name in clinic.by)
+        if clinic.cause is not None:
+            competing = competing_risks(folds, values[clinic.cause], draws=draws, seed=seed)
     if output_path is not None:
         output = Path(output_path)
         note = "Research use only."
@@ -258,6 +275,11 @@ def _judge(
             write_text(output / COMPARISON, comparison.model_dump_json(indent=1) + "\n")
         pictures = [path for path in pictures if path.suffix == f".{figures}"]
         pictures += write_clinic(output, added, groups, title=model, note=note, figures=figures)
+        if competing is not None and clinic is not None and table is not None:
+            write_text(output / COMPETING, competing.model_dump_json(indent=1) + "\n")
+            pictures.append(output / f"cumulative_incidence.{figures}")
+            causes = table.patients[str(clinic.cause)]
+            incidence_figure(folds, causes, pictures[-1], title=model, note=note)
         write_page(
             output,
             evaluation,
@@ -266,8 +288,9 @@ def _judge(
             added=added,
             groups=groups,
             comparison=comparison,
+            competing=competing,
         )
-    return Judgement(model, evaluation, comparison, added, groups)
+    return Judgement(model, evaluation, comparison, added, groups, competing)
 
 
 def _unit_of(path: Path) -> str:

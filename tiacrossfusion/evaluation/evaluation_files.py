@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from tiacrossfusion.errors import TiacfError, UsageError
 from tiacrossfusion.evaluation.scores import Evaluation
 
-EVALUATION, COMPARISON = "evaluation.json", "comparison.json"
+EVALUATION, COMPARISON, COMPETING = "evaluation.json", "comparison.json", "competing_risks.json"
 
 
 def read_evaluation(folder: Path) -> Evaluation:

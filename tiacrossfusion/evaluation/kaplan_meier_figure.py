@@ -19,7 +19,9 @@ from tiacrossfusion.evaluation.predictions import FoldPredictions
 from tiacrossfusion.evaluation.scores import RiskGroups
 from tiacrossfusion.outputs.figures import Style, in_own_style, save_figure
 
-_RAISED = str.maketrans("-0123456789", "\u207b\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079")
+_RAISED = str.maketrans(
+    "-0123456789", "\u207b\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079"
+)
 
 #: A curve ends where fewer patients than this are at risk.
 FEWEST_AT_RISK = 10

@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from tiacrossfusion.evaluation.scores import (
     AddedValue,
     Comparison,
+    CompetingRisks,
     Estimate,
     Evaluation,
     HazardRatio,
@@ -62,6 +63,7 @@ def write_page(
     added: AddedValue | None = None,
     groups: Sequence[Subgroups] = (),
     comparison: Comparison | None = None,
+    competing: CompetingRisks | None = None,
     settings: Mapping[str, object] | None = None,
 ) -> None:
     """Write the page of an evaluation into a folder; an earlier one is replaced.
@@ -74,6 +76,7 @@ def write_page(
         added: what the model adds to covariates.
         groups: subgroups.
         comparison: with another model.
+        competing: figures where other causes end follow-up, too.
         settings: of the run, by name, whose values are written as text.
 
     Raises:
@@ -91,7 +94,7 @@ def write_page(
     text = environment.get_template("evaluation.html").render(
         title=title,
         evaluation=evaluation,
-        tables=evaluation_tables(evaluation, added, groups, comparison),
+        tables=evaluation_tables(evaluation, added, groups, comparison, competing),
         pictures=[_picture(path) for path in pictures if path.suffix in _MEDIA],
         checklist=_checklist(evaluation, added, groups),
         settings=[(name, str(value)) for name, value in (given | versions).items()],
@@ -104,6 +107,7 @@ def evaluation_tables(
     added: AddedValue | None = None,
     groups: Sequence[Subgroups] = (),
     comparison: Comparison | None = None,
+    competing: CompetingRisks | None = None,
 ) -> list[Table]:
     """Return all figures as tables of text."""
     tables = [_main(evaluation), _calibration(evaluation)]
@@ -118,6 +122,8 @@ def evaluation_tables(
         )
         head = ("this model", "other model", "difference", "p")
         tables.append(Table("Harrell's C of two models", head, [row]))
+    if competing is not None:
+        tables.append(_competing(competing))
     if added is not None:
         tables += [_ratios(added), _added(added)]
     return tables + [_subgroups(group) for group in groups]
@@ -202,6 +208,23 @@ def _added(added: AddedValue) -> Table:
         rows.append((name, *map(_text, figures), _text(difference, "+"), f"{difference.p:.2g}"))
     head = ("figure", "covariates", "risk", "both", "both less covariates", "p")
     return Table("Added value, out of fold", head, rows)
+
+
+def _competing(competing: CompetingRisks) -> Table:
+    rows: list[tuple[str, ...]] = [
+        ("cause-specific C", _text(competing.cause_specific_c)),
+        (
+            "C with patients of competing events kept",
+            _text(competing.c_with_competing_events_kept),
+        ),
+    ]
+    for row in competing.incidence:
+        name = f"incidence of {row.cause}, {row.risk_group} risk ({row.events}/{row.patients})"
+        rows += [(f"{name}, {at.time:.3g}", _text(at)) for at in row.at]
+    note = "Incidence by Aalen-Johansen, which is not one less Kaplan-Meier."
+    return Table(
+        f"Competing risks by {competing.column}", ("figure", "value (95 % interval)"), rows, note
+    )
 
 
 def _subgroups(group: Subgroups) -> Table:

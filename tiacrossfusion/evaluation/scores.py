@@ -292,3 +292,29 @@ class Subgroups(FrozenModel):
     interaction_p: Number
     time: Number
     note: str = ""
+
+
+class Incidence(FrozenModel):
+    """Cumulative incidence of a cause in a risk group (Aalen-Johansen), at the evaluation's times."""
+
+    risk_group: str
+    cause: str
+    patients: int
+    events: int
+    at: tuple[TimeEstimate, ...]
+
+
+class CompetingRisks(FrozenModel):
+    """Figures where other causes end follow-up, too.
+
+    Attributes:
+        column: of the causes.
+        cause_specific_c: Harrell's C of the event, patients with a competing event censored then.
+        c_with_competing_events_kept: the same, these patients kept as never having the event.
+    """
+
+    column: str
+    cause_specific_c: Estimate
+    c_with_competing_events_kept: Estimate
+    incidence: tuple[Incidence, ...]
+    interval: str

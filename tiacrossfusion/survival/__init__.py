@@ -11,6 +11,7 @@ from tiacrossfusion.survival.calibration import (
     expected_events,
     observed_over_expected,
 )
+from tiacrossfusion.survival.competing_risks import cumulative_incidence
 from tiacrossfusion.survival.concordance import PairSums, harrell_c, harrell_pairs, uno_c, uno_pairs
 from tiacrossfusion.survival.decision_curve import decision_curve
 from tiacrossfusion.survival.discrete import hazards_of, interpolation, risk_of, survival_curve
@@ -41,6 +42,7 @@ __all__ = [
     "calibration_slope",
     "check_unit",
     "cox_score",
+    "cumulative_incidence",
     "decision_curve",
     "expected_events",
     "harrell_c",
