@@ -254,3 +254,11 @@ def test_true_curves_have_a_slope_of_1_and_a_shifted_cohort_says_so():
     assert intercept == pytest.approx(0, abs=0.1)
     assert judged(0.5, 1.0)[1] == pytest.approx(np.log(2), abs=0.15)
     assert judged(1.0, 2.0)[0] == pytest.approx(0.5, abs=0.1)
+
+
+def test_covariates_that_follow_from_each_other_are_left_out_and_named():
+    doubled = TABLE[["age"]].assign(years=TABLE["age"] * 12, other=TABLE["noise"])
+    doubled.loc[doubled.index[:30], ["age", "years", "other"]] = np.nan  # missing together
+    found = added_value(FOLDS, doubled, draws=100)
+    assert {term.term for term in found.terms} == {"age", "age missing", "other"}
+    assert any("years, years missing, other missing" in note for note in found.notes)

@@ -72,7 +72,7 @@ def test_the_two_c_indices_and_the_groups():
     kept = found.c_with_competing_events_kept
     assert kept.value == pytest.approx(harrell_c(never, event, fold.risks))
     assert kept.low < kept.value < kept.high
-    last = {(row.risk_group, row.cause): row.at[-1].value for row in found.incidence}
+    last = {(row.risk_group, row.cause): row.at_times[-1].value for row in found.incidence}
     assert last["high", "the event"] > last["low", "the event"]
     assert last["high", "a competing event"] < last["low", "a competing event"]
 

@@ -63,8 +63,8 @@ _SETTINGS = {
     "--endpoint",
     "endpoints",
     multiple=True,
-    help="An endpoint and its columns of time and event, such as OS=OS.time,OS; each is trained in a folder of "
-    "its name. Repeatable.",
+    help="An endpoint and its columns of time and event, such as OS=OS.time,OS; each is trained in a folder "
+    "of its name. Repeatable.",
 )
 @cli_columns
 @click.option(

@@ -28,7 +28,7 @@ from tiacrossfusion.evaluation.scores import (
     HazardRatio,
 )
 from tiacrossfusion.survival import decision_curve, survival_at
-from tiacrossfusion.survival.covariates import CoxCovariates
+from tiacrossfusion.survival.covariates import RIDGE, CoxCovariates
 
 #: Name of the model's risk among the covariates.
 RISK = "model risk"
@@ -44,6 +44,9 @@ _EVENTS_PER_TERM = 10
 
 #: A standard error of a log hazard ratio above this means that a covariate separates the events.
 _SEPARATED = 10.0
+
+#: A term whose rest beyond the others is smaller, relative to itself, follows from them.
+_DEPENDENT = 1e-6
 
 _THRESHOLDS = 50
 
@@ -163,7 +166,7 @@ def _ratios(
 
     terms = CoxCovariates([*names]).fit(frame)
     notes += terms.messages
-    design = terms.terms(frame)
+    design = _independent(terms.terms(frame), frame["fold"], notes)
     events = int(frame["event"].sum())
     if events < _EVENTS_PER_TERM * (design.shape[1] + 1):
         notes.append(
@@ -186,10 +189,29 @@ def _ratios(
     }
 
 
+def _independent(design: pd.DataFrame, strata: pd.Series, notes: list[str]) -> pd.DataFrame:
+    """Terms without those that follow from others, as "missing" of two covariates may."""
+    centred = (design - design.groupby(strata.to_numpy()).transform("mean")).to_numpy()
+    kept: list[int] = []
+    for place in range(centred.shape[1]):
+        wanted = centred[:, place]
+        base = centred[:, kept]
+        rest = wanted - base @ np.linalg.lstsq(base, wanted, rcond=None)[0] if kept else wanted
+        if float(np.linalg.norm(rest)) > _DEPENDENT * max(float(np.linalg.norm(wanted)), 1e-12):
+            kept.append(place)
+    lost = [name for place, name in enumerate(design.columns) if place not in kept]
+    if lost:
+        notes.append(f"left out, as they follow from the other terms: {', '.join(lost)}")
+    return design.iloc[:, kept]
+
+
 def _cox(
     frame: pd.DataFrame, dependence: Dependence, notes: list[str]
 ) -> tuple[dict[str, HazardRatio], float]:
-    """Cox regression without a penalty, stratified by fold: hazard ratios by term, and log-likelihood."""
+    """Cox regression, stratified by fold: hazard ratios by term, and log-likelihood.
+
+    It has no penalty, unless it has no solution without one.
+    """
     from lifelines import CoxPHFitter
     from lifelines.exceptions import ConvergenceError
     from scipy.stats import norm
@@ -197,7 +219,14 @@ def _cox(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # separation is said below
-            model = CoxPHFitter().fit(frame, "time", "event", strata=["fold"])
+            try:
+                model = CoxPHFitter().fit(frame, "time", "event", strata=["fold"])
+            except ConvergenceError:
+                model = CoxPHFitter(penalizer=RIDGE).fit(frame, "time", "event", strata=["fold"])
+                notes.append(
+                    "Hazard ratios with a small ridge penalty: without it the regression has no solution, as "
+                    "some categories are rare or hardly differ."
+                )
     except (ConvergenceError, np.linalg.LinAlgError, ValueError) as error:
         terms = frame.columns.difference(["time", "event", "fold"])
         raise TiacfError(

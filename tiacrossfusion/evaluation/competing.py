@@ -98,7 +98,7 @@ def competing_risks(
                     cause=_NAMES[cause],
                     patients=int(members.sum()),
                     events=int((mine == cause).sum()),
-                    at=tuple(
+                    at_times=tuple(
                         TimeEstimate(
                             time=float(time),
                             **estimate(

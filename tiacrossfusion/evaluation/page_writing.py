@@ -220,7 +220,7 @@ def _competing(competing: CompetingRisks) -> Table:
     ]
     for row in competing.incidence:
         name = f"incidence of {row.cause}, {row.risk_group} risk ({row.events}/{row.patients})"
-        rows += [(f"{name}, {at.time:.3g}", _text(at)) for at in row.at]
+        rows += [(f"{name}, {at.time:.3g}", _text(at)) for at in row.at_times]
     note = "Incidence by Aalen-Johansen, which is not one less Kaplan-Meier."
     return Table(
         f"Competing risks by {competing.column}", ("figure", "value (95 % interval)"), rows, note

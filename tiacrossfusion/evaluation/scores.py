@@ -301,7 +301,7 @@ class Incidence(FrozenModel):
     cause: str
     patients: int
     events: int
-    at: tuple[TimeEstimate, ...]
+    at_times: tuple[TimeEstimate, ...]
 
 
 class CompetingRisks(FrozenModel):

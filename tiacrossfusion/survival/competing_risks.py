@@ -15,7 +15,7 @@ def cumulative_incidence(
     """Aalen-Johansen estimate of the probability of a cause by a time (..., T).
 
     The sum over event times of `S(t-) d / n`: survival of all causes before t, and the share of the patients
-    at risk who have this cause at t (Aalen and Johansen, Scandinavian Journal of Statistics 5, 1978, 141-150).
+    at risk who have this cause at t (Aalen and Johansen, Scandinavian Journal of Statistics 5, 1978).
     Unlike one less Kaplan-Meier, which takes patients with another cause for censored, it does not exceed the
     share of patients who have the event.
 
