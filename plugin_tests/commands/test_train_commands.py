@@ -139,7 +139,6 @@ def _spoiled(cohort, name, change):
         ),
         (lambda t: pd.concat([t, t.head(3)]), "3 of 48 rows repeat a slide"),
         (lambda t: t.drop(columns="patient"), "no column 'patient' (--patient-column"),
-        (lambda t: t.assign(fine_burden=t.fine_burden.mask(t.index < 5)), "5 of 45 rows"),
     ],
 )
 def test_a_table_at_fault_is_one_line_before_training(cohort, tmp_path, change, line, request):

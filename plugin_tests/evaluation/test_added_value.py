@@ -262,3 +262,15 @@ def test_covariates_that_follow_from_each_other_are_left_out_and_named():
     found = added_value(FOLDS, doubled, draws=100)
     assert {term.term for term in found.terms} == {"age", "age missing", "other"}
     assert any("years, years missing, other missing" in note for note in found.notes)
+
+
+def test_patients_who_are_tested_twice_are_not_multiplied():
+    once = added_value(FOLDS, TABLE[["age"]], draws=100)
+    twice = added_value(
+        [*FOLDS, *(replace(fold, fold=fold.fold + 4) for fold in FOLDS)], TABLE[["age"]], draws=100
+    )
+    assert twice.risk_adjusted.value == pytest.approx(once.risk_adjusted.value, rel=1e-6)
+    assert twice.likelihood_ratio == pytest.approx(2 * once.likelihood_ratio, rel=1e-6)
+    # The same folds again tell nothing more, and the interval is no narrower than it was.
+    widths = [np.log(one.risk_adjusted.high / one.risk_adjusted.low) for one in (once, twice)]
+    assert widths[1] == pytest.approx(widths[0], rel=0.15)

@@ -240,7 +240,7 @@ def test_the_command_writes_and_says_the_figures(
         (["--faithfulness", "--bags", "{bags}/none", "--model", "m"], "no such file or folder"),
         (["--faithfulness", "--bags", "{empty}", "--model", "m"], "holds no bag"),
         (["--faithfulness", "--predictions", "p"], "--predictions with --faithfulness"),
-        (["--predictions", "p", "--bags", "{bags}"], "--bags without --faithfulness"),
+        (["--predictions", "p", "--bags", "{bags}"], "--bags without --model"),
         (
             ["--faithfulness", "--bags", "{bags}", "--model", "m", "--truth", "{empty}"],
             r"holds no SIM-\d+.npz",

@@ -81,7 +81,9 @@ def added_value(
     dependence = dependence_of(folds)
     names = list(covariates.columns)
     notes: list[str] = []
-    ratios = _ratios(pd.concat(frames), names, dependence, notes)
+    # A patient who is tested several times has as many rows: joined by name they would multiply.
+    rows = pd.concat(frames, ignore_index=True)
+    ratios = _ratios(rows, names, dependence, notes)
     models = {
         COVARIATES: _refitted(parts, frames, names, notes),
         ALONE: _refitted(parts, frames, [RISK], notes),
@@ -176,9 +178,15 @@ def _ratios(
     outcome = frame[["time", "event", "fold"]]
     risk = frame[[RISK]]
     alone, _ = _cox(risk.join(outcome), dependence, notes)
-    _, without = _cox(design.join(outcome), dependence, notes)
     joint, likelihood = _cox(design.join(risk).join(outcome), dependence, notes)
-    statistic = max(0.0, 2 * (likelihood - without))
+    statistic = float("nan")
+    if likelihood is None:
+        notes.append(
+            "No likelihood ratio test, which a penalty does not allow; see the p of the risk."
+        )
+    else:
+        _, without = _cox(design.join(outcome), dependence, notes)
+        statistic = float("nan") if without is None else max(0.0, 2 * (likelihood - without))
     return {
         "risk_alone": alone[RISK],
         "risk_adjusted": joint[RISK],
@@ -207,21 +215,23 @@ def _independent(design: pd.DataFrame, strata: pd.Series, notes: list[str]) -> p
 
 def _cox(
     frame: pd.DataFrame, dependence: Dependence, notes: list[str]
-) -> tuple[dict[str, HazardRatio], float]:
+) -> tuple[dict[str, HazardRatio], float | None]:
     """Cox regression, stratified by fold: hazard ratios by term, and log-likelihood.
 
-    It has no penalty, unless it has no solution without one.
+    It has no penalty, unless it has no solution without one; the log-likelihood is then None.
     """
     from lifelines import CoxPHFitter
     from lifelines.exceptions import ConvergenceError
     from scipy.stats import norm
 
+    penalised = False
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # separation is said below
             try:
                 model = CoxPHFitter().fit(frame, "time", "event", strata=["fold"])
             except ConvergenceError:
+                penalised = True
                 model = CoxPHFitter(penalizer=RIDGE).fit(frame, "time", "event", strata=["fold"])
                 notes.append(
                     "Hazard ratios with a small ridge penalty: without it the regression has no solution, as "
@@ -253,7 +263,7 @@ def _cox(
             p=float(values[3]),
             note="separates the events" if separated else "",
         )
-    return found, float(model.log_likelihood_)
+    return found, None if penalised else float(model.log_likelihood_)
 
 
 def _refitted(

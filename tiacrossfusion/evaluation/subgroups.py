@@ -49,7 +49,7 @@ def subgroups(
     """
     levels, note = _levels(column)
     dependence, horizon = dependence_of(folds), Horizon.of(folds)
-    frame = pd.concat(_frame(fold, levels) for fold in folds)
+    frame = pd.concat((_frame(fold, levels) for fold in folds), ignore_index=True)
     found, enough = [], []
     for level in sorted(frame["level"].unique(), key=lambda name: (name == _MISSING, name)):
         events = int(frame.loc[frame["level"] == level, "event"].sum())
