@@ -21,11 +21,12 @@ FOLDS, COHORTS, DRAWS, TAU = 5, 400, 200, 1.2
 
 CONCLUSION = """
 The censoring distribution is not the cause: known or estimated, the excess is the same, and the
-jackknife, which draws nothing, has it too. It goes with the size of a fold, and Harrell's C has it as well. C is a sum
-over pairs; its variance has a part of single patients, and a part of pairs, which falls with the square of the
-size. The bootstrap counts the second part about three times (a pair's count is the product of two counts of
-variance 1), the jackknife twice. In small folds, where few pairs carry the weight, that part is large.
-Intervals of small folds are therefore conservative; from 50 patients a fold on, the excess is about 5 %.
+jackknife, which draws nothing, has it too. It goes with the size of a fold, and Harrell's C has it as
+well. C is a sum over pairs; its variance has a part of single patients, and a part of pairs, which falls
+with the square of the size. The bootstrap counts the second part about three times (a pair's count is
+the product of two counts of variance 1), the jackknife twice. In small folds, where few pairs carry the
+weight, that part is large. Intervals of small folds are therefore conservative; from 50 patients a fold
+on, the excess is about 5 %.
 """
 
 
