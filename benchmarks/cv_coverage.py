@@ -30,6 +30,15 @@ EFFECT = {"none": 0.0, "some": 0.3}
 #: Of the exponential distribution of censoring, about half of the patients without an effect.
 CENSORING = 1.0
 
+CONCLUSION = """
+Reached: widened intervals of C, Uno's C and AUC hold the truth in .96 to .99 of cohorts, p values without a
+signal are below .05 in .02 to .05, and intervals of differences miss the truth in .01 to .04, at 1.34 times
+the width. A holdout needs no widening (.94 to .96 for C). Not right: with a signal the widening is
+conservative; the Brier score's interval is conservative in five folds and short in a test part of 50 patients
+(.90 to .93), as is that of AUC (.92); observed over expected is short at 60 patients (.91 to .92), where the
+estimate itself is skewed, and in repeats (.93 to .94).
+"""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -297,7 +306,8 @@ def main() -> None:
             [name, f"{name}_unwidened", f"{name} width ratio", f"{name} SD / mean SE"],
             results,
         )
-    options.output.write_text("\n".join(lines), encoding="utf-8")
+    lines.append(" ".join(CONCLUSION.split()))
+    options.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
