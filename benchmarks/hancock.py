@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from tiacrossfusion.cohorts.columns import Columns
+from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.evaluation.api import Clinic, evaluate_predictions
 from tiacrossfusion.evaluation.scores import Estimate
 from tiacrossfusion.interop.conversion import convert
@@ -116,13 +117,18 @@ def main() -> None:
             for label, table in (("all", path), ("complete", place / "complete.csv")):
                 for name, covariates in sets.items():
                     run = place / f"{path.stem} {label} {name}"
-                    found = train(
-                        table,
-                        None,
-                        run,
-                        config=config(covariates, REPEATS),
-                        models=["cox-covariates"],
-                    ).evaluations["cox-covariates"]
+                    try:
+                        found = train(
+                            table,
+                            None,
+                            run,
+                            config=config(covariates, REPEATS),
+                            models=["cox-covariates"],
+                        ).evaluations["cox-covariates"]
+                    except TiacfError:  # fewer events than terms
+                        lines.append(f"| {label} | | {name} | more terms than events in a fold | |")
+                        print(lines[-1], flush=True)
+                        continue
                     pooled, repeats = found.pooled, REPEATS
                     lines.append(
                         f"| {pooled.patients // repeats} ({label}) | {pooled.events // repeats} | {name} | "
@@ -162,7 +168,7 @@ def main() -> None:
                 lines.append(f"| {' | '.join(cells)} | {added.likelihood_ratio_p:.2g} |")
                 print(lines[-1], flush=True)
             lines.append("")
-    options.output.write_text("\n".join(lines), encoding="utf-8")
+            options.output.write_text("\n".join(lines), encoding="utf-8")
 
 
 if __name__ == "__main__":
