@@ -88,6 +88,7 @@ def main() -> None:
                 middle = found.pooled.calibration[len(found.times) // 2]
                 cells = [model, name, f"{truth:.3f}"]
                 c = found.pooled.harrell_c
+                assert middle.slope is not None  # noqa: S101 - there is one fold
                 cells += [f"{c.value:.3f} ({c.low:.3f} to {c.high:.3f})", text(middle.slope)]
                 cells += [text(middle.intercept, "+"), text(middle.observed_over_expected)]
                 lines.append(f"| {' | '.join(cells)} |")

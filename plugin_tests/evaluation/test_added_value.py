@@ -247,6 +247,7 @@ def test_true_curves_have_a_slope_of_1_and_a_shifted_cohort_says_so():
             eta > 0, bins, times, events,
         )  # fmt: skip
         table = evaluate([fold], draws=100).pooled.calibration[3]
+        assert table.slope is not None
         return table.slope.value, table.intercept.value
 
     slope, intercept = judged(1.0, 1.0)

@@ -145,7 +145,9 @@ def evaluate(
     ]
     pooled = sum(measured[1:], start=measured[0])
     scores = [
-        FoldScores(fold=fold.fold, **_scores(part, times, horizon, INDEPENDENT))
+        FoldScores(
+            fold=fold.fold, **_scores(part, times, horizon, INDEPENDENT, slopes=len(folds) == 1)
+        )
         for fold, part in zip(folds, measured, strict=True)
     ]
     c = np.array([score.harrell_c.value for score in scores])
@@ -249,9 +251,14 @@ def _association_p(score: np.ndarray, factor: float) -> float:
 
 
 def _scores(
-    measured: Measured, times: np.ndarray, horizon: float, dependence: Dependence
+    measured: Measured,
+    times: np.ndarray,
+    horizon: float,
+    dependence: Dependence,
+    *,
+    slopes: bool = True,
 ) -> dict[str, object]:
-    """Turn sums into the fields of `Scores`."""
+    """Turn sums into the fields of `Scores`; `slopes` of the calibration take most of the time."""
     factor, repeats = dependence.factor, dependence.repeats
     patients, events = len(measured.times), int(measured.events.sum())
     no_pair = f"no pair of patients can be compared ({events} events among {patients} patients)"
@@ -276,7 +283,8 @@ def _scores(
             measured.brier_without_model / patients, no_horizon, factor=repeats, limits=(0, 1)
         ),
         "calibration": tuple(
-            _calibration(measured, index, time, dependence) for index, time in enumerate(times)
+            _calibration(measured, index, time, dependence, slopes=slopes)
+            for index, time in enumerate(times)
         ),
         "risk_groups": _risk_groups(measured, factor),
     }
@@ -303,7 +311,7 @@ def _auc_over_time(
 
 
 def _calibration(
-    measured: Measured, index: int, time: float, dependence: Dependence
+    measured: Measured, index: int, time: float, dependence: Dependence, *, slopes: bool
 ) -> CalibrationTable:
     survival, factor = measured.survival[:, index], dependence.repeats
     groups = min(_MOST_GROUPS, max(1, len(survival) // _GROUP_SIZE))
@@ -323,7 +331,7 @@ def _calibration(
     return CalibrationTable(
         time=time,
         observed_over_expected=whole,
-        slope=_slope(measured, survival, time, dependence),
+        slope=_slope(measured, survival, time, dependence) if slopes else None,
         intercept=estimate(intercept, "no event up to this time", factor=factor),
         rows=tuple(rows),
         note=(

@@ -179,7 +179,7 @@ def _calibration(evaluation: Evaluation) -> Table:
         (
             f"{table.time:.3g} {evaluation.time_unit}",
             _text(table.observed_over_expected),
-            _text(table.slope),
+            "" if table.slope is None else _text(table.slope),
             _text(table.intercept, "+"),
         )
         for table in tables

@@ -70,7 +70,7 @@ class CalibrationTable(FrozenModel):
         observed_over_expected: share of patients with the event up to that time, observed over
             predicted.
         slope: coefficient of `log(-log S)` in a Cox regression stratified by fold; below 1 the predictions
-            differ too much between patients. Of all folds together.
+            differ too much between patients. None for one fold of several.
         intercept: logarithm of observed over expected events; above 0 the model is too optimistic.
         rows: groups by rising predicted survival.
         note: why there are fewer than 4 groups; else empty.
@@ -78,7 +78,7 @@ class CalibrationTable(FrozenModel):
 
     time: float
     observed_over_expected: Estimate
-    slope: Estimate
+    slope: Estimate | None
     intercept: Estimate
     rows: tuple[CalibrationRow, ...]
     note: str = ""
