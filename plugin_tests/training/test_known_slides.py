@@ -11,7 +11,7 @@ import pytest
 
 from tiacrossfusion import train
 from tiacrossfusion.bags.bag import FeatureBag, ScaleFeatures
-from tiacrossfusion.errors import TiacfError, UsageError
+from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.inference.slide import predict_stored
 from tiacrossfusion.models.bundle import ModelBundle, load_bundle
 from tiacrossfusion.simulation.bags import simulate_bags
@@ -104,13 +104,6 @@ def test_few_events_are_said(cohort, tmp_path):
     assert any("events among the training patients for 2 covariates" in line for line in said)
     run(tmp_path, tmp_path / "five", said, **models, protocol={"folds": 5})
     assert any("fewer than 10 events among the test patients of fold 0" in line for line in said)
-
-
-def test_covariates_that_no_model_reads_are_refused(cohort, tmp_path):
-    columns = {"covariates": ("fine_burden",)}
-    with pytest.raises(UsageError, match="--covariates: mean-pool reads none"):
-        run(cohort, tmp_path / "run", columns=columns)
-    assert not (tmp_path / "run").exists()
 
 
 def test_one_slide_under_two_patients_is_refused(cohort, tmp_path):

@@ -157,9 +157,9 @@ def test_the_bundle_standardises_the_covariates_as_training_did(own, folder, tmp
 
 def test_a_network_that_takes_no_covariates_is_the_same_with_and_without(own, folder, tmp_path):
     changes = {"protocol": {"protocol": "holdout"}}
-    with pytest.raises(UsageError, match="--covariates: fine reads none; leave them out"):
-        run(folder, tmp_path / "with", "fine", **changes)
-    run(folder, tmp_path / "with", "fine", "cox-covariates", **changes)
+    beside = run(folder, tmp_path / "with", "fine", **changes)
+    assert list(beside.evaluations) == ["fine", "cox-covariates"]  # the clinic stands beside it
+    assert (tmp_path / "with" / "fine" / "added_value.json").is_file()
     trained = run(folder, tmp_path / "without", "fine", columns={}, **changes)
     one, two = (
         (tmp_path / name / "fine" / "out_of_fold.csv").read_bytes() for name in ("with", "without")
