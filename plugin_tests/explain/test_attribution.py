@@ -20,7 +20,7 @@ from tiacrossfusion.models.bundle import ModelBundle
 from tiacrossfusion.networks.base import SurvivalNetwork
 from tiacrossfusion.networks.calling import call_network, scales_read
 from tiacrossfusion.networks.ensemble import Ensemble
-from tiacrossfusion.networks.registry import NETWORKS, build_network
+from tiacrossfusion.networks.registry import COXNETS, NETWORKS, build_network
 from tiacrossfusion.networks.tokens import SlideTokens
 from tiacrossfusion.networks.trained import TrainedNetwork
 from tiacrossfusion.simulation.bags import BagOptions, draw_bag
@@ -42,7 +42,8 @@ def make_tokens(seed: int = 0, dtype: torch.dtype = torch.float32) -> SlideToken
 
 def make_network(name: str, embed_dim: int = 8, seed: int = 0) -> SurvivalNetwork:
     torch.manual_seed(seed)
-    network = build_network(name, encoder_width=WIDTH, embed_dim=embed_dim).eval()
+    sizes = {} if name in COXNETS else {"embed_dim": embed_dim}
+    network = build_network(name, encoder_width=WIDTH, **sizes).eval()
     with torch.no_grad():  # fresh weights are small, and so is all that depends on the tokens
         for weight in network.parameters():
             weight.add_(torch.randn_like(weight) * 0.2)
