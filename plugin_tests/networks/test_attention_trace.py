@@ -30,7 +30,9 @@ def loud(name, *, depth=1, **sizes):
         sizes |= {"depth": depth, "num_heads": 2}
     elif "num_heads" in network_sizes(name):
         sizes["num_heads"] = 2
-    model = build_network(name, encoder_width=6, embed_dim=8, **sizes)
+    if "embed_dim" in network_sizes(name):
+        sizes["embed_dim"] = 8
+    model = build_network(name, encoder_width=6, **sizes)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(std=0.5)
