@@ -79,11 +79,6 @@ _OF_TABLE = ("time_unit", "covariates", "ordinal", "by", "at", "cause", "drop_un
     "another cause.",
 )
 @click.option(
-    "--drop-unusable",
-    is_flag=True,
-    help="Leave out, and count, rows without follow-up or bag instead of refusing the table.",
-)
-@click.option(
     "--truth",
     type=Path,
     help="Of --faithfulness: folder of what `tiacf simulate --slides` planted (<slide>.npz).",

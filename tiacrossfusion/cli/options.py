@@ -256,11 +256,16 @@ _COLUMN_OPTIONS = (
         help="A covariate with ordered levels, from low to high, such as stage=I,II,III,IV; names of one "
         "level separated by |. Repeatable.",
     ),
+    click.option(
+        "--drop-unusable",
+        is_flag=True,
+        help="Leave out, and count, rows without follow-up or bag instead of refusing the table.",
+    ),
 )
 
 
 def cli_columns(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Options for the names of a table's columns."""
+    """Options for the names of a table's columns, and for rows that cannot be used."""
     for option in reversed(_COLUMN_OPTIONS):
         command = option(command)
     return command

@@ -11,7 +11,7 @@ from tiatoolbox.cli.common import cli_output_path
 
 from tiacrossfusion.cli.checks import given, output_folder
 from tiacrossfusion.cli.console import print_figures
-from tiacrossfusion.cli.options import cli_columns, cli_plugin
+from tiacrossfusion.cli.options import cli_columns, cli_plugin, split_names
 from tiacrossfusion.errors import UsageError
 from tiacrossfusion.networks.registry import model_names
 
@@ -67,11 +67,6 @@ _SETTINGS = {
     "of its name. Repeatable.",
 )
 @cli_columns
-@click.option(
-    "--drop-unusable",
-    is_flag=True,
-    help="Leave out, and count, rows without follow-up or bag instead of refusing the table.",
-)
 @click.option(
     "--protocol",
     type=click.Choice(["nested", "holdout", "official"]),
@@ -155,7 +150,7 @@ def train(
         "drop_unusable": drop_unusable or None,
     }
     if covariates is not None:
-        options["covariates"] = [name.strip() for name in covariates.split(",") if name.strip()]
+        options["covariates"] = list(split_names(covariates))
     given_options = {
         _SETTINGS[name]: (f"--{name.replace('_', '-')}", value)
         for name, value in options.items()

@@ -33,8 +33,8 @@ class Columns(BaseModel):
         censorship: used instead of `event` when given: 1 where the patient was censored.
         covariates: clinical columns to read besides; the same for all slides of a patient.
         ordinal: for a covariate with ordered levels, such as a stage, its levels from low to high; it is read
-            as their numbers 0, 1, 2. Names of one level are separated by "|". Other values are refused, but
-            for those that mean that there is none (`cohorts.levels`).
+            as their numbers 0, 1, 2. Names of one level are separated by "|". Other values are refused,
+            except text for a missing value (`cohorts.levels`).
         patient_characters: only that many first characters of the patient column name the patient; None
             takes the whole, or of TCGA barcodes the 12 that name the patient.
         fold_by: column of the sites, none of which is in two parts of a fold; "tcga-site" reads them from the

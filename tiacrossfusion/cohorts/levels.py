@@ -65,7 +65,7 @@ def level_numbers(path: Path, values: pd.Series, levels: Sequence[str]) -> pd.Se
         levels: from low to high; names of one level separated by "|".
 
     Raises:
-        TiacfError: a value is none of the levels, or a level is named twice.
+        TiacfError: a value is not among the levels, or a level is named twice.
     """
     number: dict[str, int] = {}
     for place, level in enumerate(levels):

@@ -134,29 +134,16 @@ def _parts(fold: FoldPredictions, seed: int) -> list[FoldPredictions]:
         mine = random.permutation(np.flatnonzero(fold.events == state))
         number[mine] = np.arange(len(mine)) % _PARTS
     return [
-        _chosen(fold, np.flatnonzero(number == k), k + 1)
+        replace(fold.chosen(np.flatnonzero(number == k)), fold=k + 1)
         for k in range(_PARTS)
         if (number == k).any()
     ]
 
 
-def _chosen(fold: FoldPredictions, rows: np.ndarray, number: int) -> FoldPredictions:
-    return replace(
-        fold,
-        fold=number,
-        patients=tuple(fold.patients[row] for row in rows),
-        **{
-            name: getattr(fold, name)[rows]
-            for name in ("times", "events", "risks", "survival", "high")
-        },
-    )
-
-
 def _frame(part: FoldPredictions, covariates: pd.DataFrame) -> pd.DataFrame:
     """Return follow-up, covariates and standardised risk of the patients of a fold."""
     frame = covariates.loc[list(part.patients)].copy()
-    spread = part.risks.std()
-    frame[RISK] = (part.risks - part.risks.mean()) / (spread if spread > 0 else 1.0)
+    frame[RISK] = part.standardised_risks
     return frame.assign(time=part.times, event=part.events, fold=part.fold)
 
 

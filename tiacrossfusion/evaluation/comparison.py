@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -118,12 +117,4 @@ def _by_patient(folds: Sequence[FoldPredictions]) -> dict[tuple[str, int], tuple
 def _in_order(fold: FoldPredictions, patients: tuple[str, ...]) -> FoldPredictions:
     position = {name: index for index, name in enumerate(fold.patients)}
     order = np.array([position[name] for name in patients])
-    return replace(
-        fold,
-        patients=patients,
-        times=fold.times[order],
-        events=fold.events[order],
-        risks=fold.risks[order],
-        survival=fold.survival[order],
-        high=fold.high[order],
-    )
+    return fold.chosen(order)

@@ -17,7 +17,7 @@ from tiacrossfusion.evaluation.measuring import Horizon
 from tiacrossfusion.evaluation.predictions import FoldPredictions
 from tiacrossfusion.evaluation.scores import CompetingRisks, Incidence, TimeEstimate
 from tiacrossfusion.outputs.figures import Style, in_own_style, save_figure
-from tiacrossfusion.survival import PairSums, cumulative_incidence, harrell_pairs
+from tiacrossfusion.survival import cumulative_incidence, harrell_pairs
 from tiacrossfusion.text import examples
 
 _NAMES = {1: "the event", 2: "a competing event"}
@@ -72,17 +72,12 @@ def competing_risks(
     causes = causes_of(folds, column)
     dependence, horizon = dependence_of(folds), Horizon.of(folds)
     counts = bootstrap_counts([len(fold.patients) for fold in folds], draws, seed)
-    specific: PairSums | None = None
-    at_all: PairSums | None = None
+    specific, at_all = [], []
     for fold, mine, drawn in zip(folds, causes, counts, strict=True):
         event = (mine == 1).astype(int)
         never = np.where(mine > 1, np.inf, fold.times)
-        one = harrell_pairs(fold.times, event, fold.risks, drawn)
-        two = harrell_pairs(never, event, fold.risks, drawn)
-        specific = one if specific is None else specific + one
-        at_all = two if at_all is None else at_all + two
-    assert specific is not None  # noqa: S101 - there is a fold
-    assert at_all is not None  # noqa: S101
+        specific.append(harrell_pairs(fold.times, event, fold.risks, drawn))
+        at_all.append(harrell_pairs(never, event, fold.risks, drawn))
     times = np.concatenate([fold.times for fold in folds])
     every, high = np.concatenate(causes), np.concatenate([fold.high for fold in folds]).astype(bool)
     drawn = np.concatenate(counts, axis=1)
@@ -109,12 +104,14 @@ def competing_risks(
                     ),
                 )
             )
+    of_cause = sum(specific[1:], start=specific[0]).ratio
+    kept = sum(at_all[1:], start=at_all[0]).ratio
     no_pair = "no pair of patients can be compared"
     limits, factor = (0.0, 1.0), dependence.factor
     return CompetingRisks(
         column=str(column.name),
-        cause_specific_c=estimate(specific.ratio, no_pair, factor=factor, limits=limits),
-        c_with_competing_events_kept=estimate(at_all.ratio, no_pair, factor=factor, limits=limits),
+        cause_specific_c=estimate(of_cause, no_pair, factor=factor, limits=limits),
+        c_with_competing_events_kept=estimate(kept, no_pair, factor=factor, limits=limits),
         incidence=tuple(incidence),
         interval=dependence.sentence,
     )

@@ -58,7 +58,7 @@ class Horizon:
     """Times that the follow-up of the training patients supports.
 
     Attributes:
-        end: last time that every fold supports; NaN if there is none.
+        end: last time that every fold supports; NaN if no time is supported.
         edges: inner bin edges, averaged over the folds.
     """
 
@@ -78,7 +78,7 @@ class Horizon:
 
     @property
     def middle(self) -> float:
-        """Return the middle one of these; half of the horizon if there is none."""
+        """Return the middle one of these; half of the horizon if no edge is supported."""
         times = self.times
         return float(times[len(times) // 2]) if len(times) else self.end / 2
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -91,6 +91,24 @@ class FoldPredictions:
     def censoring(self) -> Censoring:
         """Censoring distribution of the training patients."""
         return Censoring(self.training_times, self.training_events)
+
+    @property
+    def standardised_risks(self) -> np.ndarray:
+        """Risks (N,) with mean 0 and SD 1 over the patients; equal risks become 0."""
+        spread = self.risks.std()
+        return (self.risks - self.risks.mean()) / (spread if spread > 0 else 1.0)
+
+    def chosen(self, rows: np.ndarray) -> FoldPredictions:
+        """Return the predictions of the patients at some positions, in that order."""
+        return replace(
+            self,
+            patients=tuple(self.patients[row] for row in rows),
+            times=self.times[rows],
+            events=self.events[rows],
+            risks=self.risks[rows],
+            survival=self.survival[rows],
+            high=self.high[rows],
+        )
 
 
 def check_predictions(folds: Sequence[FoldPredictions]) -> None:

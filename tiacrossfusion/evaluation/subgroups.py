@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -96,13 +95,12 @@ def _levels(column: pd.Series) -> tuple[pd.Series, str]:
 
 
 def _frame(fold: FoldPredictions, levels: pd.Series) -> pd.DataFrame:
-    spread = fold.risks.std()
     return pd.DataFrame(
         {
             "time": fold.times,
             "event": fold.events,
             "fold": fold.fold,
-            "risk": (fold.risks - fold.risks.mean()) / (spread if spread > 0 else 1.0),
+            "risk": fold.standardised_risks,
             "level": levels.loc[list(fold.patients)].to_numpy(),
         }
     )
@@ -110,17 +108,7 @@ def _frame(fold: FoldPredictions, levels: pd.Series) -> pd.DataFrame:
 
 def _of_level(fold: FoldPredictions, levels: pd.Series, level: str) -> FoldPredictions | None:
     rows = np.flatnonzero(levels.loc[list(fold.patients)].to_numpy() == level)
-    if not len(rows):
-        return None
-    return replace(
-        fold,
-        patients=tuple(fold.patients[row] for row in rows),
-        times=fold.times[rows],
-        events=fold.events[rows],
-        risks=fold.risks[rows],
-        survival=fold.survival[rows],
-        high=fold.high[rows],
-    )
+    return fold.chosen(rows) if len(rows) else None
 
 
 def _without_figures(level: str, patients: int, events: int) -> Subgroup:
