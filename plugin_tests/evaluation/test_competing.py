@@ -10,11 +10,11 @@ from lifelines import AalenJohansenFitter
 from lifelines.datasets import load_waltons
 
 from tiacrossfusion.cli.main import main
+from tiacrossfusion.cohorts.endpoints import read_endpoints
 from tiacrossfusion.errors import TiacfError, UsageError
 from tiacrossfusion.evaluation.competing import competing_risks
 from tiacrossfusion.evaluation.predictions import FoldPredictions
 from tiacrossfusion.survival import cumulative_incidence, harrell_c, quantile_bins
-from tiacrossfusion.training.endpoints import read_endpoints
 
 
 def cohort(seed: int = 0) -> tuple[FoldPredictions, pd.Series]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from tiacrossfusion.cli.options import cli_columns, cli_plugin, columns_from
 
 if TYPE_CHECKING:
     from tiacrossfusion.evaluation.faithfulness import Faithfulness
+    from tiacrossfusion.evaluation.judging import Judgement
 
 #: Options that do not go with --faithfulness, and those that go with nothing else.
 _NOT_OF_FAITHFULNESS = (
@@ -23,7 +25,9 @@ _NOT_OF_FAITHFULNESS = (
     "covariates",
     "by",
     "at",
+    "endpoints",
     "picture_format",
+    "tables",
     "as_json",
 )
 _OF_FAITHFULNESS = ("truth", "slides")
@@ -31,7 +35,11 @@ _OF_FAITHFULNESS = ("truth", "slides")
 _OF_MODEL = ("bags", "model", "device")
 _OF_PREDICTIONS = ("predictions", "against")
 #: Options that need a table.
-_OF_TABLE = ("time_unit", "covariates", "ordinal", "by", "at", "cause", "drop_unusable")
+_OF_TABLE = (
+    *("slide_column", "patient_column", "patient_characters", "time_column", "event_column"),
+    *("censorship_column", "entry_column", "covariates", "ordinal", "drop_unusable"),
+    *("time_unit", "by", "at", "cause", "endpoints"),
+)
 
 
 @click.command()
@@ -67,6 +75,13 @@ _OF_TABLE = ("time_unit", "covariates", "ordinal", "by", "at", "cause", "drop_un
 )
 @click.option("--time-unit", help="Unit of its times.  [default: that of the predictions]")
 @cli_columns
+@click.option(
+    "--endpoint",
+    "endpoints",
+    multiple=True,
+    help="An endpoint and its columns of time and event, such as OS=OS.time,OS; each is judged in a folder "
+    "of its name. Repeatable.",
+)
 @click.option("--by", multiple=True, help="Subgroups by a column of the table. Repeatable.")
 @click.option(
     "--at",
@@ -97,6 +112,11 @@ _OF_TABLE = ("time_unit", "covariates", "ordinal", "by", "at", "cause", "drop_un
     show_default=True,
     help="Format of the pictures.",
 )
+@click.option(
+    "--tables",
+    type=click.Choice(["xlsx", "tex"]),
+    help="Write all figures as tables, too: a spreadsheet or LaTeX.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print all figures as JSON instead of text.")
 @cli_device()
 @cli_output_path(usage_help="Folder for figures and pictures.")
@@ -112,6 +132,7 @@ def evaluate(
     model: str | None,
     table: Path | None,
     time_unit: str | None,
+    endpoints: tuple[str, ...],
     by: tuple[str, ...],
     at: float | None,
     cause: str | None,
@@ -119,6 +140,7 @@ def evaluate(
     slides: int,
     device: str,
     picture_format: str,
+    tables: str | None,
     output_path: str,
     draws: int,
     seed: int,
@@ -156,7 +178,9 @@ def evaluate(
         place = given("--predictions", predictions)
     folder = output_folder(output_path)
 
+    from tiacrossfusion.cohorts.endpoints import read_endpoints
     from tiacrossfusion.evaluation import api
+    from tiacrossfusion.evaluation.endpoints import evaluate_endpoints
 
     if faithfulness:
         figures = api.evaluate_faithfulness(
@@ -176,34 +200,42 @@ def evaluate(
     clinic = None
     if table is not None:
         clinic = api.Clinic(table, columns, time_unit, by, at, drop_unusable, cause)
-    if external and clinic is not None:
-        judged = api.evaluate_external(
-            network,
-            place,
-            clinic,
-            folder,
-            device=device,
-            figures=picture_format,
-            draws=draws,
-            seed=seed,
-            progress=True,
-        )
+    settings: dict[str, Any] = {
+        "figures": picture_format,
+        "tables": tables,
+        "draws": draws,
+        "seed": seed,
+    }
+    if external:
+        settings |= {"device": device, "progress": True}
+
+    def judge(clinic: api.Clinic | None, folder: Path) -> api.Judgement:
+        if external and clinic is not None:
+            return api.evaluate_external(network, place, clinic, folder, **settings)
+        return api.evaluate_predictions(place, folder, against=against, clinic=clinic, **settings)
+
+    if endpoints and clinic is not None:
+        found = evaluate_endpoints(judge, clinic, read_endpoints(endpoints), folder)
+        if as_json:
+            click.echo(json.dumps({name: judged.as_dict() for name, judged in found.items()}))
+            return
+        for name, judged in found.items():
+            _echo_judgement(f"{name}, ", judged, against, external=external)
     else:
-        judged = api.evaluate_predictions(
-            place,
-            folder,
-            against=against,
-            clinic=clinic,
-            figures=picture_format,
-            draws=draws,
-            seed=seed,
-        )
-    if as_json:
-        click.echo(judged.json())
-        return
+        judged = judge(clinic, folder)
+        if as_json:
+            click.echo(json.dumps(judged.as_dict()))
+            return
+        _echo_judgement("", judged, against, external=external)
+    click.echo(f"Figures and pictures: {folder}")
+
+
+def _echo_judgement(
+    prefix: str, judged: Judgement, against: Path | None, *, external: bool
+) -> None:
     single = external or len(judged.evaluation.folds) == 1
     where = "in this cohort" if single else "out of fold"
-    print_figures(judged.model, judged.evaluation, where)
+    print_figures(f"{prefix}{judged.model}", judged.evaluation, where)
     if judged.comparison is not None:
         difference = judged.comparison.difference
         click.echo(
@@ -220,7 +252,6 @@ def evaluate(
             click.echo(f"    {name:28}{c.note or f'{c.value:.3f} ({c.low:.3f} to {c.high:.3f})'}")
     for group in judged.subgroups:
         print_subgroups(group)
-    click.echo(f"Figures and pictures: {folder}")
 
 
 def _echo_faithfulness(figures: Faithfulness) -> None:

@@ -236,7 +236,7 @@ _COLUMN_OPTIONS = (
     click.option("--patient-column", help="Column of the patients.  [default: patient]"),
     click.option(
         "--patient-characters",
-        type=int,
+        type=click.IntRange(1, 1000),
         help="First characters of that column that name the patient, 12 for TCGA barcodes.",
     ),
     click.option("--time-column", help="Column of the follow-up times.  [default: time]"),
@@ -245,6 +245,12 @@ _COLUMN_OPTIONS = (
     ),
     click.option(
         "--censorship-column", help="Instead: a column with 1 where censored, 0 for an event."
+    ),
+    click.option(
+        "--entry-time",
+        "entry_column",
+        help="Column of the times at which patients came under observation, where that is later than "
+        "diagnosis (left truncation).",
     ),
     click.option(
         "--covariates",
@@ -280,7 +286,7 @@ def columns_from(options: dict[str, Any]) -> Columns:
     from tiacrossfusion.cohorts.columns import Columns
     from tiacrossfusion.cohorts.levels import read_levels
 
-    names = ("slide", "patient", "time", "event", "censorship")
+    names = ("slide", "patient", "time", "event", "censorship", "entry")
     given = {name: options.pop(f"{name}_column") for name in names}
     given["patient_characters"] = options.pop("patient_characters")
     given["covariates"] = split_names(options.pop("covariates")) or None

@@ -12,7 +12,6 @@ from tiatoolbox.cli.common import cli_output_path
 from tiacrossfusion.cli.checks import given, output_folder
 from tiacrossfusion.cli.console import print_figures
 from tiacrossfusion.cli.options import cli_columns, cli_plugin, split_names
-from tiacrossfusion.errors import UsageError
 from tiacrossfusion.networks.registry import model_names
 
 #: Place of each option among the settings.
@@ -29,6 +28,7 @@ _SETTINGS = {
     "time_column": ("columns", "time"),
     "event_column": ("columns", "event"),
     "censorship_column": ("columns", "censorship"),
+    "entry_column": ("columns", "entry"),
     "protocol": ("protocol", "protocol"),
     "folds": ("protocol", "folds"),
     "repeats": ("protocol", "repeats"),
@@ -138,11 +138,12 @@ def train(
     table = given("--table", table)
     folder = output_folder(output_path)
 
+    from tiacrossfusion.cohorts.endpoints import ENDPOINTS, read_endpoints
     from tiacrossfusion.cohorts.levels import read_levels
     from tiacrossfusion.training import api
     from tiacrossfusion.training.config import from_options
     from tiacrossfusion.training.devices import Devices
-    from tiacrossfusion.training.endpoints import ENDPOINTS, read_endpoints, train_endpoints
+    from tiacrossfusion.training.endpoints import train_endpoints
 
     options |= {
         "ordinal": read_levels(ordinal) or None,
@@ -163,9 +164,6 @@ def train(
         "say": click.echo,
     }
     if endpoints:
-        needless = [name for name in ("time", "event", "censorship") if options[f"{name}_column"]]
-        if needless:
-            raise UsageError(f"--{needless[0]}-column with --endpoint: leave one of them out")
         found = train_endpoints(
             table, bags, folder, endpoints=read_endpoints(endpoints), **settings
         )

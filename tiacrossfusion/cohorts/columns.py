@@ -10,6 +10,7 @@ COLUMN_OPTIONS = {
     "patient": "--patient-column",
     "time": "--time-column",
     "event": "--event-column",
+    "entry": "--entry-time",
     "censorship": "--censorship-column",
     "covariates": "--covariates",
     "ordinal": "--ordinal",
@@ -31,6 +32,8 @@ class Columns(BaseModel):
         time: follow-up from diagnosis to the event or to the last contact.
         event: 1 where the event was observed, 0 where the patient was censored.
         censorship: used instead of `event` when given: 1 where the patient was censored.
+        entry: times at which patients came under observation, where that is later than diagnosis (left
+            truncation), on the scale of `time`; empty is 0.
         covariates: clinical columns to read besides; the same for all slides of a patient.
         ordinal: for a covariate with ordered levels, such as a stage, its levels from low to high; it is read
             as their numbers 0, 1, 2. Names of one level are separated by "|". Other values are refused,
@@ -48,6 +51,7 @@ class Columns(BaseModel):
     time: str = "time"
     event: str = "event"
     censorship: str | None = None
+    entry: str | None = None
     covariates: tuple[str, ...] = ()
     ordinal: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     patient_characters: int | None = Field(None, ge=1, le=1000)

@@ -82,7 +82,7 @@ def level_numbers(path: Path, values: pd.Series, levels: Sequence[str]) -> pd.Se
         near = get_close_matches(plain[odd].iloc[0], number, n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
         raise TiacfError(
-            f"{path}: {int(odd.sum())} of {len(values)} values of {values.name!r} are none of its levels "
+            f"{path}: {int(odd.sum())} of {len(values)} values of {values.name!r} are not among its levels "
             f"{', '.join(levels)}, such as {examples(text[odd].unique())}{hint}; mend them, or name all "
             'levels with --ordinal (names of one level separated by "|")'
         )

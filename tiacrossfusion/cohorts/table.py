@@ -39,7 +39,7 @@ class CohortTable:
 
     Attributes:
         patients: index patient (str); columns time (float, above 0), event (int, 1 observed, 0
-            censored), then the covariates as in the file.
+            censored), if asked for entry (float, 0 or more, below time), then the covariates as in the file.
         slides: columns slide and patient (str), one row a slide.
         time_unit: unit of the times, such as "months".
         sha256: hash of the file.
@@ -115,7 +115,8 @@ def read_table(
     patients = frame.drop_duplicates("patient").set_index("patient")
     patients = patients.sort_index()
     sites = None if columns.fold_by is None else sites_of(path, patients, columns.fold_by)
-    patients = patients[["time", "event", *columns.covariates]]
+    follow_up = ["time", "event", *(["entry"] if columns.entry else [])]
+    patients = patients[[*follow_up, *columns.covariates]]
     patients = patients.astype({"time": float, "event": int})
     if not patients["event"].any():
         option = COLUMN_OPTIONS["event" if columns.censorship is None else "censorship"]
@@ -178,13 +179,15 @@ def _read_columns(path: Path, columns: Columns) -> tuple[pd.DataFrame, list[str]
     _no_slide_twice(path, frame, columns)
     frame["time"] = raw[columns.time]
     frame["event"] = _events(path, frame["slide"], raw, columns)
+    if columns.entry is not None:
+        frame["entry"] = _entries(path, raw, columns.entry)
     if columns.fold_by not in (None, TCGA_SITE):
         frame["site"] = without_placeholders(raw[columns.fold_by])
     covariates = raw[list(columns.covariates)].apply(without_placeholders)
     for name, levels in columns.ordinal.items():
         if name not in covariates:
             raise UsageError(
-                f"--ordinal {name}: is none of the covariates; name it with --covariates too"
+                f"--ordinal {name}: is not among the covariates; name it with --covariates too"
             )
         covariates[name] = level_numbers(path, covariates[name], levels)
     return pd.concat([frame, covariates], axis=1), notes
@@ -195,7 +198,8 @@ def _distinct(columns: Columns) -> None:
     outcome = columns.event if columns.censorship is None else columns.censorship
     roles = [columns.time, outcome, *columns.covariates]
     twice = sorted({name for name in roles if roles.count(name) > 1})
-    taken = [name for name in columns.covariates if name in {"time", "event", "slide", "patient"}]
+    kept = {"time", "event", "entry", "slide", "patient"}
+    taken = [name for name in columns.covariates if name in kept]
     if twice:
         raise UsageError(
             f"the column {twice[0]!r} is asked for twice among time, event and covariates; "
@@ -213,8 +217,9 @@ def _present(path: Path, raw: pd.DataFrame, columns: Columns) -> None:
     wanted = {
         getattr(columns, role): COLUMN_OPTIONS[role] for role in ("patient", "time", outcome)
     } | dict.fromkeys(columns.covariates, COLUMN_OPTIONS["covariates"])
-    if columns.fold_by not in (None, TCGA_SITE):
-        wanted[columns.fold_by] = COLUMN_OPTIONS["fold_by"]
+    for role in ("entry", "fold_by"):
+        if getattr(columns, role) not in (None, TCGA_SITE):
+            wanted[getattr(columns, role)] = COLUMN_OPTIONS[role]
     try:
         refuse_missing(path, raw, wanted)
     except UsageError as error:
@@ -280,7 +285,24 @@ def _unusable_follow_up(path: Path, frame: pd.DataFrame, columns: Columns) -> di
         _NO_NUMBER: (text | np.isinf(times)).to_numpy(),
         "time zero or negative": (np.isfinite(times) & (times <= 0)).to_numpy(),
         "event missing": frame["event"].isna().to_numpy(),
-    }
+    } | ({} if columns.entry is None else {"entry not before the end of follow-up": _late(frame)})
+
+
+def _entries(path: Path, raw: pd.DataFrame, name: str) -> pd.Series:
+    """Times of entry, 0 where there is none; others than numbers of 0 or more are refused."""
+    values = _numbers(raw[name])
+    wrong = (raw[name].notna() & values.isna()) | (values < 0) | np.isinf(values)
+    if wrong.any():
+        raise TiacfError(
+            f"{path}: {int(wrong.sum())} of {len(raw)} values of {name!r} are no times of 0 or more, such as "
+            f"{examples(map(str, raw[name][wrong].unique()))}; check {COLUMN_OPTIONS['entry']}"
+        )
+    return values.fillna(0.0)
+
+
+def _late(frame: pd.DataFrame) -> np.ndarray:
+    """Rows of patients who enter when their follow-up has ended."""
+    return (frame["entry"] >= frame["time"]).to_numpy()
 
 
 def _unusable_covariate(path: Path, frame: pd.DataFrame, name: str) -> dict[str, np.ndarray]:
@@ -335,7 +357,7 @@ def _leave_out(
 def _agree_within_patients(
     path: Path, frame: pd.DataFrame, columns: Columns, notes: Sequence[str]
 ) -> None:
-    names = ["time", "event", *columns.covariates]
+    names = ["time", "event", *(["entry"] if columns.entry else []), *columns.covariates]
     if columns.fold_by not in (None, TCGA_SITE):
         names.append("site")
 

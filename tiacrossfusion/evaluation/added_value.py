@@ -8,17 +8,17 @@ each fold, as those of two folds are not comparable.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
-from tiacrossfusion.errors import TiacfError, one_line
+from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.evaluation.bootstrap import bootstrap_counts, estimate, two_sided_p, widened
 from tiacrossfusion.evaluation.dependence import Dependence, dependence_of
-from tiacrossfusion.evaluation.measuring import Horizon, pooled_sums
+from tiacrossfusion.evaluation.horizon import Horizon
+from tiacrossfusion.evaluation.measuring import pooled_sums
 from tiacrossfusion.evaluation.predictions import FoldPredictions
 from tiacrossfusion.evaluation.scores import (
     AddedValue,
@@ -27,7 +27,8 @@ from tiacrossfusion.evaluation.scores import (
     Difference,
     HazardRatio,
 )
-from tiacrossfusion.survival import decision_curve, survival_at
+from tiacrossfusion.survival import decision_curve, stratified_cox, survival_at
+from tiacrossfusion.survival.balanced_parts import balanced_parts
 from tiacrossfusion.survival.covariates import RIDGE, CoxCovariates
 
 #: Name of the model's risk among the covariates.
@@ -35,6 +36,9 @@ RISK = "model risk"
 
 #: The three regressions.
 COVARIATES, ALONE, BOTH = "covariates", "risk", "both"
+
+#: Columns of a regression that are no terms.
+_OUTCOME = ("time", "event", "entry", "stratum")
 
 #: Parts into which the patients of a single fold are divided.
 _PARTS = 5
@@ -128,11 +132,7 @@ def _interval(dependence: Dependence, parts: Sequence[FoldPredictions]) -> str:
 
 def _parts(fold: FoldPredictions, seed: int) -> list[FoldPredictions]:
     """Divide the patients of a fold into parts, with the events spread evenly."""
-    random = np.random.default_rng(seed)
-    number = np.empty(len(fold.patients), int)
-    for state in (1, 0):
-        mine = random.permutation(np.flatnonzero(fold.events == state))
-        number[mine] = np.arange(len(mine)) % _PARTS
+    number = balanced_parts(fold.events, _PARTS, np.random.default_rng(seed))
     return [
         replace(fold.chosen(np.flatnonzero(number == k)), fold=k + 1)
         for k in range(_PARTS)
@@ -144,7 +144,9 @@ def _frame(part: FoldPredictions, covariates: pd.DataFrame) -> pd.DataFrame:
     """Return follow-up, covariates and standardised risk of the patients of a fold."""
     frame = covariates.loc[list(part.patients)].copy()
     frame[RISK] = part.standardised_risks
-    return frame.assign(time=part.times, event=part.events, fold=part.fold)
+    if part.entries is not None:
+        frame["entry"] = part.entries
+    return frame.assign(time=part.times, event=part.events, stratum=part.fold)
 
 
 def _ratios(
@@ -155,14 +157,14 @@ def _ratios(
 
     terms = CoxCovariates([*names]).fit(frame)
     notes += terms.messages
-    design = _independent(terms.terms(frame), frame["fold"], notes)
+    design = _independent(terms.terms(frame), frame["stratum"], notes)
     events = int(frame["event"].sum())
     if events < _EVENTS_PER_TERM * (design.shape[1] + 1):
         notes.append(
             f"{events} events for {design.shape[1] + 1} terms, fewer than {_EVENTS_PER_TERM} for each: "
             "adjusted hazard ratios are uncertain"
         )
-    outcome = frame[["time", "event", "fold"]]
+    outcome = frame[[name for name in _OUTCOME if name in frame]]
     risk = frame[[RISK]]
     alone, _ = _cox(risk.join(outcome), dependence, notes)
     joint, likelihood = _cox(design.join(risk).join(outcome), dependence, notes)
@@ -207,29 +209,22 @@ def _cox(
 
     It has no penalty, unless it has no solution without one; the log-likelihood is then None.
     """
-    from lifelines import CoxPHFitter
-    from lifelines.exceptions import ConvergenceError
     from scipy.stats import norm
 
-    penalised = False
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # separation is said below
-            try:
-                model = CoxPHFitter().fit(frame, "time", "event", strata=["fold"])
-            except ConvergenceError:
-                penalised = True
-                model = CoxPHFitter(penalizer=RIDGE).fit(frame, "time", "event", strata=["fold"])
-                notes.append(
-                    "Hazard ratios with a small ridge penalty: without it the regression has no solution, as "
-                    "some categories are rare or hardly differ."
-                )
-    except (ConvergenceError, np.linalg.LinAlgError, ValueError) as error:
-        terms = frame.columns.difference(["time", "event", "fold"])
+    model = stratified_cox(frame)
+    penalised = model is None
+    if model is None:
+        model = stratified_cox(frame, ridge=RIDGE)
+        notes.append(
+            "Hazard ratios with a small ridge penalty: without it the regression has no solution, as some "
+            "categories are rare or hardly differ."
+        )
+    if model is None:
+        terms = [str(name) for name in frame if name not in _OUTCOME]
         raise TiacfError(
-            f"Cox regression on {', '.join(terms)} failed ({one_line(error)}); leave out covariates that "
-            "follow from others, or merge rare categories"
-        ) from error
+            f"Cox regression on {', '.join(terms)} has no solution; leave out covariates that follow from "
+            "others, or merge rare categories"
+        )
     found = {}
     for name, b in model.params_.items():
         spread = float(model.standard_errors_[name])
@@ -330,6 +325,7 @@ def _decision_curve(
 ) -> tuple[DecisionPoint, ...]:
     """Net benefit of the three regressions and of treating all, by threshold."""
     times = np.concatenate([fold.times for fold in models[BOTH]])
+    entries = np.concatenate([fold.entered for fold in models[BOTH]])
     events = np.concatenate([fold.events for fold in models[BOTH]])
     probability = {
         name: np.concatenate(
@@ -340,9 +336,10 @@ def _decision_curve(
     highest = min(0.99, max(float(np.quantile(p, 0.99)) for p in probability.values()))
     thresholds = np.linspace(0.01, max(0.02, highest), _THRESHOLDS)
     curves = {
-        name: decision_curve(times, events, p, at, thresholds) for name, p in probability.items()
+        name: decision_curve(times, events, p, at, thresholds, entries)
+        for name, p in probability.items()
     }
-    everybody = decision_curve(times, events, np.ones(len(times)), at, thresholds)
+    everybody = decision_curve(times, events, np.ones(len(times)), at, thresholds, entries)
     return tuple(
         DecisionPoint(
             threshold=float(threshold),

@@ -38,7 +38,8 @@ def same_follow_up(folds: Sequence[FoldPredictions], table: CohortTable) -> None
         first = names[int(np.flatnonzero(differs)[0])]
         raise TiacfError(
             f"the follow-up of {int(differs.sum())} patients in the table is not that of the predictions, "
-            f"such as {first}; give the table of the training, with the same columns and unit of time"
+            f"such as {first}; give the table of the training, with the same columns and unit of time "
+            "(other endpoints are trained for themselves, with tiacf train --endpoint)"
         )
 
 

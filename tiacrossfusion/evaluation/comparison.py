@@ -56,7 +56,7 @@ def compare(
 def _pooled(folds: Sequence[FoldPredictions], counts: Sequence[np.ndarray]) -> np.ndarray:
     """Pooled C (1 + D,)."""
     parts = [
-        harrell_pairs(fold.times, fold.events, fold.risks, drawn)
+        harrell_pairs(fold.times, fold.events, fold.risks, drawn, fold.entered)
         for fold, drawn in zip(folds, counts, strict=True)
     ]
     pooled: PairSums = sum(parts[1:], start=parts[0])

@@ -13,7 +13,7 @@ from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.evaluation.bootstrap import bootstrap_counts, estimate
 from tiacrossfusion.evaluation.dependence import dependence_of
 from tiacrossfusion.evaluation.figures import COLOURS, DASHED, add_axes, add_legend, new_figure
-from tiacrossfusion.evaluation.measuring import Horizon
+from tiacrossfusion.evaluation.horizon import Horizon
 from tiacrossfusion.evaluation.predictions import FoldPredictions
 from tiacrossfusion.evaluation.scores import CompetingRisks, Incidence, TimeEstimate
 from tiacrossfusion.outputs.figures import Style, in_own_style, save_figure

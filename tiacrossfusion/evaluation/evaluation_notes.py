@@ -6,11 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tiacrossfusion.evaluation.horizon import SMALLEST_G
 from tiacrossfusion.evaluation.predictions import FoldPredictions
 from tiacrossfusion.evaluation.scores import CHANCE, FoldScores, Scores
-
-#: Smallest G in use, so that no censoring weight is above 10 (100 in Uno's C, which squares it).
-SMALLEST_G = 0.1
 
 OPTIMISTIC = (
     "The patients reported on are those by which each fold's model was chosen while it was trained, as "
@@ -39,6 +37,13 @@ def evaluation_notes(
             f"{len(edges) - len(times)} of {len(edges)} inner bin edges lie beyond {horizon:.3g} {unit}, "
             f"where fewer than {SMALLEST_G:.0%} of a fold's training patients remain uncensored: no "
             "AUC or calibration there."
+        )
+    late = sum(int((fold.entered > 0).sum()) for fold in folds)
+    if late:
+        notes.append(
+            f"Follow-up of {late} patients begins after 0 (left truncation). Kaplan-Meier, Cox regression, "
+            "calibration and Harrell's C count a patient from then on; Uno's C, AUC and the Brier score are "
+            "not computed."
         )
     names = [name for fold in folds for name in fold.patients]
     repeated = len(names) - len(set(names))

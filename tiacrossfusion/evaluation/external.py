@@ -6,7 +6,8 @@ used without a model, are those of the new cohort, whose follow-up differs from 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -62,62 +63,84 @@ def locked_predictions(
     )
 
 
-def read_patient_predictions(
-    path: Path, table: CohortTable
-) -> tuple[FoldPredictions, str, Sequence[str]]:
-    """Read the `patients.csv` of `tiacf predict`, and take the patients that are in a table.
+@dataclass(frozen=True)
+class PatientPredictions:
+    """The `patients.csv` of `tiacf predict`.
 
-    Returns:
-        Predictions, the name of the model, and notes.
-
-    Raises:
-        TiacfError: a column is missing, several models predicted, or no patient is in the table.
+    Attributes:
+        model: its name.
+        bins: time bins of the model.
+        patients: index patient, columns risk, high (bool) and survival_1 to survival_K.
+        failed: number of patients without a prediction.
     """
-    frame = read_csv(
-        path,
-        columns=list(_COLUMNS),
-        check="give the patients.csv that tiacf predict --patients writes",
-        remedy="take the file as tiacf predict --patients wrote it",
-        dtype=str,
-        keep_default_na=False,
-    )
-    failed = int((frame["status"] == "failed").sum())
-    frame = frame[frame["status"] != "failed"]
-    models = sorted(frame["model"].unique())
-    if len(models) != 1:
-        raise TiacfError(f"{path}: has predictions of {len(models)} models; give those of one")
-    if frame["patient"].duplicated().any():
-        twice = examples(frame["patient"][frame["patient"].duplicated()])
-        raise TiacfError(f"{path}: has patients twice, such as {twice}; keep one row a patient")
-    count = sum(column.startswith("survival_") for column in frame.columns)
-    numbers = [
-        "risk",
-        *(f"{kind}_{k}" for kind in ("bin_edge", "survival") for k in range(1, count + 1)),
-    ]
-    values = frame.reindex(columns=numbers).apply(pd.to_numeric, errors="coerce")
-    if not count or values.isna().any(axis=None) or (frame["time_unit"] == "").any():
-        raise TiacfError(
-            f"{path}: lacks risks or curves of some patients, so that the model may have no time bins; "
-            "predict with a model that has them"
+
+    model: str
+    bins: TimeBins
+    patients: pd.DataFrame
+    failed: int
+
+    @classmethod
+    def read(cls, path: Path) -> PatientPredictions:
+        """Read the file.
+
+        Raises:
+            TiacfError: a column is missing, several models predicted, or a patient is named twice.
+        """
+        frame = read_csv(
+            path,
+            columns=list(_COLUMNS),
+            check="give the patients.csv that tiacf predict --patients writes",
+            remedy="take the file as tiacf predict --patients wrote it",
+            dtype=str,
+            keep_default_na=False,
         )
-    edges = values[[f"bin_edge_{k}" for k in range(1, count + 1)]].to_numpy()
-    bins = TimeBins(edges=(0.0, *edges[0]), unit=frame["time_unit"].iloc[0])
-    names = frame["patient"].tolist()
-    curves = values[[f"survival_{k}" for k in range(1, count + 1)]].to_numpy()
-    fold = locked_predictions(
-        table,
-        dict(zip(names, values["risk"], strict=True)),
-        dict(zip(names, curves, strict=True)),
-        dict(zip(names, frame["risk_group"] == "high", strict=True)),
-        bins,
-    )
-    notes = [
-        "Whether these patients took part in the training is not known from a table; --model with --bags "
-        "tells."
-    ]
-    if failed:
-        notes.append(f"{failed} patients failed to be predicted and are left out.")
-    return fold, models[0], [*notes, *coverage(table, fold)]
+        failed = int((frame["status"] == "failed").sum())
+        frame = frame[frame["status"] != "failed"]
+        models = sorted(frame["model"].unique())
+        if len(models) != 1:
+            raise TiacfError(f"{path}: has predictions of {len(models)} models; give those of one")
+        if frame["patient"].duplicated().any():
+            twice = examples(frame["patient"][frame["patient"].duplicated()])
+            raise TiacfError(f"{path}: has patients twice, such as {twice}; keep one row a patient")
+        count = sum(column.startswith("survival_") for column in frame.columns)
+        numbers = [
+            "risk",
+            *(f"{kind}_{k}" for kind in ("bin_edge", "survival") for k in range(1, count + 1)),
+        ]
+        values = frame.reindex(columns=numbers).apply(pd.to_numeric, errors="coerce")
+        if not count or values.isna().any(axis=None) or (frame["time_unit"] == "").any():
+            raise TiacfError(
+                f"{path}: lacks risks or curves of some patients, so that the model may have no time bins; "
+                "predict with a model that has them"
+            )
+        edges = values[[f"bin_edge_{k}" for k in range(1, count + 1)]].to_numpy()
+        bins = TimeBins(edges=(0.0, *edges[0]), unit=frame["time_unit"].iloc[0])
+        made = values[["risk", *(f"survival_{k}" for k in range(1, count + 1))]]
+        made = made.assign(high=frame["risk_group"] == "high").set_axis(frame["patient"])
+        return cls(models[0], bins, made, failed)
+
+    def of(self, table: CohortTable) -> tuple[FoldPredictions, list[str]]:
+        """Return the predictions of the patients that are in a table, and notes.
+
+        Raises:
+            TiacfError: times are in another unit than the model's, or no patient is in the table.
+        """
+        curves = self.patients.filter(regex=r"^survival_\d+$").to_numpy()
+        names = list(self.patients.index)
+        fold = locked_predictions(
+            table,
+            dict(zip(names, self.patients["risk"], strict=True)),
+            dict(zip(names, curves, strict=True)),
+            dict(zip(names, self.patients["high"], strict=True)),
+            self.bins,
+        )
+        notes = [
+            "Whether these patients took part in the training is not known from a table; --model with --bags "
+            "tells."
+        ]
+        if self.failed:
+            notes.append(f"{self.failed} patients failed to be predicted and are left out.")
+        return fold, [*notes, *coverage(table, fold)]
 
 
 def coverage(table: CohortTable, fold: FoldPredictions) -> list[str]:

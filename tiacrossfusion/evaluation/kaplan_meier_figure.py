@@ -41,6 +41,7 @@ def kaplan_meier_figure(
 
     times = np.concatenate([fold.times for fold in folds])
     events = np.concatenate([fold.events for fold in folds])
+    entries = np.concatenate([fold.entered for fold in folds])
     high = np.concatenate([fold.high for fold in folds]).astype(bool)
     figure = new_figure(7.2, 5.4, title=title, note=note)
     axes = add_axes(figure, 1.05, 1.75, 5.85, 3.1)
@@ -54,12 +55,15 @@ def kaplan_meier_figure(
         y = -0.32 - 0.07 * row
         axes.text(-0.06, y, name, color=colour, **beside)
         for tick in ticks:
-            axes.text(tick, y, str((times[members] >= tick).sum()), color=colour, **below)
+            at_risk = _at_risk(times[members], entries[members], tick)
+            axes.text(tick, y, str(at_risk), color=colour, **below)
         if not members.any():
             continue
-        fitter = KaplanMeierFitter().fit(times[members], events[members])
+        entry = entries[members] if entries.any() else None
+        fitter = KaplanMeierFitter().fit(times[members], events[members], entry=entry)
         end = fitter.survival_function_.index.to_numpy()
-        shown = np.array([(times[members] >= time).sum() for time in end]) >= FEWEST_AT_RISK
+        followed = [_at_risk(times[members], entries[members], time) for time in end]
+        shown = np.array(followed) >= FEWEST_AT_RISK
         if not shown.any():
             shown[0] = True  # the group is named in the legend, with a curve of no length
         end = end[shown]
@@ -84,6 +88,11 @@ def kaplan_meier_figure(
     axes.set_ylabel("observed survival", fontsize=12)
     add_legend(axes, 10, loc="best", title=_p_text(groups))
     save_figure(figure, path)
+
+
+def _at_risk(times: np.ndarray, entries: np.ndarray, at: float) -> int:
+    """Patients who have entered before a time, or at 0, and whose follow-up has not ended."""
+    return int(((times >= at) & ((entries < at) | (entries == 0))).sum())
 
 
 def _p_text(groups: RiskGroups) -> str:

@@ -14,7 +14,8 @@ import numpy as np
 
 from tiacrossfusion.evaluation.bootstrap import bootstrap_counts, estimate
 from tiacrossfusion.evaluation.dependence import INDEPENDENT, Dependence, dependence_of
-from tiacrossfusion.evaluation.evaluation_notes import OPTIMISTIC, SMALLEST_G, evaluation_notes
+from tiacrossfusion.evaluation.evaluation_notes import OPTIMISTIC, evaluation_notes
+from tiacrossfusion.evaluation.horizon import Horizon
 from tiacrossfusion.evaluation.predictions import FoldPredictions, check_predictions
 from tiacrossfusion.evaluation.scores import (
     CalibrationRow,
@@ -54,36 +55,6 @@ _GROUP_SIZE, _MOST_GROUPS, _FEW_GROUPS = 20, 5, 4
 
 
 @dataclass(frozen=True, eq=False)
-class Horizon:
-    """Times that the follow-up of the training patients supports.
-
-    Attributes:
-        end: last time that every fold supports; NaN if no time is supported.
-        edges: inner bin edges, averaged over the folds.
-    """
-
-    end: float
-    edges: np.ndarray
-
-    @classmethod
-    def of(cls, folds: Sequence[FoldPredictions]) -> Horizon:
-        """Return that of some folds."""
-        end = min(fold.censoring.supported(SMALLEST_G) for fold in folds)
-        return cls(end, np.mean([fold.bins.edges[1:-1] for fold in folds], axis=0))
-
-    @property
-    def times(self) -> np.ndarray:
-        """Return the edges that are supported."""
-        return self.edges[self.edges <= self.end]
-
-    @property
-    def middle(self) -> float:
-        """Return the middle one of these; half of the horizon if no edge is supported."""
-        times = self.times
-        return float(times[len(times) // 2]) if len(times) else self.end / 2
-
-
-@dataclass(frozen=True, eq=False)
 class Measured:
     """What adds up over folds; the first axis is 1 + D bootstrap draws throughout."""
 
@@ -94,6 +65,7 @@ class Measured:
     brier_without_model: np.ndarray  # (1 + D,) sum over patients
     times: np.ndarray  # (N,) follow-up
     events: np.ndarray  # (N,)
+    entries: np.ndarray  # (N,) begin of follow-up
     high: np.ndarray  # (N,) above the cut-off
     survival: np.ndarray  # (N, T) predicted at the times of the calibration
     expected: np.ndarray  # (N, T) expected events up to the times, or the end of follow-up
@@ -111,6 +83,7 @@ class Measured:
             self.brier_without_model + other.brier_without_model,
             np.concatenate([self.times, other.times]),
             np.concatenate([self.events, other.events]),
+            np.concatenate([self.entries, other.entries]),
             np.concatenate([self.high, other.high]),
             np.concatenate([self.survival, other.survival]),
             np.concatenate([self.expected, other.expected]),
@@ -191,7 +164,10 @@ def _measure(
 ) -> Measured:
     """Compute what adds up over folds."""
     censoring = fold.censoring
-    if np.isfinite(horizon):
+    # Weights for censoring alone do not make up for patients who died before they could enter.
+    weighted = np.isfinite(horizon) and not fold.enters_late
+    unknown = np.full(len(counts), np.nan)
+    if weighted:
         uno = uno_pairs(fold.times, fold.events, fold.risks, censoring, horizon, counts)
         grid = np.linspace(0, horizon, _BRIER_STEPS + 1)
         without = kaplan_meier(fold.training_times, fold.training_events, grid)
@@ -203,30 +179,37 @@ def _measure(
             )
         )
     else:
-        unknown = np.full(len(counts), np.nan)
         uno, brier, brier_without_model = PairSums(unknown, unknown), unknown, unknown
     return Measured(
-        harrell_pairs(fold.times, fold.events, fold.risks, counts),
+        harrell_pairs(fold.times, fold.events, fold.risks, counts, fold.entered),
         uno,
-        tuple(_auc(fold, time, counts) for time in times),
+        tuple(
+            PairSums(unknown, unknown) if fold.enters_late else _auc(fold, time, counts)
+            for time in times
+        ),
         brier,
         brier_without_model,
         fold.times,
         fold.events,
+        fold.entered,
         fold.high,
         survival_at(fold.survival, fold.bins, times),
         np.array([_expected(fold, time) for time in times]).reshape(len(times), len(fold.times)).T,
         np.full(len(fold.times), fold.fold),
         counts,
-        np.array(cox_score(fold.times, fold.events, _ranks(fold.risks))),
+        np.array(cox_score(fold.times, fold.events, _ranks(fold.risks), fold.entered)),
     )
 
 
 def _expected(fold: FoldPredictions, time: float) -> np.ndarray:
-    """Expected events (N,) up to a time, or to the end of follow-up."""
+    """Expected events (N,) from entry up to a time, or to the end of follow-up."""
     curves = np.concatenate([np.ones_like(fold.survival[:, :1]), fold.survival], axis=1)
-    weights = interpolation(fold.bins, np.minimum(fold.times, time))  # (N, K + 1)
-    return expected_events((weights * curves).sum(axis=1))
+
+    def up_to(times: np.ndarray) -> np.ndarray:
+        weights = interpolation(fold.bins, np.minimum(times, time))  # (N, K + 1)
+        return expected_events((weights * curves).sum(axis=1))
+
+    return up_to(fold.times) - up_to(fold.entered)
 
 
 def _auc(fold: FoldPredictions, time: float, counts: np.ndarray) -> PairSums:
@@ -263,9 +246,11 @@ def _scores(
     patients, events = len(measured.times), int(measured.events.sum())
     no_pair = f"no pair of patients can be compared ({events} events among {patients} patients)"
     no_horizon = "the training patients' censoring supports no time"
+    if measured.entries.any():
+        no_horizon = "not computed, as follow-up begins after 0 for some patients"
     before = (
         f"no pair of patients can be compared before {horizon:.3g}"
-        if np.isfinite(horizon)
+        if np.isfinite(horizon) and not measured.entries.any()
         else no_horizon
     )
     return {
@@ -301,6 +286,8 @@ def _auc_over_time(
 ) -> tuple[TimeEstimate, ...]:
     """AUC at evenly spaced times, from the first tenth of the events to the horizon."""
     ends = np.concatenate([fold.times[fold.events == 1] for fold in folds])
+    if any(fold.enters_late for fold in folds):
+        return ()
     if len(ends) == 0 or not np.quantile(ends, 0.1) < horizon:
         return ()
     found = []
@@ -316,14 +303,19 @@ def _calibration(
     survival, factor = measured.survival[:, index], dependence.repeats
     groups = min(_MOST_GROUPS, max(1, len(survival) // _GROUP_SIZE))
     rows = []
-    for group in calibration_groups(measured.times, measured.events, survival, time, groups):
+    entries = measured.entries
+    for group in calibration_groups(
+        measured.times, measured.events, survival, time, groups, entries
+    ):
         note = ""
         if not np.isfinite(group.observed):
             note = "nobody of the group is followed up to this time"
         elif not np.isfinite(group.low):
             note = f"no interval at an observed survival of {group.observed:.0f}"
         rows.append(CalibrationRow(**vars(group), note=note))
-    ratio = observed_over_expected(measured.times, measured.events, survival, time, measured.counts)
+    ratio = observed_over_expected(
+        measured.times, measured.events, survival, time, measured.counts, entries
+    )
     undefined = "nobody is followed up to this time, or no event is predicted"
     whole = estimate(ratio, undefined, factor=factor, limits=(0, np.inf))
     observed = (measured.events == 1) & (measured.times <= time)
@@ -347,7 +339,9 @@ def _slope(
     measured: Measured, survival: np.ndarray, time: float, dependence: Dependence
 ) -> Estimate:
     """Calibration slope with its Wald interval."""
-    slope, error = calibration_slope(measured.times, measured.events, survival, time, measured.fold)
+    slope, error = calibration_slope(
+        measured.times, measured.events, survival, time, measured.fold, measured.entries
+    )
     narrow, wide = 1.96 * error, 1.96 * error * np.sqrt(dependence.factor)
     return Estimate(
         value=slope,
@@ -364,6 +358,7 @@ def _risk_groups(measured: Measured, factor: float) -> RiskGroups:
     from lifelines.statistics import logrank_test
     from scipy.stats import chi2
 
+    times, entries = measured.times, measured.entries
     high, events = measured.high.astype(bool), measured.events
     p, independent, note = float("nan"), float("nan"), ""
     if not high.any() or high.all():
@@ -371,10 +366,14 @@ def _risk_groups(measured: Measured, factor: float) -> RiskGroups:
     elif not events.any():
         note = "no events"
     else:
-        times = measured.times
-        test = logrank_test(times[high], times[~high], events[high], events[~high])
-        p = float(chi2.sf(test.test_statistic / factor, 1))
-        independent = float(test.p_value)
+        if entries.any():  # lifelines' test takes no entry
+            score, information = cox_score(times, events, high, entries)
+            statistic = score**2 / information if information > 0 else np.nan
+        else:
+            test = logrank_test(times[high], times[~high], events[high], events[~high])
+            statistic = test.test_statistic
+        p = float(chi2.sf(statistic / factor, 1))
+        independent = float(chi2.sf(statistic, 1))
         note = "" if np.isfinite(p) else "the groups are never at risk at the same time"
     return RiskGroups(
         low_patients=int((~high).sum()),

@@ -48,6 +48,7 @@ def write_predictions(folder: Path, folds: Sequence[FoldPredictions]) -> None:
             "fold": fold.fold,
             "time": np.asarray(fold.times, float),
             "event": np.asarray(fold.events, int),
+            **({} if fold.entries is None else {"entry": fold.entries}),
             "risk": np.asarray(fold.risks, float),
             "risk_group": np.where(fold.high, "high", "low"),
         }
@@ -87,7 +88,8 @@ def read_predictions(path: Path) -> list[FoldPredictions]:
     table = _read(file, _FIRST)
     training_table = _read(file.parent / TRAINING_TABLE, _TRAINING_COLUMNS)
     curve, edges = _bin_columns(file, table)
-    numbers = _numbers(file, table, ["fold", "time", "event", "risk", *curve, *edges])
+    entry = [name for name in ("entry",) if name in table]
+    numbers = _numbers(file, table, ["fold", "time", "event", "risk", *entry, *curve, *edges])
     training = _numbers(file.parent / TRAINING_TABLE, training_table, list(_TRAINING_COLUMNS))
     groups = ~table["risk_group"].isin(["low", "high"])
     if groups.any():
@@ -120,6 +122,7 @@ def read_predictions(path: Path) -> list[FoldPredictions]:
                     bins=bins,
                     training_times=training.loc[others, "time"].to_numpy(),
                     training_events=_as_events(training.loc[others, "event"]),
+                    entries=numbers.loc[mine, "entry"].to_numpy() if entry else None,
                 )
             )
         except ValidationError as error:

@@ -29,6 +29,7 @@ class FoldPredictions:
         bins: time bins of the fold, from its training patients.
         training_times: (M,) follow-up of the training patients.
         training_events: (M,) as `events`, of the training patients.
+        entries: (N,) times at which follow-up begins, below `times` (left truncation); None is 0 for all.
 
     Raises:
         TiacfError: values are missing, out of range or inconsistent; names the first.
@@ -44,6 +45,7 @@ class FoldPredictions:
     bins: TimeBins
     training_times: np.ndarray
     training_events: np.ndarray
+    entries: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         """Check shapes and values."""
@@ -54,7 +56,7 @@ class FoldPredictions:
             raise TiacfError(
                 f"{where}: {count - len(set(self.patients))} patients stand there twice"
             )
-        for name in ("times", "events", "risks", "high"):
+        for name in ("times", "events", "risks", "high", "entered"):
             if np.shape(getattr(self, name)) != (count,):
                 raise TiacfError(f"{where}: {name} are not one for each of {count} patients")
         if np.shape(self.survival) != (count, self.bins.num_bins):
@@ -71,6 +73,7 @@ class FoldPredictions:
         for name, wrong in (
             ("time that is not a number above 0", ~_positive(self.times)),
             ("event that is neither 0 nor 1", ~np.isin(self.events, (0, 1))),
+            ("entry that is not before the end of follow-up", ~self._enters_before_end()),
             ("risk that is not a finite number", ~np.isfinite(self.risks)),
             ("survival outside 0 to 1", ~inside.all(axis=1)),
             ("survival that rises", (np.diff(self.survival, axis=1) > _ROUNDING).any(axis=1)),
@@ -86,6 +89,19 @@ class FoldPredictions:
                 f"{where}: {int(wrong.sum())} of {len(wrong)} training patients have a time that is "
                 "not a number above 0 or an event that is neither 0 nor 1"
             )
+
+    @property
+    def entered(self) -> np.ndarray:
+        """Times (N,) at which follow-up begins."""
+        return np.zeros(len(self.patients)) if self.entries is None else self.entries
+
+    @property
+    def enters_late(self) -> bool:
+        """Return whether follow-up begins later than at 0 for a patient."""
+        return bool(self.entered.any())
+
+    def _enters_before_end(self) -> np.ndarray:
+        return np.isfinite(self.entered) & (self.entered >= 0) & (self.entered < self.times)
 
     @property
     def censoring(self) -> Censoring:
@@ -108,6 +124,7 @@ class FoldPredictions:
             risks=self.risks[rows],
             survival=self.survival[rows],
             high=self.high[rows],
+            entries=None if self.entries is None else self.entries[rows],
         )
 
 

@@ -78,7 +78,8 @@ def pooled_roc(folds: Sequence[FoldPredictions], at: float) -> tuple[np.ndarray,
     curves = [
         curve
         for fold in folds
-        if (curve := roc_curve(fold.times, fold.events, fold.risks, at, fold.censoring))
+        if not fold.enters_late
+        and (curve := roc_curve(fold.times, fold.events, fold.risks, at, fold.censoring))
     ]
     if not curves:
         return None

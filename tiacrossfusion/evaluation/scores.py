@@ -318,3 +318,15 @@ class CompetingRisks(FrozenModel):
     c_with_competing_events_kept: Estimate
     incidence: tuple[Incidence, ...]
     interval: str
+
+
+def figure_row(pooled: Scores) -> dict[str, float]:
+    """Return the main figures of a model by column of a table."""
+    row: dict[str, float] = {"patients": pooled.patients, "events": pooled.events}
+    for name in ("harrell_c", "uno_c", "brier"):
+        figure = getattr(pooled, name)
+        row |= {name: figure.value, f"{name}_low": figure.low, f"{name}_high": figure.high}
+    return row | {
+        "association_p": pooled.association_p,
+        "log_rank_p": pooled.risk_groups.log_rank_p,
+    }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -12,13 +11,18 @@ from pandas.api.types import is_numeric_dtype
 
 from tiacrossfusion.evaluation.bootstrap import bootstrap_counts, estimate
 from tiacrossfusion.evaluation.dependence import Dependence, dependence_of
-from tiacrossfusion.evaluation.measuring import Horizon
+from tiacrossfusion.evaluation.horizon import Horizon
 from tiacrossfusion.evaluation.predictions import FoldPredictions
 from tiacrossfusion.evaluation.scores import Estimate, HazardRatio, Subgroup, Subgroups
-from tiacrossfusion.survival import harrell_pairs, observed_over_expected, survival_at
+from tiacrossfusion.survival import (
+    harrell_pairs,
+    observed_over_expected,
+    stratified_cox,
+    survival_at,
+)
 
 if TYPE_CHECKING:
-    from lifelines import CoxPHFitter
+    pass
 
 #: Fewer events than this in a subgroup give no figures.
 FEW_EVENTS = 10
@@ -99,7 +103,8 @@ def _frame(fold: FoldPredictions, levels: pd.Series) -> pd.DataFrame:
         {
             "time": fold.times,
             "event": fold.events,
-            "fold": fold.fold,
+            "stratum": fold.fold,
+            **({} if fold.entries is None else {"entry": fold.entries}),
             "risk": fold.standardised_risks,
             "level": levels.loc[list(fold.patients)].to_numpy(),
         }
@@ -129,7 +134,7 @@ def _concordance(
     parts: Sequence[FoldPredictions], drawn: Sequence[np.ndarray], dependence: Dependence
 ) -> Estimate:
     pairs = [
-        harrell_pairs(part.times, part.events, part.risks, counts)
+        harrell_pairs(part.times, part.events, part.risks, counts, part.entered)
         for part, counts in zip(parts, drawn, strict=True)
     ]
     pooled = sum(pairs[1:], start=pairs[0])
@@ -149,7 +154,9 @@ def _ratio(
     )
     times = np.concatenate([part.times for part in parts])
     events = np.concatenate([part.events for part in parts])
-    ratio = observed_over_expected(times, events, survival, at, np.concatenate(drawn, axis=1))
+    entries = np.concatenate([part.entered for part in parts])
+    counts = np.concatenate(drawn, axis=1)
+    ratio = observed_over_expected(times, events, survival, at, counts, entries)
     undefined = "nobody is followed up to this time, or no event is predicted"
     return estimate(ratio, undefined, factor=dependence.repeats, limits=(0, np.inf))
 
@@ -160,7 +167,7 @@ def _hazard_ratio(frame: pd.DataFrame, dependence: Dependence) -> HazardRatio:
     unknown = HazardRatio(
         term=str(frame["level"].iloc[0]), value=np.nan, low=np.nan, high=np.nan, p=np.nan
     )
-    model = _fit(frame[["time", "event", "fold", "risk"]])
+    model = stratified_cox(frame.drop(columns="level"))
     if model is None:
         return unknown.model_copy(update={"note": "the regression has no solution"})
     b, error = float(model.params_["risk"]), float(model.standard_errors_["risk"])
@@ -177,27 +184,14 @@ def _interaction(frame: pd.DataFrame, dependence: Dependence) -> tuple[float, st
     levels = sorted(frame["level"].unique())
     if len(levels) < 2:
         return np.nan, f"no test: fewer than two subgroups have {FEW_EVENTS} events"
-    base = frame[["time", "event", "fold", "risk"]].copy()
+    base = frame.drop(columns="level")
     for number, level in enumerate(levels[1:]):
         base[f"level {number}"] = (frame["level"] == level).astype(float)
     full = base.copy()
     for number in range(len(levels) - 1):
         full[f"product {number}"] = base[f"level {number}"] * base["risk"]
-    one, two = _fit(base), _fit(full)
+    one, two = stratified_cox(base), stratified_cox(full)
     if one is None or two is None:
         return np.nan, "no test: the regression has no solution"
     statistic = max(0.0, 2 * float(two.log_likelihood_ - one.log_likelihood_))
     return float(chi2.sf(statistic / dependence.factor, len(levels) - 1)), ""
-
-
-def _fit(frame: pd.DataFrame) -> CoxPHFitter | None:
-    """Cox regression stratified by fold; None where it has no solution."""
-    from lifelines import CoxPHFitter
-    from lifelines.exceptions import ConvergenceError
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what does not converge is None
-            return CoxPHFitter().fit(frame, "time", "event", strata=["fold"])
-    except (ConvergenceError, np.linalg.LinAlgError, ValueError):
-        return None

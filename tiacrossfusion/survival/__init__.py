@@ -18,6 +18,7 @@ from tiacrossfusion.survival.discrete import hazards_of, interpolation, risk_of,
 from tiacrossfusion.survival.kaplan_meier import Censoring, kaplan_meier
 from tiacrossfusion.survival.proportional_hazards import breslow_increments
 from tiacrossfusion.survival.score_test import cox_score
+from tiacrossfusion.survival.stratified_cox import stratified_cox
 from tiacrossfusion.survival.time_bins import TimeBins, check_unit, median_survival, quantile_bins
 from tiacrossfusion.survival.time_dependent import (
     RocCurve,
@@ -56,6 +57,7 @@ __all__ = [
     "quantile_bins",
     "risk_of",
     "roc_curve",
+    "stratified_cox",
     "survival_at",
     "survival_curve",
     "uno_c",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from tiacrossfusion.survival.kaplan_meier import kaplan_meier
+from tiacrossfusion.survival.stratified_cox import stratified_cox
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,12 @@ class CalibrationGroup:
 
 
 def calibration_groups(
-    times: np.ndarray, events: np.ndarray, survival: np.ndarray, at: float, groups: int
+    times: np.ndarray,
+    events: np.ndarray,
+    survival: np.ndarray,
+    at: float,
+    groups: int,
+    entries: np.ndarray | None = None,
 ) -> list[CalibrationGroup]:
     """Compare predictions with Kaplan-Meier in groups of predicted survival, by rising prediction.
 
@@ -46,11 +51,13 @@ def calibration_groups(
         at: t.
         groups: how many groups of about equal size; equal predictions stay together, so there may be
             fewer.
+        entries: (N,) times at which follow-up begins; None is 0.
     """
+    entries = np.zeros(len(times)) if entries is None else entries
     inner = np.quantile(survival, np.linspace(0, 1, groups + 1)[1:-1])
     index = np.searchsorted(inner, survival, side="right")
     return [
-        _group(times[members], events[members], survival[members], at)
+        _group(times[members], events[members], survival[members], at, entries[members])
         for members in (index == number for number in range(groups))
         if members.any()
     ]
@@ -62,6 +69,7 @@ def observed_over_expected(
     survival: np.ndarray,
     at: float,
     counts: np.ndarray | None = None,
+    entries: np.ndarray | None = None,
 ) -> np.ndarray:
     """Observed over expected share of patients with the event up to t (calibration in the large).
 
@@ -73,7 +81,7 @@ def observed_over_expected(
         (...); NaN where nobody is followed up to t or no event is expected.
     """
     weights = np.ones(len(times)) if counts is None else np.asarray(counts, float)
-    curve = kaplan_meier(times, events, np.array([at]), weights)[..., 0]
+    curve = kaplan_meier(times, events, np.array([at]), weights, entries)[..., 0]
     known = (weights * (times >= at)).any(axis=-1) | (curve == 0)
     expected = (weights @ (1 - survival)) / weights.sum(axis=-1)
     defined = known & (expected > 0)
@@ -110,7 +118,12 @@ def calibration_intercept(
 
 
 def calibration_slope(
-    times: np.ndarray, events: np.ndarray, survival: np.ndarray, at: float, strata: np.ndarray
+    times: np.ndarray,
+    events: np.ndarray,
+    survival: np.ndarray,
+    at: float,
+    strata: np.ndarray,
+    entries: np.ndarray | None = None,
 ) -> tuple[float, float]:
     """Calibration slope at a time t, with its standard error, by lifelines.
 
@@ -124,13 +137,11 @@ def calibration_slope(
         survival: (N,) predicted survival at t.
         at: t.
         strata: (N,) groups with a baseline hazard each, such as folds.
+        entries: (N,) times at which follow-up begins; None is 0.
 
     Returns:
         NaN where the predictions are all the same, or the regression has no solution.
     """
-    from lifelines import CoxPHFitter
-    from lifelines.exceptions import ConvergenceError
-
     predictor = np.log(expected_events(np.clip(survival, None, 1 - 1e-12)))
     frame = pd.DataFrame(
         {
@@ -140,13 +151,12 @@ def calibration_slope(
             "stratum": strata,
         }
     )
+    if entries is not None and entries.any():
+        frame = frame.assign(entry=entries)[entries < at]
     if not frame["event"].any() or np.ptp(predictor) < 1e-8:
         return float("nan"), float("nan")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what does not converge is refused below
-            model = CoxPHFitter().fit(frame, "time", "event", strata=["stratum"])
-    except (ConvergenceError, np.linalg.LinAlgError, ValueError):
+    model = stratified_cox(frame)
+    if model is None:
         return float("nan"), float("nan")
     error = float(model.standard_errors_["predictor"])
     slope = float(model.params_["predictor"])
@@ -154,13 +164,13 @@ def calibration_slope(
 
 
 def _group(
-    times: np.ndarray, events: np.ndarray, survival: np.ndarray, at: float
+    times: np.ndarray, events: np.ndarray, survival: np.ndarray, at: float, entries: np.ndarray
 ) -> CalibrationGroup:
     from lifelines import KaplanMeierFitter
 
     observed = low = high = float("nan")
     failures = int((np.asarray(events, bool) & (times <= at)).sum())
-    curve = KaplanMeierFitter().fit(times, events)
+    curve = KaplanMeierFitter().fit(times, events, entry=entries if entries.any() else None)
     estimate = float(curve.predict(at))
     if times.max() >= at or estimate == 0:
         observed = estimate

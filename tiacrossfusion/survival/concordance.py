@@ -42,7 +42,11 @@ class PairSums:
 
 
 def harrell_pairs(
-    times: np.ndarray, events: np.ndarray, risks: np.ndarray, counts: np.ndarray | None = None
+    times: np.ndarray,
+    events: np.ndarray,
+    risks: np.ndarray,
+    counts: np.ndarray | None = None,
+    entries: np.ndarray | None = None,
 ) -> PairSums:
     """Pairs of Harrell's C (Harrell, Lee and Mark, Statistics in Medicine 15, 1996), sums of shape (...).
 
@@ -55,12 +59,14 @@ def harrell_pairs(
         events: (N,) 1 where the event was observed, 0 where the patient was censored.
         risks: (N,) higher is worse.
         counts: (..., N) how often each patient counts; None is once.
+        entries: (N,) times at which follow-up begins; j is compared only if followed when i has the event.
+            None is 0.
 
     Raises:
         TiacfError: risks are not finite.
     """
     weights = np.asarray(events, bool).astype(float)
-    return _pairs(times, events, risks, weights, counts)
+    return _pairs(times, events, risks, weights, counts, entries)
 
 
 def uno_pairs(
@@ -129,6 +135,7 @@ def _pairs(
     risks: np.ndarray,
     weights: np.ndarray,
     counts: np.ndarray | None,
+    entries: np.ndarray | None = None,
 ) -> PairSums:
     """Sums over pairs (i, j) with an event of i first, weighted by i (0 leaves i out)."""
     times, risks, observed = np.asarray(times, float), np.asarray(risks, float), np.asarray(events)
@@ -138,6 +145,8 @@ def _pairs(
     later = times[first, None] < times[None, :]
     censored_then = (times[first, None] == times[None, :]) & ~observed.astype(bool)[None, :]
     comparable = (later | censored_then) * weights[first, None]  # (M, N)
+    if entries is not None:
+        comparable = comparable * (np.asarray(entries)[None, :] < times[first, None])
     rows = counts[..., first]
     return PairSums(
         pair_sum(comparable * higher_risk(risks[first], risks), rows, counts),

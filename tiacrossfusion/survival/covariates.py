@@ -63,7 +63,8 @@ class CoxCovariates:
         """Estimate the coefficients and the baseline hazard; returns the object itself.
 
         Args:
-            patients: training patients: columns time, event and the covariates (`CohortTable.patients`).
+            patients: training patients: columns time, event, optionally entry (time at which follow-up
+                begins), and the covariates (`CohortTable.patients`).
 
         Raises:
             TiacfError: no covariate varies, there are fewer events than terms, or the fit fails.
@@ -92,7 +93,9 @@ class CoxCovariates:
         try:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
-                self._model.fit(terms.join(patients[["time", "event"]]), "time", "event")
+                outcome = [name for name in ("time", "event", "entry") if name in patients]
+                entry = "entry" if "entry" in patients else None
+                self._model.fit(terms.join(patients[outcome]), "time", "event", entry_col=entry)
         except (ConvergenceError, np.linalg.LinAlgError, TypeError, ValueError) as error:
             raise TiacfError(
                 f"Cox regression on {', '.join(self.covariates)} failed for {len(patients)} training "
@@ -136,13 +139,13 @@ class CoxCovariates:
                 f"{' who have it' if missing and len(known) else ''} and is left out"
             )
         elif is_numeric_dtype(values):
-            self._medians[name] = float(known.astype(float).median())
-            numbers = values.astype(float).fillna(self._medians[name])
+            with np.errstate(over="ignore"):  # the fit refuses what no sum can hold
+                self._medians[name] = float(known.astype(float).median())
+                numbers = values.astype(float).fillna(self._medians[name])
+                self._moments[name] = (float(numbers.mean()), float(numbers.std(ddof=0)))
             gaps = values.isna().astype(float)
             if gaps.mean() >= _GAPS:
                 self._gaps[name] = (float(gaps.mean()), float(gaps.std(ddof=0)))
-            with np.errstate(over="ignore"):  # the fit refuses what no sum can hold
-                self._moments[name] = (float(numbers.mean()), float(numbers.std(ddof=0)))
         else:
             # the most frequent first: it is the reference; by name where equally frequent
             counts = _categories(values).value_counts().sort_index()

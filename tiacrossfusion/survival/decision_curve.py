@@ -13,6 +13,7 @@ def decision_curve(
     probability: np.ndarray,
     at: float,
     thresholds: np.ndarray,
+    entries: np.ndarray | None = None,
 ) -> np.ndarray:
     """Net benefit (H,) of treating those whose probability of an event by a time t reaches a threshold.
 
@@ -27,12 +28,13 @@ def decision_curve(
         probability: (N,) predicted probability of the event by t; ones give the net benefit of treating all.
         at: t.
         thresholds: (H,) between 0 and 1.
+        entries: (N,) times at which follow-up begins; None is 0.
 
     Returns:
         0 where nobody reaches the threshold.
     """
     treated = probability[None, :] >= thresholds[:, None]  # (H, N)
     share = treated.mean(axis=1)
-    alive = kaplan_meier(times, events, np.array([at]), treated.astype(float))[:, 0]
+    alive = kaplan_meier(times, events, np.array([at]), treated.astype(float), entries)[:, 0]
     odds = thresholds / (1 - thresholds)
     return np.where(share > 0, share * (1 - alive) - share * alive * odds, 0.0)

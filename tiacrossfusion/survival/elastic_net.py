@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.survival.balanced_parts import balanced_parts
 
 #: Penalties of the path, from the smallest that leaves all coefficients 0, and the last as a share of it.
 _STEPS, _LAST = 25, 0.02
@@ -95,11 +96,7 @@ def _choose(
 
     The first, which leaves all coefficients 0, is not taken: such a model could not order patients.
     """
-    random = np.random.default_rng(seed)
-    fold = np.empty(len(x), int)
-    for state in (0, 1):
-        mine = random.permutation(np.flatnonzero(events == state))
-        fold[mine] = np.arange(len(mine)) % _FOLDS
+    fold = balanced_parts(events, _FOLDS, np.random.default_rng(seed))
     whole, total = _Likelihood(x, times, events), np.zeros(len(path))
     for number in range(_FOLDS):
         kept = fold != number

@@ -12,7 +12,11 @@ import numpy as np
 
 
 def kaplan_meier(
-    times: np.ndarray, events: np.ndarray, at: np.ndarray, counts: np.ndarray | None = None
+    times: np.ndarray,
+    events: np.ndarray,
+    at: np.ndarray,
+    counts: np.ndarray | None = None,
+    entries: np.ndarray | None = None,
 ) -> np.ndarray:
     """Kaplan-Meier estimate of survival (..., T) (Kaplan and Meier, JASA 53, 1958).
 
@@ -23,8 +27,10 @@ def kaplan_meier(
         events: (N,) 1 where the event was observed, 0 where the patient was censored.
         at: (T,) times at which the curve is read.
         counts: (..., N) how often each patient counts; None is once.
+        entries: (N,) times at which follow-up begins, before which a patient is not at risk (left truncation;
+            Tsai, Jewell and Wang, Biometrika 74, 1987, 883-886); None is 0.
     """
-    end, failures, _, followed = _table(times, events, counts)
+    end, failures, _, followed = _table(times, events, counts, entries)
     return _read(end, failures, followed, at)
 
 
@@ -61,16 +67,23 @@ class Censoring:
 
 
 def _table(
-    times: np.ndarray, events: np.ndarray, counts: np.ndarray | None
+    times: np.ndarray,
+    events: np.ndarray,
+    counts: np.ndarray | None,
+    entries: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """At each of U rising different times: the time, and (..., U) events, censored and followed."""
     weights = np.ones(len(times)) if counts is None else np.asarray(counts, float)
     order = np.argsort(times, kind="stable")
     end, first = np.unique(np.asarray(times)[order], return_index=True)
+    not_yet = np.zeros((*weights.shape[:-1], len(end)))
+    if entries is not None:  # who enters at a time is at risk after it
+        late = np.asarray(entries)[None, :] >= end[:, None]  # (U, N)
+        not_yet = weights @ late.T
     weights, observed = weights[..., order], np.asarray(events, float)[order]
     failures = np.add.reduceat(weights * observed, first, axis=-1)
     leaving = np.add.reduceat(weights, first, axis=-1)
-    followed = np.cumsum(leaving[..., ::-1], axis=-1)[..., ::-1]
+    followed = np.cumsum(leaving[..., ::-1], axis=-1)[..., ::-1] - not_yet
     return end, failures, leaving - failures, followed
 
 

@@ -5,7 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 
-def cox_score(times: np.ndarray, events: np.ndarray, covariate: np.ndarray) -> tuple[float, float]:
+def cox_score(
+    times: np.ndarray,
+    events: np.ndarray,
+    covariate: np.ndarray,
+    entries: np.ndarray | None = None,
+) -> tuple[float, float]:
     """Score and information of a Cox model at a coefficient of 0 (Cox, J R Stat Soc B 34, 1972, 187-220).
 
     At each event, the patient's covariate less its mean over the patients at risk, and its variance over
@@ -14,18 +19,28 @@ def cox_score(times: np.ndarray, events: np.ndarray, covariate: np.ndarray) -> t
     Args:
         times: (N,) follow-up times.
         events: (N,) 1 where the event was observed, 0 where the patient was censored.
-        covariate: (N,) of each patient.
+        covariate: (N,) of each patient; with 0 and 1 this is the log-rank test.
+        entries: (N,) times at which follow-up begins, before which a patient is not at risk; None is 0.
 
     Returns:
         Their sums over the events. The score over the root of the information is standard normal if the
         covariate has no effect.
     """
-    order = np.argsort(-np.asarray(times, float), kind="stable")  # the last first
-    ends, x = np.asarray(times, float)[order], np.asarray(covariate, float)[order]
+    ends, x = np.asarray(times, float), np.asarray(covariate, float)
     x = x - x.mean() if len(x) else x
-    last = np.searchsorted(-ends, -ends, side="right") - 1  # of those at risk at each time
-    at_risk = np.arange(1, len(x) + 1)[last]
-    mean = np.cumsum(x)[last] / at_risk
-    variance = np.cumsum(x**2)[last] / at_risk - mean**2
-    observed = np.asarray(events, bool)[order]
-    return float((x - mean)[observed].sum()), float(np.maximum(variance, 0)[observed].sum())
+    at = ends[np.asarray(events, bool)]
+    sums = _sums_from(ends, x, at)
+    if entries is not None:  # who enters at a time is at risk after it
+        sums = sums - _sums_from(np.asarray(entries, float), x, at)
+    at_risk, first, second = sums
+    mean = first / at_risk
+    variance = np.maximum(second / at_risk - mean**2, 0)
+    return float((x[np.asarray(events, bool)] - mean).sum()), float(variance.sum())
+
+
+def _sums_from(places: np.ndarray, x: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Number, sum and sum of squares (3, T) of values x (N,) whose place (N,) is at or after times (T,)."""
+    order = np.argsort(places, kind="stable")
+    values = np.stack([np.ones_like(x), x, x**2])[:, order]
+    beyond = np.concatenate([np.cumsum(values[:, ::-1], axis=1)[:, ::-1], np.zeros((3, 1))], axis=1)
+    return beyond[:, np.searchsorted(places[order], at, side="left")]

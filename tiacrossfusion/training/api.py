@@ -13,6 +13,8 @@ from tiacrossfusion.training.devices import Devices
 from tiacrossfusion.training.judge import MODELS
 from tiacrossfusion.training.plan import BUNDLE, read_cohort
 from tiacrossfusion.training.run import TrainingRun
+from tiacrossfusion.training.space import Tuning
+from tiacrossfusion.training.tuning import check_installed
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ def train(
     models: Sequence[str] = (),
     devices: Devices | None = None,
     cache: str | Path | None = None,
+    tuning: Tuning | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Trained:
     """Train and judge survival models, or go on with a training that was interrupted.
@@ -58,6 +61,8 @@ def train(
         devices: where networks are trained; None for one device of this machine.
         cache: folder for the uncompressed features of a cohort that does not fit into memory, which is kept
             and may be shared by runs; without it they are in `output_path` until the training is finished.
+        tuning: choose settings of one network by Optuna, inside the training part of each fold; None trains
+            with the settings that are given.
         say: gets a line for each step; None is silent.
 
     Raises:
@@ -67,6 +72,8 @@ def train(
     checked = _config(config, models)
     devices = devices or Devices()
     devices.check()
+    if tuning is not None:
+        check_installed()
     cohort = read_cohort(Path(table), None if bags is None else Path(bags), checked)
     run = TrainingRun(
         Path(output_path),
@@ -75,6 +82,7 @@ def train(
         devices=devices,
         cache=None if cache is None else Path(cache),
         say=say,
+        tuning=tuning,
     )
     if say is not None:
         for line in run.plan.messages:

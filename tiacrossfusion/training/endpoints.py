@@ -2,45 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from tiacrossfusion.errors import UsageError
-from tiacrossfusion.io.atomic import write_text
+from tiacrossfusion.cohorts.endpoints import columns_of_endpoint, write_endpoints
 from tiacrossfusion.training.api import Trained, train
 from tiacrossfusion.training.config import TrainingConfig
 from tiacrossfusion.training.devices import Devices
-
-ENDPOINTS = "endpoints.csv"
-
-
-def read_endpoints(options: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """Read endpoints written as `OS=OS.time,OS`: columns of time and event by name.
-
-    Raises:
-        UsageError: one is written otherwise, or a name is given twice.
-    """
-    found: dict[str, tuple[str, str]] = {}
-    for option in options:
-        name, sign, text = option.partition("=")
-        columns = [column.strip() for column in text.split(",")]
-        if (
-            not sign
-            or not re.fullmatch(r"\w[\w.-]*", name)
-            or len(columns) != 2
-            or not all(columns)
-        ):
-            raise UsageError(
-                f"--endpoint {option}: write a name and the columns of time and event, such as OS=OS.time,OS"
-            )
-        if name in found:
-            raise UsageError(f"--endpoint {name}: is given twice")
-        found[name] = (columns[0], columns[1])
-    return found
 
 
 def train_endpoints(
@@ -73,11 +43,10 @@ def train_endpoints(
         TiacfError: the table or the bags are at fault; endpoints before are kept.
     """
     output, found, rows = Path(output_path), {}, []
-    for name, (time, event) in endpoints.items():
+    for name, endpoint in endpoints.items():
+        columns = columns_of_endpoint(config.columns, endpoint)
         if say is not None:
-            say(f"endpoint {name}: time {time}, event {event}")
-        changed: dict[str, Any] = {"time": time, "event": event, "censorship": None}
-        columns = config.columns.model_copy(update=changed)
+            say(f"endpoint {name}: time {columns.time}, event {columns.event}")
         found[name] = train(
             table,
             bags,
@@ -88,10 +57,6 @@ def train_endpoints(
             cache=cache,
             say=say,
         )
-        rows.append(pd.read_csv(found[name].table).assign(endpoint=name))
-    if rows:
-        joined = pd.concat(rows)
-        first = joined.pop("endpoint")
-        joined.insert(0, "endpoint", first)
-        write_text(output / ENDPOINTS, joined.to_csv(index=False, lineterminator="\n"))
+        rows.append((name, pd.read_csv(found[name].table)))
+    write_endpoints(output, rows)
     return found

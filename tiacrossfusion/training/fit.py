@@ -86,8 +86,8 @@ def _say_of(say: Say, label: str, line: str) -> None:
 
 def _about_steps(plan: Plan, model: str, fold: Fold, devices: Devices) -> Iterator[str]:
     """Yield what to say about the number of steps of the optimiser in a fold."""
-    own = plan.config.recipe_of(model)
-    recipe = plan.config.recipe_of(model, len(fold.train), devices.count())
+    own = plan.config_of(fold).recipe_of(model)
+    recipe = plan.config_of(fold).recipe_of(model, len(fold.train), devices.count())
     steps = math.ceil(len(fold.train) / (devices.count() * recipe.patients_per_step))
     if recipe.epochs > own.epochs:
         yield f"{recipe.epochs} epochs instead of {own.epochs}, since an epoch has only {steps} steps"
@@ -151,7 +151,7 @@ def _fit_network(
     )
     fitted = fit_fold(
         model,
-        plan.config,
+        plan.config_of(fold),
         bags,
         training,
         validation,
@@ -217,6 +217,7 @@ def _predictions(
         bins=bins,
         training_times=training.time.to_numpy(float),
         training_events=training.event.to_numpy(int),
+        entries=test["entry"].to_numpy(float) if "entry" in test else None,
     )
 
 

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
 from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.evaluation.added_value import added_value
-from tiacrossfusion.evaluation.clinic_files import ADDED_VALUE, write_clinic
+from tiacrossfusion.evaluation.clinic_files import ADDED_VALUE
 from tiacrossfusion.evaluation.comparison import compare
 from tiacrossfusion.evaluation.evaluation_files import read_evaluation
+from tiacrossfusion.evaluation.judging import Judgement, write_judgement
 from tiacrossfusion.evaluation.measuring import evaluate
-from tiacrossfusion.evaluation.page_writing import write_page
 from tiacrossfusion.evaluation.prediction_files import read_predictions, write_predictions
 from tiacrossfusion.evaluation.predictions import FoldPredictions
-from tiacrossfusion.evaluation.report import write_evaluation
-from tiacrossfusion.evaluation.scores import CHANCE, AddedValue, Evaluation
+from tiacrossfusion.evaluation.scores import CHANCE, AddedValue, Evaluation, figure_row
 from tiacrossfusion.io.atomic import write_text
 from tiacrossfusion.models.bundle import load_bundle
 from tiacrossfusion.networks.registry import COX_COVARIATES
@@ -46,26 +46,23 @@ def judge_model(plan: Plan, model: str, bags: CohortBags | None) -> Evaluation:
             fold.number: read_metrics(plan.fold_folder(model, fold) / METRICS)
             for fold in plan.folds
         }
-    added = None
+    judged = Judgement(model, evaluation)
     if plan.config.columns.covariates and model != COX_COVARIATES:
         covariates = plan.cohort.table.patients[list(plan.config.columns.covariates)]
         try:
-            added = added_value(folds, covariates, seed=plan.config.seed)
+            judged = replace(judged, added=added_value(folds, covariates, seed=plan.config.seed))
         except TiacfError as error:
             note = f"What the model adds to the covariates could not be computed: {error}"
             evaluation = evaluation.model_copy(update={"notes": (*evaluation.notes, note)})
-    pictures = write_evaluation(
+            judged = replace(judged, evaluation=evaluation)
+    write_judgement(
         place,
         folds,
-        evaluation,
+        judged,
         title=f"{plan.cohort.name}: {model}",
         learning_curves=curves,
-        note="Research use only.",
+        settings=plan.config.model_dump(mode="json", exclude_none=True, exclude={"models"}),
     )
-    title = f"{plan.cohort.name}: {model}"
-    pictures += write_clinic(place, added, (), title=title, note="Research use only.")
-    settings = plan.config.model_dump(mode="json", exclude_none=True, exclude={"models"})
-    write_page(place, evaluation, title=title, pictures=pictures, added=added, settings=settings)
     if bags is not None and len(plan.folds) > 1 and not _is_bundle(plan, model):
         members = [plan.fold_folder(model, fold) / BUNDLE for fold in plan.folds]
         save_ensemble(plan.ensemble(model), members, model, plan.cohort, bags, evaluation)
@@ -105,16 +102,7 @@ def _write_models(plan: Plan) -> None:
             finished[model] = read_evaluation(place).pooled, read_predictions(place)
     rows, first = [], next(iter(finished))
     for model, (pooled, predictions) in finished.items():
-        row: dict[str, Any] = {
-            "model": model,
-            "patients": pooled.patients,
-            "events": pooled.events,
-        }
-        for name in ("harrell_c", "uno_c", "brier"):
-            figure = getattr(pooled, name)
-            row |= {name: figure.value, f"{name}_low": figure.low, f"{name}_high": figure.high}
-        row["association_p"] = pooled.association_p
-        row["log_rank_p"] = pooled.risk_groups.log_rank_p
+        row: dict[str, Any] = {"model": model, **figure_row(pooled)}
         with suppress(OSError, ValueError):
             added = AddedValue.model_validate_json(
                 (plan.model_folder(model) / ADDED_VALUE).read_bytes()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from tiacrossfusion.errors import UsageError
 from tiacrossfusion.networks.registry import COX_COVARIATES, COXNETS
 from tiacrossfusion.text import printable
 from tiacrossfusion.training.config import ProtocolSettings, TrainingConfig
+from tiacrossfusion.training.space import Tuning
 
 BUNDLE, ENSEMBLE = "bundle", "ensemble"
 
@@ -80,6 +81,8 @@ class Plan:
     Attributes:
         folds: division of the patients; the same for all models.
         messages: what was left out, and what does not fit between splits and table, one line each.
+        tuning: how settings are chosen in each fold; None trains all with those of `config`.
+        tuned: settings that were chosen, by number of the fold.
     """
 
     folder: Path
@@ -87,6 +90,12 @@ class Plan:
     config: TrainingConfig
     folds: tuple[Fold, ...]
     messages: tuple[str, ...]
+    tuning: Tuning | None = None
+    tuned: Mapping[int, TrainingConfig] = field(default_factory=dict)
+
+    def config_of(self, fold: Fold) -> TrainingConfig:
+        """Return the settings that a fold is trained with."""
+        return self.tuned.get(fold.number, self.config)
 
     @property
     def optimistic(self) -> bool:
@@ -134,7 +143,9 @@ class Plan:
         return {name: self.cohort.sources[name] for name in names}
 
 
-def make_plan(folder: Path, cohort: Cohort, config: TrainingConfig) -> Plan:
+def make_plan(
+    folder: Path, cohort: Cohort, config: TrainingConfig, tuning: Tuning | None = None
+) -> Plan:
     """Divide the patients and check that all models can be trained; nothing is written.
 
     Raises:
@@ -155,7 +166,24 @@ def make_plan(folder: Path, cohort: Cohort, config: TrainingConfig) -> Plan:
         raise UsageError(f"{plan.networks[0]} needs bags; give their folder with --bags")
     if plan.networks:
         _check_networks(plan)
+    if tuning is not None:
+        _check_tuning(plan)
+        plan = replace(plan, tuning=tuning)
     return replace(plan, messages=(*plan.messages, *_few_events(plan)))
+
+
+def _check_tuning(plan: Plan) -> None:
+    """Refuse what settings cannot be chosen for."""
+    if len(plan.networks) != 1:
+        raise UsageError("tiacf tune takes one network; give one with --model")
+    if plan.networks[0] in COXNETS:
+        raise UsageError(
+            f"{plan.networks[0]} chooses its penalty by itself; train it with tiacf train"
+        )
+    if plan.optimistic:
+        raise UsageError(
+            "--protocol official tests the patients that choose; take --protocol nested or holdout"
+        )
 
 
 def _few_events(plan: Plan) -> list[str]:
@@ -186,6 +214,11 @@ def _check_networks(plan: Plan) -> None:
     from tiacrossfusion.training.fold import build_on_meta
 
     names = plan.config.columns.covariates
+    if plan.config.columns.entry is not None:
+        raise UsageError(
+            f"--entry-time: {plan.networks[0]} does not learn from left-truncated times, {COX_COVARIATES} "
+            "alone does; leave one of them out"
+        )
     taken = {size for model in plan.networks for size in network_sizes(model)}
     odd = sorted(plan.config.network.sizes.keys() - taken)
     if odd:
@@ -205,6 +238,19 @@ def _check_networks(plan: Plan) -> None:
             )
 
 
+def divide(
+    table: CohortTable, folds: int, validation_share: float, *, seed: int
+) -> tuple[list[Fold], list[str]]:
+    """Divide patients into folds, by site if the table has sites; returns them with what is said of it.
+
+    Raises:
+        TiacfError: there are too few patients or sites.
+    """
+    if table.sites is None:
+        return nested_folds(table, folds, validation_share, seed=seed), []
+    return site_folds(table, folds, validation_share, seed=seed)
+
+
 def _repeated(
     table: CohortTable, settings: ProtocolSettings, seed: int
 ) -> tuple[list[Fold], list[str]]:
@@ -213,11 +259,8 @@ def _repeated(
     said: list[str] = []
     for repeat in range(settings.repeats):
         own = seed if repeat == 0 else int(np.random.default_rng([seed, repeat]).integers(2**32))
-        if table.sites is None:
-            made = nested_folds(table, settings.folds, settings.validation_share, seed=own)
-        else:
-            made, lines = site_folds(table, settings.folds, settings.validation_share, seed=own)
-            said += lines
+        made, lines = divide(table, settings.folds, settings.validation_share, seed=own)
+        said += lines
         folds += [replace(fold, number=len(folds) + fold.number) for fold in made]
     return folds, list(dict.fromkeys(said))
 

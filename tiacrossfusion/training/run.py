@@ -6,6 +6,7 @@
 - `<model>/fold-<k>/`: `metrics.csv` by epoch and `out_of_fold.csv` of the test patients
 - `<model>/fold-<k>/bundle/`: model bundle of the fold, for `tiacf predict`
 - `<model>/ensemble/`: bundle of all folds together
+- `tuning/fold-<k>/`: of `tiacf tune`, `study.log` (Optuna's journal) and `trials.csv`
 - `.features/`: uncompressed features of a cohort that does not fit into memory, until the run is finished
 - `<model>/`: `out_of_fold.csv` of all folds, `evaluation.json`, pictures
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 from lightning.fabric.utilities.rank_zero import rank_zero_only
@@ -29,6 +31,8 @@ from tiacrossfusion.training.judge import judge_model
 from tiacrossfusion.training.lock import alone_in
 from tiacrossfusion.training.plan import Cohort, make_plan
 from tiacrossfusion.training.run_file import check_bags, open_folder
+from tiacrossfusion.training.space import Tuning
+from tiacrossfusion.training.tuning import tuned_settings
 
 #: Folder of the uncompressed features within that of a run.
 CACHE = ".features"
@@ -59,9 +63,10 @@ class TrainingRun:
         devices: Devices | None = None,
         cache: Path | None = None,
         say: Callable[[str], None] | None = None,
+        tuning: Tuning | None = None,
     ) -> None:
         """Make or check the folder."""
-        self.plan = make_plan(Path(folder), cohort, config)
+        self.plan = make_plan(Path(folder), cohort, config, tuning)
         self.leader = getattr(rank_zero_only, "rank", 0) == 0
         self._devices, self._say = devices or Devices(), say
         self._bags: CohortBags | None = None
@@ -79,7 +84,9 @@ class TrainingRun:
         with alone_in(self.plan.folder) if self.leader else nullcontext():
             open_folder(self.plan)  # again: another run may have used the folder since
             if self.plan.networks:  # checked before any model is trained
-                self._bags_of(self.plan.networks[0])
+                bags = self._bags_of(self.plan.networks[0])
+                if self.plan.tuning is not None and bags is not None:
+                    self._choose_settings(self.plan.tuning, bags)
             for model in self.plan.config.models:
                 self.fit(model)
                 if self.leader:
@@ -103,6 +110,13 @@ class TrainingRun:
             say=self._say or (lambda _: None),
             show_progress=self._say is not None,
         )
+
+    def _choose_settings(self, tuning: Tuning, bags: CohortBags) -> None:
+        """Choose the settings of each fold."""
+        chosen = tuned_settings(
+            self.plan, tuning, bags, devices=self._devices, say=self._say or (lambda _: None)
+        )
+        self.plan = replace(self.plan, tuned=chosen)
 
     def judge(self, model: str) -> Evaluation:
         """Write predictions, figures, pictures and the ensemble of a model whose folds are finished.

@@ -31,6 +31,7 @@ def open_folder(plan: Plan) -> None:
     record: dict[str, Any] = {
         "config": plan.config.model_dump(mode="json", exclude={"models"}),
         "recipes": {model: asdict(plan.config.recipe_of(model)) for model in plan.networks},
+        "tuning": None if plan.tuning is None else plan.tuning.model_dump(mode="json"),
         "table": {"name": plan.cohort.name, "sha256": plan.cohort.table.sha256},
         "messages": list(plan.messages),
         "versions": {name: version(name) for name in _VERSIONED},
@@ -39,6 +40,8 @@ def open_folder(plan: Plan) -> None:
         with _reading(path):
             earlier = json.loads(path.read_text(encoding="utf-8"))
             differs = _differences(earlier["config"], record["config"])
+            if earlier.get("tuning") != record["tuning"]:
+                differs.append("choice of settings (tiacf tune)")
             earlier_recipes = earlier["recipes"]
             recipes = record["recipes"] | earlier_recipes  # of all models in the folder
             for model in record["recipes"]:
