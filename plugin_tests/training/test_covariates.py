@@ -10,6 +10,7 @@ from lifelines import CoxPHFitter
 from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.survival import TimeBins
 from tiacrossfusion.survival.covariates import RIDGE, CoxCovariates
+from tiacrossfusion.training.api import train
 
 BINS = TimeBins(edges=(0, 3, 10, 20, 60), unit="months")
 
@@ -133,3 +134,21 @@ def test_impossible_fits_are_one_line():
     with pytest.raises(TiacfError, match="Cox regression on age failed for 400") as caught:
         CoxCovariates(["age"]).fit(huge)
     assert "\n" not in str(caught.value)
+
+
+def test_permutation_finds_an_effect_and_none(tmp_path):
+    frame = patients(150)
+    frame["noise"] = np.random.default_rng(1).normal(size=len(frame))
+    frame.rename_axis("patient").to_csv(tmp_path / "t.csv")
+    found = {}
+    for name in ("age", "noise"):
+        config = {
+            "time_unit": "months",
+            "models": ["cox-covariates"],
+            "columns": {"covariates": [name]},
+        }
+        trained = train(tmp_path / "t.csv", None, tmp_path / name, config=config, permutations=19)
+        found[name] = trained.evaluations["cox-covariates"]
+    assert found["age"].permutation_p == pytest.approx(1 / 20)
+    assert found["noise"].permutation_p > 1 / 20
+    assert "19 permutations" in (tmp_path / "age/cox-covariates/report.html").read_text()

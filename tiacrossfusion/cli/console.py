@@ -55,6 +55,9 @@ def print_figures(model: str, evaluation: Evaluation, where: str = "out of fold"
         value = f"{figure.value:.3f} (95 % interval {figure.low:.3f} to {figure.high:.3f})"
         click.echo(f"    {name:24}{figure.note or value}")
     click.echo(f"    {'p of association':24}{format(pooled.association_p, '.2g')}")
+    if evaluation.permutation_p is not None:
+        p = f"{evaluation.permutation_p:.2g} ({evaluation.permutations} refitted)"
+        click.echo(f"    {'p by permutation':24}{p}")
     groups = pooled.risk_groups
     click.echo(f"    {'log-rank p':24}{groups.note or format(groups.log_rank_p, '.2g')}")
     click.echo(f"    {evaluation.interval}")

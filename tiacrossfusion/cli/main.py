@@ -26,6 +26,7 @@ from tiacrossfusion.cli.predict import predict
 from tiacrossfusion.cli.simulate import simulate
 from tiacrossfusion.cli.status import status
 from tiacrossfusion.cli.train import train
+from tiacrossfusion.cli.tune import tune
 from tiacrossfusion.errors import TiacfError, UsageError
 from tiacrossfusion.runs.signals import LINE, end, interrupted
 from tiacrossfusion.text import printable
@@ -107,6 +108,7 @@ for command in (
     status,
     convert,
     train,
+    tune,
     evaluate,
     models,
     encoders,

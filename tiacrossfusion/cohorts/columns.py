@@ -16,6 +16,7 @@ COLUMN_OPTIONS = {
     "ordinal": "--ordinal",
     "patient_characters": "--patient-characters",
     "fold_by": "--fold-by",
+    "further": "--by, --cause",
 }
 
 #: `Columns.fold_by` that reads the site from TCGA's barcodes.
@@ -40,6 +41,7 @@ class Columns(BaseModel):
             except text for a missing value (`cohorts.levels`).
         patient_characters: only that many first characters of the patient column name the patient; None
             takes the whole, or of TCGA barcodes the 12 that name the patient.
+        further: other columns to read, such as those of subgroups; the same for all slides of a patient.
         fold_by: column of the sites, none of which is in two parts of a fold; "tcga-site" reads them from the
             barcodes of the patients.
     """
@@ -56,3 +58,9 @@ class Columns(BaseModel):
     ordinal: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     patient_characters: int | None = Field(None, ge=1, le=1000)
     fold_by: str | None = None
+    further: tuple[str, ...] = ()
+
+    @property
+    def of_patients(self) -> tuple[str, ...]:
+        """Return covariates and further columns, each once."""
+        return tuple(dict.fromkeys((*self.covariates, *self.further)))

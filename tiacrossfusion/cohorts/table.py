@@ -102,7 +102,7 @@ def read_table(
     refuse_other_notation(path, columns.time, frame["time"], COLUMN_OPTIONS["time"])
     reasons = _unusable_follow_up(path, frame, columns)
     refuse_implausible(path, frame["time"], time_unit, COLUMN_OPTIONS["time"])
-    for name in columns.covariates:
+    for name in columns.of_patients:
         lacking = _unusable_covariate(path, frame, name)
         if covariates_may_miss:
             frame[name] = frame[name].mask(next(iter(lacking.values())))
@@ -116,7 +116,7 @@ def read_table(
     patients = patients.sort_index()
     sites = None if columns.fold_by is None else sites_of(path, patients, columns.fold_by)
     follow_up = ["time", "event", *(["entry"] if columns.entry else [])]
-    patients = patients[[*follow_up, *columns.covariates]]
+    patients = patients[[*follow_up, *columns.of_patients]]
     patients = patients.astype({"time": float, "event": int})
     if not patients["event"].any():
         option = COLUMN_OPTIONS["event" if columns.censorship is None else "censorship"]
@@ -183,7 +183,7 @@ def _read_columns(path: Path, columns: Columns) -> tuple[pd.DataFrame, list[str]
         frame["entry"] = _entries(path, raw, columns.entry)
     if columns.fold_by not in (None, TCGA_SITE):
         frame["site"] = without_placeholders(raw[columns.fold_by])
-    covariates = raw[list(columns.covariates)].apply(without_placeholders)
+    covariates = raw[list(columns.of_patients)].apply(without_placeholders)
     for name, levels in columns.ordinal.items():
         if name not in covariates:
             raise UsageError(
@@ -196,10 +196,10 @@ def _read_columns(path: Path, columns: Columns) -> tuple[pd.DataFrame, list[str]
 def _distinct(columns: Columns) -> None:
     """Refuse columns asked for in two roles: a covariate that is the outcome would tell it."""
     outcome = columns.event if columns.censorship is None else columns.censorship
-    roles = [columns.time, outcome, *columns.covariates]
+    roles = [columns.time, outcome, *columns.of_patients]
     twice = sorted({name for name in roles if roles.count(name) > 1})
     kept = {"time", "event", "entry", "slide", "patient"}
-    taken = [name for name in columns.covariates if name in kept]
+    taken = [name for name in columns.of_patients if name in kept]
     if twice:
         raise UsageError(
             f"the column {twice[0]!r} is asked for twice among time, event and covariates; "
@@ -214,9 +214,9 @@ def _distinct(columns: Columns) -> None:
 def _present(path: Path, raw: pd.DataFrame, columns: Columns) -> None:
     """Refuse a table without the columns asked for, naming those that look like them."""
     outcome = "event" if columns.censorship is None else "censorship"
-    wanted = {
-        getattr(columns, role): COLUMN_OPTIONS[role] for role in ("patient", "time", outcome)
-    } | dict.fromkeys(columns.covariates, COLUMN_OPTIONS["covariates"])
+    wanted = {getattr(columns, role): COLUMN_OPTIONS[role] for role in ("patient", "time", outcome)}
+    wanted |= dict.fromkeys(columns.further, COLUMN_OPTIONS["further"])
+    wanted |= dict.fromkeys(columns.covariates, COLUMN_OPTIONS["covariates"])
     for role in ("entry", "fold_by"):
         if getattr(columns, role) not in (None, TCGA_SITE):
             wanted[getattr(columns, role)] = COLUMN_OPTIONS[role]
@@ -232,7 +232,7 @@ def _present(path: Path, raw: pd.DataFrame, columns: Columns) -> None:
 def _plain_values(path: Path, raw: pd.DataFrame, columns: Columns) -> None:
     """Refuse lists and the like, which Parquet has, in the columns asked for."""
     outcome = columns.event if columns.censorship is None else columns.censorship
-    for name in (columns.slide, columns.patient, columns.time, outcome, *columns.covariates):
+    for name in (columns.slide, columns.patient, columns.time, outcome, *columns.of_patients):
         if name in raw and not raw[name].map(is_scalar).all():
             raise TiacfError(
                 f"{path}: the column {name!r} holds lists or the like; a cell has one value"
@@ -357,7 +357,7 @@ def _leave_out(
 def _agree_within_patients(
     path: Path, frame: pd.DataFrame, columns: Columns, notes: Sequence[str]
 ) -> None:
-    names = ["time", "event", *(["entry"] if columns.entry else []), *columns.covariates]
+    names = ["time", "event", *(["entry"] if columns.entry else []), *columns.of_patients]
     if columns.fold_by not in (None, TCGA_SITE):
         names.append("site")
 

@@ -112,10 +112,8 @@ class Clinic:
         Raises:
             TiacfError: the table is at fault.
         """
-        names = dict.fromkeys(
-            (*self.columns.covariates, *self.by, *filter(None, [self.cause]), *needed)
-        )
-        columns = self.columns.model_copy(update={"covariates": tuple(names)})
+        further = (*self.by, *filter(None, [self.cause]), *needed)
+        columns = self.columns.model_copy(update={"further": further})
         return read_table(
             self.table,
             columns,

@@ -148,6 +148,9 @@ class Evaluation(FrozenModel):
         variance_factor: of pooled figures against independent folds, see `dependence`.
         optimistic: whether the patients reported on also helped to choose the model.
         notes: what a reader has to know.
+        permutation_p: p of the pooled C where follow-up is permuted and all folds are refitted; None if that
+            was not asked for.
+        permutations: how many.
     """
 
     time_unit: str
@@ -164,6 +167,8 @@ class Evaluation(FrozenModel):
     draws: int
     seed: int
     notes: tuple[str, ...]
+    permutation_p: float | None = None
+    permutations: int = 0
 
 
 class Comparison(FrozenModel):

@@ -82,6 +82,9 @@ def _main(evaluation: Evaluation) -> Table:
         ),
         ("Log-rank p of the risk groups", groups.note or f"{groups.log_rank_p:.2g}"),
     ]
+    if evaluation.permutation_p is not None:
+        name = f"p of Harrell's C by {evaluation.permutations} permutations, all folds refitted"
+        rows.append((name, f"{evaluation.permutation_p:.2g}"))
     return Table("Figures", ("figure", "value (95 % interval)"), rows)
 
 

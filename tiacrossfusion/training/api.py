@@ -7,10 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tiacrossfusion.errors import UsageError
 from tiacrossfusion.evaluation.scores import Evaluation
+from tiacrossfusion.io.arguments import at_least
 from tiacrossfusion.training.config import TrainingConfig, make_config, read_settings
 from tiacrossfusion.training.devices import Devices
 from tiacrossfusion.training.judge import MODELS
+from tiacrossfusion.training.loggers import check_loggers
+from tiacrossfusion.training.permutation import CHEAP
 from tiacrossfusion.training.plan import BUNDLE, read_cohort
 from tiacrossfusion.training.run import TrainingRun
 from tiacrossfusion.training.space import Tuning
@@ -44,6 +48,8 @@ def train(
     devices: Devices | None = None,
     cache: str | Path | None = None,
     tuning: Tuning | None = None,
+    loggers: Sequence[str] = (),
+    permutations: int = 0,
     say: Callable[[str], None] | None = None,
 ) -> Trained:
     """Train and judge survival models, or go on with a training that was interrupted.
@@ -63,6 +69,9 @@ def train(
             and may be shared by runs; without it they are in `output_path` until the training is finished.
         tuning: choose settings of one network by Optuna, inside the training part of each fold; None trains
             with the settings that are given.
+        loggers: where losses are kept besides `metrics.csv`: "tensorboard", "wandb", "mlflow".
+        permutations: of the follow-up, with all folds refitted, for a p of models that are quickly fitted
+            (`cox-covariates`, `coxnet`); 0 for none.
         say: gets a line for each step; None is silent.
 
     Raises:
@@ -72,6 +81,12 @@ def train(
     checked = _config(config, models)
     devices = devices or Devices()
     devices.check()
+    check_loggers(loggers)
+    at_least("--permutations", permutations, 0)
+    if permutations and not set(checked.models) & set(CHEAP) and not checked.columns.covariates:
+        raise UsageError(
+            f"--permutations is for {', '.join(CHEAP)}; name one with --model, or leave it out"
+        )
     if tuning is not None:
         check_installed()
     cohort = read_cohort(Path(table), None if bags is None else Path(bags), checked)
@@ -83,6 +98,8 @@ def train(
         cache=None if cache is None else Path(cache),
         say=say,
         tuning=tuning,
+        loggers=loggers,
+        permutations=permutations,
     )
     if say is not None:
         for line in run.plan.messages:

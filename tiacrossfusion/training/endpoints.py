@@ -23,6 +23,8 @@ def train_endpoints(
     models: Sequence[str] = (),
     devices: Devices | None = None,
     cache: str | Path | None = None,
+    loggers: Sequence[str] = (),
+    permutations: int = 0,
     say: Callable[[str], None] | None = None,
 ) -> dict[str, Trained]:
     """Train models for each endpoint, in a folder of its name, and write all figures into one table.
@@ -36,6 +38,8 @@ def train_endpoints(
         models: see `train`.
         devices: see `train`.
         cache: see `train`.
+        loggers: see `train`.
+        permutations: see `train`.
         say: see `train`.
 
     Raises:
@@ -55,6 +59,8 @@ def train_endpoints(
             models=models,
             devices=devices,
             cache=cache,
+            loggers=loggers,
+            permutations=permutations,
             say=say,
         )
         rows.append((name, pd.read_csv(found[name].table)))

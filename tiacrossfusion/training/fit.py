@@ -25,7 +25,7 @@ from tiacrossfusion.survival.covariates import CoxCovariates
 from tiacrossfusion.training.bags import CohortBags
 from tiacrossfusion.training.bundles import save_fold_bundle
 from tiacrossfusion.training.devices import Devices
-from tiacrossfusion.training.fold import BEST, LAST, METRICS, fit_fold, wait_for_others
+from tiacrossfusion.training.fold import BEST, LAST, METRICS, FittedFold, fit_fold, wait_for_others
 from tiacrossfusion.training.patients import patient_hazards, patients_of
 from tiacrossfusion.training.plan import BUNDLE, Plan
 
@@ -38,6 +38,7 @@ def fit_model(
     bags: CohortBags | None,
     *,
     devices: Devices,
+    loggers: Sequence[str] = (),
     leader: bool,
     say: Say,
     show_progress: bool,
@@ -71,12 +72,13 @@ def fit_model(
                 fold,
                 bags,
                 devices,
+                loggers,
                 leader,
                 show_progress,
                 partial(_say_of, say, label),
             )
         elif leader:
-            predictions = _fit_covariates(plan, fold, say)
+            predictions = fit_covariates(plan, fold, say)
             write_predictions(place, [predictions])
 
 
@@ -141,13 +143,14 @@ def _fit_network(
     fold: Fold,
     bags: CohortBags,
     devices: Devices,
+    loggers: Sequence[str],
     leader: bool,
     show_progress: bool,
     say: Say,
 ) -> None:
     place, cohort = plan.fold_folder(model, fold), plan.cohort
-    training, validation, test = (
-        patients_of(cohort.table, names) for names in (fold.train, fold.validation, fold.test)
+    training, validation = (
+        patients_of(cohort.table, names) for names in (fold.train, fold.validation)
     )
     fitted = fit_fold(
         model,
@@ -158,16 +161,12 @@ def _fit_network(
         place,
         seed=plan.config.seed * 1000 + fold.number,
         devices=devices,
+        loggers=loggers,
         show_progress=show_progress,
         say=say,
     )
     if leader:
-        on_train = survival_curve(patient_hazards(fitted.network, bags, training))
-        on_test = survival_curve(patient_hazards(fitted.network, bags, test))
-        risks = risk_of(on_train)
-        predictions = _predictions(
-            plan, fold, risk_of(on_test), on_test, risks, fitted.bins, fold.train
-        )
+        predictions, risks = network_predictions(plan, fold, fitted, bags)
         save_fold_bundle(place / BUNDLE, model, cohort, bags, fold, fitted, risks, predictions)
         # An ensemble in place was made with an earlier training of this fold.
         shutil.rmtree(plan.ensemble(model), ignore_errors=True)
@@ -176,7 +175,21 @@ def _fit_network(
     wait_for_others()
 
 
-def _fit_covariates(plan: Plan, fold: Fold, say: Say) -> FoldPredictions:
+def network_predictions(
+    plan: Plan, fold: Fold, fitted: FittedFold, bags: CohortBags
+) -> tuple[FoldPredictions, np.ndarray]:
+    """Return a network's predictions for the test patients, and its risks of the training patients (N,)."""
+    on_train, on_test = (
+        survival_curve(patient_hazards(fitted.network, bags, patients_of(plan.cohort.table, names)))
+        for names in (fold.train, fold.test)
+    )
+    risks = risk_of(on_train)
+    made = _predictions(plan, fold, risk_of(on_test), on_test, risks, fitted.bins, fold.train)
+    return made, risks
+
+
+def fit_covariates(plan: Plan, fold: Fold, say: Say) -> FoldPredictions:
+    """Fit Cox regression on the covariates of a fold, and predict its test patients."""
     patients, config = plan.cohort.table.patients, plan.config
     # Nothing stops this fit, so that the validation patients are free to be learnt from.
     fitted_on = fold.train if fold.optimistic else (*fold.train, *fold.validation)

@@ -31,6 +31,7 @@ from tiacrossfusion.training.checkpoints import WholeCheckpoints, read_checkpoin
 from tiacrossfusion.training.closed_form import fit_coxnet
 from tiacrossfusion.training.config import TrainingConfig
 from tiacrossfusion.training.devices import Devices, quiet
+from tiacrossfusion.training.loggers import make_loggers
 from tiacrossfusion.training.module import SurvivalTraining
 from tiacrossfusion.training.patients import Patient, predict_log_hazards, times_and_events
 from tiacrossfusion.training.statistics import fit_statistics
@@ -75,6 +76,7 @@ def fit_fold(
     *,
     seed: int,
     devices: Devices | None = None,
+    loggers: Sequence[str] = (),
     show_progress: bool = True,
     say: Callable[[str], None] = lambda _: None,
 ) -> FittedFold:
@@ -110,7 +112,7 @@ def fit_fold(
     module = SurvivalTraining(network, bags, training, validation, bins, recipe, seed)
     last = folder / LAST
     with quiet():
-        trainer = _trainer(recipe, folder, devices, show_progress and sys.stderr.isatty())
+        trainer = _trainer(recipe, folder, devices, loggers, show_progress and sys.stderr.isatty())
         try:
             if not _has_stopped(last):
                 trainer.fit(module, ckpt_path=last if last.is_file() else None)
@@ -214,7 +216,11 @@ def _build(architecture: Architecture, config: TrainingConfig) -> SurvivalNetwor
 
 
 def _trainer(
-    recipe: Recipe, folder: Path, devices: Devices, show_progress: bool
+    recipe: Recipe,
+    folder: Path,
+    devices: Devices,
+    loggers: Sequence[str],
+    show_progress: bool,
 ) -> lightning.Trainer:
     figure, mode = ("val_loss", "min") if recipe.monitor == "loss" else ("val_c", "max")
     callbacks: list[lightning.Callback] = [
@@ -237,7 +243,10 @@ def _trainer(
         precision=_precision(devices),
         max_epochs=recipe.epochs,
         num_sanity_val_steps=0,
-        logger=CSVLogger(folder, name=_LOGS, flush_logs_every_n_steps=1),
+        logger=[
+            CSVLogger(folder, name=_LOGS, flush_logs_every_n_steps=1),
+            *make_loggers(loggers, folder),
+        ],
         log_every_n_steps=1,
         callbacks=callbacks,
         plugins=[WholeCheckpoints(), *devices.plugins()],

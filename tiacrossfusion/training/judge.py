@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -25,13 +26,23 @@ from tiacrossfusion.training.bags import CohortBags
 from tiacrossfusion.training.bundles import save_ensemble
 from tiacrossfusion.training.fit import or_train_again, read_metrics
 from tiacrossfusion.training.fold import METRICS
+from tiacrossfusion.training.permutation import CHEAP, permutation_p
 from tiacrossfusion.training.plan import BUNDLE, Plan
 
 MODELS = "models.csv"
 
 
-def judge_model(plan: Plan, model: str, bags: CohortBags | None) -> Evaluation:
+def judge_model(
+    plan: Plan,
+    model: str,
+    bags: CohortBags | None,
+    *,
+    permutations: int = 0,
+    say: Callable[[str], None] = lambda _: None,
+) -> Evaluation:
     """Write predictions, figures, pictures and the ensemble of a model whose folds are finished.
+
+    `permutations` is the number for the test of models that are quickly fitted, 0 for none.
 
     Raises:
         TiacfError: a fold is damaged, or the folder cannot be written.
@@ -39,6 +50,11 @@ def judge_model(plan: Plan, model: str, bags: CohortBags | None) -> Evaluation:
     folds = fold_predictions(plan, model)
     place = plan.model_folder(model)
     evaluation = evaluate(folds, seed=plan.config.seed, optimistic=plan.optimistic)
+    if permutations and model in CHEAP:
+        p = permutation_p(plan, model, bags, folds, permutations, say)
+        evaluation = evaluation.model_copy(
+            update={"permutation_p": p, "permutations": permutations}
+        )
     write_predictions(place, folds)
     curves = None
     if model != COX_COVARIATES:

@@ -13,7 +13,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -64,12 +64,15 @@ class TrainingRun:
         cache: Path | None = None,
         say: Callable[[str], None] | None = None,
         tuning: Tuning | None = None,
+        loggers: Sequence[str] = (),
+        permutations: int = 0,
     ) -> None:
         """Make or check the folder."""
         self.plan = make_plan(Path(folder), cohort, config, tuning)
         self.leader = getattr(rank_zero_only, "rank", 0) == 0
-        self._devices, self._say = devices or Devices(), say
+        self._devices, self._say, self._loggers = devices or Devices(), say, loggers
         self._bags: CohortBags | None = None
+        self._permutations = permutations
         self._keep_cache = cache is not None
         self._cache = BagCache(cache or self.plan.folder / CACHE)
         open_folder(self.plan)
@@ -106,6 +109,7 @@ class TrainingRun:
             model,
             self._bags_of(model),
             devices=self._devices,
+            loggers=self._loggers,
             leader=self.leader,
             say=self._say or (lambda _: None),
             show_progress=self._say is not None,
@@ -124,7 +128,13 @@ class TrainingRun:
         Raises:
             TiacfError: a fold is damaged, or the folder cannot be written.
         """
-        return judge_model(self.plan, model, self._bags_of(model))
+        return judge_model(
+            self.plan,
+            model,
+            self._bags_of(model),
+            permutations=self._permutations,
+            say=self._say or (lambda _: None),
+        )
 
     def _bags_of(self, model: str) -> CohortBags | None:
         """Read and check the bags, once; None for a model that needs none."""
