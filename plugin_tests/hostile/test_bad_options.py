@@ -41,11 +41,13 @@ def starts(simulated, cohort, tmp_path) -> dict[str, list[str]]:
     out = ["--output-path", str(tmp_path / "out")]
     slides, bags = ["--img-input", str(simulated)], ["--bags", str(cohort / "bags")]
     (tmp_path / "weights.pt").touch()
+    training = [*bags, "--table", str(cohort / "cohort.csv"), "--time-unit", "months", *out]
     return {
         "predict": [*slides, *out],
         "extract": [*slides, *out],
         "check": slides,
-        "train": [*bags, "--table", str(cohort / "cohort.csv"), "--time-unit", "months", *out],
+        "train": training,
+        "tune": training,
         "evaluate": ["--predictions", str(cohort), *out],
         "faithfulness": ["--faithfulness", *bags, "--model", "crossfusion-demo", *out],
         "simulate": out,
