@@ -87,7 +87,7 @@ def main() -> None:
     lines = [
         "# HANCOCK: what tells of survival",
         "",
-        "Made by `benchmarks/hancock.py`: ridge Cox regression (`cox-covariates`), and elastic-net Cox "
+        "Made by `benchmarks/hancock.py`: ridge Cox regression (`clinical`), and elastic-net Cox "
         "regression on one H&E vector a patient (`coxnet-20x`), five folds, "
         f"{REPEATS} repeats ({REPEATS - 2} of the vector). Missing values are imputed inside the folds. "
         "Intervals are 95 % and widened for the dependence of folds.",
@@ -123,8 +123,8 @@ def main() -> None:
                             None,
                             run,
                             config=config(covariates, REPEATS),
-                            models=["cox-covariates"],
-                        ).evaluations["cox-covariates"]
+                            models=["clinical"],
+                        ).evaluations["clinical"]
                     except TiacfError:  # fewer events than terms
                         lines.append(f"| {label} | | {name} | more terms than events in a fold | |")
                         print(lines[-1], flush=True)

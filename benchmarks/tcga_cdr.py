@@ -66,7 +66,7 @@ def main() -> None:
     lines = [
         "# Age, sex, stage and grade in TCGA-CDR, overall survival",
         "",
-        "Made by `benchmarks/tcga_cdr.py`: ridge Cox regression of `tiacf train --model cox-covariates`, "
+        "Made by `benchmarks/tcga_cdr.py`: ridge Cox regression of `tiacf train --model clinical`, "
         f"five folds. Random folds: {REPEATS} repeats. By site: TCGA's source site, none in two parts, once. "
         "Harrell's C with the widened 95 % interval.",
         "",
@@ -93,8 +93,8 @@ def main() -> None:
                     None,
                     place / label,
                     config=config,
-                    models=["cox-covariates"],
-                ).evaluations["cox-covariates"]
+                    models=["clinical"],
+                ).evaluations["clinical"]
                 c = found.pooled.harrell_c
                 cells.append(f"{c.value:.3f} ({c.low:.3f} to {c.high:.3f})")
         pooled = found.pooled

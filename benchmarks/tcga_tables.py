@@ -15,6 +15,7 @@ import click
 import numpy as np
 import pandas as pd
 from lifelines import KaplanMeierFitter
+from tiacrossfusion.survival.covariates import CoxCovariates
 
 from tiacrossfusion.cohorts.columns import Columns
 from tiacrossfusion.cohorts.folds import Fold, check_folds, nested_folds
@@ -24,7 +25,6 @@ from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.evaluation.measuring import evaluate
 from tiacrossfusion.evaluation.predictions import FoldPredictions
 from tiacrossfusion.survival import quantile_bins
-from tiacrossfusion.survival.covariates import CoxCovariates
 
 COHORTS = ("blca", "coad", "luad", "ucec")
 BINS, FOLDS, SEED, DRAWS = 4, 5, 0, 1000

@@ -43,7 +43,7 @@ def train(cohort, output, *more, table="cohort.csv", bags="bags"):
 
 @pytest.mark.slow
 def test_train_then_evaluate_two_models(cohort, tmp_path):
-    models = ["--model", "mean-pool", "--model", "cox-covariates", "--covariates", "fine_burden"]
+    models = ["--model", "mean-pool", "--model", "clinical", "--covariates", "fine_burden"]
     done = train(cohort, tmp_path / "run", "--time-unit", "weeks", *models)
     assert done.exit_code == 0, done.output
     assert "mean-pool: 45 patients, " in done.output
@@ -52,7 +52,7 @@ def test_train_then_evaluate_two_models(cohort, tmp_path):
     assert "tiacf predict --model" in done.output
     run = tmp_path / "run"
     assert set(pd.read_csv(run / "mean-pool" / "out_of_fold.csv").time_unit) == {"weeks"}
-    arguments = ["--predictions", run / "cox-covariates", "--against", run / "mean-pool"]
+    arguments = ["--predictions", run / "clinical", "--against", run / "mean-pool"]
     judged = tiacf("evaluate", *arguments, "--draws", 200, "--output-path", tmp_path / "report")
     assert judged.exit_code == 0, judged.output
     assert "C less that of" in judged.output
@@ -70,11 +70,11 @@ def test_names_are_drawn_as_they_are(cohort, tmp_path):
     """A "$" begins no formula, and half of a character is written out."""
     table = b"\xff $x_1$.csv".decode(errors="surrogateescape")
     shutil.copy(cohort / "cohort.csv", tmp_path / table)
-    more = ["--model", "cox-covariates", "--covariates", "fine_burden", "--time-unit", r"$\foo$"]
+    more = ["--model", "clinical", "--covariates", "fine_burden", "--time-unit", r"$\foo$"]
     done = train(cohort, tmp_path / "run", *more, table=tmp_path / table)
     assert done.exit_code == 0, done.output
     odd = tmp_path / b"\xff $y_1$".decode(errors="surrogateescape")
-    (tmp_path / "run" / "cox-covariates").rename(odd)
+    (tmp_path / "run" / "clinical").rename(odd)
     out = ["--draws", 100, "--output-path", tmp_path / "report"]
     done = tiacf("evaluate", "--predictions", odd, *out)
     assert done.exit_code == 0, done.output
@@ -84,7 +84,7 @@ def test_names_are_drawn_as_they_are(cohort, tmp_path):
 def test_other_bags_are_not_taken_for_those_a_run_was_begun_with(cohort, tmp_path):
     run = tmp_path / "run"
     more = ["--time-unit", "months", "--covariates", "fine_burden", "--folds", "2"]
-    more += ["--model", "cox-covariates"]
+    more += ["--model", "clinical"]
     assert train(cohort, run, *more).exit_code == 0
     more += ["--model", "mean-pool"]
     assert train(cohort, run, *more).exit_code == 0
@@ -143,7 +143,7 @@ def _spoiled(cohort, name, change):
 )
 def test_a_table_at_fault_is_one_line_before_training(cohort, tmp_path, change, line, request):
     table = _spoiled(cohort, f"bad{abs(hash(line))}", change)
-    more = ["--time-unit", "months", "--model", "cox-covariates", "--covariates", "fine_burden"]
+    more = ["--time-unit", "months", "--model", "clinical", "--covariates", "fine_burden"]
     done = train(cohort, tmp_path / "run", *more, table=table)
     refused = assert_usage if "--patient-column" in line else assert_failed
     refused(done, line)

@@ -113,16 +113,16 @@ def test_endpoints_are_trained_side_by_side_and_causes_judged(tmp_path):
     )
     table.to_csv(tmp_path / "t.csv", index=False)
     text = run(
-        "train", "--model", "cox-covariates", "--table", tmp_path / "t.csv", "--time-unit", "months",
+        "train", "--model", "clinical", "--table", tmp_path / "t.csv", "--time-unit", "months",
         "--covariates", "grade", "--endpoint", "OS=months,died", "--endpoint", "DSS=months,of_tumour",
         "--output-path", tmp_path / "out",
     )  # fmt: skip
-    assert "OS, cox-covariates: 300 patients" in text
+    assert "OS, clinical: 300 patients" in text
     both = pd.read_csv(tmp_path / "out" / "endpoints.csv")
     assert list(both["endpoint"]) == ["OS", "DSS"]
     assert both["harrell_c"].iloc[1] > both["harrell_c"].iloc[0]
     text = run(
-        "evaluate", "--predictions", tmp_path / "out" / "DSS" / "cox-covariates", "--table",
+        "evaluate", "--predictions", tmp_path / "out" / "DSS" / "clinical", "--table",
         tmp_path / "t.csv", "--time-column", "months", "--event-column", "of_tumour", "--cause", "cause",
         "--figures", "svg", "--output-path", tmp_path / "ev",
     )  # fmt: skip

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from command_line import assert_failed, assert_usage, tiacf
 from lifelines import CoxPHFitter, KaplanMeierFitter
+from tiacrossfusion.survival.covariates import RIDGE, CoxCovariates
 
 from tiacrossfusion.errors import TiacfError, UsageError
 from tiacrossfusion.evaluation.judging import Clinic
@@ -17,7 +18,6 @@ from tiacrossfusion.evaluation.measuring import evaluate
 from tiacrossfusion.evaluation.prediction_files import read_predictions
 from tiacrossfusion.evaluation.predictions import FoldPredictions
 from tiacrossfusion.survival import cox_score, harrell_pairs, kaplan_meier, quantile_bins
-from tiacrossfusion.survival.covariates import RIDGE, CoxCovariates
 
 
 def registry(patients: int = 400, seed: int = 0) -> pd.DataFrame:
@@ -112,9 +112,9 @@ def table(tmp_path):
 
 def test_training_and_evaluation_know_the_entry(table, tmp_path):
     common = ("--table", table, "--time-unit", "months", "--entry-time", "entry")
-    trained, place = tmp_path / "run", tmp_path / "run" / "cox-covariates"
+    trained, place = tmp_path / "run", tmp_path / "run" / "clinical"
     done = tiacf(
-        "train", *common, "--model", "cox-covariates", "--covariates", "x", "--output-path", trained
+        "train", *common, "--model", "clinical", "--covariates", "x", "--output-path", trained
     )
     assert done.exit_code == 0, done.output
     assert "not computed, as follow-up begins after 0" in done.output
@@ -139,7 +139,7 @@ def test_training_and_evaluation_know_the_entry(table, tmp_path):
 def test_wrong_entries_and_networks_are_refused(table, tmp_path):
     frame = pd.read_csv(table)
     out = ("--output-path", tmp_path / "out", "--time-unit", "months")
-    cox = ("--model", "cox-covariates", "--covariates", "x", "--entry-time", "entry", *out)
+    cox = ("--model", "clinical", "--covariates", "x", "--entry-time", "entry", *out)
     for value, words in ((-3.0, "no times of 0 or more"), (1e6, "entry not before the end")):
         frame["entry"] = FRAME["entry"].to_numpy()
         frame.loc[5, "entry"] = value

@@ -180,7 +180,7 @@ def test_covariates_that_no_sum_can_hold(cohort, tmp_path):
     table = pd.read_csv(cohort / "cohort.csv")
     table["fine_burden"] = np.where(table.index % 2, 0.5e308, 1e308)
     table.to_csv(tmp_path / "t.csv", index=False)
-    more = ("--model", "cox-covariates", "--covariates", "fine_burden")
+    more = ("--model", "clinical", "--covariates", "fine_burden")
     done = train(cohort, tmp_path / "run", *more, table=tmp_path / "t.csv")
     assert_failed(done, "Cox regression on fine_burden failed")
 
@@ -203,7 +203,7 @@ def test_names_of_patients_stay_as_they_are(cohort, tmp_path, kind):
     table = pd.read_csv(cohort / "cohort.csv", dtype={"slide": str})
     names = [IDS[kind](number) for number in range(PATIENTS)]
     table.assign(patient=names).to_csv(tmp_path / "t.csv", index=False, encoding="utf-8-sig")
-    options = ("--model", "cox-covariates", "--covariates", "fine_burden")
+    options = ("--model", "clinical", "--covariates", "fine_burden")
     config = tmp_path / "c.yaml"
     config.write_text("time_unit: months\nnetwork: {num_bins: 2}\nprotocol: {folds: 2}\n")
     out = tmp_path / "run"
@@ -212,7 +212,7 @@ def test_names_of_patients_stay_as_they_are(cohort, tmp_path, kind):
         *options,
     )
     assert done.exit_code == 0, done.output
-    folds = read_predictions(out / "cox-covariates")
+    folds = read_predictions(out / "clinical")
     assert {patient for fold in folds for patient in fold.patients} == set(names)
 
 

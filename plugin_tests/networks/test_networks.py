@@ -432,7 +432,7 @@ def small(name, **sizes):
 def test_names_and_networks_agree():
     for name in NETWORKS.names():
         assert issubclass(NETWORKS[name], SurvivalNetwork)
-    assert (*NETWORKS.names(), "cox-covariates") == model_names()
+    assert (*NETWORKS.names(), "clinical") == model_names()
     assert NETWORKS["crossfusion"] is CrossFusion
 
 

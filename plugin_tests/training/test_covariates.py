@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from lifelines import CoxPHFitter
+from tiacrossfusion.survival.covariates import RIDGE, CoxCovariates
 
 from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.survival import TimeBins
-from tiacrossfusion.survival.covariates import RIDGE, CoxCovariates
 from tiacrossfusion.training.api import train
 
 BINS = TimeBins(edges=(0, 3, 10, 20, 60), unit="months")
@@ -144,11 +144,11 @@ def test_permutation_finds_an_effect_and_none(tmp_path):
     for name in ("age", "noise"):
         config = {
             "time_unit": "months",
-            "models": ["cox-covariates"],
+            "models": ["clinical"],
             "columns": {"covariates": [name]},
         }
         trained = train(tmp_path / "t.csv", None, tmp_path / name, config=config, permutations=19)
-        found[name] = trained.evaluations["cox-covariates"]
+        found[name] = trained.evaluations["clinical"]
     assert found["age"].permutation_p == pytest.approx(1 / 20)
     assert found["noise"].permutation_p > 1 / 20
-    assert "19 permutations" in (tmp_path / "age/cox-covariates/report.html").read_text()
+    assert "19 permutations" in (tmp_path / "age/clinical/report.html").read_text()

@@ -96,7 +96,7 @@ def test_a_model_no_better_than_chance_says_so_everywhere(tmp_path):
 
 def test_few_events_are_said(cohort, tmp_path):
     said: list[str] = []
-    models = {"models": ("cox-covariates",), "columns": {"covariates": ("fine_burden", "extra")}}
+    models = {"models": ("clinical",), "columns": {"covariates": ("fine_burden", "extra")}}
     table = pd.read_csv(cohort / "cohort.csv").assign(extra=lambda t: t.index * 1.0)
     shutil.copytree(cohort / "bags", tmp_path / "bags")
     table.to_csv(tmp_path / "cohort.csv", index=False)

@@ -105,8 +105,8 @@ def run(folder: Path, out: Path, *models: str, **changes):
 
 
 def test_plain_modules_positions_and_covariates_through_training(own, folder, tmp_path):
-    trained = run(folder, tmp_path / "run", "fine", "clinical", "placed-pool", "cox-covariates")
-    assert list(trained.evaluations) == ["fine", "clinical", "placed-pool", "cox-covariates"]
+    trained = run(folder, tmp_path / "run", "fine", "clinical", "placed-pool", "clinical")
+    assert list(trained.evaluations) == ["fine", "clinical", "placed-pool", "clinical"]
     assert list(pd.read_csv(trained.table).model) == list(trained.evaluations)
     # The prognosis was planted by the covariate, which the network is given.
     assert trained.evaluations["clinical"].pooled.harrell_c.value > 0.7
@@ -158,7 +158,7 @@ def test_the_bundle_standardises_the_covariates_as_training_did(own, folder, tmp
 def test_a_network_that_takes_no_covariates_is_the_same_with_and_without(own, folder, tmp_path):
     changes = {"protocol": {"protocol": "holdout"}}
     beside = run(folder, tmp_path / "with", "fine", **changes)
-    assert list(beside.evaluations) == ["fine", "cox-covariates"]  # the clinic stands beside it
+    assert list(beside.evaluations) == ["fine", "clinical"]  # the clinic stands beside it
     assert (tmp_path / "with" / "fine" / "added_value.json").is_file()
     trained = run(folder, tmp_path / "without", "fine", columns={}, **changes)
     one, two = (

@@ -119,11 +119,11 @@ class TestProtocols:
             tmp_path / "run",
             cohort_folder,
             stored=True,
-            models=["mean-pool", "cox-covariates"],
+            models=["mean-pool", "clinical"],
             columns={"covariates": ["fine_burden"]},
         )
         evaluations = run.train()
-        assert list(evaluations) == ["mean-pool", "cox-covariates"]
+        assert list(evaluations) == ["mean-pool", "clinical"]
         # Every patient is tested once, by a model that has not seen him.
         predictions = read_predictions(tmp_path / "run" / "mean-pool")
         tested = [patient for fold in predictions for patient in fold.patients]
@@ -131,9 +131,9 @@ class TestProtocols:
         splits = pd.read_csv(tmp_path / "run" / "splits.csv")
         assert not splits.duplicated(["fold", "patient"]).any()
         # The planted covariate is the best model there is.
-        assert evaluations["cox-covariates"].pooled.harrell_c.value > 0.7
+        assert evaluations["clinical"].pooled.harrell_c.value > 0.7
         models = pd.read_csv(tmp_path / "run" / "models.csv")
-        assert list(models.model) == ["mean-pool", "cox-covariates"]
+        assert list(models.model) == ["mean-pool", "clinical"]
         pair = models.iloc[1]
         assert pair["difference_low"] <= pair["mean-pool_minus_this"] <= pair["difference_high"]
         for name in ("kaplan_meier", "roc_over_time", "calibration", "learning_curves"):
@@ -260,12 +260,12 @@ class TestResume:
     @pytest.mark.slow
     def test_figures_that_were_damaged_are_made_again(self, tmp_path, cohort_folder):
         """Those of the second model are looked at when the first has been judged."""
-        models = ["mean-pool", "cox-covariates"]
+        models = ["mean-pool", "clinical"]
         changes = {"models": models, "columns": {"covariates": ["fine_burden"]}}
         run_in(tmp_path, cohort_folder, **changes).train()
         whole = (tmp_path / "models.csv").read_bytes()
         for name in (TABLE, DIGESTS, EVALUATION):
-            (tmp_path / "cox-covariates" / name).unlink()
+            (tmp_path / "clinical" / name).unlink()
             run_in(tmp_path, cohort_folder, **changes).train()
             assert (tmp_path / "models.csv").read_bytes() == whole
 
@@ -501,7 +501,7 @@ class TestSettings:
     @pytest.mark.parametrize(
         ("changes", "line"),
         [
-            ({"models": ["cox-covariates"]}, "needs covariates; name columns with --covariates"),
+            ({"models": ["clinical"]}, "needs covariates; name columns with --covariates"),
             ({"protocol": {"protocol": "official"}}, "give their folder with --splits"),
             ({"protocol": {"folds": 50}}, "folds cannot be used"),
             ({"network": {"num_bins": 40}}, "folds cannot be used"),

@@ -32,6 +32,7 @@ _SETTINGS = {
     "fold_by": ("columns", "fold_by"),
     "splits": ("protocol", "splits"),
     "recipe": ("recipe",),
+    "slide_model": ("fusion", "slide_model"),
     "loss": ("fitting", "loss"),
     "epochs": ("fitting", "epochs"),
     "learning_rate": ("fitting", "learning_rate"),
@@ -64,6 +65,11 @@ _OPTIONS = (
         help="Where settings that are not given come from: each network's own recipe, which "
         "`tiacf models --networks` lists, or that of the CrossFusion paper.  [default: network]",
     ),
+    click.option(
+        "--slide-model",
+        help="Network of slides in late-fusion, joint-fusion and the like.  [default: the first network "
+        "among the models, or crossfusion]",
+    ),
     click.option("--loss", type=click.Choice(["nll", "cox", "cross-entropy"])),
     click.option("--epochs", type=int, help="At most; training stops earlier by itself."),
     click.option("--learning-rate", type=float),
@@ -93,7 +99,7 @@ _OPTIONS = (
         default=0,
         show_default=True,
         help="Times that follow-up is permuted and all folds are refitted, for a p of models that are "
-        "quickly fitted (cox-covariates, coxnet).",
+        "quickly fitted (clinical, coxnet).",
     ),
     click.option(
         "--accelerator", default="auto", show_default=True, help="Lightning's: cpu, gpu ..."

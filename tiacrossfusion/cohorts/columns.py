@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
 #: The command line's option for each field of `Columns`.
@@ -39,6 +41,9 @@ class Columns(BaseModel):
         ordinal: for a covariate with ordered levels, such as a stage, its levels from low to high; it is read
             as their numbers 0, 1, 2. Names of one level are separated by "|". Other values are refused,
             except text for a missing value (`cohorts.levels`).
+        kinds: of covariates, "number", "skewed" (which enters as log(1 + value)) or "category", where they
+            are to differ from what their values look like; those in `ordinal` are ordinals.
+        units: of covariates, as text, which messages and models repeat.
         patient_characters: only that many first characters of the patient column name the patient; None
             takes the whole, or of TCGA barcodes the 12 that name the patient.
         further: other columns to read, such as those of subgroups; the same for all slides of a patient.
@@ -56,6 +61,8 @@ class Columns(BaseModel):
     entry: str | None = None
     covariates: tuple[str, ...] = ()
     ordinal: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    kinds: dict[str, Literal["number", "skewed", "category"]] = Field(default_factory=dict)
+    units: dict[str, str] = Field(default_factory=dict)
     patient_characters: int | None = Field(None, ge=1, le=1000)
     fold_by: str | None = None
     further: tuple[str, ...] = ()

@@ -8,9 +8,12 @@ from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
 
+import pandas as pd
+
 from tiacrossfusion.cohorts.names import SlideNames
 from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.io.csv_table import read_csv, refuse_missing
+from tiacrossfusion.survival.record import Record
 from tiacrossfusion.text import examples, shortened
 
 #: Characters of a name; names of files have 255 at most.
@@ -40,6 +43,31 @@ class PatientTable:
             slide: {column: self._number(slide, column) for column in columns}
             for slide in self.owners
         }
+
+    def records(self, record: Record) -> tuple[dict[str, tuple[float, ...]], dict[str, str]]:
+        """Return the codes of a record (`Record.codes`) for each slide, and remarks on each patient's.
+
+        A variable without a column, or an empty cell, is missing.
+
+        Raises:
+            TiacfError: rows of a patient differ.
+        """
+        codes: dict[str, tuple[float, ...]] = {}
+        remarks: dict[str, str] = {}
+        first: dict[str, dict[str, str]] = {}
+        for slide, cells in self.cells.items():
+            patient, mine = self.owners[slide], {n: cells.get(n, "") for n in record.names}
+            odd = [n for n in record.names if first.setdefault(patient, mine)[n] != mine[n]]
+            if odd:
+                raise TiacfError(
+                    f"{self.path}: patient {patient} has two records, which differ in {', '.join(odd)}; keep "
+                    "one"
+                )
+            row = pd.DataFrame([cells], index=[self.owners[slide]])
+            values, notes = record.codes(row)
+            codes[slide] = tuple(values[0])
+            remarks[slide] = "; ".join(notes)
+        return codes, remarks
 
     def _number(self, slide: str, column: str) -> float:
         cells = self.cells.get(slide, {})
@@ -118,13 +146,13 @@ class PatientTable:
 
 
 def read_patients(
-    path: Path, *, slide_column: str = "slide", patient_column: str = "patient"
+    path: Path | pd.DataFrame, *, slide_column: str = "slide", patient_column: str = "patient"
 ) -> PatientTable:
     """Read which slide is of which patient.
 
     Args:
-        path: a CSV file with a row a slide; a model that takes covariates reads them from its other
-            columns.
+        path: a CSV file, or a table in memory, with a row a slide; a model that takes covariates or a record
+            reads them from its other columns. Without a column of slides, they are named like their patients.
         slide_column: names the slides, with or without the ending of their files.
         patient_column: names the patients.
 
@@ -132,8 +160,14 @@ def read_patients(
         TiacfError: the file cannot be read, lacks a column, has no rows or leaves a name empty, or
             names a slide twice.
     """
-    path = Path(path)
-    frame = read_csv(path, check="check --patients", dtype=str, keep_default_na=False)
+    if isinstance(path, pd.DataFrame):
+        frame = path.astype(object).where(path.notna(), "").astype(str)
+        path = Path("patients")
+    else:
+        path = Path(path)
+        frame = read_csv(path, check="check --patients", dtype=str, keep_default_na=False)
+    if slide_column not in frame and patient_column in frame and len(frame.columns) > 1:
+        frame = frame.assign(**{slide_column: frame[patient_column]})
     refuse_missing(
         path, frame, {slide_column: "--slide-column", patient_column: "--patient-column"}
     )

@@ -7,8 +7,8 @@ remedy. Only rows without usable follow-up or covariates may be left out, on dem
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +57,13 @@ class CohortTable:
     shown: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     sites: pd.Series[str] | None = None
+
+    def of(self, names: Iterable[str]) -> CohortTable:
+        """Return the rows of some patients."""
+        patients = self.patients.loc[sorted(names)]
+        slides = self.slides[self.slides["patient"].isin(patients.index)]
+        sites = None if self.sites is None else self.sites.loc[patients.index]
+        return replace(self, patients=patients, slides=slides, sites=sites)
 
     def messages(self) -> list[str]:
         """Return what was left out and other notes, one line each."""

@@ -29,7 +29,8 @@ from tiacrossfusion.evaluation.scores import (
 )
 from tiacrossfusion.survival import decision_curve, stratified_cox, survival_at
 from tiacrossfusion.survival.balanced_parts import balanced_parts
-from tiacrossfusion.survival.covariates import RIDGE, CoxCovariates
+from tiacrossfusion.survival.clinical import ClinicalCox
+from tiacrossfusion.survival.record import Record
 
 #: Name of the model's risk among the covariates.
 RISK = "model risk"
@@ -46,6 +47,9 @@ _PARTS = 5
 #: Events that each term of a regression should have.
 _EVENTS_PER_TERM = 10
 
+#: Weight of lifelines' ridge penalty where a regression has no solution without one.
+_RIDGE = 0.01
+
 #: A standard error of a log hazard ratio above this means that a covariate separates the events.
 _SEPARATED = 10.0
 
@@ -59,6 +63,7 @@ def added_value(
     folds: Sequence[FoldPredictions],
     covariates: pd.DataFrame,
     *,
+    record: Record | None = None,
     at: float | None = None,
     draws: int = 1000,
     seed: int = 0,
@@ -68,6 +73,7 @@ def added_value(
     Args:
         folds: predictions; those of a single fold are divided into five parts of the patients.
         covariates: index patient, a column a covariate: numbers or text, missing values allowed.
+        record: description of the covariates; None takes them for what their values look like.
         at: time of AUC and decision curve; None takes the middle bin edge.
         draws: of the bootstrap.
         seed: of the bootstrap, and of the parts.
@@ -87,11 +93,12 @@ def added_value(
     notes: list[str] = []
     # A patient who is tested several times has as many rows: joined by name they would multiply.
     rows = pd.concat(frames, ignore_index=True)
-    ratios = _ratios(rows, names, dependence, notes)
+    record = record or Record.of(covariates)
+    ratios = _ratios(rows, record, dependence, notes)
     models = {
-        COVARIATES: _refitted(parts, frames, names, notes),
-        ALONE: _refitted(parts, frames, [RISK], notes),
-        BOTH: _refitted(parts, frames, [*names, RISK], notes),
+        COVARIATES: _refitted(parts, frames, ClinicalCox(record), notes),
+        ALONE: _refitted(parts, frames, ClinicalCox(None, [RISK]), notes),
+        BOTH: _refitted(parts, frames, ClinicalCox(record, [RISK]), notes),
     }
     horizon = Horizon.of(parts)
     when = horizon.middle if at is None else at
@@ -150,12 +157,12 @@ def _frame(part: FoldPredictions, covariates: pd.DataFrame) -> pd.DataFrame:
 
 
 def _ratios(
-    frame: pd.DataFrame, names: Sequence[str], dependence: Dependence, notes: list[str]
+    frame: pd.DataFrame, record: Record, dependence: Dependence, notes: list[str]
 ) -> dict[str, object]:
     """Hazard ratios and the likelihood ratio, from all patients, stratified by fold."""
     from scipy.stats import chi2
 
-    terms = CoxCovariates([*names]).fit(frame)
+    terms = ClinicalCox(record).fit(frame)
     notes += terms.messages
     design = _independent(terms.terms(frame), frame["stratum"], notes)
     events = int(frame["event"].sum())
@@ -214,7 +221,7 @@ def _cox(
     model = stratified_cox(frame)
     penalised = model is None
     if model is None:
-        model = stratified_cox(frame, ridge=RIDGE)
+        model = stratified_cox(frame, ridge=_RIDGE)
         notes.append(
             "Hazard ratios with a small ridge penalty: without it the regression has no solution, as some "
             "categories are rare or hardly differ."
@@ -251,7 +258,7 @@ def _cox(
 def _refitted(
     parts: Sequence[FoldPredictions],
     frames: Sequence[pd.DataFrame],
-    names: Sequence[str],
+    model: ClinicalCox,
     notes: list[str],
 ) -> list[FoldPredictions]:
     """Predict each part by a regression that was fitted to the patients of the others."""
@@ -260,7 +267,7 @@ def _refitted(
         others = pd.concat([other for other in frames if other is not frame])
         others = others[~others.index.isin(part.patients)]
         others = others[~others.index.duplicated()]
-        model = CoxCovariates(list(names)).fit(others)
+        model.fit(others)
         risks = model.risk(frame)
         made.append(
             replace(

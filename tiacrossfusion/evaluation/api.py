@@ -144,7 +144,9 @@ def evaluate_external(
     bundle = load_bundle(model, device)
     config = bundle.config
     unit = config.time_bins.unit if config.time_bins is not None else ""
-    table = clinic.read(unit or "time", *config.architecture.covariates)
+    record = config.architecture.record
+    needed = config.architecture.covariates if record is None else ()
+    table = clinic.read(unit or "time", *needed)
     table, sources = match_bags(table, find_bags(Path(bags)), drop_missing=clinic.drop_unusable)
     found = predict_cohort(bundle, table, sources, progress=progress)
     notes = [*table.messages(), *coverage(table, found.fold)]

@@ -62,7 +62,7 @@ def predict_cohort(
     for row in tqdm(rows, desc="Slides", disable=None if progress else True):
         bag = FeatureBag.load(sources[row.slide])
         covariates = None
-        if config.architecture.covariates:
+        if config.architecture.covariates or config.architecture.record is not None:
             covariates = bundle.covariates_of(table.patients.loc[row.patient].to_dict())
         hazards.setdefault(row.patient, []).append(predict_bag(bag, bundle, covariates).hazards)
         seen = bool(trained_on & set(bag_identities(bag)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import product
 from math import factorial
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.explain.record_attribution import RecordGame
 from tiacrossfusion.slides.spec import SCALES
 
 if TYPE_CHECKING:
@@ -23,6 +25,10 @@ if TYPE_CHECKING:
     from tiacrossfusion.networks.tokens import SlideTokens
 
 
+#: The clinical record as a player beside the scales.
+RECORD = "record"
+
+
 @dataclass(frozen=True)
 class Attribution:
     """The risk of one slide, attributed to tokens and scales.
@@ -32,9 +38,13 @@ class Attribution:
             compared with an average token; below 0, it lowers it.
         risk: of the slide.
         baseline_risk: of a bag of equally many typical tokens.
-        scale_contribution: contribution of "5x", "10x" and "20x" to the risk; they add up to
-            `risk - baseline_risk`. 0 for a scale that the network does not read.
+        scale_contribution: contribution of "5x", "10x" and "20x" to the risk; with that of a record they add
+            up to `risk - baseline_risk`. 0 for a scale that the network does not read.
         baseline: where average and typical tokens come from: "training" patients, or the slide's "own".
+        record_contribution: contribution of the clinical record; None if the model reads none, or nothing
+            of it is known.
+        variables: contribution of each variable of the record; they add up to `record_contribution`.
+        record_alone: risk of typical tokens with the record, less `baseline_risk`.
         terms: (N,) float64 for each term that the network computes of tokens, such as a product of a 10x
             token's neighbours: above 0, the term raises the risk compared with that of the slide's mean
             tokens. What a term adds is part of the values of its tokens, too.
@@ -46,16 +56,19 @@ class Attribution:
     scale_contribution: dict[str, float]
     baseline: Literal["training", "own"]
     terms: dict[Term, np.ndarray] = field(default_factory=dict)
+    record_contribution: float | None = None
+    variables: dict[str, float] = field(default_factory=dict)
+    record_alone: float = 0.0
 
     @property
     def completeness_error(self) -> float:
-        """The sum of the tokens' values minus `risk - baseline_risk`.
+        """The sum of the tokens' values minus the risk less that of typical tokens with the same record.
 
         It is 0 for a network that is linear in its embedded tokens, and else measures how far from linear
         the network is between the bag and the baseline.
         """
         total = float(sum(values.sum() for values in self.values.values()))
-        return total - (self.risk - self.baseline_risk)
+        return total - (self.risk - self.baseline_risk - self.record_alone)
 
 
 def attribute(
@@ -74,7 +87,9 @@ def attribute(
     docs/explanations.md).
 
     Scales: Shapley values (Shapley, "A Value for n-person Games", 1953; Lundberg and Lee, NeurIPS 2017,
-    equation 8) of the game in which the tokens of an absent scale are replaced by typical tokens.
+    equation 8) of the game in which the tokens of an absent scale are replaced by typical tokens. A clinical
+    record is one more player, replaced by that of an average training patient, and its value is divided among
+    its variables (Owen, "Values of Games with a Priori Unions", 1977).
 
     Typical tokens are drawn from N(mean, sd^2), independently for each feature, with the training patients'
     moments and a fixed seed. For a model without moments they all are the mean of the slide's tokens at
@@ -137,10 +152,30 @@ def _over_orders(network: AveragedOrders, tokens: SlideTokens) -> Attribution:
         baseline_risk=mean(one.baseline_risk for one in found),
         scale_contribution={s: mean(one.scale_contribution[s] for one in found) for s in SCALES},
         baseline=found[0].baseline,
+        record_contribution=None
+        if found[0].record_contribution is None
+        else mean(one.record_contribution for one in found),
+        variables={v: mean(one.variables[v] for one in found) for v in found[0].variables},
+        record_alone=mean(one.record_alone for one in found),
     )
 
 
 def _in_order(network: SurvivalNetwork, tokens: SlideTokens) -> Attribution:
+    game = RecordGame.of(network, tokens.covariates)
+    watching: AbstractContextManager[dict[int, Tensor]] = (
+        nullcontext({}) if game is None else game.watched()
+    )
+    with watching as scores:
+        return _watched(network, tokens, game, scores)
+
+
+def _watched(
+    network: SurvivalNetwork,
+    tokens: SlideTokens,
+    game: RecordGame | None,
+    scores: dict[int, Tensor],
+) -> Attribution:
+    """Attribute while the slide scores of models of slide and record are kept in `scores`."""
     import torch
 
     from tiacrossfusion.explain.embedded import embedded
@@ -169,6 +204,7 @@ def _in_order(network: SurvivalNetwork, tokens: SlideTokens) -> Attribution:
 
     risk = float(output.risk.detach())
     risks = {frozenset(read): risk}
+    scores_of = {frozenset(read): dict(scores)}
     if found.reads_features:
         baseline = baseline_tokens(network, tokens).features
     else:  # features of which only the shapes are read
@@ -184,14 +220,44 @@ def _in_order(network: SurvivalNetwork, tokens: SlideTokens) -> Attribution:
                 with found.passed_again(set(typical)):
                     there = call_network(network, tokens.with_features(typical))
                 risks[coalition] = float(there.risk)
+                scores_of[coalition] = dict(scores)
+    contributions, variables, record_alone = _with_record(game, risks, scores_of, read)
     return Attribution(
         values={scale: values[scale] for scale in read},
         terms=terms,
         risk=risk,
-        baseline_risk=risks[frozenset()],
-        scale_contribution=dict.fromkeys(SCALES, 0.0) | _shapley(risks, read),
+        baseline_risk=risks[frozenset()] - record_alone,
+        scale_contribution=dict.fromkeys(SCALES, 0.0) | {s: contributions[s] for s in read},
         baseline="own" if network.moments() is None else "training",
+        record_contribution=contributions.get(RECORD),
+        variables=variables,
+        record_alone=record_alone,
     )
+
+
+def _with_record(
+    game: RecordGame | None,
+    risks: Mapping[frozenset[str], float],
+    scores: Mapping[frozenset[str], Mapping[int, Tensor]],
+    read: list[str],
+) -> tuple[dict[str, float], dict[str, float], float]:
+    """Return contributions of scales and record, those of its variables, and what the record does alone.
+
+    `risks` and slide `scores` are those of the coalitions of scales, with the record.
+    """
+    if game is None:
+        return _shapley(risks, read), {}, 0.0
+    count = len(game.names)
+    nothing = np.zeros((1, count), bool)
+    without = {group: float(game.risks(scores[group], nothing)[0]) for group in risks}
+    both = {group | {RECORD}: risk for group, risk in risks.items()} | without
+    players = [*read, RECORD]
+    values, n = np.zeros(count), len(players)
+    for group in risks:
+        weight = factorial(len(group)) * factorial(n - len(group) - 1) / factorial(n)
+        values += weight * game.shapley(scores[group])
+    variables = dict(zip(game.names, map(float, values), strict=True))
+    return _shapley(both, players), variables, risks[frozenset()] - without[frozenset()]
 
 
 def _slope(gradient: Tensor, difference: Tensor) -> np.ndarray:

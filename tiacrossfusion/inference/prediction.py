@@ -2,20 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tiacrossfusion.bags.bag import FeatureBag
 from tiacrossfusion.errors import TiacfError
-from tiacrossfusion.survival import median_survival, risk_of, survival_curve
+from tiacrossfusion.survival import hazards_of, median_survival, risk_of, survival_curve
 
 if TYPE_CHECKING:
     from tiacrossfusion.explain.attribution import Attribution
     from tiacrossfusion.models.bundle import ModelBundle
     from tiacrossfusion.models.config import BundleConfig
+
+
+@dataclass(frozen=True)
+class RecordUse:
+    """What a model of slide and clinical record took of the record.
+
+    Attributes:
+        used: names of the variables that have a value.
+        missing: names of the others.
+        hazards_without: (K,) hazards by the slide alone.
+    """
+
+    used: tuple[str, ...]
+    missing: tuple[str, ...]
+    hazards_without: np.ndarray
+
+    @property
+    def risk_without(self) -> float:
+        """Risk by the slide alone."""
+        return float(risk_of(survival_curve(self.hazards_without)))
 
 
 @dataclass(frozen=True)
@@ -38,6 +58,7 @@ class Prediction:
         attribution: what raises and what lowers the risk; None where it was not asked for.
         member_risks: (M,) risk that each member of an ensemble gives; None for a single network, and
             for a patient, since only the mean hazards of the slides are known.
+        record: of a model that reads a clinical record; None for others.
     """
 
     risk: float
@@ -52,6 +73,7 @@ class Prediction:
     rolled: dict[str, np.ndarray] | None = None
     attribution: Attribution | None = None
     member_risks: np.ndarray | None = None
+    record: RecordUse | None = None
 
     @property
     def risk_sd(self) -> float | None:
@@ -108,7 +130,23 @@ def predict_bag(
     }
     members = output.member_risk
     risks = None if members is None else members[0].cpu().double().numpy()
-    return read_off(hazards, bundle.config, attention=attention, member_risks=risks)
+    record, alone = bundle.config.architecture.record, output.survival_without_record
+    use = None
+    if record is not None and alone is not None:
+        known = np.zeros(len(record.names), bool) if covariates is None else ~np.isnan(covariates)
+        without = hazards_of(alone[0].cpu().double().numpy())
+        use = record_use(record.names, known, without)
+    made = read_off(hazards, bundle.config, attention=attention, member_risks=risks)
+    return replace(made, record=use)
+
+
+def record_use(names: Sequence[str], known: np.ndarray, without: np.ndarray) -> RecordUse:
+    """Return what was used of a record, from which variables (V,) are known and hazards (K,) without it."""
+    return RecordUse(
+        tuple(name for name, there in zip(names, known, strict=True) if there),
+        tuple(name for name, there in zip(names, known, strict=True) if not there),
+        without,
+    )
 
 
 def read_off(

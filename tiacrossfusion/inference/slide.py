@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+_NO_RECORD = "no clinical record, so the prediction is that of the slide alone"
+
 #: Longer side of a slide's overview in pixels.
 OVERVIEW = 1200
 
@@ -172,6 +174,8 @@ def predict_stored(
             rolled=rolled_scores(bag, bundle, covariates),
             attribution=attribute(bag, bundle, covariates),
         )
+    if prediction.record is not None and not prediction.record.used:
+        caveat = "; ".join(filter(None, (caveat, _NO_RECORD)))
     no_maps = why_no_maps(bag)
     caveats = [
         caveat,

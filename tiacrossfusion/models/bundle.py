@@ -7,9 +7,10 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from tiacrossfusion.bags.bag import EXTRACT_AGAIN, FeatureBag, check_same
 from tiacrossfusion.errors import MissingFileError, TiacfError, UsageError, one_line
@@ -59,12 +60,17 @@ class ModelBundle:
         check_same(self.config.encoder, made.encoder, "encoder", label, remedy)
         check_same(self.config.sampling, made.sampling, "sampling", label, remedy)
 
-    def covariates_of(self, values: Mapping[str, float]) -> np.ndarray:
+    def covariates_of(self, values: Mapping[str, Any]) -> np.ndarray:
         """Return the covariates (C,) of the model, in its order, from raw values by name.
+
+        Of a model of slide and record they are the codes of the record, NaN where a value is missing.
 
         Raises:
             TiacfError: a covariate of the model is missing, or is not a finite number.
         """
+        record = self.config.architecture.record
+        if record is not None:
+            return record.codes(pd.DataFrame([dict(values)]))[0][0]
         names = self.config.architecture.covariates
         odd = [name for name in names if not np.isfinite(values.get(name, np.nan))]
         if odd:
@@ -93,7 +99,8 @@ class ModelBundle:
         self.check_bag(bag)
         tokens = SlideTokens.from_bag(bag)
         if covariates is not None:
-            names = self.config.architecture.covariates
+            record = self.config.architecture.record
+            names = self.config.architecture.covariates if record is None else record.names
             if names and covariates.shape != (len(names),):
                 raise TiacfError(
                     f"covariates of shape {covariates.shape}; give one number for each of {', '.join(names)}"

@@ -8,9 +8,10 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 from tiacrossfusion.encoders.spec import EncoderSpec
-from tiacrossfusion.networks.registry import NETWORKS
+from tiacrossfusion.networks.registry import FUSIONS, NETWORKS
 from tiacrossfusion.slides.spec import SamplingSpec
 from tiacrossfusion.survival import TimeBins
+from tiacrossfusion.survival.record import Record
 
 FORMAT_VERSION: Final = 1
 
@@ -31,6 +32,8 @@ class Architecture(BaseModel):
         statistics: statistics of the slide along directions stored in the weights add to the logits.
         covariates: names of the network's clinical covariates, which are standardised by moments stored in
             the weights.
+        record: variables of the clinical record, of a model of slide and record.
+        slide: architecture of the slide's network, of such a model.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -44,17 +47,25 @@ class Architecture(BaseModel):
     proportional_hazards: bool = False
     statistics: bool = False
     covariates: tuple[str, ...] = ()
+    record: Record | None = None
+    slide: Architecture | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _with_package(cls, given: Any) -> Any:
         if isinstance(given, dict) and "package" not in given:
-            return given | {"package": NETWORKS.package(str(given.get("name")))}
+            name = str(given.get("name"))
+            return given | {"package": None if name in FUSIONS else NETWORKS.package(name)}
         return given
 
     @model_validator(mode="after")
     def _known(self) -> Architecture:
-        if self.package is None and self.name not in NETWORKS:
+        if self.name in FUSIONS:
+            if self.record is None or self.slide is None or self.slide.name in FUSIONS:
+                raise ValueError(f"{self.name} lacks a record or the network of slides")
+        elif self.record is not None or self.slide is not None:
+            raise ValueError(f"{self.name} takes no record")
+        elif self.package is None and self.name not in NETWORKS:
             raise ValueError(f"name {NETWORKS.unknown(self.name)}")
         return self
 

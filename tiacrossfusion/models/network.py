@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any, cast, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
 from tiacrossfusion.errors import UsageError
 from tiacrossfusion.models.config import Architecture
-from tiacrossfusion.networks.registry import NETWORKS, build_network, network_sizes
+from tiacrossfusion.networks.registry import FUSIONS, NETWORKS, build_network, network_sizes
 
 if TYPE_CHECKING:
     from tiacrossfusion.networks.base import SurvivalNetwork
+    from tiacrossfusion.networks.fused import HeadKind
 
 #: Arguments of networks that only training needs.
 RATES = ("dropout", "attention_dropout")
@@ -57,9 +58,17 @@ def network_of(architecture: Architecture, **rates: float) -> SurvivalNetwork:
         TiacfError: the package or file that registers the network is not loaded.
     """
     from tiacrossfusion.networks.base import SurvivalNetwork
+    from tiacrossfusion.networks.fused import FusedNetwork
     from tiacrossfusion.networks.trained import TrainedNetwork
     from tiacrossfusion.networks.wrapper import PlainNetwork
 
+    if architecture.slide is not None and architecture.record is not None:
+        return FusedNetwork(
+            network_of(architecture.slide, **rates),
+            architecture.record,
+            architecture.num_bins,
+            cast("HeadKind", FUSIONS[architecture.name]),
+        )
     if architecture.package is not None and architecture.name not in NETWORKS:
         raise NETWORKS.absent(architecture.name, architecture.package)
     _check_sizes(architecture.name, architecture.sizes)

@@ -47,13 +47,9 @@ class Ensemble(NetworkWrapper):
     def predict(self, inputs: dict[str, Tensor], *, attention: bool) -> SurvivalOutput:
         """Predict the mean curve, and as `member_risk` (B, M) the members' risks at the same edges."""
         outputs = [call_with(member, inputs, attention=attention) for member in self.members]
-        curves = torch.stack(
-            [
-                torch.cat([torch.ones_like(output.survival[:, :1]), output.survival], dim=1)
-                @ weights.T
-                for output, weights in zip(outputs, self.weights, strict=True)
-            ]
-        )  # (M, B, K)
+        curves = self._curves([output.survival for output in outputs])  # (M, B, K)
+        alone = [output.survival_without_record for output in outputs]
+        known = [survival for survival in alone if survival is not None]
         mean = curves.mean(dim=0).clamp(min=_EDGE)  # (B, K)
         before = torch.cat([torch.ones_like(mean[:, :1]), mean[:, :-1]], dim=1)
         hazards = (1 - mean / before).clamp(_EDGE, 1 - _EDGE)
@@ -62,6 +58,16 @@ class Ensemble(NetworkWrapper):
             torch.logit(hazards),
             mean_scores(scores) if scores else None,
             member_risk=-curves.sum(dim=2).T,
+            survival_without_record=self._curves(known).mean(dim=0) if known else None,
+        )
+
+    def _curves(self, survival: Sequence[Tensor]) -> Tensor:
+        """Return the members' curves (B, K_m) at the ensemble's edges, (M, B, K)."""
+        return torch.stack(
+            [
+                torch.cat([torch.ones_like(curve[:, :1]), curve], dim=1) @ weights.T
+                for curve, weights in zip(survival, self.weights, strict=True)
+            ]
         )
 
     def embeddings(self) -> Mapping[nn.Module, tuple[str, ...]]:

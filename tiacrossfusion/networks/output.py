@@ -80,6 +80,7 @@ class SurvivalOutput:
         risk: (B,) minus the sum of `survival`, from -K (safest) to 0; higher is worse.
         attention: attention per token, if requested.
         member_risk: (B, M) risk predicted by each member of an ensemble; None for a single network.
+        survival_without_record: (B, K) survival by the slide alone, of a model that also reads a record.
     """
 
     logits: Tensor
@@ -88,6 +89,7 @@ class SurvivalOutput:
     risk: Tensor
     attention: AttentionScores | None = None
     member_risk: Tensor | None = None
+    survival_without_record: Tensor | None = None
 
     @classmethod
     def from_logits(
@@ -95,6 +97,7 @@ class SurvivalOutput:
         logits: Tensor,
         attention: AttentionScores | None = None,
         member_risk: Tensor | None = None,
+        survival_without_record: Tensor | None = None,
     ) -> SurvivalOutput:
         """Apply the discrete hazard model to the head's logits (B, K); pass the rest through.
 
@@ -104,4 +107,5 @@ class SurvivalOutput:
         wide = logits.to(torch.promote_types(logits.dtype, torch.float32))  # (B, K)
         hazards = torch.sigmoid(wide)  # (B, K)
         survival = torch.cumprod(1 - hazards, dim=1)  # (B, K)
-        return cls(logits, hazards, survival, -survival.sum(dim=1), attention, member_risk)
+        risk = -survival.sum(dim=1)
+        return cls(logits, hazards, survival, risk, attention, member_risk, survival_without_record)

@@ -40,13 +40,22 @@ NETWORKS: Registry[type[nn.Module]] = Registry(
 #: Networks that are Cox regression on mean features, and have no other loss.
 COXNETS = ("coxnet", "coxnet-20x")
 
-#: Cox regression on a table's covariates, which is trained without slides.
-COX_COVARIATES = "cox-covariates"
+#: Cox regression on a table's covariates alone, which is trained without slides.
+CLINICAL = "clinical"
+
+
+#: Models of a slide's network and a clinical record (`networks.fused`), with the kind of their heads.
+FUSIONS: Mapping[str, str] = {
+    "late-fusion": "linear",
+    "joint-fusion": "linear",
+    "joint-network": "mlp",
+    "joint-transformer": "tokens",
+}
 
 
 def model_names() -> tuple[str, ...]:
-    """Return the names of all models that can be trained: the networks, and Cox regression."""
-    return (*NETWORKS.names(), COX_COVARIATES)
+    """Return the names of all models that can be trained: networks, Cox regression, and both together."""
+    return (*NETWORKS.names(), CLINICAL, *FUSIONS)
 
 
 def network_sizes(name: str) -> Mapping[str, inspect.Parameter]:

@@ -19,8 +19,9 @@ def prediction_dict(result: SlideResult) -> dict[str, Any]:
         "risk", "hazards" and "survival" (K,), "percentile", "risk_group", "median_survival",
         "median_reached", "member_risks" (M,) of an ensemble or None, "attention" and, where known,
         "rolled" and "attribution" (N,) and "bounds" (N, 4) by scale, "scale_contribution" by scale or
-        None, "message" (why a value is unknown or unreliable), "model" and "notice" (the intended use
-        of the model).
+        None, "record" (what was used of a clinical record) or None, "record_contribution" and
+        "variable_contribution", "message" (why a value is unknown or unreliable), "model" and "notice"
+        (the intended use of the model).
     """
     prediction = result.prediction
     adds = prediction.attribution
@@ -31,6 +32,9 @@ def prediction_dict(result: SlideResult) -> dict[str, Any]:
         "attribution": {} if adds is None else dict(adds.values),
         "scale_contribution": None if adds is None else dict(adds.scale_contribution),
         "bounds": {s: f.bounds for s, f in result.bag.scales.items() if f.bounds is not None},
+        "record": None if prediction.record is None else vars(prediction.record),
+        "record_contribution": None if adds is None else adds.record_contribution,
+        "variable_contribution": {} if adds is None else dict(adds.variables),
         "message": result.message,
         "model": result.config.name,
         "notice": result.config.card.notice,
@@ -46,6 +50,17 @@ def prediction_row(prediction: Prediction, config: BundleConfig) -> dict[str, An
     values = prediction.values()
     del values["member_risks"]
     contribution = dict.fromkeys(SCALES) if adds is None else adds.scale_contribution
+    use, of_record = prediction.record, {}
+    if use is not None:
+        of_record = {
+            "risk_without_record": use.risk_without,
+            "record_used": ", ".join(use.used),
+            "record_missing": ", ".join(use.missing),
+            "hazards_without_record": use.hazards_without.tolist(),
+        }
+        if adds is not None and adds.record_contribution is not None:
+            of_record["contribution_record"] = adds.record_contribution
+            of_record["of_variables"] = adds.variables
     return {
         **values,
         "risk_sd": prediction.risk_sd,
@@ -54,6 +69,7 @@ def prediction_row(prediction: Prediction, config: BundleConfig) -> dict[str, An
         "survival": prediction.survival.tolist(),
         "hazards": prediction.hazards.tolist(),
         **{f"contribution_{scale}": contribution[scale] for scale in SCALES},
+        **of_record,
         "model": config.name,
         "notice": config.card.notice,
     }

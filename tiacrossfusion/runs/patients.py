@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tiacrossfusion.cohorts.patients import PatientTable
-from tiacrossfusion.inference.prediction import Prediction, read_off, risk_caveat
+from tiacrossfusion.inference.prediction import Prediction, read_off, record_use, risk_caveat
 from tiacrossfusion.outputs.values import prediction_row
 
 if TYPE_CHECKING:
@@ -93,6 +93,13 @@ def _predict(
     prediction = None
     if hazards:
         prediction = read_off(np.mean(hazards, axis=0), config)
+        rows = [outcomes[slide].row for slide in predicted]
+        if config.architecture.record is not None and "record_used" in rows[0]:
+            names = config.architecture.record.names
+            used = rows[0]["record_used"].split(", ")
+            known = np.array([name in used for name in names])
+            without = np.mean([one["hazards_without_record"] for one in rows], axis=0)
+            prediction = replace(prediction, record=record_use(names, known, without))
         messages += [prediction.unknown, risk_caveat(prediction, config)]
         row |= prediction_row(prediction, config)
     message = "; ".join(filter(None, messages))

@@ -81,9 +81,17 @@ def predict(
     run = uuid.uuid4().hex
     kind = BagTask if are_bags else SlideTask
     config = model.config()
-    covariates = _covariates(config, patients, sources)
+    covariates, remarks = _covariates(config, patients, sources)
     tasks = (
-        kind(source, model, folder, options.with_mask(masks, index), run, covariates[index])
+        kind(
+            source,
+            model,
+            folder,
+            options.with_mask(masks, index),
+            run,
+            covariates[index],
+            remarks[index],
+        )
         for index, source in enumerate(sources)
     )
     outcomes = run_tasks(
@@ -106,20 +114,39 @@ def predict(
 
 def _covariates(
     config: BundleConfig, patients: PatientTable | None, sources: Sequence[Any]
-) -> list[tuple[float, ...] | None]:
-    """Return the covariates that the model takes for each source; None for one of no patient."""
+) -> tuple[list[tuple[float, ...] | None], list[str]]:
+    """Return the covariates that the model takes for each source, and what is to be said of each.
+
+    None for a source of no patient.
+    """
+    nothing = [""] * len(sources)
+    record = config.architecture.record
+    if record is not None:
+        if patients is None:
+            return [None] * len(sources), nothing
+        codes, remarks = patients.records(record)
+        rows = [None if slide is None else slide for slide in _slides_of(patients, sources)]
+        return (
+            [None if slide is None else codes[slide] for slide in rows],
+            ["" if slide is None else remarks[slide] for slide in rows],
+        )
     names = config.architecture.covariates
     if not names:
-        return [None] * len(sources)
+        return [None] * len(sources), nothing
     if patients is None:
         raise UsageError(
             f"{config.name} needs the covariates {', '.join(names)}; give a table of the slides with "
             "these columns with --patients"
         )
     numbers = patients.numbers(names)
-    paths = [s if isinstance(s, str | Path) else s.input_path or "" for s in sources]
-    slides = patients.find(paths)
-    return [None if slide is None else tuple(numbers[slide].values()) for slide in slides]
+    slides = _slides_of(patients, sources)
+    found = [None if slide is None else tuple(numbers[slide].values()) for slide in slides]
+    return found, nothing
+
+
+def _slides_of(patients: PatientTable, sources: Sequence[Any]) -> list[str | None]:
+    """Return the name of each source in the table."""
+    return patients.find([s if isinstance(s, str | Path) else s.input_path or "" for s in sources])
 
 
 def _line(outcome: Outcome, config: BundleConfig) -> str:

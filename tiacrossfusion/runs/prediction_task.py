@@ -63,6 +63,7 @@ class PredictionTask(RecordedTask):
         options: how the slide is read and its results written.
         run_name: names the run.
         covariates: (C,) of the patient, for a model that takes covariates.
+        record_remark: what is to be said of the patient's record; empty if nothing is.
         stem: preferred beginning of the names of its files.
         title: name of the slide in the table.
     """
@@ -73,6 +74,7 @@ class PredictionTask(RecordedTask):
     options: PredictionOptions
     run_name: str
     covariates: tuple[float, ...] | None = None
+    record_remark: str = ""
     folder: ResultsFolder = field(init=False)
     stem: str = field(init=False)
     title: str = field(init=False)
@@ -192,7 +194,7 @@ class PredictionTask(RecordedTask):
             **{f"patches_{scale}": count for scale, count in result.bag.counts().items()},
             "seconds": round(time.perf_counter() - started, 2),
             "status": "ok",
-            "message": result.message,
+            "message": "; ".join(filter(None, (result.message, self.record_remark))),
             "mpp": None if mpp is None else max(mpp),
             "path": self.source,
         }

@@ -198,15 +198,28 @@ def _table(rows: Sequence[dict[str, Any]], first: Sequence[str], last: Sequence[
     num_bins = max((len(row.get("survival", [])) for row in rows), default=0)
     bins = [f"{kind}_{k}" for k in range(1, num_bins + 1) for kind in ("bin_edge", "survival")]
     text = io.StringIO()
-    columns = [*first, *bins, *last]
+    columns = [*first, *bins, *_of_record(rows), *last]
     table = csv.DictWriter(text, columns, "", extrasaction="ignore", lineterminator="\n")
     table.writeheader()
     for row in rows:
         values = {**row}
         for kind in ("bin_edge", "survival"):
             values |= {f"{kind}_{k}": value for k, value in enumerate(row.get(kind, []), 1)}
+        for name, value in row.get("of_variables", {}).items():
+            values[f"contribution_of_{name}"] = value
         table.writerow({column: _cell(value) for column, value in values.items()})
     return text.getvalue()
+
+
+def _of_record(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the columns of models of slide and clinical record; none for other models."""
+    if not any("record_used" in row for row in rows):
+        return []
+    found = ["risk_without_record", "record_used", "record_missing"]
+    if any("contribution_record" in row for row in rows):
+        variables = dict.fromkeys(name for row in rows for name in row.get("of_variables", {}))
+        found += ["contribution_record", *(f"contribution_of_{name}" for name in variables)]
+    return found
 
 
 def _cell(value: object) -> object:

@@ -8,7 +8,11 @@ from tiacrossfusion.survival.time_bins import TimeBins
 
 
 def breslow_increments(
-    log_hazards: np.ndarray, times: np.ndarray, events: np.ndarray, bins: TimeBins
+    log_hazards: np.ndarray,
+    times: np.ndarray,
+    events: np.ndarray,
+    bins: TimeBins,
+    entries: np.ndarray | None = None,
 ) -> np.ndarray:
     """Growth of the baseline cumulative hazard in each time bin, (K,), above 0.
 
@@ -21,9 +25,12 @@ def breslow_increments(
         times: (N,) follow-up.
         events: (N,) 1 observed, 0 censored.
         bins: the K bins.
+        entries: (N,) times at which follow-up begins; None is 0.
     """
     event_times, counts = np.unique(times[events == 1], return_counts=True)
     at_risk = times[None, :] >= event_times[:, None]  # (T, N)
+    if entries is not None:
+        at_risk &= entries[None, :] < event_times[:, None]
     steps = counts / (at_risk * np.exp(log_hazards)[None, :]).sum(axis=1)  # (T,)
     increments = np.bincount(bins.index(event_times), weights=steps, minlength=bins.num_bins)
     # A bin without an event would have the hazard 0 exactly, and a logit of minus infinity.

@@ -18,7 +18,7 @@ def stratified_cox(frame: pd.DataFrame, *, ridge: float = 0.0) -> CoxPHFitter | 
     Args:
         frame: columns time, event and stratum, optionally entry (time at which follow-up begins), and one a
             term.
-        ridge: weight of lifelines' penalty, see `covariates.RIDGE`.
+        ridge: weight of lifelines' penalty of squared coefficients.
 
     Returns:
         The fitted model; None where it has no solution.

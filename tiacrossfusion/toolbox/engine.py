@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from tiatoolbox import logger
 from tiatoolbox.models.engine.engine_abc import EngineABC
 from tiatoolbox.models.engine.io_config import ModelIOConfigABC
@@ -169,7 +170,7 @@ class SurvivalPredictor(EngineABC):
         overwrite: bool = False,
         output_type: str = "dict",
         bags: str | os.PathLike | Sequence[str | os.PathLike] | None = None,
-        patients: str | os.PathLike | None = None,
+        patients: str | os.PathLike | pd.DataFrame | None = None,
         slide_column: str = "slide",
         patient_column: str = "patient",
         mpp: float | None = None,
@@ -204,8 +205,9 @@ class SurvivalPredictor(EngineABC):
             output_type: "dict", "zarr", "annotationstore", "qupath" or another name in `WRITERS`. "dict"
                 with a `save_dir` is saved as "zarr", as TIAToolbox's engines do.
             bags: instead of images: a folder of feature bags, one bag, or a list of bags.
-            patients: CSV file with the patient of each slide. `patients` of the predictor then holds one
-                prediction a patient, the mean over the slides; with a `save_dir` patients.csv too.
+            patients: CSV file or table with the patient of each slide, and the records that a model reads.
+                `patients` of the predictor then holds one prediction a patient, the mean over the slides;
+                with a `save_dir` patients.csv too.
             slide_column: of that file, names the slides.
             patient_column: of that file, names the patients.
             mpp: microns per level-0 pixel of the slides, over what the files say.
@@ -266,7 +268,7 @@ class SurvivalPredictor(EngineABC):
         table = None
         if patients is not None:
             table = read_patients(
-                path_of("patients", patients),
+                patients if isinstance(patients, pd.DataFrame) else path_of("patients", patients),
                 slide_column=slide_column,
                 patient_column=patient_column,
             )

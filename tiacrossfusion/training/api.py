@@ -71,7 +71,7 @@ def train(
             with the settings that are given.
         loggers: where losses are kept besides `metrics.csv`: "tensorboard", "wandb", "mlflow".
         permutations: of the follow-up, with all folds refitted, for a p of models that are quickly fitted
-            (`cox-covariates`, `coxnet`); 0 for none.
+            (`clinical`, `coxnet`); 0 for none.
         say: gets a line for each step; None is silent.
 
     Raises:
@@ -106,7 +106,7 @@ def train(
             say(f"note: {line}")
     evaluations = run.train()
     bundles = {}
-    for model in run.plan.networks:
+    for model in run.plan.with_bundles:
         place = run.plan.ensemble(model)
         if len(run.plan.folds) == 1:
             place = run.plan.fold_folder(model, run.plan.folds[0]) / BUNDLE

@@ -46,9 +46,10 @@ def save_fold_bundle(
 ) -> None:
     """Write the bundle of one fold; the figures of `predictions` go on its model card.
 
-    Group and percentile of a new patient are read against `train_risks`, those of the training patients.
+    Group and percentile of a new patient are read against `train_risks`, those of the training patients of
+    `predictions`, in their order.
     """
-    times, events = times_and_events(patients_of(cohort.table, fold.train))
+    _, events = times_and_events(patients_of(cohort.table, fold.train))
     optimistic = "optimistic, these patients chose the model: " if fold.optimistic else ""
     figure = evaluate([predictions]).pooled.harrell_c
     config = BundleConfig(
@@ -58,7 +59,9 @@ def save_fold_bundle(
         sampling=bags.sampling,
         encoder=bags.encoder,
         time_bins=fitted.bins,
-        risk_reference=risk_reference(train_risks, times, events, fitted.bins),
+        risk_reference=risk_reference(
+            train_risks, predictions.training_times, predictions.training_events, fitted.bins
+        ),
         training_slides=bags.identities(_slides_of(cohort, (*fold.train, *fold.validation))),
         training_distances=_distances(fitted.network, bags, _slides_of(cohort, fold.train)),
         card=ModelCard(

@@ -148,7 +148,8 @@ def _bag(path: Path, bundle: ModelBundle | None) -> Finding:
     try:
         bag = FeatureBag.load(path)
         if bundle is not None:
-            names = bundle.config.architecture.covariates  # whose values any patient may have
+            # whose values any patient may have; those of a record may miss
+            names = bundle.config.architecture.covariates
             bundle.tokens(bag, np.ones(len(names), np.float32) if names else None)
     except Exception as error:  # as in a run
         return Finding(path.name, CONTRADICTS, failure(error, str(path)))

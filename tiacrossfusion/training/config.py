@@ -22,7 +22,7 @@ from tiacrossfusion.cohorts.columns import Columns
 from tiacrossfusion.errors import TiacfError, UsageError, first_fault, one_line
 from tiacrossfusion.io.paths import is_endless
 from tiacrossfusion.networks.recipe import PAPER, Recipe
-from tiacrossfusion.networks.registry import model_names, recipe_of
+from tiacrossfusion.networks.registry import NETWORKS, model_names, recipe_of
 from tiacrossfusion.survival import check_unit
 from tiacrossfusion.text import printable
 
@@ -79,6 +79,18 @@ class FittingSettings(BaseModel):
     scale_dropout: float | None = Field(None, ge=0, lt=1)
 
 
+class FusionSettings(BaseModel):
+    """Models of slide and clinical record.
+
+    Attributes:
+        slide_model: the network of slides; None for the first network among the models, or "crossfusion".
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    slide_model: str | None = None
+
+
 class ProtocolSettings(BaseModel):
     """Who is fitted, who stops the training and who is only predicted.
 
@@ -115,6 +127,7 @@ class TrainingConfig(BaseModel):
         network: sizes and dropout.
         recipe: where settings that are not given come from: "network", each network's own recipe, or
             "paper", that of the CrossFusion paper for all.
+        fusion: of models of slide and clinical record.
         fitting: loss and optimiser, where they are to differ from the recipe.
         seed: of folds, initial weights, dropout and order.
     """
@@ -129,6 +142,7 @@ class TrainingConfig(BaseModel):
     network: NetworkSettings = NetworkSettings()
     recipe: Literal["network", "paper"] = "network"
     fitting: FittingSettings = FittingSettings()
+    fusion: FusionSettings = FusionSettings()
     #: Each fold takes one of a thousand from it, in 32 bits.
     seed: int = Field(0, ge=0, le=4_000_000)
 
@@ -149,10 +163,23 @@ class TrainingConfig(BaseModel):
             recipe = recipe.lengthened(math.ceil(patients / (devices * step)))
         return replace(recipe, **given, **sizes)
 
+    @property
+    def slide_model(self) -> str:
+        """Return the network of slides in models of slide and record."""
+        named = [model for model in self.models if model in NETWORKS]
+        return self.fusion.slide_model or (named[0] if named else "crossfusion")
+
     @field_validator("time_unit")
     @classmethod
     def _plain(cls, unit: str) -> str:
         return check_unit(unit.strip())
+
+    @field_validator("fusion")
+    @classmethod
+    def _network(cls, fusion: FusionSettings) -> FusionSettings:
+        if fusion.slide_model is not None and fusion.slide_model not in NETWORKS:
+            raise ValueError(f"slide_model {NETWORKS.unknown(fusion.slide_model)}")
+        return fusion
 
     @field_validator("models")
     @classmethod

@@ -19,13 +19,14 @@ from tiacrossfusion.evaluation.prediction_files import read_predictions, write_p
 from tiacrossfusion.evaluation.predictions import FoldPredictions
 from tiacrossfusion.evaluation.report import STAGING
 from tiacrossfusion.models.bundle import load_bundle
-from tiacrossfusion.networks.registry import COX_COVARIATES
+from tiacrossfusion.networks.registry import CLINICAL, FUSIONS, NETWORKS
 from tiacrossfusion.survival import TimeBins, quantile_bins, risk_of, survival_curve
-from tiacrossfusion.survival.covariates import CoxCovariates
+from tiacrossfusion.survival.clinical import ClinicalCox
 from tiacrossfusion.training.bags import CohortBags
 from tiacrossfusion.training.bundles import save_fold_bundle
 from tiacrossfusion.training.devices import Devices
 from tiacrossfusion.training.fold import BEST, LAST, METRICS, FittedFold, fit_fold, wait_for_others
+from tiacrossfusion.training.fusion import fit_fusion
 from tiacrossfusion.training.patients import patient_hazards, patients_of
 from tiacrossfusion.training.plan import BUNDLE, Plan
 
@@ -63,9 +64,10 @@ def fit_model(
             f"{label}: {len(fold.train)} patients to train, "
             f"{len(fold.validation)} to stop by, {len(fold.test)} to test"
         )
-        if bags is not None and model != COX_COVARIATES:
-            for line in _about_steps(plan, model, fold, devices):
-                say(f"{label}: {line}")
+        if bags is not None and model != CLINICAL:
+            if model in NETWORKS:
+                for line in _about_steps(plan, model, fold, devices):
+                    say(f"{label}: {line}")
             _fit_network(
                 plan,
                 model,
@@ -132,8 +134,9 @@ def _check_finished(place: Path, model: str) -> None:
     """Refuse a fold that lost a file, or of which one was damaged, after it had been finished."""
     with or_train_again(place):
         read_predictions(place)
-        if model != COX_COVARIATES:
+        if model != CLINICAL:
             load_bundle(place / BUNDLE)
+        if model in NETWORKS:
             read_metrics(place / METRICS)
 
 
@@ -152,19 +155,22 @@ def _fit_network(
     training, validation = (
         patients_of(cohort.table, names) for names in (fold.train, fold.validation)
     )
-    fitted = fit_fold(
-        model,
-        plan.config_of(fold),
-        bags,
-        training,
-        validation,
-        place,
-        seed=plan.config.seed * 1000 + fold.number,
-        devices=devices,
-        loggers=loggers,
-        show_progress=show_progress,
-        say=say,
-    )
+    if model in FUSIONS:
+        fitted = fit_fusion(plan, model, fold, bags, devices=devices, say=say)
+    else:
+        fitted = fit_fold(
+            model,
+            plan.config_of(fold),
+            bags,
+            training,
+            validation,
+            place,
+            seed=plan.config.seed * 1000 + fold.number,
+            devices=devices,
+            loggers=loggers,
+            show_progress=show_progress,
+            say=say,
+        )
     if leader:
         predictions, risks = network_predictions(plan, fold, fitted, bags)
         save_fold_bundle(place / BUNDLE, model, cohort, bags, fold, fitted, risks, predictions)
@@ -179,12 +185,15 @@ def network_predictions(
     plan: Plan, fold: Fold, fitted: FittedFold, bags: CohortBags
 ) -> tuple[FoldPredictions, np.ndarray]:
     """Return a network's predictions for the test patients, and its risks of the training patients (N,)."""
+    # Nothing stops the fit of a record, which learns from the validation patients, too.
+    fused = fitted.architecture.record is not None and not fold.optimistic
+    fitted_on = (*fold.train, *fold.validation) if fused else fold.train
     on_train, on_test = (
         survival_curve(patient_hazards(fitted.network, bags, patients_of(plan.cohort.table, names)))
-        for names in (fold.train, fold.test)
+        for names in (fitted_on, fold.test)
     )
     risks = risk_of(on_train)
-    made = _predictions(plan, fold, risk_of(on_test), on_test, risks, fitted.bins, fold.train)
+    made = _predictions(plan, fold, risk_of(on_test), on_test, risks, fitted.bins, fitted_on)
     return made, risks
 
 
@@ -200,10 +209,10 @@ def fit_covariates(plan: Plan, fold: Fold, say: Say) -> FoldPredictions:
         config.network.num_bins,
         config.time_unit,
     )
-    fitted = CoxCovariates(config.columns.covariates).fit(training)
+    fitted = ClinicalCox(plan.record).fit(training, seed=config.seed * 1000 + fold.number)
     risks, survival = fitted.risk(test), fitted.survival(test, bins)
     for line in dict.fromkeys(fitted.messages):
-        say(f"{COX_COVARIATES}, fold {fold.number}: {line}")
+        say(f"{CLINICAL}, fold {fold.number}: {line}")
     return _predictions(plan, fold, risks, survival, fitted.risk(training), bins, fitted_on)
 
 

@@ -21,7 +21,7 @@ from tiacrossfusion.evaluation.predictions import FoldPredictions
 from tiacrossfusion.evaluation.scores import CHANCE, AddedValue, Evaluation, figure_row
 from tiacrossfusion.io.atomic import write_text
 from tiacrossfusion.models.bundle import load_bundle
-from tiacrossfusion.networks.registry import COX_COVARIATES
+from tiacrossfusion.networks.registry import CLINICAL, NETWORKS
 from tiacrossfusion.training.bags import CohortBags
 from tiacrossfusion.training.bundles import save_ensemble
 from tiacrossfusion.training.fit import or_train_again, read_metrics
@@ -57,16 +57,19 @@ def judge_model(
         )
     write_predictions(place, folds)
     curves = None
-    if model != COX_COVARIATES:
+    if model in NETWORKS:
         curves = {
             fold.number: read_metrics(plan.fold_folder(model, fold) / METRICS)
             for fold in plan.folds
         }
     judged = Judgement(model, evaluation)
-    if plan.config.columns.covariates and model != COX_COVARIATES:
+    if plan.config.columns.covariates and model != CLINICAL:
         covariates = plan.cohort.table.patients[list(plan.config.columns.covariates)]
         try:
-            judged = replace(judged, added=added_value(folds, covariates, seed=plan.config.seed))
+            judged = replace(
+                judged,
+                added=added_value(folds, covariates, record=plan.record, seed=plan.config.seed),
+            )
         except TiacfError as error:
             note = f"What the model adds to the covariates could not be computed: {error}"
             evaluation = evaluation.model_copy(update={"notes": (*evaluation.notes, note)})

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from tiacrossfusion.evaluation.predictions import FoldPredictions
-from tiacrossfusion.networks.registry import COX_COVARIATES, COXNETS
+from tiacrossfusion.networks.registry import CLINICAL, COXNETS
 from tiacrossfusion.survival import PairSums, harrell_pairs
 from tiacrossfusion.training.bags import CohortBags
 from tiacrossfusion.training.fit import fit_covariates, network_predictions
@@ -19,7 +19,7 @@ from tiacrossfusion.training.patients import patients_of
 from tiacrossfusion.training.plan import Plan
 
 #: Models that are fitted in closed form or nearly so.
-CHEAP = (COX_COVARIATES, *COXNETS)
+CHEAP = (CLINICAL, *COXNETS)
 
 
 def permutation_p(
@@ -64,7 +64,7 @@ def permutation_p(
 
 
 def _refitted(plan: Plan, model: str, bags: CohortBags | None) -> list[FoldPredictions]:
-    if model == COX_COVARIATES or bags is None:
+    if model == CLINICAL or bags is None:
         return [fit_covariates(plan, fold, lambda _: None) for fold in plan.folds]
     made = []
     with tempfile.TemporaryDirectory() as folder:

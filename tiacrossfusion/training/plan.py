@@ -13,16 +13,21 @@ from tiacrossfusion.bags.bag import FeatureBag
 from tiacrossfusion.bags.files import find_bags
 from tiacrossfusion.cohorts.folds import Fold, check_folds, holdout_fold, nested_folds
 from tiacrossfusion.cohorts.matching import match_bags
+from tiacrossfusion.cohorts.records import record_of, refuse_outcome
 from tiacrossfusion.cohorts.site_folds import site_folds
 from tiacrossfusion.cohorts.splits import given_folds, official_folds, read_splits
 from tiacrossfusion.cohorts.table import CohortTable, read_table
 from tiacrossfusion.errors import UsageError
-from tiacrossfusion.networks.registry import COX_COVARIATES, COXNETS
+from tiacrossfusion.networks.registry import CLINICAL, COXNETS, FUSIONS, NETWORKS
+from tiacrossfusion.survival.record import Record
 from tiacrossfusion.text import printable
 from tiacrossfusion.training.config import ProtocolSettings, TrainingConfig
 from tiacrossfusion.training.space import Tuning
 
 BUNDLE, ENSEMBLE = "bundle", "ensemble"
+
+#: Parts of the training patients in which slide scores are out of fold.
+INNER_FOLDS = 5
 
 
 #: With fewer events than this, in a fold or for each covariate, figures and coefficients mean little.
@@ -56,6 +61,7 @@ def read_cohort(table: Path, bags: Path | None, config: TrainingConfig) -> Cohor
         drop_unusable=config.drop_unusable,
         covariates_may_miss=not _network_reads_covariates(config),
     )
+    refuse_outcome(table, checked.patients, config.columns.covariates)
     name = printable(table.stem)
     if bags is None:
         return Cohort(name, checked, {})
@@ -65,12 +71,12 @@ def read_cohort(table: Path, bags: Path | None, config: TrainingConfig) -> Cohor
 
 def _network_reads_covariates(config: TrainingConfig) -> bool:
     """Return whether a network is trained that takes covariates: unlike Cox regression, it needs them all."""
-    if not config.columns.covariates or set(config.models) <= {COX_COVARIATES}:
+    networks = [model for model in config.models if model in NETWORKS]
+    if not config.columns.covariates or not networks:
         return False
     from tiacrossfusion.networks.calling import input_names
     from tiacrossfusion.training.fold import build_on_meta
 
-    networks = [model for model in config.models if model != COX_COVARIATES]
     return any("covariates" in input_names(build_on_meta(model, config)) for model in networks)
 
 
@@ -81,6 +87,7 @@ class Plan:
     Attributes:
         folds: division of the patients; the same for all models.
         messages: what was left out, and what does not fit between splits and table, one line each.
+        record: the clinical covariates, if there are any.
         tuning: how settings are chosen in each fold; None trains all with those of `config`.
         tuned: settings that were chosen, by number of the fold.
     """
@@ -90,6 +97,7 @@ class Plan:
     config: TrainingConfig
     folds: tuple[Fold, ...]
     messages: tuple[str, ...]
+    record: Record | None = None
     tuning: Tuning | None = None
     tuned: Mapping[int, TrainingConfig] = field(default_factory=dict)
 
@@ -104,8 +112,13 @@ class Plan:
 
     @property
     def networks(self) -> tuple[str, ...]:
-        """Return the models that are trained on bags."""
-        return tuple(model for model in self.config.models if model != COX_COVARIATES)
+        """Return the networks of slides that are trained."""
+        return tuple(model for model in self.config.models if model in NETWORKS)
+
+    @property
+    def with_bundles(self) -> tuple[str, ...]:
+        """Return the models that read bags and become bundles."""
+        return tuple(model for model in self.config.models if model != CLINICAL)
 
     def model_folder(self, model: str) -> Path:
         """Return the folder of a model."""
@@ -116,15 +129,16 @@ class Plan:
         return self.folder / model / f"fold-{fold.number}"
 
     def ensemble(self, model: str) -> Path:
-        """Return the folder of the bundle of all folds together, which only networks have."""
+        """Return the folder of the bundle of all folds together, which models of covariates alone lack."""
         return self.folder / model / ENSEMBLE
 
     def covariates(self) -> dict[str, np.ndarray] | None:
-        """Return the covariates (C,) of the patient of each slide; None without any, or if some are text."""
-        values = self.cohort.table.patients[list(self.config.columns.covariates)]
-        if values.empty or not all(is_numeric_dtype(values[name]) for name in values):
+        """Return the covariates (C,) of the patient of each slide as numbers, see `Record.codes`; or None."""
+        if self.record is None:
             return None
-        numbers = dict(zip(values.index, values.to_numpy(float), strict=True))
+        patients = self.cohort.table.patients
+        codes, _ = self.record.codes(patients)
+        numbers = dict(zip(patients.index, codes, strict=True))
         slides = self.cohort.table.slides
         return {
             slide: numbers[patient]
@@ -153,23 +167,52 @@ def make_plan(
     """
     folds, messages = _make_folds(cohort.table, config.protocol, config.seed)
     check_folds(folds, cohort.table, config.network.num_bins)
-    if config.columns.covariates and COX_COVARIATES not in config.models:
-        config = config.model_copy(update={"models": (*config.models, COX_COVARIATES)})
+    if set(config.models) & set(FUSIONS):
+        config, said = _with_slide_model(config)
+        messages = [*messages, *said]
+    if config.columns.covariates and CLINICAL not in config.models:
+        config = config.model_copy(update={"models": (*config.models, CLINICAL)})
         messages = [
             *messages,
-            f"{COX_COVARIATES} is trained beside, to see what a model adds to it",
+            f"{CLINICAL} is trained beside, to see what a model adds to it",
         ]
-    plan = Plan(folder, cohort, config, tuple(folds), (*cohort.table.messages(), *messages))
-    if COX_COVARIATES in config.models and not config.columns.covariates:
-        raise UsageError(f"{COX_COVARIATES} needs covariates; name columns with --covariates")
-    if plan.networks and not cohort.sources:
-        raise UsageError(f"{plan.networks[0]} needs bags; give their folder with --bags")
+    record = record_of(cohort.table.patients, config.columns)
+    messages = [*cohort.table.messages(), *messages]
+    plan = Plan(folder, cohort, config, tuple(folds), tuple(messages), record)
+    if CLINICAL in config.models and not config.columns.covariates:
+        raise UsageError(f"{CLINICAL} needs covariates; name columns with --covariates")
+    if plan.with_bundles and not cohort.sources:
+        raise UsageError(f"{plan.with_bundles[0]} needs bags; give their folder with --bags")
     if plan.networks:
         _check_networks(plan)
     if tuning is not None:
         _check_tuning(plan)
         plan = replace(plan, tuning=tuning)
     return replace(plan, messages=(*plan.messages, *_few_events(plan)))
+
+
+def _with_slide_model(config: TrainingConfig) -> tuple[TrainingConfig, list[str]]:
+    """Return settings in which the network of slides is trained before the models that need it."""
+    fusions = [model for model in config.models if model in FUSIONS]
+    if not config.columns.covariates:
+        raise UsageError(
+            f"{fusions[0]} needs a clinical record; name its columns with --covariates"
+        )
+    slide_model, said = config.slide_model, []
+    if config.columns.entry is not None:
+        raise UsageError(
+            f"--entry-time: {fusions[0]} does not learn from left-truncated times; leave it out"
+        )
+    others = [model for model in config.models if model not in FUSIONS]
+    if slide_model not in others:
+        others.insert(0, slide_model)
+        said.append(f"{slide_model} is trained as the network of slides")
+    said.append(
+        f"{', '.join(fusions)}: each fold trains {slide_model} on {INNER_FOLDS} parts of its training "
+        f"patients once more, for slide scores out of fold, which takes about {INNER_FOLDS - 1} times as long"
+    )
+    fusion = config.fusion.model_copy(update={"slide_model": slide_model})
+    return config.model_copy(update={"models": (*others, *fusions), "fusion": fusion}), said
 
 
 def _check_tuning(plan: Plan) -> None:
@@ -216,7 +259,7 @@ def _check_networks(plan: Plan) -> None:
     names = plan.config.columns.covariates
     if plan.config.columns.entry is not None:
         raise UsageError(
-            f"--entry-time: {plan.networks[0]} does not learn from left-truncated times, {COX_COVARIATES} "
+            f"--entry-time: {plan.networks[0]} does not learn from left-truncated times, {CLINICAL} "
             "alone does; leave one of them out"
         )
     taken = {size for model in plan.networks for size in network_sizes(model)}

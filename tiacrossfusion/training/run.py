@@ -21,6 +21,7 @@ from pathlib import Path
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from tiacrossfusion.evaluation.scores import Evaluation
+from tiacrossfusion.networks.registry import CLINICAL
 from tiacrossfusion.training.bag_cache import BagCache
 from tiacrossfusion.training.bags import CohortBags
 from tiacrossfusion.training.config import TrainingConfig
@@ -138,7 +139,7 @@ class TrainingRun:
 
     def _bags_of(self, model: str) -> CohortBags | None:
         """Read and check the bags, once; None for a model that needs none."""
-        if model not in self.plan.networks:
+        if model == CLINICAL:
             return None
         if self._bags is None:
             bags = CohortBags(

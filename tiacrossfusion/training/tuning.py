@@ -11,7 +11,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tiacrossfusion.cohorts.folds import Fold, check_folds
-from tiacrossfusion.cohorts.table import CohortTable
 from tiacrossfusion.errors import TiacfError, UsageError, one_line
 from tiacrossfusion.io.atomic import write_text
 from tiacrossfusion.survival import PairSums, harrell_pairs, risk_of, survival_curve
@@ -112,7 +110,7 @@ def _best_of_fold(
 
 def _inner_folds(plan: Plan, fold: Fold, tuning: Tuning, seed: int) -> list[Fold]:
     """Divide the patients outside the test part."""
-    table = _table_of(plan.cohort.table, (*fold.train, *fold.validation))
+    table = plan.cohort.table.of((*fold.train, *fold.validation))
     share = plan.config.protocol.validation_share
     folds, _ = divide(table, tuning.inner_folds, share, seed=seed)
     try:
@@ -122,13 +120,6 @@ def _inner_folds(plan: Plan, fold: Fold, tuning: Tuning, seed: int) -> list[Fold
             f"the inner folds of fold {fold.number}: {error}; or take fewer --inner-folds"
         ) from error
     return folds
-
-
-def _table_of(table: CohortTable, names: Sequence[str]) -> CohortTable:
-    patients = table.patients.loc[sorted(names)]
-    slides = table.slides[table.slides["patient"].isin(patients.index)]
-    sites = None if table.sites is None else table.sites.loc[patients.index]
-    return replace(table, patients=patients, slides=slides, sites=sites)
 
 
 def _inner_c(

@@ -48,7 +48,11 @@ def make_fragment(result: SlideResult) -> ReportSlide:
         patches=bag.counts(),
         facts=_facts(bag),
         survival=curve_of(prediction, config),
-        contribution={} if adds is None else adds.scale_contribution,
+        contribution={}
+        if adds is None
+        else adds.scale_contribution
+        | ({} if adds.record_contribution is None else {"record": adds.record_contribution})
+        | adds.variables,
         baseline="training" if adds is None else adds.baseline,
         map=None if frame is None else map_view(frame, result),
         map_note=map_note,

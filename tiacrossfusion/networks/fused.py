@@ -1,0 +1,295 @@
+"""A slide's network and the patient's clinical record as one model.
+
+The slide's network is trained before and stays as it is. Of its curve one number is kept, the slide score r:
+the logarithm of the cumulative hazard at the last bin edge, which for a Cox network is its log-hazard. The
+record enters as the terms z of `RecordTerms`. Three heads turn them into a log-hazard, one for each state of
+the record: as complete as those of the training patients, with further gaps, and none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tiacrossfusion.networks.base import SurvivalNetwork, Term
+from tiacrossfusion.networks.output import AttentionLayers, AttentionScores, SurvivalOutput
+from tiacrossfusion.networks.tokens import SlideTokens
+from tiacrossfusion.networks.trained import proportional_logits
+from tiacrossfusion.networks.wrapper import NetworkWrapper
+from tiacrossfusion.survival.record import Record
+
+HeadKind = Literal["linear", "mlp", "tokens"]
+
+#: States of the record, in the order of the heads.
+WHOLE, PARTIAL, NONE = "whole", "partial", "none"
+STATES: Final = (WHOLE, PARTIAL, NONE)
+
+#: Width of the small networks, and their dropout in training.
+WIDTH, DROPOUT = 32, 0.2
+
+_LARGEST_TERM = 4.0
+
+
+class RecordHead(nn.Module):
+    """The log-hazard of a slide score and a record: `eta = w^T z + alpha r + beta q r`, or a small network.
+
+    q is the score of the record alone, as `(w_q^T z - centre) / scale`. Coefficients are found in closed
+    form, except for those of the small networks.
+
+    Args:
+        record: its variables.
+        num_bins: K.
+        kind: "linear"; "mlp", a layer of 32 on [z, r]; "tokens", a transformer on a token for each variable
+            and one for the slide.
+    """
+
+    centre: Tensor
+    scale: Tensor
+    w: Tensor
+    alpha: Tensor
+    beta: Tensor
+    w_q: Tensor
+    q_moments: Tensor
+    increments: Tensor
+
+    def __init__(self, record: Record, num_bins: int, kind: HeadKind) -> None:
+        """Make a head of zeros."""
+        super().__init__()
+        self.record = record
+        terms = record.num_terms
+        for name, size in (("centre", terms), ("scale", terms), ("w", terms), ("w_q", terms)):
+            self.register_buffer(name, torch.zeros(size))
+        self.register_buffer("alpha", torch.zeros(()))
+        self.register_buffer("beta", torch.zeros(()))
+        self.register_buffer("q_moments", torch.tensor([0.0, 1.0]))
+        self.register_buffer("increments", torch.zeros(num_bins))
+        self.small: nn.Module | None = None
+        if kind == "mlp":
+            self.small = MLP(terms)
+        elif kind == "tokens":
+            self.small = TokenTransformer(record)
+
+    def terms(self, codes: Tensor) -> Tensor:
+        """Return the terms (B, P) of codes (B, V), NaN where missing; as `RecordTerms.encode`."""
+        place, kind, level = (
+            torch.as_tensor(part, device=codes.device) for part in self.record.places()
+        )
+        values = codes[:, place]
+        missing = values.isnan()
+        values = values.nan_to_num(0.0)
+        number = torch.where(kind == 1, values.clamp(min=0).log1p(), values)
+        used = self.scale > 0
+        number = (number - self.centre) / torch.where(used, self.scale, 1.0)
+        number = number.clamp(-_LARGEST_TERM, _LARGEST_TERM)
+        terms = torch.where(kind == 2, (values == level).to(number) - self.centre, number)
+        terms = terms.masked_fill(missing, 0.0)
+        terms = torch.where(kind == 3, missing.to(number) - self.centre, terms)
+        return torch.where(used, terms, 0.0)
+
+    def forward(self, codes: Tensor, score: Tensor) -> Tensor:
+        """Return the log-hazards (B,) of codes (B, V) and slide scores (B,)."""
+        return self.of_terms(self.terms(codes), score)
+
+    def of_terms(self, z: Tensor, score: Tensor) -> Tensor:
+        """Return the log-hazards (B,) of terms (B, P) and slide scores (B,)."""
+        q = (z @ self.w_q - self.q_moments[0]) / self.q_moments[1]
+        eta = z @ self.w + self.alpha * score + self.beta * q * score
+        return eta if self.small is None else eta + self.small(z, score)
+
+
+class MLP(nn.Module):
+    """A layer of 32 on the terms of the record and the slide score; its slope is set after training."""
+
+    slope: Tensor
+
+    def __init__(self, terms: int) -> None:
+        """Make fresh weights."""
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(terms + 1, WIDTH), nn.ReLU(), nn.Dropout(DROPOUT), nn.Linear(WIDTH, 1)
+        )
+        self.register_buffer("slope", torch.ones(()))
+
+    def forward(self, z: Tensor, score: Tensor) -> Tensor:
+        """Return log-hazards (B,) of terms (B, P) and slide scores (B,)."""
+        return self.slope * self.layers(torch.cat([z, score[:, None]], dim=1))[:, 0]
+
+
+class TokenTransformer(nn.Module):
+    """A layer of attention between tokens, one for each variable and the slide, with a bias for each pair.
+
+    A variable's token is the sum of a learned vector and of its terms times learned vectors, so that a
+    missing value has a token of its own. The learned bias of each pair of variables, added to the attention
+    of all patients, is the weighted graph of variables of Cross-Modality Masked Learning (MICCAI 2025).
+    """
+
+    slope: Tensor
+
+    def __init__(self, record: Record, heads: int = 2) -> None:
+        """Make fresh weights."""
+        super().__init__()
+        self.record, self.heads = record, heads
+        count = len(record.variables) + 1
+        self.vectors = nn.Parameter(torch.empty(record.num_terms + 1, WIDTH))
+        self.offsets = nn.Parameter(torch.empty(count, WIDTH))
+        self.bias = nn.Parameter(torch.empty(count, count))
+        self.reset_parameters()
+        self.attend = nn.Linear(WIDTH, 3 * WIDTH)
+        self.norm = nn.LayerNorm(WIDTH)
+        self.dropout = nn.Dropout(DROPOUT)
+        self.out = nn.Linear(WIDTH, 1)
+        self.register_buffer("slope", torch.ones(()))
+
+    def reset_parameters(self) -> None:
+        """Draw the vectors anew; pairs have no bias."""
+        nn.init.normal_(self.vectors, std=0.1)
+        nn.init.normal_(self.offsets, std=0.1)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, z: Tensor, score: Tensor) -> Tensor:
+        """Return log-hazards (B,) of terms (B, P) and slide scores (B,)."""
+        place = torch.as_tensor(self.record.places()[0], device=z.device)
+        values = torch.cat([z, score[:, None]], dim=1)  # (B, P + 1)
+        owner = torch.cat([place, place.new_tensor([len(self.record.variables)])])
+        parts = values[:, :, None] * self.vectors  # (B, P + 1, D)
+        tokens = self.offsets.expand(len(z), -1, -1).index_add(1, owner, parts)  # (B, V + 1, D)
+        q, k, v = self.attend(self.norm(tokens)).chunk(3, dim=2)
+        q, k, v = (x.unflatten(2, (self.heads, -1)).transpose(1, 2) for x in (q, k, v))
+        mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=self.bias)
+        tokens = tokens + self.dropout(mixed.transpose(1, 2).flatten(2))
+        return self.slope * self.out(tokens.mean(dim=1))[:, 0]
+
+
+class SlideScore(nn.Module):
+    """The slide score (B,) from logits (B, K), standardised by the scores of the training patients."""
+
+    moments: Tensor
+
+    def __init__(self) -> None:
+        """Make a score of mean 0 and SD 1."""
+        super().__init__()
+        self.register_buffer("moments", torch.tensor([0.0, 1.0]))
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """Return the log of the cumulative hazard at the last bin edge, less the mean, over the SD."""
+        return (log_cumulative_hazard(logits) - self.moments[0]) / self.moments[1]
+
+
+class FusedNetwork(NetworkWrapper):
+    """A slide's network, and the heads that join its score with a record.
+
+    `covariates` (B, V) are the codes of the record (`Record.codes`), NaN where missing; without them the
+    prediction is that of the slide alone.
+
+    Args:
+        network: of slides.
+        record: variables of the record.
+        num_bins: K.
+        kind: of the heads for whole and partial records.
+    """
+
+    gaps: Tensor
+
+    def __init__(
+        self, network: SurvivalNetwork, record: Record, num_bins: int, kind: HeadKind
+    ) -> None:
+        """Wrap the network."""
+        super().__init__(network.encoder_width, num_bins)
+        self.network, self.record = network, record
+        self.score = SlideScore()
+        self.heads = nn.ModuleDict(
+            {
+                WHOLE: RecordHead(record, num_bins, kind),
+                PARTIAL: RecordHead(record, num_bins, kind),
+                NONE: RecordHead(record, num_bins, "linear"),
+            }
+        )
+        # Most missing values that a training patient usually has: more make a record partial.
+        self.register_buffer("gaps", torch.zeros(()))
+
+    def further_inputs(self) -> tuple[str, ...]:
+        """Return those of the slide's network, and covariates."""
+        return (*super().further_inputs(), "covariates")
+
+    def predict(self, inputs: dict[str, Tensor], *, attention: bool) -> SurvivalOutput:
+        """Predict K hazards from slide and record, with the attention scores of the slide's network."""
+        of_slide = dict(inputs)
+        codes = of_slide.pop("covariates", None)
+        output = super().predict(of_slide, attention=attention)
+        score = self.score(output.logits)
+        nothing = score.new_full((len(score), len(self.record.variables)), torch.nan)
+        alone = SurvivalOutput.from_logits(self.logits(score, nothing))
+        logits = alone.logits if codes is None else self.logits(score, codes)
+        return SurvivalOutput.from_logits(
+            logits, output.attention, survival_without_record=alone.survival
+        )
+
+    def logits(self, score: Tensor, codes: Tensor, typical: Tensor | None = None) -> Tensor:
+        """Return the logits (B, K) of slide scores (B,) and codes (B, V).
+
+        Args:
+            score: of the slides.
+            codes: of the records.
+            typical: (B, V) bool, variables that are taken for those of an average patient, their terms being
+                0; the state of the record is that of the codes. None for none.
+        """
+        codes = codes.to(score.dtype)
+        missing = codes.isnan().sum(dim=1)  # (B,)
+        found = torch.empty(len(score), self.num_bins, dtype=score.dtype, device=score.device)
+        for name, rows in (
+            (NONE, missing == codes.shape[1]),
+            (WHOLE, (missing <= self.gaps) & (missing < codes.shape[1])),
+            (PARTIAL, (missing > self.gaps) & (missing < codes.shape[1])),
+        ):
+            if rows.any():
+                head = self.heads[name]
+                assert isinstance(head, RecordHead)  # noqa: S101 - made above
+                z = head.terms(codes[rows])
+                if typical is not None:
+                    place = torch.as_tensor(self.record.places()[0], device=z.device)
+                    z = z.masked_fill(typical[rows][:, place], 0.0)
+                eta = head.of_terms(z, score[rows])
+                found[rows] = proportional_logits(eta[:, None], head.increments).to(score.dtype)
+        return found
+
+    def state(self, codes: Tensor) -> str:
+        """Return the state of the record of codes (V,): "whole", "partial" or "none"."""
+        missing = int(codes.isnan().sum())
+        if missing == len(codes):
+            return NONE
+        return WHOLE if missing <= float(self.gaps) else PARTIAL
+
+    def embeddings(self) -> Mapping[nn.Module, tuple[str, ...]]:
+        """Return those of the slide's network."""
+        return self.network.embeddings()
+
+    def terms(self) -> Mapping[nn.Module, Term]:
+        """Return those of the slide's network."""
+        return self.network.terms()
+
+    def moments(self) -> tuple[Tensor, Tensor] | None:
+        """Return those of the slide's network."""
+        return self.network.moments()
+
+    def rollout(self, tokens: SlideTokens) -> AttentionScores | None:
+        """Return that of the slide's network."""
+        return self.network.rollout(tokens)
+
+    def attention_layers(self) -> AttentionLayers | None:
+        """Return the layers of the slide's network."""
+        return self.network.attention_layers()
+
+    def _inner(self) -> nn.Module:
+        return self.network
+
+
+def log_cumulative_hazard(logits: Tensor) -> Tensor:
+    """Return the log of the cumulative hazard (B,) at the last bin edge, from logits (B, K) of the hazards.
+
+    The sum over the bins of `-log(1 - h) = softplus(logit)`.
+    """
+    return functional.softplus(logits).sum(dim=1).clamp(min=1e-12).log()

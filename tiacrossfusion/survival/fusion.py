@@ -1,0 +1,146 @@
+"""Join a slide score with a clinical record by Cox regression, for whole, partial and missing records.
+
+The slide score of a training patient is out of fold: predicted by a model that was not trained on the
+patient. A score from the training itself would look better than it is, and take the weight of the record.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tiacrossfusion.survival.balanced_parts import balanced_parts
+from tiacrossfusion.survival.proportional_hazards import breslow_increments
+from tiacrossfusion.survival.record import Record, RecordTerms
+from tiacrossfusion.survival.ridge_cox import choose_ridge, fit_ridge
+from tiacrossfusion.survival.time_bins import TimeBins
+
+#: Penalty of the slide score and of its product with the record.
+SLIDE_PENALTY = 1e-3
+
+#: Folds in which the record's score of a training patient is out of fold.
+_FOLDS = 5
+
+#: Copies of the training patients with masked records, and the share of them that are masked, at a rate of
+#: their own, even between 0 and 1; the others keep what they have.
+_COPIES, _MASKED = 4, 0.75
+
+
+@dataclass(frozen=True, eq=False)
+class FusedHead:
+    """`eta = w^T z + alpha r + beta q r` and a baseline hazard.
+
+    Attributes:
+        terms: makes z of the record's codes.
+        w: (P,) coefficients of the terms.
+        alpha: of the slide score r.
+        beta: of the product of the record's score q and r; 0 without it.
+        w_q: (P,) `q = (w_q^T z - q_mean) / q_sd`.
+        q_mean: of the training patients.
+        q_sd: of the training patients' out-of-fold scores.
+        increments: (K,) baseline hazard in each bin.
+    """
+
+    terms: RecordTerms
+    w: np.ndarray
+    alpha: float
+    beta: float
+    w_q: np.ndarray
+    q_mean: float
+    q_sd: float
+    increments: np.ndarray
+
+    def log_hazard(self, codes: np.ndarray, score: np.ndarray) -> np.ndarray:
+        """Return eta (N,) of codes (N, V) and slide scores (N,)."""
+        z = self.terms.encode(codes)
+        q = (z @ self.w_q - self.q_mean) / self.q_sd
+        return z @ self.w + self.alpha * score + self.beta * q * score
+
+
+def fit_head(
+    record: Record,
+    codes: np.ndarray,
+    score: np.ndarray,
+    times: np.ndarray,
+    events: np.ndarray,
+    bins: TimeBins,
+    *,
+    product: bool,
+    seed: int,
+) -> FusedHead:
+    """Fit a head to training patients.
+
+    The penalty of w is chosen by cross-validated partial likelihood (`choose_ridge`).
+
+    Args:
+        record: the variables.
+        codes: (N, V), see `Record.codes`.
+        score: (N,) slide scores, out of fold, of mean 0 and SD 1.
+        times: (N,) follow-up times.
+        events: (N,) 1 where the event was observed, 0 where the patient was censored.
+        bins: of the baseline.
+        product: let the product of both scores in, if it raises the cross-validated partial likelihood.
+        seed: of the folds.
+
+    Raises:
+        TiacfError: there is no event.
+    """
+    terms = RecordTerms.fit(record, codes)
+    z = terms.encode(codes)
+    count = z.shape[1]
+    x = np.column_stack([z, score])
+    fixed = np.array([np.nan] * count + [SLIDE_PENALTY])
+    penalties, worth = choose_ridge(x, times, events, fixed, seed=seed)
+    w_q, q_mean, q_sd = np.zeros(count), 0.0, 1.0
+    with_product = False
+    if product and z.any():
+        w_q, held = _record_score(z, times, events, seed)
+        q_mean, q_sd = float((z @ w_q).mean()), float(held.std()) or 1.0
+        q = (held - held.mean()) / q_sd
+        more = np.column_stack([x, q * score])
+        found = choose_ridge(more, times, events, np.append(fixed, SLIDE_PENALTY), seed=seed)
+        with_product = found[1] > worth
+        if with_product:
+            x, penalties = more, found[0]
+    b = fit_ridge(x, times, events, penalties)
+    increments = breslow_increments(x @ b, times, events, bins)
+    beta = float(b[count + 1]) if with_product else 0.0
+    return FusedHead(terms, b[:count], float(b[count]), beta, w_q, q_mean, q_sd, increments)
+
+
+def _record_score(
+    z: np.ndarray, times: np.ndarray, events: np.ndarray, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Coefficients (P,) of the record alone, and its scores (N,) out of fold."""
+    penalties, _ = choose_ridge(z, times, events, np.full(z.shape[1], np.nan), seed=seed)
+    part = balanced_parts(events, _FOLDS, np.random.default_rng([seed, 1]))
+    held = np.empty(len(z))
+    for number in range(_FOLDS):
+        test = part == number
+        held[test] = z[test] @ fit_ridge(z[~test], times[~test], events[~test], penalties)
+    return fit_ridge(z, times, events, penalties), held
+
+
+def masked_copies(codes: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return copies of records with values masked at random, and the patient of each copy.
+
+    Of four copies of each patient three quarters have a rate of their own, even between 0 and 1, at which
+    each value is masked; copies without any value are left out.
+
+    Args:
+        codes: (N, V), NaN where missing.
+        seed: of the masks.
+    """
+    random = np.random.default_rng(seed)
+    patients = np.tile(np.arange(len(codes)), _COPIES)
+    copies = codes[patients].copy()
+    rates = random.uniform(size=len(copies)) * (random.uniform(size=len(copies)) < _MASKED)
+    copies[random.uniform(size=copies.shape) < rates[:, None]] = np.nan
+    kept = np.isfinite(copies).any(axis=1)
+    return copies[kept], patients[kept]
+
+
+def usual_gaps(codes: np.ndarray) -> int:
+    """Return the number of missing values that 95 % of the training patients do not exceed."""
+    return int(np.quantile(np.isnan(codes).sum(axis=1), 0.95))

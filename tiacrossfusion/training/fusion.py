@@ -1,0 +1,237 @@
+"""Fit the models of slide and clinical record (`networks.fused`) on a fold."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import cast
+
+import numpy as np
+import torch
+from torch import nn
+
+from tiacrossfusion.cohorts.folds import Fold
+from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.models.bundle import load_bundle
+from tiacrossfusion.models.config import Architecture
+from tiacrossfusion.networks.fused import (
+    NONE,
+    PARTIAL,
+    WHOLE,
+    FusedNetwork,
+    HeadKind,
+    RecordHead,
+    TokenTransformer,
+)
+from tiacrossfusion.networks.registry import FUSIONS
+from tiacrossfusion.survival import TimeBins, breslow_increments, quantile_bins
+from tiacrossfusion.survival.balanced_parts import balanced_parts
+from tiacrossfusion.survival.fusion import (
+    SLIDE_PENALTY,
+    FusedHead,
+    fit_head,
+    masked_copies,
+    usual_gaps,
+)
+from tiacrossfusion.survival.record import Record, RecordTerms
+from tiacrossfusion.survival.ridge_cox import fit_ridge
+from tiacrossfusion.training.bags import CohortBags
+from tiacrossfusion.training.devices import Devices
+from tiacrossfusion.training.fold import FittedFold
+from tiacrossfusion.training.inner_scores import inner_scores, raw_scores
+from tiacrossfusion.training.plan import BUNDLE, Plan
+
+#: Training of the small networks: full-batch steps of Adam, their rate, the penalty of squared weights, and
+#: the folds in which the slope is found.
+STEPS, RATE, PENALTY, SLOPE_FOLDS = 75, 5e-3, 0.03, 4
+
+
+def fit_fusion(
+    plan: Plan,
+    model: str,
+    fold: Fold,
+    bags: CohortBags,
+    *,
+    devices: Devices,
+    say: Callable[[str], None],
+) -> FittedFold:
+    """Fit a model of slide and record to the patients outside the test part.
+
+    The slide's network is that of the same fold, trained before. The heads are fitted to slide scores out of
+    fold: `late-fusion` is ridge Cox regression on record and score; `joint-fusion` may add their product;
+    `joint-network` and `joint-transformer` are small networks on the same.
+
+    Args:
+        plan: folds and settings.
+        model: name of the model.
+        fold: its test patients are left out.
+        bags: of all patients.
+        devices: where the inner folds of the slide's network are trained.
+        say: gets a line for each step.
+
+    Raises:
+        TiacfError: an inner fold cannot be trained, or there are too few events.
+    """
+    record, slide_model, table = (
+        cast("Record", plan.record),
+        plan.config.slide_model,
+        plan.cohort.table,
+    )
+    names = (*fold.train, *fold.validation)
+    scores = inner_scores(plan, slide_model, fold, bags, devices=devices, say=say)
+    bundle = load_bundle(plan.fold_folder(slide_model, fold) / BUNDLE)
+    patients = table.patients.loc[list(names)]
+    times, events = patients["time"].to_numpy(float), patients["event"].to_numpy(int)
+    bins = quantile_bins(times, events, plan.config.network.num_bins, plan.config.time_unit)
+    codes, notes = record.codes(patients)
+    for note in notes:
+        say(note)
+    record = record.of_training(codes)
+    spread = float(scores.std(ddof=0)) or 1.0
+    centre = raw_scores(bundle.network, bags, table, names).mean()
+    held = scores.to_numpy(float)
+    score = (held - held.mean()) / spread
+
+    slide = bundle.config.architecture
+    architecture = Architecture(
+        name=model,
+        package=None,
+        encoder_width=slide.encoder_width,
+        num_bins=bins.num_bins,
+        record=record,
+        slide=slide,
+    )
+    kind = cast("HeadKind", FUSIONS[model])
+    network = FusedNetwork(bundle.network, record, bins.num_bins, kind)
+    # The scores of the whole network are centred like those of the inner folds.
+    network.score.moments.copy_(torch.tensor([centre + held.mean(), spread]))
+    network.gaps.fill_(usual_gaps(codes))
+    seed = plan.config.seed * 1000 + fold.number
+    copies, owners = masked_copies(codes, seed)
+    for state, values, rows in (
+        (WHOLE, codes, np.arange(len(codes))),
+        (PARTIAL, copies, owners),
+        (NONE, codes, np.arange(len(codes))),
+    ):
+        head = cast("RecordHead", network.heads[state])
+        data = (values, score[rows], times[rows], events[rows])
+        if state == NONE:
+            _set_slide_alone(head, *data[1:], bins)
+        elif kind == "linear":
+            fitted = fit_head(record, *data, bins, product=model == "joint-fusion", seed=seed)
+            _set(head, fitted)
+            if state == WHOLE:
+                say(_said(fitted))
+        else:
+            _fit_small(head, record, *data, bins, seed)
+    return FittedFold(architecture, network.eval(), bins)
+
+
+def _said(head: FusedHead) -> str:
+    product = f", their product {head.beta:+.2f}" if head.beta else ""
+    return f"log hazard ratio of the slide score {head.alpha:+.2f} per SD{product}"
+
+
+def _set(head: RecordHead, fitted: FusedHead) -> None:
+    """Copy coefficients into a head."""
+    for name, value in (
+        ("centre", fitted.terms.centre),
+        ("scale", fitted.terms.scale),
+        ("w", fitted.w),
+        ("alpha", fitted.alpha),
+        ("beta", fitted.beta),
+        ("w_q", fitted.w_q),
+        ("q_moments", [fitted.q_mean, fitted.q_sd]),
+        ("increments", fitted.increments),
+    ):
+        getattr(head, name).copy_(torch.as_tensor(np.asarray(value, float)))
+
+
+def _set_slide_alone(
+    head: RecordHead, score: np.ndarray, times: np.ndarray, events: np.ndarray, bins: TimeBins
+) -> None:
+    """Cox regression on the slide score alone."""
+    b = fit_ridge(score[:, None], times, events, np.array([SLIDE_PENALTY]))
+    head.alpha.fill_(float(b[0]))
+    increments = breslow_increments(score * b[0], times, events, bins)
+    head.increments.copy_(torch.from_numpy(increments))
+
+
+def _fit_small(
+    head: RecordHead,
+    record: Record,
+    codes: np.ndarray,
+    score: np.ndarray,
+    times: np.ndarray,
+    events: np.ndarray,
+    bins: TimeBins,
+    seed: int,
+) -> None:
+    """Fit a small network, and set its slope by log-hazards out of fold.
+
+    Args:
+        head: its `small` has fresh weights, and is fitted.
+        record: the variables.
+        codes: (N, V) of the training patients.
+        score: (N,) slide scores.
+        times: (N,) follow-up times.
+        events: (N,) events.
+        bins: of the baseline.
+        seed: of weights, dropout and folds.
+    """
+    terms = RecordTerms.fit(record, codes)
+    head.centre.copy_(torch.from_numpy(terms.centre))
+    head.scale.copy_(torch.from_numpy(terms.scale))
+    z = torch.from_numpy(terms.encode(codes)).float()
+    r = torch.from_numpy(score).float()
+    part = balanced_parts(events, SLOPE_FOLDS, np.random.default_rng(seed))
+    held = np.empty(len(times))
+    for number in range(SLOPE_FOLDS):
+        test = part == number
+        _descend(head, z[~test], r[~test], times[~test], events[~test], seed)
+        held[test] = _log_hazards(head, z[test], r[test])
+    _descend(head, z, r, times, events, seed)
+    slope = fit_ridge(held[:, None], times, events, np.array([1e-4]))[0]
+    cast("torch.Tensor", cast("nn.Module", head.small).slope).fill_(max(0.0, float(slope)))
+    eta = _log_hazards(head, z, r)
+    head.increments.copy_(torch.from_numpy(breslow_increments(eta, times, events, bins)))
+
+
+def _descend(
+    head: RecordHead,
+    z: torch.Tensor,
+    r: torch.Tensor,
+    times: np.ndarray,
+    events: np.ndarray,
+    seed: int,
+) -> None:
+    """Train the small network from fresh weights by Cox's partial likelihood (Breslow's ties)."""
+    small = cast("nn.Module", head.small)
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(seed)
+        for module in small.modules():
+            if isinstance(module, nn.Linear | nn.LayerNorm | TokenTransformer):
+                module.reset_parameters()
+        small.train()
+        cast("torch.Tensor", small.slope).fill_(1.0)
+        order = np.argsort(-times, kind="stable")  # the last first: those at risk come before
+        last = np.searchsorted(-times[order], -times[order], side="right") - 1
+        z, r, at_risk = z[order], r[order], torch.from_numpy(last)
+        observed = torch.from_numpy(events[order].astype(np.float32))
+        optimiser = torch.optim.Adam(small.parameters(), lr=RATE)
+        for _ in range(STEPS):
+            eta = small(z, r)
+            loss = -(observed * (eta - eta.logcumsumexp(0)[at_risk])).sum() / observed.sum()
+            weights = sum((p**2).sum() for p in small.parameters() if p.dim() > 1)
+            optimiser.zero_grad()
+            (loss + PENALTY / 2 * weights * len(z) / observed.sum()).backward()
+            optimiser.step()
+        small.eval()
+
+
+@torch.inference_mode()
+def _log_hazards(head: RecordHead, z: torch.Tensor, r: torch.Tensor) -> np.ndarray:
+    eta = head.of_terms(z, r).double().numpy()
+    if not math.isfinite(float(eta.sum())):
+        raise TiacfError("the small network diverged; train another model of slide and record")
+    return eta
