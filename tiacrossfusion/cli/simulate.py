@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _ONLY_BAGS = ("encoder_width", "side", "auc", "tissue", "nuisance")
 _ONLY_SLIDES = ("slide_size", "mpp", "processes")
+_OF_RECORD = ("record_effect", "record_product", "correlation", "missing", "missing_by", "exact")
 
 
 @click.command()
@@ -49,6 +50,32 @@ _ONLY_SLIDES = ("slide_size", "mpp", "processes")
     help="Share of the patients whose death is not observed.",
 )
 @click.option("--seed", default=1, show_default=True, help="The same seed, the same cohort.")
+@click.option(
+    "--record",
+    "with_record",
+    is_flag=True,
+    help="Plant a clinical record of eight variables, too: log h = a g_slide + b g_clinic + c g_slide "
+    "g_clinic, with a the --strength.",
+)
+@click.option("--record-effect", default=1.0, show_default=True, help="Record: b.")
+@click.option("--record-product", default=0.0, show_default=True, help="Record: c.")
+@click.option(
+    "--correlation", default=0.5, show_default=True, help="Record: that of g_slide and g_clinic."
+)
+@click.option(
+    "--missing",
+    default=0.0,
+    show_default=True,
+    help="Record: share of its values that are missing.",
+)
+@click.option(
+    "--missing-by",
+    type=click.Choice(["chance", "value"]),
+    default="chance",
+    show_default=True,
+    help="Record: value leaves out more the higher g_clinic is.",
+)
+@click.option("--exact", is_flag=True, help="Record: age reads g_clinic without noise.")
 @click.option(
     "--width", "encoder_width", default=32, show_default=True, help="Bags: features of a token."
 )
@@ -87,6 +114,11 @@ def simulate(
     strength: float,
     censored_share: float,
     seed: int,
+    record_effect: float,
+    record_product: float,
+    correlation: float,
+    missing: float,
+    missing_by: str,
     encoder_width: int,
     side: int,
     auc: float,
@@ -95,6 +127,8 @@ def simulate(
     mpp: float,
     processes: int,
     *,
+    with_record: bool,
+    exact: bool,
     nuisance: bool,
     slides: bool,
 ) -> None:
@@ -116,14 +150,21 @@ def simulate(
         refuse_given(context, _ONLY_BAGS, "is for bags; leave out --slides")
     else:
         refuse_given(context, _ONLY_SLIDES, "is for slides; add --slides")
+    if not with_record:
+        refuse_given(context, _OF_RECORD, "is for a record; add --record")
     folder = output_folder(output_path)
 
     # Imported here: they take seconds, and a wrong option should not.
     from tiacrossfusion.simulation.bags import simulate_bags
     from tiacrossfusion.simulation.cohort_folder import TABLE
     from tiacrossfusion.simulation.planted import true_concordance
+    from tiacrossfusion.simulation.record import VARIABLES, RecordOptions
     from tiacrossfusion.simulation.slides import simulate_slides
 
+    record = None
+    if with_record:
+        by_value = missing_by == "value"
+        record = RecordOptions(record_effect, record_product, correlation, missing, by_value, exact)
     if slides:
         size = (slide_size, slide_size)
         draw = partial(simulate_slides, size=size, mpp=mpp, processes=processes)
@@ -144,6 +185,7 @@ def simulate(
         strength=strength,
         censored_share=censored_share,
         slides_per_patient=slides_per_patient,
+        record=record,
         progress=True,
     )
     kind = "slides" if slides else "bags"
@@ -166,4 +208,5 @@ def simulate(
     click.echo(
         f"{'Then' if slides else 'Next'}: tiacf train --bags {bags} --table {table} "
         f"--time-unit months --output-path {trained}"
+        + (f" --model joint-fusion --covariates {','.join(VARIABLES)}" if with_record else "")
     )

@@ -2,8 +2,9 @@
 
 The slide's network is trained before and stays as it is. Of its curve one number is kept, the slide score r:
 the logarithm of the cumulative hazard at the last bin edge, which for a Cox network is its log-hazard. The
-record enters as the terms z of `RecordTerms`. Three heads turn them into a log-hazard, one for each state of
-the record: as complete as those of the training patients, with further gaps, and none.
+record enters as the terms z of `RecordTerms`. A record with more gaps than those of the training patients is
+completed first: missing terms take their conditional mean, given the others and the slide score. Each state
+of the record, whole, partial and none, has a baseline hazard of its own.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ from tiacrossfusion.networks.output import AttentionLayers, AttentionScores, Sur
 from tiacrossfusion.networks.tokens import SlideTokens
 from tiacrossfusion.networks.trained import proportional_logits
 from tiacrossfusion.networks.wrapper import NetworkWrapper
+from tiacrossfusion.survival.fusion import Completion
 from tiacrossfusion.survival.record import Record
 
 HeadKind = Literal["linear", "mlp", "tokens"]
 
-#: States of the record, in the order of the heads.
+#: States of the record.
 WHOLE, PARTIAL, NONE = "whole", "partial", "none"
 STATES: Final = (WHOLE, PARTIAL, NONE)
 
@@ -54,24 +56,33 @@ class RecordHead(nn.Module):
     beta: Tensor
     w_q: Tensor
     q_moments: Tensor
-    increments: Tensor
+    mean: Tensor
+    covariance: Tensor
+    alpha_alone: Tensor
 
     def __init__(self, record: Record, num_bins: int, kind: HeadKind) -> None:
         """Make a head of zeros."""
         super().__init__()
         self.record = record
         terms = record.num_terms
-        for name, size in (("centre", terms), ("scale", terms), ("w", terms), ("w_q", terms)):
-            self.register_buffer(name, torch.zeros(size))
-        self.register_buffer("alpha", torch.zeros(()))
-        self.register_buffer("beta", torch.zeros(()))
+        for name in ("centre", "scale", "w", "w_q"):
+            self.register_buffer(name, torch.zeros(terms))
+        for name in ("alpha", "beta", "alpha_alone"):
+            self.register_buffer(name, torch.zeros(()))
         self.register_buffer("q_moments", torch.tensor([0.0, 1.0]))
-        self.register_buffer("increments", torch.zeros(num_bins))
+        self.register_buffer("mean", torch.zeros(terms + 1))
+        self.register_buffer("covariance", torch.eye(terms + 1))
+        for state in STATES:
+            self.register_buffer(f"increments_{state}", torch.zeros(num_bins))
         self.small: nn.Module | None = None
         if kind == "mlp":
             self.small = MLP(terms)
         elif kind == "tokens":
             self.small = TokenTransformer(record)
+
+    def increments(self, state: str) -> Tensor:
+        """Return the baseline hazard (K,) of a state of the record."""
+        return self.get_buffer(f"increments_{state}")
 
     def terms(self, codes: Tensor) -> Tensor:
         """Return the terms (B, P) of codes (B, V), NaN where missing; as `RecordTerms.encode`."""
@@ -90,11 +101,18 @@ class RecordHead(nn.Module):
         terms = torch.where(kind == 3, missing.to(number) - self.centre, terms)
         return torch.where(used, terms, 0.0)
 
-    def forward(self, codes: Tensor, score: Tensor) -> Tensor:
-        """Return the log-hazards (B,) of codes (B, V) and slide scores (B,)."""
-        return self.of_terms(self.terms(codes), score)
+    def completed(self, codes: Tensor, score: Tensor) -> Tensor:
+        """Return the terms (B, P) of partial records, missing ones from the others; as `fusion.complete`."""
+        completion = Completion(
+            self.mean.double().cpu().numpy(), self.covariance.double().cpu().numpy()
+        )
+        place, kind, _ = self.record.places()
+        missing = codes.isnan().cpu().numpy()[:, place]
+        z = self.terms(codes).double().cpu().numpy()
+        made = completion.complete(z, missing, kind, score.detach().double().cpu().numpy())
+        return torch.from_numpy(made).to(score)
 
-    def of_terms(self, z: Tensor, score: Tensor) -> Tensor:
+    def forward(self, z: Tensor, score: Tensor) -> Tensor:
         """Return the log-hazards (B,) of terms (B, P) and slide scores (B,)."""
         q = (z @ self.w_q - self.q_moments[0]) / self.q_moments[1]
         eta = z @ self.w + self.alpha * score + self.beta * q * score
@@ -180,7 +198,7 @@ class SlideScore(nn.Module):
 
 
 class FusedNetwork(NetworkWrapper):
-    """A slide's network, and the heads that join its score with a record.
+    """A slide's network, and the head that joins its score with a record.
 
     `covariates` (B, V) are the codes of the record (`Record.codes`), NaN where missing; without them the
     prediction is that of the slide alone.
@@ -189,7 +207,7 @@ class FusedNetwork(NetworkWrapper):
         network: of slides.
         record: variables of the record.
         num_bins: K.
-        kind: of the heads for whole and partial records.
+        kind: of the head.
     """
 
     gaps: Tensor
@@ -201,13 +219,7 @@ class FusedNetwork(NetworkWrapper):
         super().__init__(network.encoder_width, num_bins)
         self.network, self.record = network, record
         self.score = SlideScore()
-        self.heads = nn.ModuleDict(
-            {
-                WHOLE: RecordHead(record, num_bins, kind),
-                PARTIAL: RecordHead(record, num_bins, kind),
-                NONE: RecordHead(record, num_bins, "linear"),
-            }
-        )
+        self.head = RecordHead(record, num_bins, kind)
         # Most missing values that a training patient usually has: more make a record partial.
         self.register_buffer("gaps", torch.zeros(()))
 
@@ -239,21 +251,31 @@ class FusedNetwork(NetworkWrapper):
         """
         codes = codes.to(score.dtype)
         missing = codes.isnan().sum(dim=1)  # (B,)
+        none = missing == codes.shape[1]
         found = torch.empty(len(score), self.num_bins, dtype=score.dtype, device=score.device)
-        for name, rows in (
-            (NONE, missing == codes.shape[1]),
-            (WHOLE, (missing <= self.gaps) & (missing < codes.shape[1])),
-            (PARTIAL, (missing > self.gaps) & (missing < codes.shape[1])),
+        for state, rows in (
+            (NONE, none),
+            (WHOLE, (missing <= self.gaps) & ~none),
+            (PARTIAL, (missing > self.gaps) & ~none),
         ):
-            if rows.any():
-                head = self.heads[name]
-                assert isinstance(head, RecordHead)  # noqa: S101 - made above
-                z = head.terms(codes[rows])
+            if not rows.any():
+                continue
+            mine = score[rows]
+            if state == NONE:
+                eta = self.head.alpha_alone * mine
+            else:
+                whole = state == WHOLE
+                z = (
+                    self.head.terms(codes[rows])
+                    if whole
+                    else self.head.completed(codes[rows], mine)
+                )
                 if typical is not None:
                     place = torch.as_tensor(self.record.places()[0], device=z.device)
                     z = z.masked_fill(typical[rows][:, place], 0.0)
-                eta = head.of_terms(z, score[rows])
-                found[rows] = proportional_logits(eta[:, None], head.increments).to(score.dtype)
+                eta = self.head(z, mine)
+            logits = proportional_logits(eta[:, None], self.head.increments(state))
+            found[rows] = logits.to(score.dtype)
         return found
 
     def state(self, codes: Tensor) -> str:

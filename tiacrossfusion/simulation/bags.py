@@ -27,6 +27,7 @@ from tiacrossfusion.simulation.planted import (
     draw_planted_cohort,
     slide_rng,
 )
+from tiacrossfusion.simulation.record import RecordOptions, add_record
 from tiacrossfusion.slides.spec import CELLS_20X, SCALES, SamplingSpec
 
 #: Name of the encoder in the provenance of simulated bags. There is no such encoder.
@@ -155,6 +156,7 @@ def simulate_bags(
     auc: float = 0.95,
     tissue: float = 1.0,
     nuisance: bool = False,
+    record: RecordOptions | None = None,
     progress: bool = False,
 ) -> pd.DataFrame:
     """Write a cohort of bags: `bags/<slide>.zarr` and `cohort.csv`.
@@ -174,6 +176,7 @@ def simulate_bags(
         auc: see `BagOptions`.
         tissue: see `BagOptions`.
         nuisance: see `BagOptions`.
+        record: plant a clinical record beside the slides, see `record.add_record`.
         progress: show a progress bar.
 
     Returns:
@@ -192,6 +195,9 @@ def simulate_bags(
         "slides_per_patient": slides_per_patient,
     }
     cohort = draw_planted_cohort(**planted, side=side)
+    if record is not None:
+        cohort = add_record(cohort, seed, record, strength=strength, censored_share=censored_share)
+        planted["record"] = asdict(record)
     target = CohortFolder(Path(folder), "bags", planted | asdict(options))
     target.open(cohort)
     tasks = []

@@ -1,7 +1,7 @@
 """Cohorts of rendered slides with a planted prognosis."""
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from tiacrossfusion.simulation.planted import (
     draw_planted_cohort,
     slide_rng,
 )
+from tiacrossfusion.simulation.record import RecordOptions, add_record
 from tiacrossfusion.simulation.scenarios import OF_SLIDES
 from tiacrossfusion.simulation.slide import render_slide
 
@@ -39,6 +40,7 @@ def simulate_slides(
     size: tuple[int, int] = (4096, 4096),
     mpp: float = 0.5,
     processes: int = 1,
+    record: RecordOptions | None = None,
     progress: bool = False,
 ) -> pd.DataFrame:
     """Render a cohort of slides: `slides/<slide>`, `truth/<stem>.npz` and `cohort.csv`.
@@ -59,6 +61,7 @@ def simulate_slides(
         mpp: micrometres per pixel of level 0.
         processes: slides drawn at the same time. With more than one, a script that calls this needs
             `if __name__ == "__main__":`, as for all of `multiprocessing`.
+        record: plant a clinical record beside the slides, see `record.add_record`.
         progress: show a progress bar.
 
     Returns:
@@ -80,6 +83,9 @@ def simulate_slides(
     }
     cohort = draw_planted_cohort(**planted)
     cohort["slide"] += ".svs"
+    if record is not None:
+        cohort = add_record(cohort, seed, record, strength=strength, censored_share=censored_share)
+        planted["record"] = asdict(record)
     target = CohortFolder(Path(folder), "slides", {**planted, "size": list(size), "mpp": mpp})
     target.open(cohort)
     truths = target.path / TRUTH

@@ -22,9 +22,11 @@ SLIDE_PENALTY = 1e-3
 #: Folds in which the record's score of a training patient is out of fold.
 _FOLDS = 5
 
-#: Copies of the training patients with masked records, and the share of them that are masked, at a rate of
-#: their own, even between 0 and 1; the others keep what they have.
-_COPIES, _MASKED = 4, 0.75
+#: Copies of the training patients with masked records.
+_COPIES = 4
+
+#: Weight of the unit matrix that is added to the covariance of what is known.
+_NUGGET = 0.02
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,9 +53,8 @@ class FusedHead:
     q_sd: float
     increments: np.ndarray
 
-    def log_hazard(self, codes: np.ndarray, score: np.ndarray) -> np.ndarray:
-        """Return eta (N,) of codes (N, V) and slide scores (N,)."""
-        z = self.terms.encode(codes)
+    def log_hazard(self, z: np.ndarray, score: np.ndarray) -> np.ndarray:
+        """Return eta (N,) of terms (N, P) and slide scores (N,)."""
         q = (z @ self.w_q - self.q_mean) / self.q_sd
         return z @ self.w + self.alpha * score + self.beta * q * score
 
@@ -123,10 +124,10 @@ def _record_score(
 
 
 def masked_copies(codes: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return copies of records with values masked at random, and the patient of each copy.
+    """Return four copies of each record with values masked at random, and the patient of each copy.
 
-    Of four copies of each patient three quarters have a rate of their own, even between 0 and 1, at which
-    each value is masked; copies without any value are left out.
+    Each copy has a rate of its own, even between 0 and 1, at which a value is masked; copies without any
+    value are left out.
 
     Args:
         codes: (N, V), NaN where missing.
@@ -135,10 +136,58 @@ def masked_copies(codes: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]
     random = np.random.default_rng(seed)
     patients = np.tile(np.arange(len(codes)), _COPIES)
     copies = codes[patients].copy()
-    rates = random.uniform(size=len(copies)) * (random.uniform(size=len(copies)) < _MASKED)
+    rates = random.uniform(size=len(copies))
     copies[random.uniform(size=copies.shape) < rates[:, None]] = np.nan
     kept = np.isfinite(copies).any(axis=1)
     return copies[kept], patients[kept]
+
+
+@dataclass(frozen=True, eq=False)
+class Completion:
+    """Completes partial records by conditional means, given what is known of the record and the slide score.
+
+    With a linear head this is the best prediction from what is known, for any pattern of gaps, as long as
+    variables depend on each other linearly. What is not given is no sign of anything: indicators of missing
+    values are set to their mean.
+
+    Attributes:
+        mean: (P + 1,) of the terms and the slide score, over the training patients who have them.
+        covariance: (P + 1, P + 1) of the same, from pairs of values, brought to no negative eigenvalue.
+    """
+
+    mean: np.ndarray
+    covariance: np.ndarray
+
+    @classmethod
+    def fit(
+        cls, z: np.ndarray, missing: np.ndarray, kind: np.ndarray, score: np.ndarray
+    ) -> Completion:
+        """Learn from terms (N, P), which of them are missing, their kinds (P,) and slide scores (N,)."""
+        x = np.column_stack([np.where(kind == 3, 0.0, z), score])
+        there = np.column_stack([~missing | (kind == 3), np.ones(len(score), bool)]).astype(float)
+        mean = (x * there).sum(axis=0) / np.maximum(there.sum(axis=0), 1)
+        apart = (x - mean) * there
+        covariance = apart.T @ apart / np.maximum(there.T @ there, 1)
+        values, vectors = np.linalg.eigh(covariance)
+        return cls(mean, (vectors * np.maximum(values, 0)) @ vectors.T)
+
+    def complete(
+        self, z: np.ndarray, missing: np.ndarray, kind: np.ndarray, score: np.ndarray
+    ) -> np.ndarray:
+        """Return terms (N, P) with the missing ones completed; arguments as of `fit`."""
+        x = np.column_stack([np.where(kind == 3, 0.0, z), score])
+        gone = np.column_stack([missing & (kind != 3), np.zeros(len(score), bool)])
+        patterns, which = np.unique(gone, axis=0, return_inverse=True)
+        for number, pattern in enumerate(patterns):
+            if not pattern.any():
+                continue
+            rows, known = np.flatnonzero(which.ravel() == number), ~pattern
+            inner = self.covariance[np.ix_(known, known)] + _NUGGET * np.eye(known.sum())
+            weights = np.linalg.solve(inner, self.covariance[np.ix_(known, pattern)])
+            x[np.ix_(rows, pattern)] = (
+                self.mean[pattern] + (x[np.ix_(rows, known)] - self.mean[known]) @ weights
+            )
+        return x[:, :-1]
 
 
 def usual_gaps(codes: np.ndarray) -> int:

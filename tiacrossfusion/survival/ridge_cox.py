@@ -83,6 +83,13 @@ def fit_ridge(
     return _fit(_Data.of(x, times, events, entries), penalties)
 
 
+def log_likelihood(
+    x: np.ndarray, times: np.ndarray, events: np.ndarray, coefficients: np.ndarray
+) -> float:
+    """Return Breslow's partial log-likelihood of coefficients (P,), without a penalty."""
+    return _Data.of(x, times, events, None).value(coefficients)
+
+
 def _fit(data: _Data, penalties: np.ndarray) -> np.ndarray:
     if not len(data.count):
         raise TiacfError("no event among the training patients; nothing can be learnt")

@@ -28,6 +28,7 @@ from tiacrossfusion.survival import TimeBins, breslow_increments, quantile_bins
 from tiacrossfusion.survival.balanced_parts import balanced_parts
 from tiacrossfusion.survival.fusion import (
     SLIDE_PENALTY,
+    Completion,
     FusedHead,
     fit_head,
     masked_copies,
@@ -107,23 +108,17 @@ def fit_fusion(
     network.score.moments.copy_(torch.tensor([centre + held.mean(), spread]))
     network.gaps.fill_(usual_gaps(codes))
     seed = plan.config.seed * 1000 + fold.number
-    copies, owners = masked_copies(codes, seed)
-    for state, values, rows in (
-        (WHOLE, codes, np.arange(len(codes))),
-        (PARTIAL, copies, owners),
-        (NONE, codes, np.arange(len(codes))),
-    ):
-        head = cast("RecordHead", network.heads[state])
-        data = (values, score[rows], times[rows], events[rows])
-        if state == NONE:
-            _set_slide_alone(head, *data[1:], bins)
-        elif kind == "linear":
-            fitted = fit_head(record, *data, bins, product=model == "joint-fusion", seed=seed)
-            _set(head, fitted)
-            if state == WHOLE:
-                say(_said(fitted))
-        else:
-            _fit_small(head, record, *data, bins, seed)
+    follow_up, head = (times, events), network.head
+    if kind == "linear":
+        fitted = fit_head(
+            record, codes, score, *follow_up, bins, product=model == "joint-fusion", seed=seed
+        )
+        set_head(head, fitted)
+        say(_said(fitted))
+    else:
+        fit_small(head, record, codes, score, *follow_up, bins, seed)
+    set_partial(head, codes, score, *follow_up, bins, seed)
+    _set_slide_alone(head, score, *follow_up, bins)
     return FittedFold(architecture, network.eval(), bins)
 
 
@@ -132,7 +127,7 @@ def _said(head: FusedHead) -> str:
     return f"log hazard ratio of the slide score {head.alpha:+.2f} per SD{product}"
 
 
-def _set(head: RecordHead, fitted: FusedHead) -> None:
+def set_head(head: RecordHead, fitted: FusedHead) -> None:
     """Copy coefficients into a head."""
     for name, value in (
         ("centre", fitted.terms.centre),
@@ -142,7 +137,7 @@ def _set(head: RecordHead, fitted: FusedHead) -> None:
         ("beta", fitted.beta),
         ("w_q", fitted.w_q),
         ("q_moments", [fitted.q_mean, fitted.q_sd]),
-        ("increments", fitted.increments),
+        ("increments_whole", fitted.increments),
     ):
         getattr(head, name).copy_(torch.as_tensor(np.asarray(value, float)))
 
@@ -152,12 +147,34 @@ def _set_slide_alone(
 ) -> None:
     """Cox regression on the slide score alone."""
     b = fit_ridge(score[:, None], times, events, np.array([SLIDE_PENALTY]))
-    head.alpha.fill_(float(b[0]))
+    head.alpha_alone.fill_(float(b[0]))
     increments = breslow_increments(score * b[0], times, events, bins)
-    head.increments.copy_(torch.from_numpy(increments))
+    head.increments(NONE).copy_(torch.from_numpy(increments))
 
 
-def _fit_small(
+def set_partial(
+    head: RecordHead,
+    codes: np.ndarray,
+    score: np.ndarray,
+    times: np.ndarray,
+    events: np.ndarray,
+    bins: TimeBins,
+    seed: int,
+) -> None:
+    """Set how partial records are completed, and their baseline, from records masked at random."""
+    place, kind, _ = head.record.places()
+    z = head.terms(torch.from_numpy(codes)).numpy()
+    completion = Completion.fit(z, np.isnan(codes)[:, place], kind, score)
+    head.mean.copy_(torch.from_numpy(completion.mean))
+    head.covariance.copy_(torch.from_numpy(completion.covariance))
+    copies, owners = masked_copies(codes, seed)
+    r = torch.from_numpy(score[owners]).float()
+    eta = _log_hazards(head, head.completed(torch.from_numpy(copies), r), r)
+    increments = breslow_increments(eta, times[owners], events[owners], bins)
+    head.increments(PARTIAL).copy_(torch.from_numpy(increments))
+
+
+def fit_small(
     head: RecordHead,
     record: Record,
     codes: np.ndarray,
@@ -194,7 +211,7 @@ def _fit_small(
     slope = fit_ridge(held[:, None], times, events, np.array([1e-4]))[0]
     cast("torch.Tensor", cast("nn.Module", head.small).slope).fill_(max(0.0, float(slope)))
     eta = _log_hazards(head, z, r)
-    head.increments.copy_(torch.from_numpy(breslow_increments(eta, times, events, bins)))
+    head.increments(WHOLE).copy_(torch.from_numpy(breslow_increments(eta, times, events, bins)))
 
 
 def _descend(
@@ -231,7 +248,7 @@ def _descend(
 
 @torch.inference_mode()
 def _log_hazards(head: RecordHead, z: torch.Tensor, r: torch.Tensor) -> np.ndarray:
-    eta = head.of_terms(z, r).double().numpy()
+    eta = head(z, r).double().numpy()
     if not math.isfinite(float(eta.sum())):
         raise TiacfError("the small network diverged; train another model of slide and record")
     return eta
