@@ -33,6 +33,7 @@ from tiacrossfusion.networks.layout import fold_copies, pad_to_square, square_si
 from tiacrossfusion.networks.pad_transformer import PadTransformer
 from tiacrossfusion.networks.registry import (
     COXNETS,
+    FUSIONS,
     NETWORKS,
     build_network,
     model_names,
@@ -432,7 +433,7 @@ def small(name, **sizes):
 def test_names_and_networks_agree():
     for name in NETWORKS.names():
         assert issubclass(NETWORKS[name], SurvivalNetwork)
-    assert (*NETWORKS.names(), "clinical") == model_names()
+    assert (*NETWORKS.names(), "clinical", *FUSIONS) == model_names()
     assert NETWORKS["crossfusion"] is CrossFusion
 
 

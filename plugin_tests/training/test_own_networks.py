@@ -85,7 +85,7 @@ def own(monkeypatch) -> None:
     monkeypatch.setattr(NETWORKS, "_registered", {})
     spec.loader.exec_module(module)
     NETWORKS.register("fine")(Fine)
-    NETWORKS.register("clinical")(Clinical)
+    NETWORKS.register("with-covariates")(Clinical)
 
 
 def settings(**changes):
@@ -105,17 +105,22 @@ def run(folder: Path, out: Path, *models: str, **changes):
 
 
 def test_plain_modules_positions_and_covariates_through_training(own, folder, tmp_path):
-    trained = run(folder, tmp_path / "run", "fine", "clinical", "placed-pool", "clinical")
-    assert list(trained.evaluations) == ["fine", "clinical", "placed-pool", "clinical"]
+    trained = run(folder, tmp_path / "run", "fine", "with-covariates", "placed-pool", "clinical")
+    assert list(trained.evaluations) == [
+        "fine",
+        "with-covariates",
+        "placed-pool",
+        "clinical",
+    ]
     assert list(pd.read_csv(trained.table).model) == list(trained.evaluations)
     # The prognosis was planted by the covariate, which the network is given.
     assert trained.evaluations["clinical"].pooled.harrell_c.value > 0.7
     judged = evaluate_predictions(
-        tmp_path / "run" / "clinical", against=tmp_path / "run" / "fine", draws=100
+        tmp_path / "run" / "with-covariates", against=tmp_path / "run" / "fine", draws=100
     )
-    assert judged.model == "clinical"
+    assert judged.model == "with-covariates"
     assert judged.evaluation.pooled.harrell_c.value == pytest.approx(
-        trained.evaluations["clinical"].pooled.harrell_c.value
+        trained.evaluations["with-covariates"].pooled.harrell_c.value
     )
     assert judged.comparison.difference.value == pytest.approx(
         judged.comparison.first.value - judged.comparison.second.value
@@ -176,15 +181,15 @@ def test_what_is_lacking_is_one_line_before_any_training(own, folder, tmp_path):
     table.to_csv(tmp_path / "text" / "cohort.csv", index=False)
     (tmp_path / "text" / "bags").symlink_to(folder / "bags")
     for place, columns, error in (
-        (folder, {}, "clinical needs covariates; name columns with --covariates"),
+        (folder, {}, "with-covariates needs covariates; name columns with --covariates"),
         (
             tmp_path / "text",
             {"covariates": ["fine_burden", "stage"]},
-            "clinical takes numbers, and the covariate stage is text; write it as numbers",
+            "with-covariates takes numbers, and the covariate stage is text; write it as numbers",
         ),
     ):
         with pytest.raises(UsageError, match=error):
-            run(place, tmp_path / "run", "fine", "clinical", columns=columns)
+            run(place, tmp_path / "run", "fine", "with-covariates", columns=columns)
         assert not (tmp_path / "run").exists()
     with pytest.raises(UsageError, match=r"network.sizes: no network takes hiden; remove it"):
         run(

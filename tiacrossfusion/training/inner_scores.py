@@ -107,7 +107,8 @@ def _read(path: Path) -> pd.DataFrame:
     if not path.is_file():
         return empty.astype({"part": int, "patient": str, "score": float})
     try:
-        frame = pd.read_csv(path, dtype={"part": int, "patient": str, "score": float})
+        types = {"part": int, "patient": str, "score": float}
+        frame = pd.read_csv(path, dtype=types, float_precision="round_trip", keep_default_na=False)
         return frame[["part", "patient", "score"]]
     except (OSError, ValueError, KeyError) as error:
         raise TiacfError(
