@@ -23,6 +23,7 @@ from tiacrossfusion.cli.extract import extract
 from tiacrossfusion.cli.import_checkpoint import import_checkpoint
 from tiacrossfusion.cli.models import models
 from tiacrossfusion.cli.predict import predict
+from tiacrossfusion.cli.pretrain import pretrain
 from tiacrossfusion.cli.simulate import simulate
 from tiacrossfusion.cli.status import status
 from tiacrossfusion.cli.train import train
@@ -107,6 +108,7 @@ for command in (
     extract,
     status,
     convert,
+    pretrain,
     train,
     tune,
     evaluate,

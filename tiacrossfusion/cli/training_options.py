@@ -33,6 +33,7 @@ _SETTINGS = {
     "splits": ("protocol", "splits"),
     "recipe": ("recipe",),
     "slide_model": ("fusion", "slide_model"),
+    "init": ("fusion", "init"),
     "loss": ("fitting", "loss"),
     "epochs": ("fitting", "epochs"),
     "learning_rate": ("fitting", "learning_rate"),
@@ -69,6 +70,9 @@ _OPTIONS = (
         "--slide-model",
         help="Network of slides in late-fusion, joint-fusion and the like.  [default: the first network "
         "among the models, or crossfusion]",
+    ),
+    click.option(
+        "--init", type=Path, help="Folder of tiacf pretrain, for late-fusion and joint-fusion."
     ),
     click.option("--loss", type=click.Choice(["nll", "cox", "cross-entropy"])),
     click.option("--epochs", type=int, help="At most; training stops earlier by itself."),

@@ -27,10 +27,27 @@ def match_bags(
     Raises:
         TiacfError: slides without a bag, a slide with several, or a bag of several slides.
     """
+    stores = list(stores)
+    found = bags_of_slides(table.slides["slide"], stores)
+    missing = [slide for slide in table.slides["slide"] if slide not in found]
+    if missing and (not drop_missing or not found):
+        raise TiacfError(
+            f"{len(missing)} of {len(table.slides)} slides have no bag among {len(stores)}, such as "
+            f"{examples(missing)}; extract them with tiacf extract, or leave them out with "
+            "--drop-unusable"
+        )
+    return _without(table, missing, len(stores) - len(found)), found
+
+
+def bags_of_slides(slides: Iterable[str], stores: Iterable[Path]) -> dict[str, Path]:
+    """Return the bag of each slide that has one, in the order of the slides.
+
+    Raises:
+        TiacfError: a slide has several bags, or a bag would be that of two slides.
+    """
     names = SlideNames((Path(store).name, Path(store)) for store in stores)
     found: dict[str, Path] = {}
-    missing: list[str] = []
-    for slide in table.slides["slide"]:
+    for slide in slides:
         bags = names.find(slide)
         if len(bags) > 1:
             raise TiacfError(
@@ -39,14 +56,6 @@ def match_bags(
             )
         if bags:
             found[slide] = bags[0]
-        else:
-            missing.append(slide)
-    if missing and (not drop_missing or not found):
-        raise TiacfError(
-            f"{len(missing)} of {len(table.slides)} slides have no bag among {len(names)}, such as "
-            f"{examples(missing)}; extract them with tiacf extract, or leave them out with "
-            "--drop-unusable"
-        )
     owners: dict[Path, str] = {}
     for slide, bag in found.items():
         if bag in owners:
@@ -55,7 +64,7 @@ def match_bags(
                 "name the bags like the slides' full file names"
             )
         owners[bag] = slide
-    return _without(table, missing, len(names) - len(found)), found
+    return found
 
 
 def _without(table: CohortTable, missing: list[str], spare: int) -> CohortTable:

@@ -54,7 +54,7 @@ class RecordGame:
 
     @contextmanager
     def watched(self) -> Iterator[dict[int, Tensor]]:
-        """Keep the slide scores (1,) of the members in calls of the network, by the member's number."""
+        """Keep the slide scores (1, S) of the members in calls of the network, by the member's number."""
         scores: dict[int, Tensor] = {}
 
         def keep(number: int) -> object:
@@ -85,7 +85,7 @@ class RecordGame:
         curves = []
         with torch.inference_mode():
             for number, member in enumerate(self.members):
-                score = scores[number].expand(len(own))
+                score = scores[number].expand(len(own), -1)
                 output = SurvivalOutput.from_logits(member.logits(score, codes, typical))
                 curve = output.survival
                 if self.weights is not None:

@@ -34,6 +34,7 @@ class Architecture(BaseModel):
             the weights.
         record: variables of the clinical record, of a model of slide and record.
         slide: architecture of the slide's network, of such a model.
+        pretrained: scales with a pretrained direction, of such a model.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -49,6 +50,7 @@ class Architecture(BaseModel):
     covariates: tuple[str, ...] = ()
     record: Record | None = None
     slide: Architecture | None = None
+    pretrained: tuple[Literal["5x", "10x", "20x"], ...] = ()
 
     @model_validator(mode="before")
     @classmethod

@@ -68,6 +68,7 @@ def network_of(architecture: Architecture, **rates: float) -> SurvivalNetwork:
             architecture.record,
             architecture.num_bins,
             cast("HeadKind", FUSIONS[architecture.name]),
+            architecture.pretrained,
         )
     if architecture.package is not None and architecture.name not in NETWORKS:
         raise NETWORKS.absent(architecture.name, architecture.package)

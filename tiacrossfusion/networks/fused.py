@@ -9,7 +9,7 @@ of the record, whole, partial and none, has a baseline hazard of its own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, Literal
 
 import torch
@@ -19,7 +19,7 @@ from torch.nn import functional
 from tiacrossfusion.networks.base import SurvivalNetwork, Term
 from tiacrossfusion.networks.output import AttentionLayers, AttentionScores, SurvivalOutput
 from tiacrossfusion.networks.tokens import SlideTokens
-from tiacrossfusion.networks.trained import proportional_logits
+from tiacrossfusion.networks.trained import TrainedNetwork, proportional_logits
 from tiacrossfusion.networks.wrapper import NetworkWrapper
 from tiacrossfusion.survival.fusion import Completion
 from tiacrossfusion.survival.record import Record
@@ -39,6 +39,8 @@ _LARGEST_TERM = 4.0
 class RecordHead(nn.Module):
     """The log-hazard of a slide score and a record: `eta = w^T z + alpha r + beta q r`, or a small network.
 
+    With pretrained summaries of slide and record (`cross_modality`), `w_s^T s` is added.
+
     q is the score of the record alone, as `(w_q^T z - centre) / scale`. Coefficients are found in closed
     form, except for those of the small networks.
 
@@ -47,11 +49,16 @@ class RecordHead(nn.Module):
         num_bins: K.
         kind: "linear"; "mlp", a layer of 32 on [z, r]; "tokens", a transformer on a token for each variable
             and one for the slide.
+        pretrained: there are summaries.
     """
 
     centre: Tensor
     scale: Tensor
     w: Tensor
+    w_s: Tensor
+    component: Tensor
+    component_centre: Tensor
+    component_scale: Tensor
     alpha: Tensor
     beta: Tensor
     w_q: Tensor
@@ -60,10 +67,12 @@ class RecordHead(nn.Module):
     covariance: Tensor
     alpha_alone: Tensor
 
-    def __init__(self, record: Record, num_bins: int, kind: HeadKind) -> None:
+    def __init__(
+        self, record: Record, num_bins: int, kind: HeadKind, *, pretrained: bool = False
+    ) -> None:
         """Make a head of zeros."""
         super().__init__()
-        self.record = record
+        self.record, self.pretrained = record, pretrained
         terms = record.num_terms
         for name in ("centre", "scale", "w", "w_q"):
             self.register_buffer(name, torch.zeros(terms))
@@ -74,6 +83,10 @@ class RecordHead(nn.Module):
         self.register_buffer("covariance", torch.eye(terms + 1))
         for state in STATES:
             self.register_buffer(f"increments_{state}", torch.zeros(num_bins))
+        if pretrained:
+            self.register_buffer("w_s", torch.zeros(2))
+            for name in ("component", "component_centre", "component_scale"):
+                self.register_buffer(name, torch.zeros(terms))
         self.small: nn.Module | None = None
         if kind == "mlp":
             self.small = MLP(terms)
@@ -86,6 +99,9 @@ class RecordHead(nn.Module):
 
     def terms(self, codes: Tensor) -> Tensor:
         """Return the terms (B, P) of codes (B, V), NaN where missing; as `RecordTerms.encode`."""
+        return self._encoded(codes, self.centre, self.scale)
+
+    def _encoded(self, codes: Tensor, centre: Tensor, scale: Tensor) -> Tensor:
         place, kind, level = (
             torch.as_tensor(part, device=codes.device) for part in self.record.places()
         )
@@ -93,12 +109,12 @@ class RecordHead(nn.Module):
         missing = values.isnan()
         values = values.nan_to_num(0.0)
         number = torch.where(kind == 1, values.clamp(min=0).log1p(), values)
-        used = self.scale > 0
-        number = (number - self.centre) / torch.where(used, self.scale, 1.0)
+        used = scale > 0
+        number = (number - centre) / torch.where(used, scale, 1.0)
         number = number.clamp(-_LARGEST_TERM, _LARGEST_TERM)
-        terms = torch.where(kind == 2, (values == level).to(number) - self.centre, number)
+        terms = torch.where(kind == 2, (values == level).to(number) - centre, number)
         terms = terms.masked_fill(missing, 0.0)
-        terms = torch.where(kind == 3, missing.to(number) - self.centre, terms)
+        terms = torch.where(kind == 3, missing.to(number) - centre, terms)
         return torch.where(used, terms, 0.0)
 
     def completed(self, codes: Tensor, score: Tensor) -> Tensor:
@@ -112,10 +128,19 @@ class RecordHead(nn.Module):
         made = completion.complete(z, missing, kind, score.detach().double().cpu().numpy())
         return torch.from_numpy(made).to(score)
 
-    def forward(self, z: Tensor, score: Tensor) -> Tensor:
-        """Return the log-hazards (B,) of terms (B, P) and slide scores (B,)."""
+    def summary(self, codes: Tensor, typical: Tensor | None = None) -> Tensor:
+        """Return the pretrained summary (B,) of records (B, V); `typical` (B, V) is that of `logits`."""
+        z = self._encoded(codes, self.component_centre, self.component_scale)
+        if typical is not None:
+            z = z.masked_fill(typical[:, torch.as_tensor(self.record.places()[0])], 0.0)
+        return z @ self.component
+
+    def forward(self, z: Tensor, score: Tensor, shared: Tensor | None = None) -> Tensor:
+        """Return the log-hazards (B,) of terms (B, P), slide scores (B,) and shared summaries (B, 2)."""
         q = (z @ self.w_q - self.q_moments[0]) / self.q_moments[1]
         eta = z @ self.w + self.alpha * score + self.beta * q * score
+        if shared is not None:
+            eta = eta + shared @ self.w_s
         return eta if self.small is None else eta + self.small(z, score)
 
 
@@ -182,19 +207,48 @@ class TokenTransformer(nn.Module):
         return self.slope * self.out(tokens.mean(dim=1))[:, 0]
 
 
+class Projection(nn.Module):
+    """Standardised tokens (B, N, E) of a scale along a direction, (B, N, 1)."""
+
+    direction: Tensor
+
+    def __init__(self, encoder_width: int) -> None:
+        """Make a direction of zeros."""
+        super().__init__()
+        self.register_buffer("direction", torch.zeros(encoder_width))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return the tokens along the direction."""
+        return (tokens.to(self.direction.dtype) @ self.direction)[:, :, None]
+
+
 class SlideScore(nn.Module):
-    """The slide score (B,) from logits (B, K), standardised by the scores of the training patients."""
+    """The slide score (B, 1) from logits (B, K), standardised by the scores of the training patients.
+
+    With projections of the tokens there is a second one, the pretrained summary of the slide (B, 2).
+    """
 
     moments: Tensor
+    summary_mean: Tensor
 
     def __init__(self) -> None:
         """Make a score of mean 0 and SD 1."""
         super().__init__()
         self.register_buffer("moments", torch.tensor([0.0, 1.0]))
+        self.register_buffer("summary_mean", torch.zeros(()))
 
-    def forward(self, logits: Tensor) -> Tensor:
-        """Return the log of the cumulative hazard at the last bin edge, less the mean, over the SD."""
-        return (log_cumulative_hazard(logits) - self.moments[0]) / self.moments[1]
+    def forward(self, logits: Tensor, projected: Sequence[Tensor] = ()) -> Tensor:
+        """Return the log of the cumulative hazard at the last bin edge, less the mean, over the SD.
+
+        Args:
+            logits: of the slide's network.
+            projected: (B, N, 1) tokens along the pretrained direction, by scale.
+        """
+        score = (log_cumulative_hazard(logits) - self.moments[0]) / self.moments[1]
+        if not projected:
+            return score[:, None]
+        summary = torch.stack([x.mean(dim=1)[:, 0] for x in projected]).sum(dim=0)
+        return torch.stack([score, summary.to(score.dtype) - self.summary_mean], dim=1)
 
 
 class FusedNetwork(NetworkWrapper):
@@ -208,31 +262,40 @@ class FusedNetwork(NetworkWrapper):
         record: variables of the record.
         num_bins: K.
         kind: of the head.
+        pretrained: scales with a pretrained direction; none without pretraining.
     """
 
     gaps: Tensor
 
     def __init__(
-        self, network: SurvivalNetwork, record: Record, num_bins: int, kind: HeadKind
+        self,
+        network: SurvivalNetwork,
+        record: Record,
+        num_bins: int,
+        kind: HeadKind,
+        pretrained: Sequence[str] = (),
     ) -> None:
         """Wrap the network."""
         super().__init__(network.encoder_width, num_bins)
         self.network, self.record = network, record
         self.score = SlideScore()
-        self.head = RecordHead(record, num_bins, kind)
+        self.projections = nn.ModuleDict(
+            {scale: Projection(network.encoder_width) for scale in pretrained}
+        )
+        self.head = RecordHead(record, num_bins, kind, pretrained=bool(pretrained))
         # Most missing values that a training patient usually has: more make a record partial.
         self.register_buffer("gaps", torch.zeros(()))
 
     def further_inputs(self) -> tuple[str, ...]:
         """Return those of the slide's network, and covariates."""
-        return (*super().further_inputs(), "covariates")
+        return (*super().further_inputs(), *self.further_scales(), "covariates")
 
     def predict(self, inputs: dict[str, Tensor], *, attention: bool) -> SurvivalOutput:
         """Predict K hazards from slide and record, with the attention scores of the slide's network."""
         of_slide = dict(inputs)
         codes = of_slide.pop("covariates", None)
         output = super().predict(of_slide, attention=attention)
-        score = self.score(output.logits)
+        score = self.score(output.logits, self._projected(of_slide))
         nothing = score.new_full((len(score), len(self.record.variables)), torch.nan)
         alone = SurvivalOutput.from_logits(self.logits(score, nothing))
         logits = alone.logits if codes is None else self.logits(score, codes)
@@ -240,8 +303,20 @@ class FusedNetwork(NetworkWrapper):
             logits, output.attention, survival_without_record=alone.survival
         )
 
+    def _projected(self, inputs: Mapping[str, Tensor]) -> list[Tensor]:
+        """Return the standardised tokens along the pretrained directions."""
+        if not self.projections:
+            return []
+        assert isinstance(self.network, TrainedNetwork)  # noqa: S101 - training has looked
+        ready = self.network.standardised(inputs)
+        return [module(ready[f"x{scale[:-1]}"]) for scale, module in self.projections.items()]
+
+    def further_scales(self) -> tuple[str, ...]:
+        """Return the inputs of the pretrained directions."""
+        return tuple(f"x{scale[:-1]}" for scale in self.projections)
+
     def logits(self, score: Tensor, codes: Tensor, typical: Tensor | None = None) -> Tensor:
-        """Return the logits (B, K) of slide scores (B,) and codes (B, V).
+        """Return the logits (B, K) of slide scores (B, 1 or 2) and codes (B, V).
 
         Args:
             score: of the slides.
@@ -260,7 +335,8 @@ class FusedNetwork(NetworkWrapper):
         ):
             if not rows.any():
                 continue
-            mine = score[rows]
+            mine, shared = score[rows, 0], None
+            away = None if typical is None else typical[rows]
             if state == NONE:
                 eta = self.head.alpha_alone * mine
             else:
@@ -270,10 +346,13 @@ class FusedNetwork(NetworkWrapper):
                     if whole
                     else self.head.completed(codes[rows], mine)
                 )
-                if typical is not None:
+                if away is not None:
                     place = torch.as_tensor(self.record.places()[0], device=z.device)
-                    z = z.masked_fill(typical[rows][:, place], 0.0)
-                eta = self.head(z, mine)
+                    z = z.masked_fill(away[:, place], 0.0)
+                if self.projections:
+                    of_record = self.head.summary(codes[rows], away)
+                    shared = torch.stack([score[rows, 1], of_record], dim=1)
+                eta = self.head(z, mine, shared)
             logits = proportional_logits(eta[:, None], self.head.increments(state))
             found[rows] = logits.to(score.dtype)
         return found
@@ -286,8 +365,11 @@ class FusedNetwork(NetworkWrapper):
         return WHOLE if missing <= float(self.gaps) else PARTIAL
 
     def embeddings(self) -> Mapping[nn.Module, tuple[str, ...]]:
-        """Return those of the slide's network."""
-        return self.network.embeddings()
+        """Return those of the slide's network, and the pretrained directions."""
+        own = self.network.embeddings()
+        if not own:  # the risk is attributed to the features
+            return own
+        return {**own, **{module: (scale,) for scale, module in self.projections.items()}}
 
     def terms(self) -> Mapping[nn.Module, Term]:
         """Return those of the slide's network."""

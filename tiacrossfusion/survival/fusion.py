@@ -31,7 +31,7 @@ _NUGGET = 0.02
 
 @dataclass(frozen=True, eq=False)
 class FusedHead:
-    """`eta = w^T z + alpha r + beta q r` and a baseline hazard.
+    """`eta = w^T z + alpha r + beta q r + w_s^T s` and a baseline hazard.
 
     Attributes:
         terms: makes z of the record's codes.
@@ -41,6 +41,7 @@ class FusedHead:
         w_q: (P,) `q = (w_q^T z - q_mean) / q_sd`.
         q_mean: of the training patients.
         q_sd: of the training patients' out-of-fold scores.
+        w_s: (2,) coefficients of the shared summaries s of slide and record (`cross_modality`), or zeros.
         increments: (K,) baseline hazard in each bin.
     """
 
@@ -51,12 +52,16 @@ class FusedHead:
     w_q: np.ndarray
     q_mean: float
     q_sd: float
+    w_s: np.ndarray
     increments: np.ndarray
 
-    def log_hazard(self, z: np.ndarray, score: np.ndarray) -> np.ndarray:
-        """Return eta (N,) of terms (N, P) and slide scores (N,)."""
+    def log_hazard(
+        self, z: np.ndarray, score: np.ndarray, shared: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Return eta (N,) of terms (N, P), slide scores (N,) and shared summaries (N, 2)."""
         q = (z @ self.w_q - self.q_mean) / self.q_sd
-        return z @ self.w + self.alpha * score + self.beta * q * score
+        eta = z @ self.w + self.alpha * score + self.beta * q * score
+        return eta if shared is None else eta + shared @ self.w_s
 
 
 def fit_head(
@@ -69,6 +74,7 @@ def fit_head(
     *,
     product: bool,
     seed: int,
+    shared: np.ndarray | None = None,
 ) -> FusedHead:
     """Fit a head to training patients.
 
@@ -83,17 +89,19 @@ def fit_head(
         bins: of the baseline.
         product: let the product of both scores in, if it raises the cross-validated partial likelihood.
         seed: of the folds.
+        shared: (N, 2) summaries of slide and record, of SD 1, which are penalised like the terms; or None.
 
     Raises:
         TiacfError: there is no event.
     """
     terms = RecordTerms.fit(record, codes)
     z = terms.encode(codes)
-    count = z.shape[1]
-    x = np.column_stack([z, score])
+    terms_count, summaries = z.shape[1], np.empty((len(z), 0)) if shared is None else shared
+    count = terms_count + summaries.shape[1]
+    x = np.column_stack([z, summaries, score])
     fixed = np.array([np.nan] * count + [SLIDE_PENALTY])
     penalties, worth = choose_ridge(x, times, events, fixed, seed=seed)
-    w_q, q_mean, q_sd = np.zeros(count), 0.0, 1.0
+    w_q, q_mean, q_sd = np.zeros(terms_count), 0.0, 1.0
     with_product = False
     if product and z.any():
         w_q, held = _record_score(z, times, events, seed)
@@ -107,7 +115,10 @@ def fit_head(
     b = fit_ridge(x, times, events, penalties)
     increments = breslow_increments(x @ b, times, events, bins)
     beta = float(b[count + 1]) if with_product else 0.0
-    return FusedHead(terms, b[:count], float(b[count]), beta, w_q, q_mean, q_sd, increments)
+    w_s = np.zeros(2) if shared is None else b[terms_count:count]
+    return FusedHead(
+        terms, b[:terms_count], float(b[count]), beta, w_q, q_mean, q_sd, w_s, increments
+    )
 
 
 def _record_score(

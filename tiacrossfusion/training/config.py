@@ -84,11 +84,13 @@ class FusionSettings(BaseModel):
 
     Attributes:
         slide_model: the network of slides; None for the first network among the models, or "crossfusion".
+        init: folder of `tiacf pretrain`, for late-fusion and joint-fusion.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     slide_model: str | None = None
+    init: Path | None = None
 
 
 class ProtocolSettings(BaseModel):

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import nn
 
+from tiacrossfusion.bags.bag import check_same
 from tiacrossfusion.cohorts.folds import Fold
+from tiacrossfusion.cohorts.table import CohortTable
 from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.models.bundle import load_bundle
 from tiacrossfusion.models.config import Architecture
+from tiacrossfusion.models.pretrained import Pretrained
 from tiacrossfusion.networks.fused import (
     NONE,
     PARTIAL,
@@ -24,6 +28,7 @@ from tiacrossfusion.networks.fused import (
     TokenTransformer,
 )
 from tiacrossfusion.networks.registry import FUSIONS
+from tiacrossfusion.slides.spec import SCALES
 from tiacrossfusion.survival import TimeBins, breslow_increments, quantile_bins
 from tiacrossfusion.survival.balanced_parts import balanced_parts
 from tiacrossfusion.survival.fusion import (
@@ -101,9 +106,14 @@ def fit_fusion(
         num_bins=bins.num_bins,
         record=record,
         slide=slide,
+        pretrained=() if plan.pretrained is None else plan.pretrained.description.scales,
     )
     kind = cast("HeadKind", FUSIONS[model])
-    network = FusedNetwork(bundle.network, record, bins.num_bins, kind)
+    scales = () if plan.pretrained is None else plan.pretrained.description.scales
+    network = FusedNetwork(bundle.network, record, bins.num_bins, kind, scales)
+    shared = None
+    if plan.pretrained is not None:
+        shared = _set_shared(network, plan.pretrained, bags, table, names, codes)
     # The scores of the whole network are centred like those of the inner folds.
     network.score.moments.copy_(torch.tensor([centre + held.mean(), spread]))
     network.gaps.fill_(usual_gaps(codes))
@@ -111,15 +121,63 @@ def fit_fusion(
     follow_up, head = (times, events), network.head
     if kind == "linear":
         fitted = fit_head(
-            record, codes, score, *follow_up, bins, product=model == "joint-fusion", seed=seed
+            record,
+            codes,
+            score,
+            *follow_up,
+            bins,
+            product=model == "joint-fusion",
+            seed=seed,
+            shared=shared,
         )
         set_head(head, fitted)
         say(_said(fitted))
     else:
         fit_small(head, record, codes, score, *follow_up, bins, seed)
-    set_partial(head, codes, score, *follow_up, bins, seed)
+    set_partial(head, codes, score, *follow_up, bins, seed, shared)
     _set_slide_alone(head, score, *follow_up, bins)
     return FittedFold(architecture, network.eval(), bins)
+
+
+def _set_shared(
+    network: FusedNetwork,
+    pretrained: Pretrained,
+    bags: CohortBags,
+    table: CohortTable,
+    names: Sequence[str],
+    codes: np.ndarray,
+) -> np.ndarray:
+    """Copy pretrained directions into a network; returns the summaries (N, 2) of the training patients.
+
+    Raises:
+        TiacfError: the features are of another encoder or sampling.
+    """
+    made = pretrained.description
+    check_same(made.encoder, bags.encoder, "encoder", "bags, against --init")
+    check_same(made.sampling, bags.sampling, "sampling", "bags, against --init")
+    moments = network.network.moments()
+    assert moments is not None  # noqa: S101 - the plan asks for standardised features
+    rows = [SCALES.index(scale) for scale in made.scales]
+    for place, (scale, row) in enumerate(zip(made.scales, rows, strict=True)):
+        along = torch.from_numpy(pretrained.direction[place]).float() * moments[1][row]
+        network.projections[scale].get_buffer("direction").copy_(along)
+    head = network.head
+    for name in ("component", "component_centre", "component_scale"):
+        head.get_buffer(name).copy_(torch.from_numpy(getattr(pretrained, name)))
+    slides = table.slides[table.slides["patient"].isin(names)]
+    mean, sd = (part[rows].double().numpy() for part in moments)
+    means = (bags.means(slides["slide"])[:, rows] - mean) / sd  # (slides, S, E)
+    directions = np.stack(
+        [
+            network.projections[scale].get_buffer("direction").double().numpy()
+            for scale in made.scales
+        ]
+    )
+    of_slides = pd.Series((means * directions).sum(axis=(1, 2)), slides["patient"].to_numpy())
+    of_patients = of_slides.groupby(level=0).mean().loc[list(names)].to_numpy()
+    network.score.summary_mean.fill_(float(of_patients.mean()))
+    of_record = head.summary(torch.from_numpy(codes).float()).numpy()
+    return np.column_stack([of_patients - of_patients.mean(), of_record])
 
 
 def _said(head: FusedHead) -> str:
@@ -138,6 +196,7 @@ def set_head(head: RecordHead, fitted: FusedHead) -> None:
         ("w_q", fitted.w_q),
         ("q_moments", [fitted.q_mean, fitted.q_sd]),
         ("increments_whole", fitted.increments),
+        *([("w_s", fitted.w_s)] if head.pretrained else []),
     ):
         getattr(head, name).copy_(torch.as_tensor(np.asarray(value, float)))
 
@@ -160,6 +219,7 @@ def set_partial(
     events: np.ndarray,
     bins: TimeBins,
     seed: int,
+    shared: np.ndarray | None = None,
 ) -> None:
     """Set how partial records are completed, and their baseline, from records masked at random."""
     place, kind, _ = head.record.places()
@@ -169,7 +229,11 @@ def set_partial(
     head.covariance.copy_(torch.from_numpy(completion.covariance))
     copies, owners = masked_copies(codes, seed)
     r = torch.from_numpy(score[owners]).float()
-    eta = _log_hazards(head, head.completed(torch.from_numpy(copies), r), r)
+    summaries = None
+    if shared is not None:
+        of_record = head.summary(torch.from_numpy(copies).float())
+        summaries = torch.stack([torch.from_numpy(shared[owners, 0]).float(), of_record], dim=1)
+    eta = _log_hazards(head, head.completed(torch.from_numpy(copies), r), r, summaries)
     increments = breslow_increments(eta, times[owners], events[owners], bins)
     head.increments(PARTIAL).copy_(torch.from_numpy(increments))
 
@@ -247,8 +311,10 @@ def _descend(
 
 
 @torch.inference_mode()
-def _log_hazards(head: RecordHead, z: torch.Tensor, r: torch.Tensor) -> np.ndarray:
-    eta = head(z, r).double().numpy()
+def _log_hazards(
+    head: RecordHead, z: torch.Tensor, r: torch.Tensor, shared: torch.Tensor | None = None
+) -> np.ndarray:
+    eta = head(z, r, shared).double().numpy()
     if not math.isfinite(float(eta.sum())):
         raise TiacfError("the small network diverged; train another model of slide and record")
     return eta

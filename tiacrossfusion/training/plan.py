@@ -18,6 +18,7 @@ from tiacrossfusion.cohorts.site_folds import site_folds
 from tiacrossfusion.cohorts.splits import given_folds, official_folds, read_splits
 from tiacrossfusion.cohorts.table import CohortTable, read_table
 from tiacrossfusion.errors import UsageError
+from tiacrossfusion.models.pretrained import Pretrained, load_pretrained
 from tiacrossfusion.networks.registry import CLINICAL, COXNETS, FUSIONS, NETWORKS
 from tiacrossfusion.survival.record import Record
 from tiacrossfusion.text import printable
@@ -88,6 +89,7 @@ class Plan:
         folds: division of the patients; the same for all models.
         messages: what was left out, and what does not fit between splits and table, one line each.
         record: the clinical covariates, if there are any.
+        pretrained: directions of slide and record, of `tiacf pretrain`.
         tuning: how settings are chosen in each fold; None trains all with those of `config`.
         tuned: settings that were chosen, by number of the fold.
     """
@@ -98,6 +100,7 @@ class Plan:
     folds: tuple[Fold, ...]
     messages: tuple[str, ...]
     record: Record | None = None
+    pretrained: Pretrained | None = None
     tuning: Tuning | None = None
     tuned: Mapping[int, TrainingConfig] = field(default_factory=dict)
 
@@ -177,8 +180,14 @@ def make_plan(
             f"{CLINICAL} is trained beside, to see what a model adds to it",
         ]
     record = record_of(cohort.table.patients, config.columns)
+    pretrained = None
+    if config.fusion.init is not None and record is not None:
+        pretrained = _pretrained(config, record)
+        record = pretrained.description.record  # levels and kinds are those that were learnt from
     messages = [*cohort.table.messages(), *messages]
-    plan = Plan(folder, cohort, config, tuple(folds), tuple(messages), record)
+    plan = Plan(
+        folder, cohort, config, tuple(folds), tuple(messages), record, pretrained=pretrained
+    )
     if CLINICAL in config.models and not config.columns.covariates:
         raise UsageError(f"{CLINICAL} needs covariates; name columns with --covariates")
     if plan.with_bundles and not cohort.sources:
@@ -213,6 +222,22 @@ def _with_slide_model(config: TrainingConfig) -> tuple[TrainingConfig, list[str]
     )
     fusion = config.fusion.model_copy(update={"slide_model": slide_model})
     return config.model_copy(update={"models": (*others, *fusions), "fusion": fusion}), said
+
+
+def _pretrained(config: TrainingConfig, record: Record) -> Pretrained:
+    """Read what was pretrained, and refuse it for other variables or models."""
+    given = load_pretrained(Path(str(config.fusion.init)))
+    if given.description.record.names != record.names:
+        raise UsageError(
+            f"{config.fusion.init}: was pretrained on {', '.join(given.description.record.names)}; name the "
+            "same columns in the same order with --covariates"
+        )
+    odd = [model for model in config.models if model in FUSIONS and FUSIONS[model] != "linear"]
+    if odd or not set(config.models) & set(FUSIONS):
+        raise UsageError("--init is for late-fusion and joint-fusion; train those, or leave it out")
+    if not config.network.standardise:
+        raise UsageError("--init needs standardised features; leave out network.standardise")
+    return given
 
 
 def _check_tuning(plan: Plan) -> None:

@@ -1,0 +1,156 @@
+"""Learn from patients without follow-up what slide and record share: what `tiacf pretrain` does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from tiacrossfusion.bags.files import find_bags
+from tiacrossfusion.cohorts.columns import Columns
+from tiacrossfusion.cohorts.matching import bags_of_slides
+from tiacrossfusion.cohorts.records import record_of
+from tiacrossfusion.cohorts.unlabelled import read_unlabelled
+from tiacrossfusion.errors import TiacfError, UsageError
+from tiacrossfusion.io.arguments import usable_seed
+from tiacrossfusion.io.atomic import write_text
+from tiacrossfusion.models.pretrained import Description, Pretrained, VariableReport
+from tiacrossfusion.slides.spec import SCALES
+from tiacrossfusion.survival.cross_modality import Rebuilt, rebuild, shared_directions
+from tiacrossfusion.survival.record import Record, RecordTerms
+from tiacrossfusion.training.bags import CohortBags
+
+#: Table of the variables in the output folder.
+VARIABLES = "variables.csv"
+
+#: Fewer patients than this teach nothing of use.
+_FEWEST = 30
+
+
+def pretrain(
+    table: str | Path,
+    bags: str | Path,
+    output_path: str | Path,
+    *,
+    columns: Columns,
+    seed: int = 0,
+    say: Callable[[str], None] | None = None,
+) -> Pretrained:
+    """Learn which direction of the slides' features tells of the record, from patients without follow-up.
+
+    The closed form of `survival.cross_modality`. For each variable it is reported whether the slide helps to
+    rebuild it. `train` takes the folder with `fusion.init`, for late-fusion and joint-fusion.
+
+    Args:
+        table: records, CSV or Parquet, a row a slide or a patient; follow-up in it is not read.
+        bags: folder of feature bags.
+        output_path: folder for `pretrained.json`, `pretrained.safetensors` and `variables.csv`.
+        columns: names of slides, patients and covariates.
+        seed: of folds and bootstrap draws.
+        say: gets a line for each step; None is silent.
+
+    Raises:
+        UsageError: no covariates are named, or a file is not there.
+        TiacfError: table and bags do not go together, or there are too few patients.
+    """
+    usable_seed("--seed", seed)
+    tell = say or (lambda _: None)
+    if not columns.covariates:
+        raise UsageError(
+            "nothing to learn across: name the columns of the record with --covariates"
+        )
+    unlabelled = read_unlabelled(Path(table), columns)
+    found = bags_of_slides(unlabelled.slides["slide"], find_bags(Path(bags)))
+    slides = unlabelled.slides[unlabelled.slides["slide"].isin(found)]
+    patients = unlabelled.patients.loc[sorted(slides["patient"].unique())]
+    for line in unlabelled.notes(len(slides)):
+        tell(f"note: {line}")
+    if len(patients) < _FEWEST:
+        raise TiacfError(
+            f"{table}: {len(patients)} patients have a bag, fewer than {_FEWEST}; check the names of slides"
+        )
+    record = record_of(patients, columns)
+    assert record is not None  # noqa: S101 - covariates are named
+    codes, notes = record.codes(patients)
+    for line in notes:
+        tell(f"note: {line}")
+    read = CohortBags(found, show_progress=say is not None)
+    features, scales = _features(read, slides, list(patients.index))
+    terms = RecordTerms.fit(record, codes)
+    z = terms.encode(codes)
+    mean, sd = features.mean(axis=0), features.std(axis=0)
+    sd = np.where(sd > 1e-9, sd, np.inf)
+    standard = (features - mean) / sd
+    shared = shared_directions(standard, z)
+    rebuilt = _rebuilt(record, terms, codes, standard, seed)
+    direction = (shared.slide / sd / shared.slide_sd).reshape(len(scales), -1)
+    made = Pretrained(
+        Description(
+            record=record.of_training(codes),
+            encoder=read.encoder,
+            sampling=read.sampling,
+            scales=tuple(scales),
+            patients=len(patients),
+            variables=tuple(VariableReport(**vars(one)) for one in rebuilt),
+        ),
+        direction,
+        shared.record / shared.record_sd,
+        terms.centre,
+        terms.scale,
+    )
+    output = Path(output_path)
+    made.save(output)
+    write_text(output / VARIABLES, _table(rebuilt).to_csv(index=False, lineterminator="\n"))
+    for line in _said(rebuilt):
+        tell(line)
+    return made
+
+
+def _features(
+    bags: CohortBags, slides: pd.DataFrame, patients: list[str]
+) -> tuple[np.ndarray, list[str]]:
+    """Mean features (N, S * E) of patients over their slides, and the S scales that all bags have."""
+    means = bags.means(slides["slide"])  # (slides, 3, E)
+    there = [row for row in range(len(SCALES)) if np.isfinite(means[:, row]).all()]
+    if not there:
+        raise TiacfError("the bags share no scale; extract the slides again")
+    flat = means[:, there].reshape(len(means), -1)
+    frame = pd.DataFrame(flat).groupby(slides["patient"].to_numpy()).mean()
+    return frame.loc[patients].to_numpy(), [SCALES[row] for row in there]
+
+
+def _rebuilt(
+    record: Record, terms: RecordTerms, codes: np.ndarray, slides: np.ndarray, seed: int
+) -> list[Rebuilt]:
+    """Rebuild each variable; those without a term of their values are left out."""
+    z = terms.encode(codes)
+    found = []
+    for place, name in enumerate(record.names):
+        own = (terms.variable == place) & (terms.kind != 3) & terms.used
+        others = (terms.variable != place) & terms.used
+        known = np.isfinite(codes[:, place])
+        if own.any() and known.sum() >= _FEWEST:
+            target = z[np.ix_(known, own)]
+            found.append(rebuild(name, target, z[np.ix_(known, others)], slides[known], seed))
+    return found
+
+
+def _table(rebuilt: list[Rebuilt]) -> pd.DataFrame:
+    return pd.DataFrame([vars(one) | {"slide_helps": one.helps} for one in rebuilt])
+
+
+def _said(rebuilt: list[Rebuilt]) -> list[str]:
+    lines = [
+        f"{one.variable}: explained by the other variables {one.without:.1%}, by the slide besides "
+        f"{one.gain:+.1%} ({one.low:+.1%} to {one.high:+.1%})"
+        for one in rebuilt
+    ]
+    helped = [one.variable for one in rebuilt if one.helps]
+    if helped:
+        return [*lines, f"the slide helps to rebuild {', '.join(helped)}"]
+    return [
+        *lines,
+        "there is nothing to learn across: the slide helps to rebuild no variable beyond the others",
+    ]
