@@ -21,7 +21,7 @@ from tiacrossfusion.interop.conversion import convert
 from tiacrossfusion.interop.embeddings import read_embeddings
 from tiacrossfusion.training.api import train
 
-REPEATS = 5
+REPEATS, JOINED = 5, 2
 CLINICAL = ("age_at_initial_diagnosis", "sex", "smoking_status", "primarily_metastasis")
 #: Codes without an order.
 CATEGORIES = ("primary_tumor_site", "histologic_type", "hpv_association_p16")
@@ -87,9 +87,9 @@ def main() -> None:
     lines = [
         "# HANCOCK: what tells of survival",
         "",
-        "Made by `benchmarks/hancock.py`: ridge Cox regression (`clinical`), and elastic-net Cox "
-        "regression on one H&E vector a patient (`coxnet-20x`), five folds, "
-        f"{REPEATS} repeats ({REPEATS - 2} of the vector). Missing values are imputed inside the folds. "
+        "Made by `benchmarks/hancock.py`: ridge Cox regression (`clinical`), elastic-net Cox regression on "
+        "one H&E vector a patient (`coxnet-20x`), and both (`late-fusion`, `joint-fusion`), five folds, "
+        f"{REPEATS} repeats ({JOINED} with the vector). Patients with missing values stay in. "
         "Intervals are 95 % and widened for the dependence of folds.",
         "",
     ]
@@ -136,24 +136,33 @@ def main() -> None:
                     )
                     print(lines[-1], flush=True)
             run = place / f"{path.stem} vector"
-            found = train(
+            joint = sets["clinical, pathology, blood"]
+            trained = train(
                 path,
                 place / "bags",
                 run,
-                config=config([], REPEATS - 2),
-                models=["coxnet-20x"],
-            ).evaluations["coxnet-20x"]
-            pooled, repeats = found.pooled, REPEATS - 2
+                config=config(joint, JOINED),
+                models=["coxnet-20x", "late-fusion", "joint-fusion"],
+            ).evaluations
+            for model, name in (
+                ("coxnet-20x", "H&E vector"),
+                ("clinical", "clinical, pathology, blood"),
+                ("late-fusion", "all, late-fusion"),
+                ("joint-fusion", "all, joint-fusion"),
+            ):
+                pooled = trained[model].pooled
+                lines.append(
+                    f"| {pooled.patients // JOINED} (with a vector) | {pooled.events // JOINED} | {name} | "
+                    f"{text(pooled.harrell_c)} | {text(pooled.brier)} |"
+                )
+                print(lines[-1], flush=True)
             lines += [
-                f"| {pooled.patients // repeats} (with a vector) | {pooled.events // repeats} | H&E vector | "
-                f"{text(pooled.harrell_c)} | {text(pooled.brier)} |",
                 "",
                 "What the H&E vector adds, out of fold:",
                 "",
                 "| to | C without | C with | difference | hazard ratio per SD alone | adjusted | LR test p |",
                 "|---|---|---|---|---|---|---|",
             ]
-            print(lines[-5], flush=True)
             for name, covariates in sets.items():
                 clinic = Clinic(path, Columns(covariates=tuple(covariates)))
                 added = evaluate_predictions(run / "coxnet-20x", clinic=clinic).added

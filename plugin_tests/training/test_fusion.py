@@ -13,11 +13,12 @@ from command_line import assert_failed, assert_usage, tiacf
 
 from tiacrossfusion.bags.bag import FeatureBag
 from tiacrossfusion.cohorts.patients import read_patients
-from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.errors import TiacfError, UsageError
 from tiacrossfusion.evaluation.prediction_files import read_predictions
 from tiacrossfusion.explain.attribution import attribute
 from tiacrossfusion.inference.prediction import predict_bag
 from tiacrossfusion.models.bundle import load_bundle
+from tiacrossfusion.models.pretrained import load_pretrained
 from tiacrossfusion.networks.fused import NONE, PARTIAL, WHOLE, FusedNetwork, RecordHead
 from tiacrossfusion.simulation.bags import simulate_bags
 from tiacrossfusion.simulation.record import VARIABLES, RecordOptions
@@ -325,3 +326,67 @@ def test_setting_a_head_reproduces_its_log_hazards():
     z, given = head.terms(torch.from_numpy(codes).float()), torch.from_numpy(score).float()
     expected = replace(fitted, beta=0.3).log_hazard(fitted.terms.encode(codes), score)
     np.testing.assert_allclose(head(z, given), expected, atol=1e-5)
+
+
+def test_pretraining_finds_what_is_shared_and_says_where_nothing_is(tmp_path):
+    covariates = ",".join(VARIABLES)
+    for name, correlation in (("shared", 0.9), ("apart", 0.0)):
+        simulate_bags(
+            tmp_path / name, 150, 2, scenario="fine", strength=1.0, encoder_width=6, side=2, auc=0.99,
+            record=RecordOptions(correlation=correlation),
+        )  # fmt: skip
+        table = pd.read_csv(tmp_path / name / "cohort.csv").drop(columns=["time", "event"])
+        table.to_csv(tmp_path / name / "records.csv", index=False)
+        done = tiacf(
+            "pretrain", "--bags", tmp_path / name / "bags", "--table", tmp_path / name / "records.csv",
+            "--covariates", covariates, "--output-path", tmp_path / name / "pretrained",
+        )  # fmt: skip
+        assert done.exit_code == 0, done.output
+        assert ("nothing to learn across" in done.output) == (correlation == 0)
+    variables = pd.read_csv(tmp_path / "shared" / "pretrained" / "variables.csv")
+    assert list(variables["variable"]) == list(VARIABLES)
+    made = load_pretrained(tmp_path / "shared" / "pretrained")
+    table = pd.read_csv(tmp_path / "shared" / "cohort.csv").set_index("slide")
+    summary = []
+    for slide in table.index:
+        bag = FeatureBag.load(tmp_path / "shared" / "bags" / f"{slide}.zarr")
+        means = [bag.scales[s].features.astype(float).mean(axis=0) for s in made.description.scales]
+        summary.append(float(sum(d @ m for d, m in zip(made.direction, means, strict=True))))
+    assert abs(np.corrcoef(summary, table["g_slide"])[0, 1]) > 0.6
+
+
+def test_a_model_begins_with_what_was_pretrained(cohort, tmp_path):
+    covariates = ",".join(VARIABLES)
+    done = tiacf(
+        "pretrain", "--bags", cohort / "bags", "--table", cohort / "cohort.csv", "--covariates", covariates,
+        "--output-path", tmp_path / "pre",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    config = CONFIG | {
+        "fusion": {"init": str(tmp_path / "pre")},
+        "protocol": {"protocol": "holdout"},
+    }
+    found = train(cohort / "cohort.csv", cohort / "bags", tmp_path / "run", config=config)
+    loaded = load_bundle(found.bundles["joint-fusion"])
+    assert loaded.config.architecture.pretrained == ("5x", "10x", "20x")
+    bag = FeatureBag.load(cohort / "bags" / "SIM-0003.zarr")
+    row = pd.read_csv(cohort / "cohort.csv").set_index("slide").loc["SIM-0003"]
+    codes = loaded.covariates_of(row[list(VARIABLES)].to_dict())
+    adds = attribute(bag, loaded, codes)
+    total = sum(adds.scale_contribution.values()) + adds.record_contribution
+    assert total == pytest.approx(adds.risk - adds.baseline_risk, abs=1e-5)
+    own = read_predictions(tmp_path / "run" / "joint-fusion")[0]
+    name = own.patients[0]
+    mine = (
+        pd.read_csv(cohort / "cohort.csv").set_index("patient").loc[name, list(VARIABLES)].to_dict()
+    )
+    again = predict_bag(
+        FeatureBag.load(cohort / "bags" / f"{name}.zarr"), loaded, loaded.covariates_of(mine)
+    )
+    assert again.risk == pytest.approx(own.risks[0], abs=1e-4)
+    other = CONFIG | {"fusion": {"init": str(tmp_path / "pre")}, "columns": {"covariates": ["age"]}}
+    with pytest.raises(UsageError, match="name the same columns"):
+        train(cohort / "cohort.csv", cohort / "bags", tmp_path / "other", config=other)
+    (tmp_path / "pre" / "pretrained.safetensors").write_bytes(b"x" * 64)
+    with pytest.raises(TiacfError, match="run tiacf pretrain again"):
+        load_pretrained(tmp_path / "pre")

@@ -29,10 +29,13 @@ class VariableReport(BaseModel):
 
     variable: str
     patients: int
-    without: FiniteFloat
+    by_slide: FiniteFloat
+    by_slide_low: FiniteFloat
+    by_slide_high: FiniteFloat
+    by_others: FiniteFloat
     gain: FiniteFloat
-    low: FiniteFloat
-    high: FiniteFloat
+    gain_low: FiniteFloat
+    gain_high: FiniteFloat
 
 
 class Description(BaseModel):

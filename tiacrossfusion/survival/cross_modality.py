@@ -70,37 +70,44 @@ def shared_directions(slides: np.ndarray, terms: np.ndarray) -> SharedDirections
 
 @dataclass(frozen=True)
 class Rebuilt:
-    """How well a variable is rebuilt from the others, and what the slide adds.
+    """How well a variable is rebuilt, as shares of its variance, out of fold.
 
     Attributes:
         variable: name.
         patients: who have the variable.
-        without: share of its variance that the other variables explain, out of fold.
-        gain: further share that the slide explains.
-        low: 2.5 % quantile of the gain over bootstrap draws of the patients.
-        high: 97.5 % quantile.
+        by_slide: share that the slide explains.
+        by_slide_low: 2.5 % quantile of it over bootstrap draws of the patients.
+        by_slide_high: 97.5 % quantile.
+        by_others: share that the other variables explain.
+        gain: further share that the slide explains besides the others.
+        gain_low: 2.5 % quantile.
+        gain_high: 97.5 % quantile.
     """
 
     variable: str
     patients: int
-    without: float
+    by_slide: float
+    by_slide_low: float
+    by_slide_high: float
+    by_others: float
     gain: float
-    low: float
-    high: float
+    gain_low: float
+    gain_high: float
 
     @property
     def helps(self) -> bool:
-        """Return whether the slide helps to rebuild it: the interval lies above 0."""
-        return self.low > 0
+        """Return whether the slide helps to rebuild it: the interval of `by_slide` lies above 0."""
+        return self.by_slide_low > 0
 
 
 def rebuild(
     name: str, target: np.ndarray, others: np.ndarray, slides: np.ndarray, seed: int
 ) -> Rebuilt:
-    """Rebuild a variable from the other variables, and what is left from the slide.
+    """Rebuild a variable from the slide, from the other variables, and from the slide besides those.
 
-    Both by ridge regression whose penalty is chosen by leave-one-out errors (scikit-learn's RidgeCV), in five
-    folds. Penalties are large enough for features that tell nothing.
+    By ridge regression whose penalty is chosen by leave-one-out errors (scikit-learn's RidgeCV), in five
+    folds; besides the others, the slide explains what they leave. Penalties reach far enough for features
+    that tell nothing: with too small ones, chance would hide what there is.
 
     Args:
         name: of the variable.
@@ -109,35 +116,38 @@ def rebuild(
         slides: (N, D) features of the slides, standardised.
         seed: of folds and draws.
     """
-    from sklearn.linear_model import RidgeCV
-
     random = np.random.default_rng(seed)
     part = random.permutation(len(target)) % _FOLDS
-    left, rest = np.empty_like(target), np.empty_like(target)
-    centred = target - target.mean(axis=0)
+    whole, by_slide, by_others, by_both = (np.empty_like(target) for _ in range(4))
     for number in range(_FOLDS):
         test = part == number
         mean = target[~test].mean(axis=0)
-        guess = np.broadcast_to(mean, target[test].shape)
         fit_on = target[~test] - mean
+        whole[test] = target[test] - mean
+        by_slide[test] = whole[test] - _ridge(slides[~test], fit_on, slides[test])
+        by_others[test], rest = whole[test], fit_on
         if others.shape[1]:
-            first = RidgeCV(_ALPHAS).fit(others[~test], fit_on)
-            guess = mean + first.predict(others[test]).reshape(guess.shape)
-            fit_on = fit_on - first.predict(others[~test]).reshape(fit_on.shape)
-        left[test] = target[test] - guess
-        second = RidgeCV(_ALPHAS).fit(slides[~test], fit_on)
-        rest[test] = left[test] - second.predict(slides[test]).reshape(guess.shape)
-    whole = (centred**2).sum(axis=1)
-    errors, smaller = (left**2).sum(axis=1), (rest**2).sum(axis=1)
-    draws = random.multinomial(len(target), np.full(len(target), 1 / len(target)), size=_DRAWS)
-    gains = (draws @ (errors - smaller)) / np.maximum(draws @ whole, 1e-12)
-    low, high = np.quantile(gains, [0.025, 0.975])
-    total = max(float(whole.sum()), 1e-12)
-    return Rebuilt(
-        name,
-        len(target),
-        1 - float(errors.sum()) / total,
-        float((errors - smaller).sum()) / total,
-        float(low),
-        float(high),
+            by_others[test] = whole[test] - _ridge(others[~test], fit_on, others[test])
+            rest = fit_on - _ridge(others[~test], fit_on, others[~test])
+        by_both[test] = by_others[test] - _ridge(slides[~test], rest, slides[test])
+    total, alone, without, both = (
+        (errors**2).sum(axis=1) for errors in (whole, by_slide, by_others, by_both)
     )
+    draws = random.multinomial(len(target), np.full(len(target), 1 / len(target)), size=_DRAWS)
+
+    def share(saved: np.ndarray) -> tuple[float, float, float]:
+        """Share of the variance with its interval."""
+        drawn = (draws @ saved) / np.maximum(draws @ total, 1e-12)
+        low, high = np.quantile(drawn, [0.025, 0.975])
+        return float(saved.sum() / max(total.sum(), 1e-12)), float(low), float(high)
+
+    explained = share(total - without)[0]
+    return Rebuilt(name, len(target), *share(total - alone), explained, *share(without - both))
+
+
+def _ridge(x: np.ndarray, target: np.ndarray, new: np.ndarray) -> np.ndarray:
+    """Predict targets (M, T) for new rows (M, D), from rows (N, D) with targets (N, T)."""
+    from sklearn.linear_model import RidgeCV
+
+    fitted = RidgeCV(_ALPHAS).fit(x, target)
+    return np.asarray(fitted.predict(new)).reshape(len(new), target.shape[1])

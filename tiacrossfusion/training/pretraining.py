@@ -143,14 +143,12 @@ def _table(rebuilt: list[Rebuilt]) -> pd.DataFrame:
 
 def _said(rebuilt: list[Rebuilt]) -> list[str]:
     lines = [
-        f"{one.variable}: explained by the other variables {one.without:.1%}, by the slide besides "
-        f"{one.gain:+.1%} ({one.low:+.1%} to {one.high:+.1%})"
+        f"{one.variable}: the slide explains {one.by_slide:.1%} of it ({one.by_slide_low:.1%} to "
+        f"{one.by_slide_high:.1%}), besides the other variables, which explain {one.by_others:.1%}, "
+        f"{one.gain:+.1%} ({one.gain_low:+.1%} to {one.gain_high:+.1%})"
         for one in rebuilt
     ]
     helped = [one.variable for one in rebuilt if one.helps]
     if helped:
         return [*lines, f"the slide helps to rebuild {', '.join(helped)}"]
-    return [
-        *lines,
-        "there is nothing to learn across: the slide helps to rebuild no variable beyond the others",
-    ]
+    return [*lines, "there is nothing to learn across: the slide helps to rebuild no variable"]
