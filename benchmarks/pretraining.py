@@ -2,8 +2,8 @@
 
 python benchmarks/pretraining.py [--cohorts 40] [--first 2000] [--output benchmarks/pretraining.md]
 
-Cohorts as in `fusion.py`, c = 0 and nothing missing. `late` is Cox regression on record and slide score of the
-labelled patients; `late, pretrained` adds the two summaries learnt from all 1,300 (`cross_modality`).
+Cohorts as in `fusion.py`, c = 0 and nothing missing. `late` is Cox regression on record and slide score of
+the labelled patients; `late, pretrained` adds the two summaries learnt from all 1,300 (`cross_modality`).
 """
 
 from __future__ import annotations
@@ -90,9 +90,10 @@ def main() -> None:
     lines = [
         "# Pretraining of slide and record",
         "",
-        f"Made by `benchmarks/pretraining.py`: {options.cohorts} planted cohorts a row, {UNLABELLED:,} patients "
-        f"without and {LABELLED} with follow-up, 2,000 to test. Harrell's C; differences with 95 % intervals over "
-        "cohorts. The last column is how many of the eight variables the slide is said to help to rebuild.",
+        f"Made by `benchmarks/pretraining.py`: {options.cohorts} planted cohorts a row, {UNLABELLED:,} "
+        f"patients without and {LABELLED} with follow-up, 2,000 to test. Harrell's C; differences with 95 % "
+        "intervals over cohorts. The last column is how many of the eight variables the slide is said to "
+        "help to rebuild.",
         "",
         "| rho | late | late, pretrained | truth | pretrained less late | variables |",
         "|---|---|---|---|---|---|",

@@ -14,6 +14,11 @@ from tiacrossfusion.cohorts.records import record_of, refuse_outcome
 from tiacrossfusion.errors import TiacfError, UsageError
 from tiacrossfusion.survival import TimeBins, breslow_increments
 from tiacrossfusion.survival.clinical import ClinicalCox
+from tiacrossfusion.survival.dependence_on_variables import (
+    COLUMNS,
+    dependence_on_variables,
+    opposite,
+)
 from tiacrossfusion.survival.record import Record, RecordTerms
 from tiacrossfusion.survival.ridge_cox import choose_ridge, fit_ridge, log_likelihood
 from tiacrossfusion.training.api import train
@@ -242,3 +247,24 @@ def test_permutation_finds_an_effect_and_none(tmp_path):
     assert found["age"].permutation_p == pytest.approx(1 / 20)
     assert found["noise"].permutation_p > 1 / 20
     assert "19 permutations" in (tmp_path / "age/clinical/report.html").read_text()
+
+
+def test_dependence_on_a_variable_and_effects_that_turn_round():
+    random = np.random.default_rng(0)
+    true = random.normal(size=2000)
+    frame = pd.DataFrame({"true": true, "echo": 0.9 * true + 0.45 * random.normal(size=2000)})
+    times = random.exponential(10 * np.exp(-(2 * frame["true"] - frame["echo"])))
+    events = np.ones(2000, int)
+    patients = frame.assign(time=times, event=events)
+    model = fitted(patients, "true", "echo")
+    codes = model.record.codes(frame)[0]
+    found = dependence_on_variables(model.record, codes, model.log_hazard, times, events)
+    assert list(found.columns) == list(COLUMNS)
+    for name, slope in (("true", 2), ("echo", -1)):
+        mine = found[found["variable"] == name]
+        assert np.polyfit(mine["number"], mine["log_hazard"], 1)[0] == pytest.approx(slope, abs=0.3)
+        assert np.polyfit(mine["number"], mine["alone"], 1)[0] > 0.4
+    (line,) = opposite([found, found])
+    assert line.startswith("The effect of echo beside the other variables is opposite")
+    straight = found.assign(log_hazard=found["alone"])
+    assert opposite([found, straight]) == []

@@ -81,6 +81,9 @@ def test_all_models_are_trained_and_say_what_they_cost(trained):
     said = "\n".join(lines)
     assert "joint-fusion: each fold trains mean-pool on 5 parts" in said
     assert "log hazard ratio of the slide score" in said
+    page = (place / "joint-fusion" / "report.html").read_text(encoding="utf-8")
+    assert 'alt="partial dependence"' in page
+    assert (place / "clinical" / "partial_dependence.png").is_file()
     scores = pd.read_csv(place / SCORES)
     assert sorted(scores["part"].unique()) == [0, 1, 2, 3, 4]
     assert scores["patient"].is_unique

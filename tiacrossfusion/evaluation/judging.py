@@ -14,6 +14,7 @@ from tiacrossfusion.errors import UsageError
 from tiacrossfusion.evaluation.added_value import added_value
 from tiacrossfusion.evaluation.clinic_files import write_clinic
 from tiacrossfusion.evaluation.competing import competing_risks, incidence_figure
+from tiacrossfusion.evaluation.dependence_figure import dependence_figure
 from tiacrossfusion.evaluation.evaluation_files import COMPARISON, COMPETING
 from tiacrossfusion.evaluation.measuring import evaluate
 from tiacrossfusion.evaluation.page_writing import write_page
@@ -35,6 +36,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _RESEARCH = "Research use only."
+_DEPENDENCE = (
+    "Mean log-hazard over the training patients by the value of one variable, a line a fold; dashed: the "
+    "variable alone."
+)
 
 
 @dataclass(frozen=True)
@@ -190,6 +195,7 @@ def write_judgement(
     figures: str = "png",
     tables: str | None = None,
     learning_curves: Mapping[int, pd.DataFrame] | None = None,
+    dependence: Sequence[pd.DataFrame] = (),
     settings: Mapping[str, object] | None = None,
 ) -> None:
     """Write figures, pictures and `report.html` into a folder.
@@ -203,6 +209,7 @@ def write_judgement(
         figures: format of the pictures, "png", "svg" or "pdf".
         tables: format of a file of tables, "xlsx" or "tex"; None writes none.
         learning_curves: for each fold one row per epoch, see `learning_figure`.
+        dependence: of each fold, how the log-hazard depends on the variables of a record.
         settings: of the run, for the page.
 
     Raises:
@@ -223,6 +230,9 @@ def write_judgement(
     pictures += write_clinic(
         folder, judged.added, judged.subgroups, title=title, note=_RESEARCH, figures=figures
     )
+    if any(len(frame) for frame in dependence):
+        pictures.append(folder / f"partial_dependence.{figures}")
+        dependence_figure(dependence, pictures[-1], title=title, note=_DEPENDENCE)
     if judged.competing is not None and causes is not None:
         write_text(folder / COMPETING, judged.competing.model_dump_json(indent=1) + "\n")
         pictures.append(folder / f"cumulative_incidence.{figures}")

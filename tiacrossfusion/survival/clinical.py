@@ -78,6 +78,12 @@ class ClinicalCox:
         """Log-hazard relative to the average training patient, (N,); higher is worse."""
         return self._z(patients) @ self.coefficients
 
+    def log_hazard(self, codes: np.ndarray) -> np.ndarray:
+        """Log-hazard (N,) of the codes (N, V) of records; columns beside them are average."""
+        assert self._terms is not None  # noqa: S101 - fitted on a record
+        z = self._terms.encode(codes)
+        return z @ self.coefficients[: z.shape[1]]
+
     def survival(self, patients: pd.DataFrame, bins: TimeBins) -> np.ndarray:
         """Probability of surviving each bin, (N, K): `exp(-H_0(e_k) exp(w^T z))`, H_0 by Breslow."""
         times, events, entries = self._follow_up

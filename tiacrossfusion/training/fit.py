@@ -18,10 +18,12 @@ from tiacrossfusion.evaluation.prediction_files import TABLE as PREDICTIONS
 from tiacrossfusion.evaluation.prediction_files import read_predictions, write_predictions
 from tiacrossfusion.evaluation.predictions import FoldPredictions
 from tiacrossfusion.evaluation.report import STAGING
+from tiacrossfusion.io.atomic import write_text
 from tiacrossfusion.models.bundle import load_bundle
 from tiacrossfusion.networks.registry import CLINICAL, FUSIONS, NETWORKS
 from tiacrossfusion.survival import TimeBins, quantile_bins, risk_of, survival_curve
 from tiacrossfusion.survival.clinical import ClinicalCox
+from tiacrossfusion.survival.dependence_on_variables import dependence_on_variables
 from tiacrossfusion.training.bags import CohortBags
 from tiacrossfusion.training.bundles import save_fold_bundle
 from tiacrossfusion.training.devices import Devices
@@ -29,6 +31,9 @@ from tiacrossfusion.training.fold import BEST, LAST, METRICS, FittedFold, fit_fo
 from tiacrossfusion.training.fusion import fit_fusion
 from tiacrossfusion.training.patients import patient_hazards, patients_of
 from tiacrossfusion.training.plan import BUNDLE, Plan
+
+#: How the log-hazard of a fold depends on each variable of the record.
+DEPENDENCE = "partial_dependence.csv"
 
 Say = Callable[[str], None]
 
@@ -80,7 +85,8 @@ def fit_model(
                 partial(_say_of, say, label),
             )
         elif leader:
-            predictions = fit_covariates(plan, fold, say)
+            predictions, dependence = fit_covariates(plan, fold, say)
+            write_text(place / DEPENDENCE, dependence.to_csv(index=False, lineterminator="\n"))
             write_predictions(place, [predictions])
 
 
@@ -156,7 +162,9 @@ def _fit_network(
         patients_of(cohort.table, names) for names in (fold.train, fold.validation)
     )
     if model in FUSIONS:
-        fitted = fit_fusion(plan, model, fold, bags, devices=devices, say=say)
+        fitted, dependence = fit_fusion(plan, model, fold, bags, devices=devices, say=say)
+        if leader:
+            write_text(place / DEPENDENCE, dependence.to_csv(index=False, lineterminator="\n"))
     else:
         fitted = fit_fold(
             model,
@@ -197,8 +205,12 @@ def network_predictions(
     return made, risks
 
 
-def fit_covariates(plan: Plan, fold: Fold, say: Say) -> FoldPredictions:
-    """Fit Cox regression on the covariates of a fold, and predict its test patients."""
+def fit_covariates(plan: Plan, fold: Fold, say: Say) -> tuple[FoldPredictions, pd.DataFrame]:
+    """Fit Cox regression on the covariates of a fold.
+
+    Returns:
+        Predictions for its test patients, and how the log-hazard depends on each variable.
+    """
     patients, config = plan.cohort.table.patients, plan.config
     # Nothing stops this fit, so that the validation patients are free to be learnt from.
     fitted_on = fold.train if fold.optimistic else (*fold.train, *fold.validation)
@@ -213,7 +225,16 @@ def fit_covariates(plan: Plan, fold: Fold, say: Say) -> FoldPredictions:
     risks, survival = fitted.risk(test), fitted.survival(test, bins)
     for line in dict.fromkeys(fitted.messages):
         say(f"{CLINICAL}, fold {fold.number}: {line}")
-    return _predictions(plan, fold, risks, survival, fitted.risk(training), bins, fitted_on)
+    assert plan.record is not None  # noqa: S101 - the model needs covariates
+    dependence = dependence_on_variables(
+        plan.record,
+        plan.record.codes(training)[0],
+        fitted.log_hazard,
+        training.time.to_numpy(float),
+        training.event.to_numpy(int),
+    )
+    made = _predictions(plan, fold, risks, survival, fitted.risk(training), bins, fitted_on)
+    return made, dependence
 
 
 def _predictions(

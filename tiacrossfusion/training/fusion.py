@@ -31,6 +31,7 @@ from tiacrossfusion.networks.registry import FUSIONS
 from tiacrossfusion.slides.spec import SCALES
 from tiacrossfusion.survival import TimeBins, breslow_increments, quantile_bins
 from tiacrossfusion.survival.balanced_parts import balanced_parts
+from tiacrossfusion.survival.dependence_on_variables import dependence_on_variables
 from tiacrossfusion.survival.fusion import (
     SLIDE_PENALTY,
     Completion,
@@ -60,7 +61,7 @@ def fit_fusion(
     *,
     devices: Devices,
     say: Callable[[str], None],
-) -> FittedFold:
+) -> tuple[FittedFold, pd.DataFrame]:
     """Fit a model of slide and record to the patients outside the test part.
 
     The slide's network is that of the same fold, trained before. The heads are fitted to slide scores out of
@@ -74,6 +75,9 @@ def fit_fusion(
         bags: of all patients.
         devices: where the inner folds of the slide's network are trained.
         say: gets a line for each step.
+
+    Returns:
+        The network, and how its log-hazard depends on each variable of the record.
 
     Raises:
         TiacfError: an inner fold cannot be trained, or there are too few events.
@@ -136,7 +140,18 @@ def fit_fusion(
         fit_small(head, record, codes, score, *follow_up, bins, seed)
     set_partial(head, codes, score, *follow_up, bins, seed, shared)
     _set_slide_alone(head, score, *follow_up, bins)
-    return FittedFold(architecture, network.eval(), bins)
+    r = torch.from_numpy(score).float()
+
+    def log_hazard(changed: np.ndarray) -> np.ndarray:
+        given = torch.from_numpy(changed).float()
+        summaries = None
+        if shared is not None:
+            of_slide = torch.from_numpy(shared[:, 0]).float()
+            summaries = torch.stack([of_slide, head.summary(given)], dim=1)
+        return _log_hazards(head, head.terms(given), r, summaries)
+
+    dependence = dependence_on_variables(record, codes, log_hazard, *follow_up)
+    return FittedFold(architecture, network.eval(), bins), dependence
 
 
 def _set_shared(

@@ -21,10 +21,11 @@ from tiacrossfusion.evaluation.predictions import FoldPredictions
 from tiacrossfusion.evaluation.scores import CHANCE, AddedValue, Evaluation, figure_row
 from tiacrossfusion.io.atomic import write_text
 from tiacrossfusion.models.bundle import load_bundle
-from tiacrossfusion.networks.registry import CLINICAL, NETWORKS
+from tiacrossfusion.networks.registry import CLINICAL, FUSIONS, NETWORKS
+from tiacrossfusion.survival.dependence_on_variables import opposite
 from tiacrossfusion.training.bags import CohortBags
 from tiacrossfusion.training.bundles import save_ensemble
-from tiacrossfusion.training.fit import or_train_again, read_metrics
+from tiacrossfusion.training.fit import DEPENDENCE, or_train_again, read_metrics
 from tiacrossfusion.training.fold import METRICS
 from tiacrossfusion.training.permutation import CHEAP, permutation_p
 from tiacrossfusion.training.plan import BUNDLE, Plan
@@ -62,6 +63,13 @@ def judge_model(
             fold.number: read_metrics(plan.fold_folder(model, fold) / METRICS)
             for fold in plan.folds
         }
+    dependence = []
+    if model in (CLINICAL, *FUSIONS):
+        for fold in plan.folds:
+            path = plan.fold_folder(model, fold) / DEPENDENCE
+            dependence.append(read_metrics(path).astype({"value": str}))
+        notes = (*evaluation.notes, *opposite(dependence))
+        evaluation = evaluation.model_copy(update={"notes": notes})
     judged = Judgement(model, evaluation)
     if plan.config.columns.covariates and model != CLINICAL:
         covariates = plan.cohort.table.patients[list(plan.config.columns.covariates)]
@@ -80,6 +88,7 @@ def judge_model(
         judged,
         title=f"{plan.cohort.name}: {model}",
         learning_curves=curves,
+        dependence=dependence,
         settings=plan.config.model_dump(mode="json", exclude_none=True, exclude={"models"}),
     )
     if bags is not None and len(plan.folds) > 1 and not _is_bundle(plan, model):

@@ -65,7 +65,7 @@ def permutation_p(
 
 def _refitted(plan: Plan, model: str, bags: CohortBags | None) -> list[FoldPredictions]:
     if model == CLINICAL or bags is None:
-        return [fit_covariates(plan, fold, lambda _: None) for fold in plan.folds]
+        return [fit_covariates(plan, fold, lambda _: None)[0] for fold in plan.folds]
     made = []
     with tempfile.TemporaryDirectory() as folder:
         for fold in plan.folds:
