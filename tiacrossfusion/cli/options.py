@@ -254,7 +254,7 @@ _COLUMN_OPTIONS = (
     ),
     click.option(
         "--covariates",
-        help="Clinical columns, comma-separated, for clinical and for networks that take covariates.",
+        help="Columns of the clinical record, comma-separated.",
     ),
     click.option(
         "--ordinal",
