@@ -200,6 +200,10 @@ class RecordTerms:
                 numbers = np.log1p(np.maximum(values[known], 0)) if kind == 1 else values[known]
                 with np.errstate(over="ignore"):  # the fit refuses what no sum can hold
                     centre[term], spread = numbers.mean(), numbers.std()
+                if not np.isfinite(spread):
+                    raise TiacfError(
+                        f"covariate {record.names[place]} has values too large to be added up; check its unit"
+                    )
                 scale[term] = 0.0 if spread <= 1e-9 * max(1.0, abs(centre[term])) else spread
         return cls(variables, kinds, levels, centre, scale)
 
