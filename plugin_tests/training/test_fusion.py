@@ -14,6 +14,7 @@ from command_line import assert_failed, assert_usage, tiacf
 from tiacrossfusion.bags.bag import FeatureBag
 from tiacrossfusion.cohorts.patients import read_patients
 from tiacrossfusion.errors import TiacfError, UsageError
+from tiacrossfusion.evaluation.api import Clinic, evaluate_external
 from tiacrossfusion.evaluation.prediction_files import read_predictions
 from tiacrossfusion.explain.attribution import attribute
 from tiacrossfusion.inference.prediction import predict_bag
@@ -393,3 +394,26 @@ def test_a_model_begins_with_what_was_pretrained(cohort, tmp_path):
     (tmp_path / "pre" / "pretrained.safetensors").write_bytes(b"x" * 64)
     with pytest.raises(TiacfError, match="run tiacf pretrain again"):
         load_pretrained(tmp_path / "pre")
+
+
+def test_another_cohort_is_judged_with_its_records_and_says_what_is_missing(trained, tmp_path):
+    simulate_bags(
+        tmp_path / "other", 50, 9, scenario="fine", strength=1.0, encoder_width=6, side=2,
+        record=RecordOptions(),
+    )  # fmt: skip
+    table = pd.read_csv(tmp_path / "other" / "cohort.csv")
+    bundle = trained[0].bundles["joint-fusion"]
+
+    def judged(frame: pd.DataFrame) -> tuple[float, str]:
+        frame.to_csv(tmp_path / "t.csv", index=False)
+        found = evaluate_external(
+            bundle, tmp_path / "other" / "bags", Clinic(tmp_path / "t.csv"), draws=100
+        )
+        return found.evaluation.pooled.harrell_c.value, " ".join(found.evaluation.notes)
+
+    whole, said = judged(table)
+    assert "100% of the values are there; 0 of 50 patients have none" in said
+    none, said = judged(table.drop(columns=list(VARIABLES)))
+    assert "50 of 50 patients have none" in said
+    assert "the table has no column age" in said
+    assert whole > none + 0.02

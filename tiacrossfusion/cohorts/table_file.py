@@ -15,6 +15,15 @@ _CSV_ENDINGS = (".csv", ".csv.zip", ".csv.gz")
 _PARQUET_ENDINGS = (".parquet", ".pq")
 
 
+def table_columns(path: Path) -> list[str]:
+    """Return the names of the columns of a file.
+
+    Raises:
+        TiacfError: it cannot be read.
+    """
+    return [str(name) for name in read_table_file(path, ()).columns]
+
+
 def read_table_file(path: Path, text_columns: Sequence[str]) -> pd.DataFrame:
     """Read a file whole, with the given columns as text: the patient "007" keeps its zeros."""
     name = path.name.lower()

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from tiacrossfusion.cohorts.table import CohortTable
+from tiacrossfusion.cohorts.table_file import table_columns
 from tiacrossfusion.errors import UsageError
 from tiacrossfusion.evaluation.clinic_files import same_follow_up
 from tiacrossfusion.evaluation.comparison import compare
@@ -144,12 +145,14 @@ def evaluate_external(
     bundle = load_bundle(model, device)
     config = bundle.config
     unit = config.time_bins.unit if config.time_bins is not None else ""
-    record = config.architecture.record
-    needed = config.architecture.covariates if record is None else ()
+    record, needed = config.architecture.record, config.architecture.covariates
+    if record is not None:  # what is not there is missing, and said
+        there = table_columns(clinic.table)
+        needed = tuple(name for name in record.names if name in there)
     table = clinic.read(unit or "time", *needed)
     table, sources = match_bags(table, find_bags(Path(bags)), drop_missing=clinic.drop_unusable)
     found = predict_cohort(bundle, table, sources, progress=progress)
-    notes = [*table.messages(), *coverage(table, found.fold)]
+    notes = [*table.messages(), *coverage(table, found.fold), *found.of_record]
     folds = entered([found.fold], table)
     judged = judge(
         folds,

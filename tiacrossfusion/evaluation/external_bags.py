@@ -24,11 +24,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ExternalPredictions:
-    """Predictions for another cohort, with whether and how it overlaps with the training."""
+    """Predictions for another cohort.
+
+    Attributes:
+        fold: the predictions.
+        overlaps: whether the model was trained on some of the patients.
+        note: says which, or that there are none.
+        of_record: what is to be said of the clinical records, of a model that reads them.
+    """
 
     fold: FoldPredictions
     overlaps: bool
     note: str
+    of_record: tuple[str, ...] = ()
 
 
 def predict_cohort(
@@ -56,13 +64,23 @@ def predict_cohort(
             "train it with tiacf train"
         )
     cutoff, trained_on = config.risk_reference.cutoff, set(config.training_slides)
+    record, of_record, codes = config.architecture.record, list[str](), dict[str, np.ndarray]()
+    if record is not None:
+        values, of_record = record.codes(table.patients)
+        codes = dict(zip(table.patients.index, values, strict=True))
+        used = np.isfinite(values)
+        without = int((~used.any(axis=1)).sum())
+        of_record.append(
+            f"Of the clinical records {used.mean():.0%} of the values are there; {without} of {len(used)} "
+            "patients have none and are predicted from the slide alone."
+        )
     hazards: dict[str, list[np.ndarray]] = {}
     known: dict[str, bool] = {}
     rows = list(table.slides.itertuples(index=False))
     for row in tqdm(rows, desc="Slides", disable=None if progress else True):
         bag = FeatureBag.load(sources[row.slide])
-        covariates = None
-        if config.architecture.covariates or config.architecture.record is not None:
+        covariates = codes.get(row.patient)
+        if config.architecture.covariates:
             covariates = bundle.covariates_of(table.patients.loc[row.patient].to_dict())
         hazards.setdefault(row.patient, []).append(predict_bag(bag, bundle, covariates).hazards)
         seen = bool(trained_on & set(bag_identities(bag)))
@@ -80,4 +98,4 @@ def predict_cohort(
     note = (
         overlap(known) if trained_on else "The model does not say which slides it was trained on."
     )
-    return ExternalPredictions(fold, any(known.values()), note)
+    return ExternalPredictions(fold, any(known.values()), note, tuple(of_record))

@@ -86,6 +86,8 @@ class AveragedOrders(NetworkWrapper):
             outputs.append(output)
             if output.attention is not None:
                 scores.append(_put_back(output.attention, index))
+        alone = [output.survival_without_record for output in outputs]
+        known = [survival for survival in alone if survival is not None]
         mean = torch.stack([output.survival for output in outputs]).mean(dim=0).clamp(min=_EDGE)
         before = torch.cat([torch.ones_like(mean[:, :1]), mean[:, :-1]], dim=1)
         hazards = (1 - mean / before).clamp(_EDGE, 1 - _EDGE)
@@ -93,6 +95,7 @@ class AveragedOrders(NetworkWrapper):
             torch.logit(hazards),
             mean_scores(scores) if scores else None,
             member_risk=torch.stack([output.risk for output in outputs], dim=1),
+            survival_without_record=torch.stack(known).mean(dim=0) if known else None,
         )
 
     def moments(self) -> tuple[Tensor, Tensor] | None:
