@@ -14,8 +14,7 @@ from pathlib import Path
 import click
 import numpy as np
 import pandas as pd
-from lifelines import KaplanMeierFitter
-from tiacrossfusion.survival.covariates import CoxCovariates
+from lifelines import CoxPHFitter, KaplanMeierFitter
 
 from tiacrossfusion.cohorts.columns import Columns
 from tiacrossfusion.cohorts.folds import Fold, check_folds, nested_folds
@@ -25,6 +24,8 @@ from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.evaluation.measuring import evaluate
 from tiacrossfusion.evaluation.predictions import FoldPredictions
 from tiacrossfusion.survival import quantile_bins
+from tiacrossfusion.survival.clinical import ClinicalCox
+from tiacrossfusion.survival.record import Record
 
 COHORTS = ("blca", "coad", "luad", "ucec")
 BINS, FOLDS, SEED, DRAWS = 4, 5, 0, 1000
@@ -165,7 +166,7 @@ def predict(
 ) -> tuple[FoldPredictions, list[str]]:
     """Cox on covariates of the training part, for the test part."""
     train, test = (table.patients.loc[list(part)] for part in (fold.train, fold.test))
-    model = CoxCovariates(covariates).fit(train)
+    model = ClinicalCox(Record.of(train[list(covariates)])).fit(train)
     bins = quantile_bins(train["time"], train["event"], BINS, table.time_unit)
     risks = model.risk(test)
     predictions = FoldPredictions(
@@ -186,7 +187,12 @@ def predict(
 def hazard_ratios(table: CohortTable, covariates: tuple[str, ...]) -> str:
     """Hazard ratios with 95 % intervals, fitted on all patients; age per ten years."""
     found = []
-    for term, row in CoxCovariates(covariates).fit(table.patients).summary.iterrows():
+    patients = table.patients
+    terms = ClinicalCox(Record.of(patients[list(covariates)])).fit(patients).terms(patients)
+    model = CoxPHFitter(penalizer=0.01).fit(
+        terms.join(patients[["time", "event"]]), "time", "event"
+    )
+    for term, row in model.summary.iterrows():
         name, step = str(term), 1.0
         if name in table.patients:  # standardised: back to its own unit
             step = 1 / table.patients[name].std(ddof=0) * (10 if name == "age" else 1)
