@@ -21,6 +21,7 @@ from tiacrossfusion.inference.prediction import predict_bag
 from tiacrossfusion.models.bundle import load_bundle
 from tiacrossfusion.models.pretrained import load_pretrained
 from tiacrossfusion.networks.fused import NONE, PARTIAL, WHOLE, FusedNetwork, RecordHead
+from tiacrossfusion.networks.masked_completion import MaskedCompletion
 from tiacrossfusion.simulation.bags import simulate_bags
 from tiacrossfusion.simulation.record import VARIABLES, RecordOptions
 from tiacrossfusion.survival.fusion import Completion, fit_head, masked_copies
@@ -28,6 +29,7 @@ from tiacrossfusion.survival.record import Record, RecordTerms
 from tiacrossfusion.survival.time_bins import quantile_bins
 from tiacrossfusion.training.api import train
 from tiacrossfusion.training.fusion import set_head
+from tiacrossfusion.training.masking import train_completion
 
 CONFIG = {
     "time_unit": "months",
@@ -354,25 +356,36 @@ def test_pretraining_finds_what_is_shared_and_says_where_nothing_is(tmp_path):
     summary = []
     for slide in table.index:
         bag = FeatureBag.load(tmp_path / "shared" / "bags" / f"{slide}.zarr")
-        means = [bag.scales[s].features.astype(float).mean(axis=0) for s in made.description.scales]
-        summary.append(float(sum(d @ m for d, m in zip(made.direction, means, strict=True))))
+        summary.append(
+            sum(
+                float(
+                    made.weights[f"of_scale.{s}.direction"]
+                    @ bag.scales[s].features.astype(float).mean(axis=0)
+                )
+                for s in made.description.part.scales
+            )
+        )
     assert abs(np.corrcoef(summary, table["g_slide"])[0, 1]) > 0.6
 
 
-def test_a_model_begins_with_what_was_pretrained(cohort, tmp_path):
+@pytest.mark.slow
+@pytest.mark.parametrize("way", [["closed"], ["neural"], ["neural", "--own-side"]])
+def test_a_model_begins_with_what_was_pretrained(cohort, tmp_path, way):
     covariates = ",".join(VARIABLES)
     done = tiacf(
         "pretrain", "--bags", cohort / "bags", "--table", cohort / "cohort.csv", "--covariates", covariates,
-        "--output-path", tmp_path / "pre",
+        "--output-path", tmp_path / "pre", "--way", *way,
     )  # fmt: skip
     assert done.exit_code == 0, done.output
+    assert ("masked learning: loss" in done.output) == (way[0] == "neural")
     config = CONFIG | {
         "fusion": {"init": str(tmp_path / "pre")},
         "protocol": {"protocol": "holdout"},
     }
     found = train(cohort / "cohort.csv", cohort / "bags", tmp_path / "run", config=config)
     loaded = load_bundle(found.bundles["joint-fusion"])
-    assert loaded.config.architecture.pretrained == ("5x", "10x", "20x")
+    part = loaded.config.architecture.pretrained
+    assert (part.scales, part.way, part.cross) == (("5x", "10x", "20x"), way[0], len(way) == 1)
     bag = FeatureBag.load(cohort / "bags" / "SIM-0003.zarr")
     row = pd.read_csv(cohort / "cohort.csv").set_index("slide").loc["SIM-0003"]
     codes = loaded.covariates_of(row[list(VARIABLES)].to_dict())
@@ -417,3 +430,28 @@ def test_another_cohort_is_judged_with_its_records_and_says_what_is_missing(trai
     assert "50 of 50 patients have none" in said
     assert "the table has no column age" in said
     assert whole > none + 0.02
+
+
+def test_masked_learning_rebuilds_a_record_from_the_slide():
+    """A slide of one token that holds the record: it rebuilds what is masked, the own side cannot."""
+    random = np.random.default_rng(0)
+    hidden = random.normal(size=(300, 2))
+    frame = pd.DataFrame(hidden, columns=["a", "b"])
+    record = Record.of(frame)
+    codes, _ = record.codes(frame)
+    z = RecordTerms.fit(record, codes).encode(codes)
+    tokens = torch.from_numpy(hidden @ random.normal(size=(2, 4))).float()[:, None]
+    present, known = torch.ones(300, 1, dtype=torch.bool), np.ones((300, 2), bool)
+    found = {}
+    for cross in (True, False):
+        torch.manual_seed(0)
+        network = MaskedCompletion(record, ["20x"], 4, 1, cross=cross)
+        losses = train_completion(network, z, known, tokens, present, seed=0)
+        with torch.inference_mode():
+            nothing = torch.zeros(300, 2, dtype=torch.bool)
+            made = network.rebuilt_record(torch.zeros(300, 4), nothing, tokens, present).numpy()
+        spread = made[:, 0].std()
+        found[cross] = np.corrcoef(made[:, 0], z[:, 0])[0, 1] if spread > 1e-5 else 0.0
+        assert losses[-1] < losses[0]
+    assert found[True] > 0.8
+    assert found[False] < 0.2

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 from tiatoolbox.cli.common import cli_output_path
 
 from tiacrossfusion.cli.checks import given, output_folder, refuse_given
 from tiacrossfusion.cli.options import cli_columns, columns_from
+from tiacrossfusion.errors import UsageError
 
 _OF_FOLLOW_UP = (
     "time_column",
@@ -27,6 +28,18 @@ _OF_FOLLOW_UP = (
 )
 @cli_output_path(usage_help="Folder for what is learnt, for `tiacf train --init`.")
 @cli_columns
+@click.option(
+    "--way",
+    type=click.Choice(["closed", "neural"]),
+    default="closed",
+    show_default=True,
+    help="closed: regression of the record on the slide; neural: a network that rebuilds masked parts.",
+)
+@click.option(
+    "--own-side",
+    is_flag=True,
+    help="Neural: rebuild each side from its own rest alone, to see what the other side is worth.",
+)
 @click.option("--seed", default=0, show_default=True, help="Of folds and bootstrap draws.")
 @click.pass_context
 def pretrain(
@@ -34,8 +47,10 @@ def pretrain(
     bags: Path | None,
     table: Path | None,
     output_path: str,
+    way: Literal["closed", "neural"],
     seed: int,
     *,
+    own_side: bool,
     drop_unusable: bool,  # noqa: ARG001 - refused
     **options: Any,
 ) -> None:
@@ -48,11 +63,22 @@ def pretrain(
     refuse_given(
         context, _OF_FOLLOW_UP, "is of follow-up, which pretraining does not read; leave it out"
     )
+    if own_side and way == "closed":
+        raise UsageError("--own-side is of the neural way; add --way neural, or leave it out")
     columns = columns_from(options)
     table, bags = given("--table", table), given("--bags", bags)
     folder = output_folder(output_path)
 
     from tiacrossfusion.training.pretraining import pretrain as learn
 
-    learn(table, bags, folder, columns=columns, seed=seed, say=click.echo)
+    learn(
+        table,
+        bags,
+        folder,
+        columns=columns,
+        way=way,
+        cross=not own_side,
+        seed=seed,
+        say=click.echo,
+    )
     click.echo(f"Pretrained: {folder}")

@@ -16,6 +16,24 @@ from tiacrossfusion.survival.record import Record
 FORMAT_VERSION: Final = 1
 
 
+class PretrainedPart(BaseModel):
+    """What of a model was pretrained on patients without follow-up.
+
+    Attributes:
+        scales: that are read.
+        way: "closed" (a direction of the mean features) or "neural" (`networks.masked_completion`).
+        prototypes: K of the neural way.
+        cross: of the neural way.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    scales: tuple[Literal["5x", "10x", "20x"], ...] = Field(min_length=1)
+    way: Literal["closed", "neural"] = "closed"
+    prototypes: int = Field(0, ge=0, le=64)
+    cross: bool = True
+
+
 class Architecture(BaseModel):
     """A network and its sizes, with or without standardisation and proportional hazards.
 
@@ -34,7 +52,7 @@ class Architecture(BaseModel):
             the weights.
         record: variables of the clinical record, of a model of slide and record.
         slide: architecture of the slide's network, of such a model.
-        pretrained: scales with a pretrained direction, of such a model.
+        pretrained: what of such a model was pretrained.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -50,7 +68,7 @@ class Architecture(BaseModel):
     covariates: tuple[str, ...] = ()
     record: Record | None = None
     slide: Architecture | None = None
-    pretrained: tuple[Literal["5x", "10x", "20x"], ...] = ()
+    pretrained: PretrainedPart | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any, cast, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from tiacrossfusion.errors import UsageError
-from tiacrossfusion.models.config import Architecture
+from tiacrossfusion.models.config import Architecture, PretrainedPart
 from tiacrossfusion.networks.registry import FUSIONS, NETWORKS, build_network, network_sizes
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from tiacrossfusion.networks.base import SurvivalNetwork
     from tiacrossfusion.networks.fused import HeadKind
+    from tiacrossfusion.survival.record import Record
 
 #: Arguments of networks that only training needs.
 RATES = ("dropout", "attention_dropout")
@@ -63,12 +66,13 @@ def network_of(architecture: Architecture, **rates: float) -> SurvivalNetwork:
     from tiacrossfusion.networks.wrapper import PlainNetwork
 
     if architecture.slide is not None and architecture.record is not None:
+        slide = network_of(architecture.slide, **rates)
         return FusedNetwork(
-            network_of(architecture.slide, **rates),
+            slide,
             architecture.record,
             architecture.num_bins,
             cast("HeadKind", FUSIONS[architecture.name]),
-            architecture.pretrained,
+            summary_of(architecture.pretrained, architecture.record, slide.encoder_width),
         )
     if architecture.package is not None and architecture.name not in NETWORKS:
         raise NETWORKS.absent(architecture.name, architecture.package)
@@ -99,6 +103,20 @@ def network_of(architecture: Architecture, **rates: float) -> SurvivalNetwork:
         num_bins=architecture.num_bins if architecture.proportional_hazards else None,
         num_covariates=len(architecture.covariates),
         statistics=architecture.statistics,
+    )
+
+
+def summary_of(part: PretrainedPart | None, record: Record, encoder_width: int) -> nn.Module | None:
+    """Return the network of the pretrained summary of slides, with fresh weights; None without one."""
+    from tiacrossfusion.networks.fused import Projections
+    from tiacrossfusion.networks.masked_completion import MaskedCompletion
+
+    if part is None:
+        return None
+    if part.way == "closed":
+        return Projections(part.scales, encoder_width)
+    return MaskedCompletion(
+        record, part.scales, encoder_width, max(1, part.prototypes), cross=part.cross
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -13,13 +14,17 @@ from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 from tiacrossfusion.encoders.spec import EncoderSpec
 from tiacrossfusion.errors import TiacfError, UsageError, first_fault, one_line
 from tiacrossfusion.io.atomic import replacing, write_text, writing
+from tiacrossfusion.models.config import PretrainedPart
+from tiacrossfusion.models.network import summary_of
 from tiacrossfusion.slides.spec import SamplingSpec
 from tiacrossfusion.survival.record import Record
 
+_WEIGHTS = "summary."
+
 DESCRIPTION, ARRAYS = "pretrained.json", "pretrained.safetensors"
 
-#: Arrays of the file, and the sizes that they have: E width of the encoder, P terms of the record.
-_NAMES: Final = ("direction", "component", "component_centre", "component_scale")
+#: Arrays of P terms of the record. The others are weights of the summary of slides.
+_NAMES: Final = ("component", "component_centre", "component_scale")
 
 
 class VariableReport(BaseModel):
@@ -45,7 +50,7 @@ class Description(BaseModel):
         record: variables that were learnt from.
         encoder: of the features.
         sampling: of the features.
-        scales: that the bags had.
+        part: what reads the slides.
         patients: number of patients.
         variables: what the slide adds to rebuild each variable.
     """
@@ -56,7 +61,7 @@ class Description(BaseModel):
     record: Record
     encoder: EncoderSpec
     sampling: SamplingSpec
-    scales: tuple[Literal["5x", "10x", "20x"], ...]
+    part: PretrainedPart
     patients: int
     variables: tuple[VariableReport, ...]
 
@@ -67,15 +72,15 @@ class Pretrained:
 
     Attributes:
         description: what they were learnt from.
-        direction: (S, E) for mean features of the S scales; the summary of a slide is the sum over scales, of
-            SD 1 over the patients.
+        weights: by name, of the network of the slides' summary (`models.network.summary_of`), which has SD 1
+            over the patients. Directions of the closed form are those of raw features.
         component: (P,) for the terms of the record, of SD 1.
         component_centre: (P,) of these terms, see `RecordTerms`.
         component_scale: (P,) of these terms.
     """
 
     description: Description
-    direction: np.ndarray
+    weights: Mapping[str, np.ndarray]
     component: np.ndarray
     component_centre: np.ndarray
     component_scale: np.ndarray
@@ -88,7 +93,9 @@ class Pretrained:
         """
         from safetensors.numpy import save
 
-        arrays = {name: np.ascontiguousarray(getattr(self, name), np.float32) for name in _NAMES}
+        arrays = {name: getattr(self, name) for name in _NAMES}
+        arrays |= {f"{_WEIGHTS}{name}": array for name, array in self.weights.items()}
+        arrays = {n: np.ascontiguousarray(array, np.float32) for n, array in arrays.items()}
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             with replacing(folder / ARRAYS) as part:
@@ -125,13 +132,18 @@ def load_pretrained(folder: Path) -> Pretrained:
         raise TiacfError(
             f"{folder / ARRAYS}: cannot be read ({one_line(error)}); run tiacf pretrain again"
         ) from error
-    terms = description.record.num_terms
-    shapes = dict.fromkeys(_NAMES, (terms,)) | {
-        "direction": (len(description.scales), description.encoder.width)
-    }
+    shapes = dict.fromkeys(_NAMES, (description.record.num_terms,))
+    network = summary_of(description.part, description.record, description.encoder.width)
+    assert network is not None  # noqa: S101 - there is a part
+    shapes |= {f"{_WEIGHTS}{name}": tuple(w.shape) for name, w in network.state_dict().items()}
     for name, shape in shapes.items():
         if name not in arrays or arrays[name].shape != shape or not np.isfinite(arrays[name]).all():
             raise TiacfError(
                 f"{folder / ARRAYS}: does not fit {DESCRIPTION} ({name}); run tiacf pretrain again"
             )
-    return Pretrained(description, **{name: arrays[name].astype(float) for name in _NAMES})
+    weights = {
+        name.removeprefix(_WEIGHTS): array
+        for name, array in arrays.items()
+        if name.startswith(_WEIGHTS) and name in shapes
+    }
+    return Pretrained(description, weights, *(arrays[name].astype(float) for name in _NAMES))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tiacrossfusion.networks.base import SurvivalNetwork, Term
+from tiacrossfusion.networks.masked_completion import MaskedCompletion
 from tiacrossfusion.networks.output import AttentionLayers, AttentionScores, SurvivalOutput
 from tiacrossfusion.networks.tokens import SlideTokens
 from tiacrossfusion.networks.trained import TrainedNetwork, proportional_logits
@@ -222,10 +223,25 @@ class Projection(nn.Module):
         return (tokens.to(self.direction.dtype) @ self.direction)[:, :, None]
 
 
+class Projections(nn.Module):
+    """The pretrained summary of slides in closed form: tokens along a direction of each scale."""
+
+    def __init__(self, scales: Sequence[str], encoder_width: int) -> None:
+        """Make directions of zeros."""
+        super().__init__()
+        self.scales = tuple(scales)
+        self.of_scale = nn.ModuleDict({scale: Projection(encoder_width) for scale in scales})
+
+    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Return the summary (B,) of features (B, N, E) by scale, standardised by the slide's network."""
+        parts = [self.of_scale[scale](features[scale]).mean(dim=1)[:, 0] for scale in self.scales]
+        return torch.stack(parts).sum(dim=0)
+
+
 class SlideScore(nn.Module):
     """The slide score (B, 1) from logits (B, K), standardised by the scores of the training patients.
 
-    With projections of the tokens there is a second one, the pretrained summary of the slide (B, 2).
+    With a pretrained summary of the slide that is a second one, (B, 2).
     """
 
     moments: Tensor
@@ -237,17 +253,16 @@ class SlideScore(nn.Module):
         self.register_buffer("moments", torch.tensor([0.0, 1.0]))
         self.register_buffer("summary_mean", torch.zeros(()))
 
-    def forward(self, logits: Tensor, projected: Sequence[Tensor] = ()) -> Tensor:
+    def forward(self, logits: Tensor, summary: Tensor | None = None) -> Tensor:
         """Return the log of the cumulative hazard at the last bin edge, less the mean, over the SD.
 
         Args:
             logits: of the slide's network.
-            projected: (B, N, 1) tokens along the pretrained direction, by scale.
+            summary: (B,) pretrained one.
         """
         score = (log_cumulative_hazard(logits) - self.moments[0]) / self.moments[1]
-        if not projected:
+        if summary is None:
             return score[:, None]
-        summary = torch.stack([x.mean(dim=1)[:, 0] for x in projected]).sum(dim=0)
         return torch.stack([score, summary.to(score.dtype) - self.summary_mean], dim=1)
 
 
@@ -262,7 +277,8 @@ class FusedNetwork(NetworkWrapper):
         record: variables of the record.
         num_bins: K.
         kind: of the head.
-        pretrained: scales with a pretrained direction; none without pretraining.
+        summary: pretrained network of the summary of slides, `Projections` or `MaskedCompletion`; None
+            without pretraining.
     """
 
     gaps: Tensor
@@ -273,29 +289,28 @@ class FusedNetwork(NetworkWrapper):
         record: Record,
         num_bins: int,
         kind: HeadKind,
-        pretrained: Sequence[str] = (),
+        summary: nn.Module | None = None,
     ) -> None:
         """Wrap the network."""
         super().__init__(network.encoder_width, num_bins)
         self.network, self.record = network, record
         self.score = SlideScore()
-        self.projections = nn.ModuleDict(
-            {scale: Projection(network.encoder_width) for scale in pretrained}
-        )
-        self.head = RecordHead(record, num_bins, kind, pretrained=bool(pretrained))
+        self.summary = summary
+        self.head = RecordHead(record, num_bins, kind, pretrained=summary is not None)
         # Most missing values that a training patient usually has: more make a record partial.
         self.register_buffer("gaps", torch.zeros(()))
 
     def further_inputs(self) -> tuple[str, ...]:
         """Return those of the slide's network, and covariates."""
-        return (*super().further_inputs(), *self.further_scales(), "covariates")
+        scales = (f"x{scale[:-1]}" for scale in self.summary_scales())
+        return (*super().further_inputs(), *scales, "covariates")
 
     def predict(self, inputs: dict[str, Tensor], *, attention: bool) -> SurvivalOutput:
         """Predict K hazards from slide and record, with the attention scores of the slide's network."""
         of_slide = dict(inputs)
         codes = of_slide.pop("covariates", None)
         output = super().predict(of_slide, attention=attention)
-        score = self.score(output.logits, self._projected(of_slide))
+        score = self.score(output.logits, self.summary_of(of_slide))
         nothing = score.new_full((len(score), len(self.record.variables)), torch.nan)
         alone = SurvivalOutput.from_logits(self.logits(score, nothing))
         logits = alone.logits if codes is None else self.logits(score, codes)
@@ -303,17 +318,21 @@ class FusedNetwork(NetworkWrapper):
             logits, output.attention, survival_without_record=alone.survival
         )
 
-    def _projected(self, inputs: Mapping[str, Tensor]) -> list[Tensor]:
-        """Return the standardised tokens along the pretrained directions."""
-        if not self.projections:
-            return []
-        assert isinstance(self.network, TrainedNetwork)  # noqa: S101 - training has looked
-        ready = self.network.standardised(inputs)
-        return [module(ready[f"x{scale[:-1]}"]) for scale, module in self.projections.items()]
+    def summary_of(self, inputs: Mapping[str, Tensor]) -> Tensor | None:
+        """Return the pretrained summary (B,) of slides; None without pretraining."""
+        if self.summary is None:
+            return None
+        if isinstance(self.summary, Projections):
+            assert isinstance(self.network, TrainedNetwork)  # noqa: S101 - training has looked
+            inputs = self.network.standardised(inputs)
+        scales = self.summary_scales()
+        return self.summary({scale: inputs[f"x{scale[:-1]}"] for scale in scales})
 
-    def further_scales(self) -> tuple[str, ...]:
-        """Return the inputs of the pretrained directions."""
-        return tuple(f"x{scale[:-1]}" for scale in self.projections)
+    def summary_scales(self) -> tuple[str, ...]:
+        """Return the scales that the pretrained summary reads."""
+        if isinstance(self.summary, Projections | MaskedCompletion):
+            return self.summary.scales
+        return ()
 
     def logits(self, score: Tensor, codes: Tensor, typical: Tensor | None = None) -> Tensor:
         """Return the logits (B, K) of slide scores (B, 1 or 2) and codes (B, V).
@@ -349,7 +368,7 @@ class FusedNetwork(NetworkWrapper):
                 if away is not None:
                     place = torch.as_tensor(self.record.places()[0], device=z.device)
                     z = z.masked_fill(away[:, place], 0.0)
-                if self.projections:
+                if self.summary is not None:
                     of_record = self.head.summary(codes[rows], away)
                     shared = torch.stack([score[rows, 1], of_record], dim=1)
                 eta = self.head(z, mine, shared)
@@ -367,9 +386,10 @@ class FusedNetwork(NetworkWrapper):
     def embeddings(self) -> Mapping[nn.Module, tuple[str, ...]]:
         """Return those of the slide's network, and the pretrained directions."""
         own = self.network.embeddings()
-        if not own:  # the risk is attributed to the features
+        # Without any, the risk is attributed to the features. What a neural summary sees in a token is not.
+        if not own or not isinstance(self.summary, Projections):
             return own
-        return {**own, **{module: (scale,) for scale, module in self.projections.items()}}
+        return {**own, **{m: (scale,) for scale, m in self.summary.of_scale.items()}}
 
     def terms(self) -> Mapping[nn.Module, Term]:
         """Return those of the slide's network."""

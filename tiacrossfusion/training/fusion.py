@@ -17,6 +17,7 @@ from tiacrossfusion.cohorts.table import CohortTable
 from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.models.bundle import load_bundle
 from tiacrossfusion.models.config import Architecture
+from tiacrossfusion.models.network import summary_of
 from tiacrossfusion.models.pretrained import Pretrained
 from tiacrossfusion.networks.fused import (
     NONE,
@@ -24,6 +25,7 @@ from tiacrossfusion.networks.fused import (
     WHOLE,
     FusedNetwork,
     HeadKind,
+    Projections,
     RecordHead,
     TokenTransformer,
 )
@@ -110,11 +112,12 @@ def fit_fusion(
         num_bins=bins.num_bins,
         record=record,
         slide=slide,
-        pretrained=() if plan.pretrained is None else plan.pretrained.description.scales,
+        pretrained=None if plan.pretrained is None else plan.pretrained.description.part,
     )
     kind = cast("HeadKind", FUSIONS[model])
-    scales = () if plan.pretrained is None else plan.pretrained.description.scales
-    network = FusedNetwork(bundle.network, record, bins.num_bins, kind, scales)
+    part = None if plan.pretrained is None else plan.pretrained.description.part
+    summary = summary_of(part, record, slide.encoder_width)
+    network = FusedNetwork(bundle.network, record, bins.num_bins, kind, summary)
     shared = None
     if plan.pretrained is not None:
         shared = _set_shared(network, plan.pretrained, bags, table, names, codes)
@@ -170,25 +173,25 @@ def _set_shared(
     made = pretrained.description
     check_same(made.encoder, bags.encoder, "encoder", "bags, against --init")
     check_same(made.sampling, bags.sampling, "sampling", "bags, against --init")
-    moments = network.network.moments()
+    moments, summary = network.network.moments(), cast("nn.Module", network.summary)
     assert moments is not None  # noqa: S101 - the plan asks for standardised features
-    rows = [SCALES.index(scale) for scale in made.scales]
-    for place, (scale, row) in enumerate(zip(made.scales, rows, strict=True)):
-        along = torch.from_numpy(pretrained.direction[place]).float() * moments[1][row]
-        network.projections[scale].get_buffer("direction").copy_(along)
+    summary.load_state_dict(
+        {name: torch.from_numpy(array) for name, array in pretrained.weights.items()}
+    )
+    if isinstance(
+        summary, Projections
+    ):  # directions of raw features become those of standardised ones
+        for scale, projection in summary.of_scale.items():
+            projection.get_buffer("direction").mul_(moments[1][SCALES.index(scale)])
     head = network.head
     for name in ("component", "component_centre", "component_scale"):
         head.get_buffer(name).copy_(torch.from_numpy(getattr(pretrained, name)))
     slides = table.slides[table.slides["patient"].isin(names)]
-    mean, sd = (part[rows].double().numpy() for part in moments)
-    means = (bags.means(slides["slide"])[:, rows] - mean) / sd  # (slides, S, E)
-    directions = np.stack(
-        [
-            network.projections[scale].get_buffer("direction").double().numpy()
-            for scale in made.scales
-        ]
-    )
-    of_slides = pd.Series((means * directions).sum(axis=(1, 2)), slides["patient"].to_numpy())
+    found = []
+    with torch.inference_mode():
+        for (tokens,) in bags.read([[slide] for slide in slides["slide"]]):
+            found.append(float(cast("torch.Tensor", network.summary_of(tokens.inputs()))[0]))
+    of_slides = pd.Series(found, slides["patient"].to_numpy())
     of_patients = of_slides.groupby(level=0).mean().loc[list(names)].to_numpy()
     network.score.summary_mean.fill_(float(of_patients.mean()))
     of_record = head.summary(torch.from_numpy(codes).float()).numpy()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal, cast
 
 import numpy as np
 import pandas as pd
@@ -16,11 +17,21 @@ from tiacrossfusion.cohorts.unlabelled import read_unlabelled
 from tiacrossfusion.errors import TiacfError, UsageError
 from tiacrossfusion.io.arguments import usable_seed
 from tiacrossfusion.io.atomic import write_text
+from tiacrossfusion.models.config import PretrainedPart
 from tiacrossfusion.models.pretrained import Description, Pretrained, VariableReport
+from tiacrossfusion.networks.masked_completion import MaskedCompletion
 from tiacrossfusion.slides.spec import SCALES
 from tiacrossfusion.survival.cross_modality import Rebuilt, rebuild, shared_directions
 from tiacrossfusion.survival.record import Record, RecordTerms
 from tiacrossfusion.training.bags import CohortBags
+from tiacrossfusion.training.masking import (
+    make_completion,
+    set_direction,
+    summaries_of,
+    train_completion,
+)
+
+Scale = Literal["5x", "10x", "20x"]
 
 #: Table of the variables in the output folder.
 VARIABLES = "variables.csv"
@@ -35,20 +46,25 @@ def pretrain(
     output_path: str | Path,
     *,
     columns: Columns,
+    way: Literal["closed", "neural"] = "closed",
+    cross: bool = True,
     seed: int = 0,
     say: Callable[[str], None] | None = None,
 ) -> Pretrained:
     """Learn which direction of the slides' features tells of the record, from patients without follow-up.
 
-    The closed form of `survival.cross_modality`. For each variable it is reported whether the slide helps to
-    rebuild it. `train` takes the folder with `fusion.init`, for late-fusion and joint-fusion.
+    In closed form (`survival.cross_modality`), or by a network (`networks.masked_completion`). For each
+    variable it is reported whether the slide helps to rebuild it. `train` takes the folder with
+    `fusion.init`, for late-fusion and joint-fusion.
 
     Args:
         table: records, CSV or Parquet, a row a slide or a patient; follow-up in it is not read.
         bags: folder of feature bags.
         output_path: folder for `pretrained.json`, `pretrained.safetensors` and `variables.csv`.
         columns: names of slides, patients and covariates.
-        seed: of folds and bootstrap draws.
+        way: "closed" or "neural".
+        cross: of the neural way: each side is rebuilt from the other one, too; without it from its own rest.
+        seed: of folds, bootstrap draws and the network.
         say: gets a line for each step; None is silent.
 
     Raises:
@@ -85,17 +101,29 @@ def pretrain(
     standard = (features - mean) / sd
     shared = shared_directions(standard, z)
     rebuilt = _rebuilt(record, terms, codes, standard, seed)
-    direction = (shared.slide / sd / shared.slide_sd).reshape(len(scales), -1)
+    if way == "closed":
+        direction = (shared.slide / sd / shared.slide_sd).reshape(len(scales), -1)
+        part = PretrainedPart(scales=tuple(scales))
+        weights = {
+            f"of_scale.{scale}.direction": row for scale, row in zip(scales, direction, strict=True)
+        }
+    else:
+        of_record = z @ shared.record
+        network = _masked(record, read, slides, scales, codes, z, of_record, seed, cross, tell)
+        part = PretrainedPart(
+            scales=tuple(scales), way="neural", prototypes=network.count, cross=cross
+        )
+        weights = {name: weight.numpy() for name, weight in network.state_dict().items()}
     made = Pretrained(
         Description(
             record=record.of_training(codes),
             encoder=read.encoder,
             sampling=read.sampling,
-            scales=tuple(scales),
+            part=part,
             patients=len(patients),
             variables=tuple(VariableReport(**vars(one)) for one in rebuilt),
         ),
-        direction,
+        weights,
         shared.record / shared.record_sd,
         terms.centre,
         terms.scale,
@@ -110,7 +138,7 @@ def pretrain(
 
 def _features(
     bags: CohortBags, slides: pd.DataFrame, patients: list[str]
-) -> tuple[np.ndarray, list[str]]:
+) -> tuple[np.ndarray, list[Scale]]:
     """Mean features (N, S * E) of patients over their slides, and the S scales that all bags have."""
     means = bags.means(slides["slide"])  # (slides, 3, E)
     there = [row for row in range(len(SCALES)) if np.isfinite(means[:, row]).all()]
@@ -118,7 +146,28 @@ def _features(
         raise TiacfError("the bags share no scale; extract the slides again")
     flat = means[:, there].reshape(len(means), -1)
     frame = pd.DataFrame(flat).groupby(slides["patient"].to_numpy()).mean()
-    return frame.loc[patients].to_numpy(), [SCALES[row] for row in there]
+    return frame.loc[patients].to_numpy(), [cast("Scale", SCALES[row]) for row in there]
+
+
+def _masked(
+    record: Record,
+    bags: CohortBags,
+    slides: pd.DataFrame,
+    scales: list[Scale],
+    codes: np.ndarray,
+    z: np.ndarray,
+    of_record: np.ndarray,
+    seed: int,
+    cross: bool,
+    say: Callable[[str], None],
+) -> MaskedCompletion:
+    """Train the network of the neural way on patients sorted by name."""
+    network = make_completion(record, bags, slides, list(scales), seed, cross=cross)
+    tokens, present = summaries_of(network, bags, slides, sorted(slides["patient"].unique()))
+    losses = train_completion(network, z, np.isfinite(codes), tokens, present, seed)
+    say(f"masked learning: loss {losses[0]:.3f} in the first epoch, {losses[-1]:.3f} in the last")
+    set_direction(network, tokens, present, of_record)
+    return network
 
 
 def _rebuilt(
