@@ -28,8 +28,11 @@ from tiacrossfusion.survival.fusion import Completion, fit_head, masked_copies
 from tiacrossfusion.survival.record import Record, RecordTerms
 from tiacrossfusion.survival.time_bins import quantile_bins
 from tiacrossfusion.training.api import train
+from tiacrossfusion.training.config import make_config
 from tiacrossfusion.training.fusion import set_head
 from tiacrossfusion.training.masking import train_completion
+from tiacrossfusion.training.plan import read_cohort
+from tiacrossfusion.training.run import TrainingRun
 
 CONFIG = {
     "time_unit": "months",
@@ -455,3 +458,19 @@ def test_masked_learning_rebuilds_a_record_from_the_slide():
         assert losses[-1] < losses[0]
     assert found[True] > 0.8
     assert found[False] < 0.2
+
+
+def test_patients_who_stop_and_judge_a_network_teach_the_record_nothing(cohort, trained, tmp_path):
+    """In the authors' protocol the validation patients are the test patients."""
+    config = make_config(CONFIG, "test")
+    run = TrainingRun(
+        tmp_path / "run", read_cohort(cohort / "cohort.csv", cohort / "bags", config), config
+    )
+    fold = run.plan.folds[0]
+    run.plan = replace(run.plan, folds=(replace(fold, validation=fold.test),))
+    run.fit("mean-pool")
+    run.fit("joint-fusion")
+    scores = pd.read_csv(tmp_path / "run" / SCORES)
+    assert set(scores["patient"]) == set(fold.train)
+    (made,) = read_predictions(tmp_path / "run" / "joint-fusion" / "fold-0")
+    assert len(made.training_times) == len(fold.train)

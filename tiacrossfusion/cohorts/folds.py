@@ -38,6 +38,11 @@ class Fold:
     test: tuple[str, ...]
 
     @property
+    def outside_test(self) -> tuple[str, ...]:
+        """Return the patients whom a model that nothing stops may learn from."""
+        return self.train if self.optimistic else (*self.train, *self.validation)
+
+    @property
     def optimistic(self) -> bool:
         """Return whether the patients that choose the model also judge it."""
         return self.validation == self.test

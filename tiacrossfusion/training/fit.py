@@ -194,8 +194,8 @@ def network_predictions(
 ) -> tuple[FoldPredictions, np.ndarray]:
     """Return a network's predictions for the test patients, and its risks of the training patients (N,)."""
     # Nothing stops the fit of a record, which learns from the validation patients, too.
-    fused = fitted.architecture.record is not None and not fold.optimistic
-    fitted_on = (*fold.train, *fold.validation) if fused else fold.train
+    fused = fitted.architecture.record is not None
+    fitted_on = fold.outside_test if fused else fold.train
     on_train, on_test = (
         survival_curve(patient_hazards(fitted.network, bags, patients_of(plan.cohort.table, names)))
         for names in (fitted_on, fold.test)
@@ -213,7 +213,7 @@ def fit_covariates(plan: Plan, fold: Fold, say: Say) -> tuple[FoldPredictions, p
     """
     patients, config = plan.cohort.table.patients, plan.config
     # Nothing stops this fit, so that the validation patients are free to be learnt from.
-    fitted_on = fold.train if fold.optimistic else (*fold.train, *fold.validation)
+    fitted_on = fold.outside_test
     training, test = patients.loc[list(fitted_on)], patients.loc[list(fold.test)]
     bins = quantile_bins(
         training.time.to_numpy(float),

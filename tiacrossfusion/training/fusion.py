@@ -84,12 +84,9 @@ def fit_fusion(
     Raises:
         TiacfError: an inner fold cannot be trained, or there are too few events.
     """
-    record, slide_model, table = (
-        cast("Record", plan.record),
-        plan.config.slide_model,
-        plan.cohort.table,
-    )
-    names = (*fold.train, *fold.validation)
+    assert plan.record is not None  # noqa: S101 - the plan has looked
+    record, slide_model, table = plan.record, plan.config.slide_model, plan.cohort.table
+    names = fold.outside_test
     scores = inner_scores(plan, slide_model, fold, bags, devices=devices, say=say)
     bundle = load_bundle(plan.fold_folder(slide_model, fold) / BUNDLE)
     patients = table.patients.loc[list(names)]
@@ -178,9 +175,8 @@ def _set_shared(
     summary.load_state_dict(
         {name: torch.from_numpy(array) for name, array in pretrained.weights.items()}
     )
-    if isinstance(
-        summary, Projections
-    ):  # directions of raw features become those of standardised ones
+    if isinstance(summary, Projections):
+        # Directions of raw features become those of standardised ones.
         for scale, projection in summary.of_scale.items():
             projection.get_buffer("direction").mul_(moments[1][SCALES.index(scale)])
     head = network.head

@@ -57,7 +57,7 @@ def inner_scores(
         TiacfError: a part cannot be trained, or the file of scores is damaged.
     """
     place = plan.fold_folder(model, fold)
-    names = (*fold.train, *fold.validation)
+    names = fold.outside_test
     table = plan.cohort.table.of(names)
     share = plan.config.protocol.validation_share
     seed = plan.config.seed * 1000 + fold.number

@@ -72,13 +72,17 @@ def read_cohort(table: Path, bags: Path | None, config: TrainingConfig) -> Cohor
 
 def _network_reads_covariates(config: TrainingConfig) -> bool:
     """Return whether a network is trained that takes covariates: unlike Cox regression, it needs them all."""
-    networks = [model for model in config.models if model in NETWORKS]
-    if not config.columns.covariates or not networks:
+    if not config.columns.covariates:
         return False
+    return any(_reads_covariates(model, config) for model in config.models if model in NETWORKS)
+
+
+def _reads_covariates(model: str, config: TrainingConfig) -> bool:
+    """Return whether a network takes covariates."""
     from tiacrossfusion.networks.calling import input_names
     from tiacrossfusion.training.fold import build_on_meta
 
-    return any("covariates" in input_names(build_on_meta(model, config)) for model in networks)
+    return "covariates" in input_names(build_on_meta(model, config))
 
 
 @dataclass(frozen=True)
@@ -185,6 +189,10 @@ def make_plan(
         pretrained = _pretrained(config, record)
         record = pretrained.description.record  # levels and kinds are those that were learnt from
     messages = [*cohort.table.messages(), *messages]
+    if set(config.models) & set(FUSIONS) and _reads_covariates(config.slide_model, config):
+        raise UsageError(
+            f"{config.slide_model} reads covariates by itself; give --slide-model a network of slides alone"
+        )
     plan = Plan(
         folder, cohort, config, tuple(folds), tuple(messages), record, pretrained=pretrained
     )

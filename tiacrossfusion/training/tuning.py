@@ -110,7 +110,7 @@ def _best_of_fold(
 
 def _inner_folds(plan: Plan, fold: Fold, tuning: Tuning, seed: int) -> list[Fold]:
     """Divide the patients outside the test part."""
-    table = plan.cohort.table.of((*fold.train, *fold.validation))
+    table = plan.cohort.table.of(fold.outside_test)
     share = plan.config.protocol.validation_share
     folds, _ = divide(table, tuning.inner_folds, share, seed=seed)
     try:
