@@ -285,6 +285,8 @@ def test_prediction_from_a_table_and_from_python(cohort, trained, tmp_path):
     )
     of_variables = rows.filter(like="contribution_of_").loc["SIM-0003"].sum()
     assert of_variables == pytest.approx(rows.loc["SIM-0003", "contribution_record"], abs=1e-6)
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "and the clinical record with its variables" in page
     patients = pd.read_csv(out / "patients.csv")
     assert len(patients) == 4
     assert patients["risk_without_record"].notna().all()

@@ -32,11 +32,17 @@ def models(*, networks: bool, plugins: tuple[str, ...]) -> None:  # noqa: ARG001
 
 
 def _list_networks() -> None:
-    from tiacrossfusion.networks.registry import NETWORKS, recipe_of
+    from tiacrossfusion.networks.registry import CLINICAL, FUSIONS, NETWORKS, recipe_of
 
     for name in NETWORKS.names():
         click.echo(f"{name}: {(NETWORKS[name].__doc__ or '').strip().splitlines()[0]}")
         click.echo(f"    {recipe_of(name).summary()}")
+    click.echo(
+        f"{CLINICAL}: Ridge Cox regression on the clinical record (--covariates), no slides."
+    )
+    click.echo(
+        f"{', '.join(FUSIONS)}: one of these networks (--slide-model) and the record together."
+    )
     click.echo(
         "Options of `tiacf train` override a recipe; `--recipe paper` takes the CrossFusion paper's for all."
     )
