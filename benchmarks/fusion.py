@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from tiacrossfusion.networks.fused import RecordHead
+from tiacrossfusion.networks.record_head import RecordHead
 from tiacrossfusion.simulation.follow_up import follow_up
 from tiacrossfusion.simulation.record import RecordOptions, clinical_score, draw_record
 from tiacrossfusion.survival import (

@@ -20,8 +20,9 @@ from tiacrossfusion.explain.attribution import attribute
 from tiacrossfusion.inference.prediction import predict_bag
 from tiacrossfusion.models.bundle import load_bundle
 from tiacrossfusion.models.pretrained import load_pretrained
-from tiacrossfusion.networks.fused import NONE, PARTIAL, WHOLE, FusedNetwork, RecordHead
+from tiacrossfusion.networks.fused import FusedNetwork
 from tiacrossfusion.networks.masked_completion import MaskedCompletion
+from tiacrossfusion.networks.record_head import NONE, PARTIAL, WHOLE, RecordHead
 from tiacrossfusion.simulation.bags import simulate_bags
 from tiacrossfusion.simulation.record import VARIABLES, RecordOptions
 from tiacrossfusion.survival.fusion import Completion, fit_head, masked_copies

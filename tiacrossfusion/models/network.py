@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from tiacrossfusion.networks.base import SurvivalNetwork
-    from tiacrossfusion.networks.fused import HeadKind
+    from tiacrossfusion.networks.record_head import HeadKind
     from tiacrossfusion.survival.record import Record
 
 #: Arguments of networks that only training needs.

@@ -19,13 +19,12 @@ from tiacrossfusion.models.bundle import load_bundle
 from tiacrossfusion.models.config import Architecture
 from tiacrossfusion.models.network import summary_of
 from tiacrossfusion.models.pretrained import Pretrained
-from tiacrossfusion.networks.fused import (
+from tiacrossfusion.networks.fused import FusedNetwork, Projections
+from tiacrossfusion.networks.record_head import (
     NONE,
     PARTIAL,
     WHOLE,
-    FusedNetwork,
     HeadKind,
-    Projections,
     RecordHead,
     TokenTransformer,
 )
