@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,7 +10,7 @@ from tiatoolbox.cli.common import cli_output_path
 
 from tiacrossfusion.cli.console import print_figures
 from tiacrossfusion.cli.options import cli_plugin
-from tiacrossfusion.cli.training_options import cli_training, training_arguments
+from tiacrossfusion.cli.training_options import cli_cohort, cli_training, training_arguments
 from tiacrossfusion.networks.registry import model_names
 
 if TYPE_CHECKING:
@@ -19,12 +18,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--bags", type=Path, help="Folder of feature bags, as `tiacf extract` writes them.")
-@click.option(
-    "--table",
-    type=Path,
-    help="Follow-up: CSV or Parquet, a row a slide, with slide, patient, time and event.",
-)
+@cli_cohort
 @cli_output_path(usage_help="Folder for models and figures; a run that was killed goes on in it.")
 @click.option(
     "--model",

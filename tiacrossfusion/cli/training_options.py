@@ -115,6 +115,19 @@ _OPTIONS = (
 )
 
 
+def cli_cohort(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options for the bags and the table of a training."""
+    table = click.option(
+        "--table",
+        type=Path,
+        help="Follow-up: CSV or Parquet, a row a slide, with slide, patient, time and event.",
+    )
+    bags = click.option(
+        "--bags", type=Path, help="Folder of feature bags, as `tiacf extract` writes them."
+    )
+    return bags(table(command))
+
+
 def cli_training(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options of a training, in the order of the help."""
     for option in reversed(_OPTIONS[1:]):

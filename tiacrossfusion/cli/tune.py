@@ -10,17 +10,12 @@ from tiatoolbox.cli.common import cli_output_path
 
 from tiacrossfusion.cli.options import cli_plugin
 from tiacrossfusion.cli.train import print_trained
-from tiacrossfusion.cli.training_options import cli_training, training_arguments
+from tiacrossfusion.cli.training_options import cli_cohort, cli_training, training_arguments
 from tiacrossfusion.io.arguments import at_least
 
 
 @click.command()
-@click.option("--bags", type=Path, help="Folder of feature bags, as `tiacf extract` writes them.")
-@click.option(
-    "--table",
-    type=Path,
-    help="Follow-up: CSV or Parquet, a row a slide, with slide, patient, time and event.",
-)
+@cli_cohort
 @cli_output_path(
     usage_help="Folder for trials, models and figures; a run that was killed goes on in it."
 )

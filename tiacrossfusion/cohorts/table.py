@@ -296,7 +296,7 @@ def _unusable_follow_up(path: Path, frame: pd.DataFrame, columns: Columns) -> di
 
 
 def _entries(path: Path, raw: pd.DataFrame, name: str) -> pd.Series:
-    """Times of entry, 0 where there is none; others than numbers of 0 or more are refused."""
+    """Return times of entry, 0 for an empty cell; refuse values that are not numbers of 0 or more."""
     values = _numbers(raw[name])
     wrong = (raw[name].notna() & values.isna()) | (values < 0) | np.isinf(values)
     if wrong.any():

@@ -29,7 +29,7 @@ class ExternalPredictions:
     Attributes:
         fold: the predictions.
         overlaps: whether the model was trained on some of the patients.
-        note: says which, or that there are none.
+        note: names those patients, or says that the model was trained on no patient of the cohort.
         of_record: what is to be said of the clinical records, of a model that reads them.
     """
 

@@ -57,7 +57,7 @@ def evaluation_tables(
 
 
 def _text(figure: Estimate | HazardRatio, sign: str = "") -> str:
-    """A figure with its interval, or why there is none."""
+    """Return a figure with its interval, or the reason why it is not defined."""
     if not np.isfinite(figure.value):
         return figure.note or "not defined"
     known = np.isfinite(figure.low) and np.isfinite(figure.high)

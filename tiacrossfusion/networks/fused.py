@@ -161,14 +161,8 @@ class FusedNetwork(NetworkWrapper):
                 0; the state of the record is that of the codes. None for none.
         """
         codes = codes.to(score.dtype)
-        missing = codes.isnan().sum(dim=1)  # (B,)
-        none = missing == codes.shape[1]
         found = torch.empty(len(score), self.num_bins, dtype=score.dtype, device=score.device)
-        for state, rows in (
-            (NONE, none),
-            (WHOLE, (missing <= self.gaps) & ~none),
-            (PARTIAL, (missing > self.gaps) & ~none),
-        ):
+        for state, rows in self._rows_by_state(codes).items():
             if not rows.any():
                 continue
             mine, shared = score[rows, 0], None
@@ -195,10 +189,14 @@ class FusedNetwork(NetworkWrapper):
 
     def state(self, codes: Tensor) -> str:
         """Return the state of the record of codes (V,): "whole", "partial" or "none"."""
-        missing = int(codes.isnan().sum())
-        if missing == len(codes):
-            return NONE
-        return WHOLE if missing <= float(self.gaps) else PARTIAL
+        rows = self._rows_by_state(codes[None])
+        return next(state for state, mine in rows.items() if bool(mine[0]))
+
+    def _rows_by_state(self, codes: Tensor) -> dict[str, Tensor]:
+        """Return which rows (B,) of codes (B, V) are in each state of the record."""
+        missing = codes.isnan().sum(dim=1)
+        none, usual = missing == codes.shape[1], missing <= self.gaps
+        return {NONE: none, WHOLE: usual & ~none, PARTIAL: ~usual & ~none}
 
     def embeddings(self) -> Mapping[nn.Module, tuple[str, ...]]:
         """Return those of the slide's network, and the pretrained directions."""

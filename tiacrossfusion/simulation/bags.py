@@ -27,7 +27,7 @@ from tiacrossfusion.simulation.planted import (
     draw_planted_cohort,
     slide_rng,
 )
-from tiacrossfusion.simulation.record import RecordOptions, add_record
+from tiacrossfusion.simulation.record import RecordOptions, with_record
 from tiacrossfusion.slides.spec import CELLS_20X, SCALES, SamplingSpec
 
 #: Name of the encoder in the provenance of simulated bags. There is no such encoder.
@@ -195,9 +195,7 @@ def simulate_bags(
         "slides_per_patient": slides_per_patient,
     }
     cohort = draw_planted_cohort(**planted, side=side)
-    if record is not None:
-        cohort = add_record(cohort, seed, record, strength=strength, censored_share=censored_share)
-        planted["record"] = asdict(record)
+    cohort, planted = with_record(cohort, planted, record)
     target = CohortFolder(Path(folder), "bags", planted | asdict(options))
     target.open(cohort)
     tasks = []

@@ -1,6 +1,7 @@
 """Clinical records with a planted, known prognosis, beside simulated slides."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -96,6 +97,25 @@ def draw_record(
         for column, name in enumerate(VARIABLES):
             frame[name] = frame[name].mask(gone[:, column])
     return frame
+
+
+def with_record(
+    cohort: pd.DataFrame, planted: dict[str, Any], options: RecordOptions | None
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Return a cohort and what determines it, with a record by `add_record` unless `options` is None.
+
+    Args:
+        cohort: table of a simulated cohort.
+        planted: arguments of `draw_planted_cohort` by name.
+        options: of the record.
+
+    Raises:
+        UsageError: the cohort has no strength.
+    """
+    if options is None:
+        return cohort, planted
+    taken = {name: planted[name] for name in ("seed", "strength", "censored_share")}
+    return add_record(cohort, options=options, **taken), planted | {"record": asdict(options)}
 
 
 def add_record(

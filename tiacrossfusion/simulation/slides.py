@@ -1,7 +1,7 @@
 """Cohorts of rendered slides with a planted prognosis."""
 
 import math
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from tiacrossfusion.simulation.planted import (
     draw_planted_cohort,
     slide_rng,
 )
-from tiacrossfusion.simulation.record import RecordOptions, add_record
+from tiacrossfusion.simulation.record import RecordOptions, with_record
 from tiacrossfusion.simulation.scenarios import OF_SLIDES
 from tiacrossfusion.simulation.slide import render_slide
 
@@ -83,9 +83,7 @@ def simulate_slides(
     }
     cohort = draw_planted_cohort(**planted)
     cohort["slide"] += ".svs"
-    if record is not None:
-        cohort = add_record(cohort, seed, record, strength=strength, censored_share=censored_share)
-        planted["record"] = asdict(record)
+    cohort, planted = with_record(cohort, planted, record)
     target = CohortFolder(Path(folder), "slides", {**planted, "size": list(size), "mpp": mpp})
     target.open(cohort)
     truths = target.path / TRUTH

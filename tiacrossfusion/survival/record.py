@@ -110,7 +110,8 @@ class Record(BaseModel):
         """Return of each term (P,) the number of its variable, its kind and its level.
 
         Kinds are 0 for a number, 1 for its logarithm, 2 for a level, 3 for a missing value; the level is 0
-        where there is none. They follow from the variables alone, so that models of one record agree.
+        for the other kinds. All follow from the variables alone, so that all models of a record have the same
+        terms.
         """
         rows = []
         for place, variable in enumerate(self.variables):
@@ -168,7 +169,7 @@ class RecordTerms:
     Attributes:
         variable: (P,) number of the variable of each term.
         kind: (P,) 0 for a number, 1 for its logarithm, 2 for a level, 3 for a missing value.
-        level: (P,) number of the level, 0 where there is none.
+        level: (P,) number of the level; 0 for the other kinds.
         centre: (P,) mean or share of the training patients.
         scale: (P,) SD, 1 for indicators; 0 for terms that are left out.
     """
