@@ -22,6 +22,7 @@ from tiacrossfusion.survival.dependence_on_variables import (
 from tiacrossfusion.survival.record import Record, RecordTerms
 from tiacrossfusion.survival.ridge_cox import choose_ridge, fit_ridge, log_likelihood
 from tiacrossfusion.training.api import train
+from tiacrossfusion.training.config import make_config
 
 BINS = TimeBins(edges=(0, 3, 10, 20, 60), unit="months")
 
@@ -229,6 +230,13 @@ def test_a_record_with_the_outcome_in_it_is_refused(tmp_path, name, make, words)
         refuse_outcome(tmp_path / "t.csv", frame, ("age", name))
     assert "\n" not in str(caught.value)
     refuse_outcome(tmp_path / "t.csv", frame, ("age", "stage"))
+
+
+def test_the_other_name_of_the_model_is_known():
+    config = make_config({"time_unit": "months", "models": ["cox-covariates"]}, "test")
+    assert config.models == ("clinical",)
+    with pytest.raises(UsageError, match="named twice"):
+        make_config({"time_unit": "months", "models": ["clinical", "cox-covariates"]}, "test")
 
 
 def test_permutation_finds_an_effect_and_none(tmp_path):

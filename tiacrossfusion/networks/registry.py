@@ -43,6 +43,9 @@ COXNETS = ("coxnet", "coxnet-20x")
 #: Cox regression on a table's covariates alone, which is trained without slides.
 CLINICAL = "clinical"
 
+#: Other names of models, by which commands and settings may ask for them.
+OTHER_NAMES: Mapping[str, str] = {"cox-covariates": CLINICAL}
+
 
 #: Models of a slide's network and a clinical record (`networks.fused`), with the kind of their heads.
 FUSIONS: Mapping[str, str] = {

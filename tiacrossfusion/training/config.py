@@ -22,7 +22,7 @@ from tiacrossfusion.cohorts.columns import Columns
 from tiacrossfusion.errors import TiacfError, UsageError, first_fault, one_line
 from tiacrossfusion.io.paths import is_endless
 from tiacrossfusion.networks.recipe import PAPER, Recipe
-from tiacrossfusion.networks.registry import NETWORKS, model_names, recipe_of
+from tiacrossfusion.networks.registry import NETWORKS, OTHER_NAMES, model_names, recipe_of
 from tiacrossfusion.survival import check_unit
 from tiacrossfusion.text import printable
 
@@ -188,6 +188,7 @@ class TrainingConfig(BaseModel):
     def _known(cls, models: tuple[str, ...]) -> tuple[str, ...]:
         if not models:
             raise ValueError("no model; give at least one")
+        models = tuple(OTHER_NAMES.get(model, model) for model in models)
         known = model_names()
         for model in models:
             if model not in known:
