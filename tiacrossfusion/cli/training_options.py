@@ -161,8 +161,9 @@ def training_arguments(options: dict[str, Any]) -> dict[str, Any]:
         "drop_unusable": options["drop_unusable"] or None,
         "covariates": None if covariates is None else list(split_names(covariates)),
     }
+    spelt = {option.name: option.opts[0] for option in click.get_current_context().command.params}
     given_options = {
-        _SETTINGS[name]: (f"--{name.replace('_', '-')}", value)
+        _SETTINGS[name]: (spelt[name], value)
         for name, value in options.items()
         if value is not None
     }
