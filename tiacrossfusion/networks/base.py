@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor, nn
 
 from tiacrossfusion.errors import TiacfError, UsageError
-from tiacrossfusion.networks.output import AttentionLayers, AttentionScores
+from tiacrossfusion.networks.output import AttentionLayers, AttentionScores, SurvivalOutput
+from tiacrossfusion.networks.pooling import Pool
 from tiacrossfusion.networks.tokens import SlideTokens
 
 # A larger size is a typing error, or an attempt to exhaust the memory.
@@ -137,6 +138,38 @@ class SurvivalNetwork(nn.Module):
         A network that names `embeddings` reads the features only there and in the modules of terms.
         """
         return {}
+
+    @property
+    def pools_families(self) -> bool:
+        """Whether the network predicts from means over families alone (default: no)."""
+        return False
+
+    def family_sums(self, inputs: Mapping[str, Tensor]) -> list[Pool]:
+        """Return the sums over families of one slide of which the network takes means.
+
+        Args:
+            inputs: features and grids (1, N, ...) under their names in `forward`. Of families that were not
+                read there is the 5x token alone; the sums at 10x and 20x are 0 for them.
+
+        Raises:
+            TiacfError: the network does not pool.
+        """
+        raise TiacfError(f"{type(self).__name__} does not predict from means over the slide")
+
+    def from_means(
+        self, means: Iterator[Tensor], counts: Mapping[str, int], covariates: Tensor | None = None
+    ) -> SurvivalOutput:
+        """Predict from the means (R, C) of `family_sums`, taken in its order; R slides, or estimates of one.
+
+        Args:
+            means: sums over families divided by `counts`.
+            counts: number of tokens of each scale.
+            covariates: (R, C) of the patients.
+
+        Raises:
+            TiacfError: the network does not pool.
+        """
+        raise TiacfError(f"{type(self).__name__} does not predict from means over the slide")
 
     def moments(self) -> tuple[Tensor, Tensor] | None:
         """Return mean and SD (3, E) that standardise the features of 5x, 10x and 20x, if any."""

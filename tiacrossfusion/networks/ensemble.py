@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from tiacrossfusion.networks.output import (
     SurvivalOutput,
     mean_scores,
 )
+from tiacrossfusion.networks.pooling import Pool, pools_of
 from tiacrossfusion.networks.tokens import SlideTokens
 from tiacrossfusion.networks.wrapper import NetworkWrapper
 
@@ -46,7 +47,28 @@ class Ensemble(NetworkWrapper):
 
     def predict(self, inputs: dict[str, Tensor], *, attention: bool) -> SurvivalOutput:
         """Predict the mean curve, and as `member_risk` (B, M) the members' risks at the same edges."""
-        outputs = [call_with(member, inputs, attention=attention) for member in self.members]
+        return self._mean(
+            [call_with(member, inputs, attention=attention) for member in self.members]
+        )
+
+    @property
+    def pools_families(self) -> bool:
+        """Whether all members do."""
+        return all(pools_of(member) for member in self.members)
+
+    def family_sums(self, inputs: Mapping[str, Tensor]) -> list[Pool]:
+        """Return those of all members, one after the other."""
+        return [pool for member in self._networks() for pool in member.family_sums(inputs)]
+
+    def from_means(
+        self, means: Iterator[Tensor], counts: Mapping[str, int], covariates: Tensor | None = None
+    ) -> SurvivalOutput:
+        """Predict the mean curve."""
+        return self._mean(
+            [member.from_means(means, counts, covariates) for member in self._networks()]
+        )
+
+    def _mean(self, outputs: Sequence[SurvivalOutput]) -> SurvivalOutput:
         curves = self._curves([output.survival for output in outputs])  # (M, B, K)
         alone = [output.survival_without_record for output in outputs]
         known = [survival for survival in alone if survival is not None]

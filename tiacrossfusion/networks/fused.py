@@ -9,7 +9,7 @@ of the record, whole, partial and none, has a baseline hazard of its own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from torch.nn import functional
 from tiacrossfusion.networks.base import SurvivalNetwork, Term
 from tiacrossfusion.networks.masked_completion import MaskedCompletion
 from tiacrossfusion.networks.output import AttentionLayers, AttentionScores, SurvivalOutput
+from tiacrossfusion.networks.pooling import Pool
 from tiacrossfusion.networks.record_head import NONE, PARTIAL, WHOLE, HeadKind, RecordHead
 from tiacrossfusion.networks.tokens import SlideTokens
 from tiacrossfusion.networks.trained import TrainedNetwork, proportional_logits
@@ -134,6 +135,25 @@ class FusedNetwork(NetworkWrapper):
         return SurvivalOutput.from_logits(
             logits, output.attention, survival_without_record=alone.survival
         )
+
+    @property
+    def pools_families(self) -> bool:
+        """That of the slide's network; not with a pretrained summary."""
+        return self.network.pools_families and self.summary is None
+
+    def family_sums(self, inputs: Mapping[str, Tensor]) -> list[Pool]:
+        """Return those of the slide's network."""
+        return self.network.family_sums(inputs)
+
+    def from_means(
+        self, means: Iterator[Tensor], counts: Mapping[str, int], covariates: Tensor | None = None
+    ) -> SurvivalOutput:
+        """Predict K hazards from the means of the slide's network and the codes of a record."""
+        score = self.score(self.network.from_means(means, counts).logits)
+        codes = covariates
+        if codes is None:
+            codes = score.new_full((1, len(self.record.variables)), torch.nan)
+        return SurvivalOutput.from_logits(self.logits(score, codes.expand(len(score), -1)))
 
     def summary_of(self, inputs: Mapping[str, Tensor]) -> Tensor | None:
         """Return the pretrained summary (B,) of slides; None without pretraining."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import ClassVar
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tiacrossfusion.networks.output import SurvivalOutput
+from tiacrossfusion.networks.pooling import Pool, sum_by
 from tiacrossfusion.networks.recipe import SEARCHED, Recipe
 from tiacrossfusion.networks.token_embedding import BagNetwork, FineOnly
 
@@ -38,12 +39,33 @@ class MeanPool(BagNetwork):
     def predict(self, scales: list[Tensor], *, attention: bool) -> SurvivalOutput:
         """Predict survival from embedded tokens (B, N, D) of each scale, from coarse to fine."""
         means = torch.cat([tokens.mean(dim=1) for tokens in scales], dim=1)  # (B, scales * D)
-        logits = self.head(self.dropout(torch.relu(self.hidden(means))))  # (B, K)
+        logits = self._head(means)  # (B, K)
         scores = None
         if attention:
             uniform = [tokens.new_full(tokens.shape[:2], 1 / tokens.shape[1]) for tokens in scales]
             scores = self.scores(torch.cat(uniform, dim=1), scales)
         return SurvivalOutput.from_logits(logits, scores)
+
+    pools_families = True
+
+    def family_sums(self, inputs: Mapping[str, Tensor]) -> list[Pool]:
+        """Return the sums of the embedded tokens at each scale."""
+        return [
+            Pool(scale, sum_by(tokens, rows, count), coarse=scale == "5x")
+            for scale, tokens, rows, count in self.embedded_rows(inputs)
+        ]
+
+    def from_means(
+        self, means: Iterator[Tensor], counts: Mapping[str, int], covariates: Tensor | None = None
+    ) -> SurvivalOutput:
+        """Predict from the means m_s."""
+        del counts, covariates
+        return SurvivalOutput.from_logits(
+            self._head(torch.cat([next(means) for _ in self.scales], dim=1))
+        )
+
+    def _head(self, means: Tensor) -> Tensor:
+        return self.head(self.dropout(torch.relu(self.hidden(means))))
 
 
 class MeanPool20x(FineOnly, MeanPool):

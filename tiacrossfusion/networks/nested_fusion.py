@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import ClassVar, NamedTuple
 
@@ -13,6 +13,7 @@ from torch.nn.functional import linear
 from tiacrossfusion.networks.base import SurvivalNetwork, Term
 from tiacrossfusion.networks.families import Families
 from tiacrossfusion.networks.output import AttentionScores, SurvivalOutput
+from tiacrossfusion.networks.pooling import Pool, family_rows, sum_by
 from tiacrossfusion.networks.recipe import SEARCHED, Recipe
 from tiacrossfusion.networks.token_embedding import initialise
 
@@ -105,7 +106,55 @@ class NestedFusion(SurvivalNetwork):
         slides = len(x20)
         coarse, source, fine = self.embed5(x5), self.embed10(x10), self.embed20(x20)  # (B, N, D)
         means = [tokens.mean(dim=1) for tokens in (coarse, source, fine)]  # (B, D) each
+        terms, shares = self._terms(coarse, source, fine, families)
+        means += [_mean(term, weight, slides) for term, weight in terms]
+        logits = self._head(torch.cat(means, dim=1))  # (B, K)
+        if not attention:
+            return SurvivalOutput.from_logits(logits)
+        wide = shares.detach().to(torch.promote_types(shares.dtype, torch.float32))
+        siblings = _selected(families.children10[:, None], families.parent20)[:, 0]
+        scores = (wide * siblings).view(slides, -1) / x20.shape[1]  # (B, N20)
+        return SurvivalOutput.from_logits(logits, AttentionScores(x20=scores))
 
+    pools_families = True
+
+    def family_sums(self, inputs: Mapping[str, Tensor]) -> list[Pool]:
+        """Return the sums of h at each scale, of the products and of t; all families are whole."""
+        families = Families.of(inputs["grid5"], inputs["grid10"], inputs["grid20"])
+        coarse, source, fine = (
+            embed(inputs[name])
+            for embed, name in zip(
+                (self.embed5, self.embed10, self.embed20), ("x5", "x10", "x20"), strict=True
+            )
+        )
+        terms, _ = self._terms(coarse, source, fine, families)
+        rows, count = family_rows(inputs), coarse.shape[1]
+        of_cells = [sum_by(term * weight[:, None], rows["10x"], count) for term, weight in terms]
+        # In whole families a weight n_i sums to the number of 20x tokens, a weight of 1 to that at 10x.
+        return [
+            Pool("5x", coarse[0], coarse=True),
+            Pool("10x", sum_by(source[0], rows["10x"], count)),
+            Pool("20x", sum_by(fine[0], rows["20x"], count)),
+            *(Pool(s, x) for s, x in zip(("20x", "20x", "10x", "20x"), of_cells, strict=True)),
+        ]
+
+    def from_means(
+        self, means: Iterator[Tensor], counts: Mapping[str, int], covariates: Tensor | None = None
+    ) -> SurvivalOutput:
+        """Predict from the means g."""
+        del counts, covariates
+        return SurvivalOutput.from_logits(
+            self._head(torch.cat([next(means) for _ in range(7)], dim=1))
+        )
+
+    def _head(self, pooled: Tensor) -> Tensor:
+        """Return the logits (B, K) of g (B, 4 D + 3 R)."""
+        return self.head(self.dropout(torch.relu(self.hidden(pooled))))
+
+    def _terms(
+        self, coarse: Tensor, source: Tensor, fine: Tensor, families: Families
+    ) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
+        """Return p^fc, p^sf, p^sc and t (B * N10, ...) with the weights of their means, and the shares a_ij."""
         tokens10 = source.flatten(0, 1)  # (B * N10, D), as all of the following
         inside, shares = self._inside(tokens10, fine.flatten(0, 1), families)
         tokens5 = coarse.flatten(0, 1)  # (B * N5, D)
@@ -125,14 +174,7 @@ class NestedFusion(SurvivalNetwork):
             (self.source_coarse(tokens10, around), weights.coarse),
             (joined, weights.fine),
         ]
-        pooled = torch.cat(means + [_mean(term, weight, slides) for term, weight in terms], dim=1)
-        logits = self.head(self.dropout(torch.relu(self.hidden(pooled))))  # (B, K)
-        if not attention:
-            return SurvivalOutput.from_logits(logits)
-        wide = shares.detach().to(torch.promote_types(shares.dtype, torch.float32))
-        siblings = _selected(families.children10[:, None], families.parent20)[:, 0]
-        scores = (wide * siblings).view(slides, -1) / x20.shape[1]  # (B, N20)
-        return SurvivalOutput.from_logits(logits, AttentionScores(x20=scores))
+        return terms, shares
 
     def embeddings(self) -> Mapping[nn.Module, tuple[str, ...]]:
         """Return the embedding of each scale."""

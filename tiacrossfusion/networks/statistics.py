@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from tiacrossfusion.networks.base import Term
 from tiacrossfusion.networks.families import Families, neighbours
+from tiacrossfusion.networks.pooling import Pool, family_rows, sum_by
 
 #: Pairs of tokens whose covariance within the slide is looked at, by name, and the scale of their cells.
 PAIRS = {
@@ -76,6 +77,54 @@ class SlideStatistics(nn.Module):
         top = tokens.topk(top_count(tokens.shape[1]), dim=1).values.mean(dim=1, keepdim=True)
         return (torch.cat([*z, top], dim=1) - self.mean) / self.sd
 
+    def family_sums(self, inputs: Mapping[str, Tensor]) -> list[Pool]:
+        """Return the sums of both sides and their products over the cells of each pair, and of the tails.
+
+        The mean over the 2 % largest y is the least value over c of `c + mean max(y - c, 0) / 0.02`
+        (Rockafellar and Uryasev, J. Risk 2000, theorem 1), taken over the levels c of `_levels`.
+        """
+        rows, count = family_rows(inputs), inputs["grid5"].shape[1]
+        pools = []
+        if self.left.any():
+            for index, (name, scale) in enumerate(PAIRS.items()):
+                a, b, there = self._sides(index, name, inputs)
+                weights = there.to(a.dtype)[:, None]
+                both = torch.cat([a, b, a * b], dim=1) * weights
+                pools += [
+                    Pool(
+                        scale,
+                        sum_by(weights, rows[scale], count),
+                        coarse=scale == "5x",
+                        positive=True,
+                    ),
+                    Pool(scale, sum_by(both, rows[scale], count)),
+                ]
+        if self.rare.any():
+            projected = (inputs["x20"] @ self.rare)[0]
+            over = (projected[:, None] - self._levels()).clamp(min=0)
+            pools.append(Pool("20x", sum_by(over, rows["20x"], count), positive=True))
+        return pools
+
+    def from_means(self, means: Iterator[Tensor], counts: Mapping[str, int]) -> Tensor:
+        """Return z (R, K) from the means of `family_sums` (R, C)."""
+        z = []
+        if self.left.any():
+            for _ in PAIRS:
+                share, sides = next(means), next(means)
+                a, b, both = (sides / share.clamp(min=1e-12)).chunk(3, dim=1)
+                z.append(both - a * b)
+        if self.rare.any():
+            share = top_count(counts["20x"]) / counts["20x"]
+            top = (self._levels() + next(means) / share).amin(dim=1, keepdim=True)
+        first = torch.cat(z, dim=1) if z else top.new_zeros(len(top), self.count - 1)
+        last = top if self.rare.any() else first.new_zeros(len(first), 1)
+        return (torch.cat([first, last], dim=1) - self.mean) / self.sd
+
+    def _levels(self) -> Tensor:
+        """Return levels (L,) around the training slides' means of the largest values."""
+        steps = torch.linspace(-4, 3, 29, device=self.mean.device, dtype=self.mean.dtype)
+        return self.mean[-1] + self.sd[-1] * steps
+
     def kept(self) -> list[str]:
         """Return the name of each kept direction."""
         names = [
@@ -100,20 +149,9 @@ class SlideStatistics(nn.Module):
         )
 
     def _pairs(self, inputs: Mapping[str, Tensor], slides: int) -> Tensor:
-        families = Families.of(inputs["grid5"], inputs["grid10"], inputs["grid20"])
         z = []
         for index, (name, product) in enumerate(zip(PAIRS, self.products, strict=True)):
-            # Projected first: the sums are then over a few numbers a token.
-            projected = {
-                side: {
-                    scale: (inputs[f"x{scale}"] @ directions[index].T).flatten(0, 1)
-                    for scale in (5, 10, 20)
-                }
-                for side, directions in (("a", self.left), ("b", self.right))
-            }
-            a, b, there = pair_cells(
-                name, projected["a"], projected["b"], families, inputs["grid5"]
-            )
+            a, b, there = self._sides(index, name, inputs)
             weights = there.to(a.dtype).view(slides, -1, 1)
             total = weights.sum(dim=1).clamp(min=1)  # (B, 1)
             a, b = (
@@ -127,6 +165,21 @@ class SlideStatistics(nn.Module):
             terms = product(a.flatten(0, 1), b.flatten(0, 1)).view(slides, -1, DIRECTIONS)
             z.append(terms.sum(dim=1) / total)
         return torch.cat(z, dim=1)
+
+    def _sides(
+        self, index: int, name: str, inputs: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return both sides (M, 2) of a pair, along its directions, and which of the M cells have both."""
+        # Projected first: the sums are then over a few numbers a token.
+        left, right = (
+            {
+                scale: (inputs[f"x{scale}"] @ directions[index].T).flatten(0, 1)
+                for scale in (5, 10, 20)
+            }
+            for directions in (self.left, self.right)
+        )
+        families = Families.of(inputs["grid5"], inputs["grid10"], inputs["grid20"])
+        return pair_cells(name, left, right, families, inputs["grid5"])
 
 
 class Multiply(nn.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from tiacrossfusion.networks.base import SurvivalNetwork
 from tiacrossfusion.networks.output import AttentionScores, SurvivalOutput
+from tiacrossfusion.networks.pooling import family_rows
 from tiacrossfusion.slides.spec import SCALES
 
 
@@ -104,6 +105,15 @@ class BagNetwork(SurvivalNetwork):
     def embeddings(self) -> Mapping[nn.Module, tuple[str, ...]]:
         """Return the one module that embeds the tokens of all scales."""
         return {self.embed: self.scales}
+
+    def embedded_rows(
+        self, inputs: Mapping[str, Tensor]
+    ) -> Iterator[tuple[str, Tensor, Tensor, int]]:
+        """Yield each scale with its embedded tokens (N, D), their families (N,), and how many there are."""
+        rows, count = family_rows(inputs), inputs["grid5"].shape[1]
+        embedded = self.embed(*(inputs[f"x{scale[:-1]}"] for scale in self.scales))
+        for scale, tokens in zip(self.scales, embedded, strict=True):
+            yield scale, tokens[0], rows[scale], count
 
     def scores(self, weights: Tensor, tokens: Sequence[Tensor]) -> AttentionScores:
         """Split the weights (B, N) of the tokens of all scales by scale."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import torch
@@ -12,6 +12,7 @@ from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.networks.base import SurvivalNetwork, Term
 from tiacrossfusion.networks.calling import call_with, input_names, inputs_of
 from tiacrossfusion.networks.output import AttentionLayers, AttentionScores, SurvivalOutput
+from tiacrossfusion.networks.pooling import Pool
 from tiacrossfusion.networks.statistics import SlideStatistics
 from tiacrossfusion.networks.tokens import SlideTokens
 from tiacrossfusion.networks.wrapper import NetworkWrapper
@@ -154,11 +155,35 @@ class TrainedNetwork(NetworkWrapper):
 
     def predict(self, inputs: dict[str, Tensor], *, attention: bool) -> SurvivalOutput:
         """Predict K hazards, with the network's attention scores if requested."""
-        output = self._called(inputs, attention=attention)
+        return self._with_baseline(self._called(inputs, attention=attention))
+
+    def _with_baseline(self, output: SurvivalOutput) -> SurvivalOutput:
+        """Return K hazards for the log-hazard of the network, or its own hazards."""
         if self.increments is None:
             return output
         logits = proportional_logits(output.logits, self.increments)  # (B, K)
         return SurvivalOutput.from_logits(logits, output.attention)
+
+    @property
+    def pools_families(self) -> bool:
+        """That of the wrapped network."""
+        return self.network.pools_families
+
+    def family_sums(self, inputs: Mapping[str, Tensor]) -> list[Pool]:
+        """Return those of the wrapped network, of standardised features, and those of statistics."""
+        ready = self.standardised(inputs)
+        statistics = [] if self.statistics is None else self.statistics.family_sums(ready)
+        return self.network.family_sums(ready) + statistics
+
+    def from_means(
+        self, means: Iterator[Tensor], counts: Mapping[str, int], covariates: Tensor | None = None
+    ) -> SurvivalOutput:
+        """Predict K hazards from the means of the wrapped network and of statistics."""
+        output = self.network.from_means(means, counts, covariates)
+        if self.statistics is not None:
+            shift = self.statistics.from_means(means, counts) @ self.skip  # (R,)
+            output = SurvivalOutput.from_logits(output.logits + shift[:, None])
+        return self._with_baseline(output)
 
     def embeddings(self) -> Mapping[nn.Module, tuple[str, ...]]:
         """Return those of the wrapped network."""

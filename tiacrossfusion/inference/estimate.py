@@ -1,0 +1,129 @@
+"""The risk of a slide estimated from some of its families, with its standard error.
+
+Sums over the families that were not read are those that 5x tells to expect, corrected by the mean residual of
+a random sample: the difference estimator of survey sampling (Särndal, Swensson and Wretman, "Model Assisted
+Survey Sampling", 1992, section 6.3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from tiacrossfusion.models.from_coarse import FromCoarse, t_quantile
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tiacrossfusion.inference.families import FamilyTable
+
+
+@dataclass(frozen=True, eq=False)
+class Estimates:
+    """Estimates of one slide's risk from R samples of its families.
+
+    Attributes:
+        means: (R, C) of what the network pools.
+        risk: (R,).
+        se: (R,) standard error of the risk; NaN where it is not known.
+        gradient: (R, C) of the risk by the means.
+    """
+
+    means: Tensor
+    risk: Tensor
+    se: Tensor
+    gradient: Tensor
+
+
+def from_sample(table: FamilyTable, expected: Tensor, read: Tensor) -> Estimates:
+    """Estimate from random samples, without replacement, of n families.
+
+    With S_i the sums of family i, m_i those expected, k_i its tokens and K those of the slide::
+
+        r    = sum_read (S_i - m_i) / sum_read k_i
+        mean = sum_all m_i / K + r
+        e_i  = gradient' (S_i - m_i - k_i r) F / K
+        SE^2 = (1 - n/F) var(e) / n
+
+    Args:
+        table: of the slide.
+        expected: (F, C) sums by 5x alone, see `FamilyTable.expected`.
+        read: (R, n) rows of the families in each sample; at least 2 in each.
+    """
+    column, totals, families = table.column, table.totals, len(table)
+    tokens = table.tokens[read][:, :, column]  # (R, n, C)
+    left = (table.sums - expected)[read]  # (R, n, C)
+    ratio = left.sum(dim=1) / tokens.sum(dim=1).clamp(min=1)  # (R, C)
+    means = expected.sum(dim=0) / totals + ratio
+    means = _possible(table, means, read)
+    risk, gradient = _with_gradient(table, means)
+    left -= tokens * ratio[:, None]
+    e = torch.einsum("rnc,rc->rn", left, gradient / totals) * families
+    n = read.shape[1]
+    se = ((1 - n / families) * e.var(dim=1) / n).sqrt()
+    return Estimates(means, risk, se, gradient)
+
+
+def from_imputed(table: FamilyTable, expected: Tensor, read: Tensor) -> Estimates:
+    """Estimate from chosen families (R, n): what was read counts as it is, the others as 5x tells."""
+    left = (table.sums - expected)[read].sum(dim=1)  # (R, C)
+    means = _possible(table, (expected.sum(dim=0) + left) / table.totals, read)
+    risk, gradient = _with_gradient(table, means)
+    return Estimates(means, risk, torch.full_like(risk, torch.nan), gradient)
+
+
+def from_coarse_alone(table: FamilyTable, expected: Tensor) -> Estimates:
+    """Estimate from the 5x tokens alone (R = 1)."""
+    return from_imputed(table, expected, torch.zeros(1, 0, dtype=torch.long))
+
+
+def half_width(se: float, count: int, share: float, fitted: FromCoarse | None) -> float:
+    """Return the half-width of a 95 % interval from the standard error of `count` families."""
+    return se * t_quantile(count) * (1.0 if fitted is None else fitted.widened(share))
+
+
+def shrunken(risk: Tensor, se: Tensor, alone: Tensor, fitted: FromCoarse) -> Tensor:
+    """Return risks (R,) moved towards that from 5x alone, as far as their standard errors tell.
+
+    The mean of the two normal distributions `N(risk, SE^2)` and `N(alone + bias, variance)`.
+    """
+    weight = fitted.variance / (fitted.variance + se**2).clamp(min=1e-30)
+    return weight * risk + (1 - weight) * (alone + fitted.bias)
+
+
+def disagreement(
+    table: FamilyTable, expected: Tensor, read: Sequence[int], gradient: Tensor
+) -> Tensor:
+    """Return how far the risk of a slide like each family read (n,) lies from what its 5x token tells.
+
+    Args:
+        table: of the slide.
+        expected: (F, C) sums by 5x alone.
+        read: rows of the families.
+        gradient: (C,) of the risk by the means.
+    """
+    rows = torch.as_tensor(read)
+    tokens = table.tokens[rows][:, table.column].clamp(min=1)
+    return ((table.sums - expected)[rows] / tokens) @ gradient
+
+
+def _possible(table: FamilyTable, means: Tensor, read: Tensor) -> Tensor:
+    """Return means in which no sum that cannot be negative is below that of the families read."""
+    if not table.positive.any():
+        return means
+    least = table.sums[:, table.positive][read].sum(dim=1) / table.totals[table.positive]
+    means = means.clone()
+    means[:, table.positive] = torch.maximum(means[:, table.positive], least)
+    return means
+
+
+def _with_gradient(table: FamilyTable, means: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the risks (R,) of means (R, C), and their gradient (R, C)."""
+    with torch.enable_grad():
+        leaf = means.detach().requires_grad_()
+        risk = table.risk(leaf)
+        (gradient,) = torch.autograd.grad(risk.sum(), leaf)
+    return risk.detach(), gradient

@@ -1,0 +1,153 @@
+"""The families of one slide: what a network pools of each, and what 5x alone tells of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+
+from tiacrossfusion.networks.families import neighbours
+from tiacrossfusion.networks.pooling import Pool
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tiacrossfusion.models.from_coarse import FromCoarse
+    from tiacrossfusion.networks.base import SurvivalNetwork
+    from tiacrossfusion.networks.tokens import SlideTokens
+
+
+@dataclass(frozen=True, eq=False)
+class FamilyTable:
+    """What a network pools of the F families of a slide.
+
+    Attributes:
+        network: pools families, in eval mode.
+        pools: as the network returns them; those that 5x does not tell are 0 for families not read.
+        tokens: (F, 3) number of tokens of each family at 5x, 10x and 20x, read or not.
+        features: (F, U) of the regression from 5x, before its projection.
+        around: (F, 8) rows of the families around each; -1 where there is none.
+        covariates: (1, C) of the patient, if any.
+    """
+
+    network: SurvivalNetwork
+    pools: Sequence[Pool]
+    tokens: Tensor
+    features: Tensor
+    around: Tensor
+    covariates: Tensor | None = None
+
+    @classmethod
+    def of(
+        cls,
+        network: SurvivalNetwork,
+        tokens: SlideTokens,
+        counts: Mapping[str, Tensor] | None = None,
+    ) -> FamilyTable:
+        """Make the table of one slide.
+
+        Args:
+            network: pools families.
+            tokens: all 5x tokens, and the 10x and 20x tokens of the families that were read.
+            counts: (F,) number of tokens of each family at 10x and 20x; None if all were read.
+        """
+        inputs = tokens.inputs()
+        pools = network.family_sums(inputs)
+        if counts is None:
+            from tiacrossfusion.networks.pooling import family_rows
+
+            rows = family_rows(inputs)
+            found = {s: torch.bincount(rows[s], minlength=len(rows["5x"])) for s in ("10x", "20x")}
+        else:
+            found = dict(counts)
+        x5 = inputs["x5"][0]
+        known = [pool.sums for pool in pools if pool.coarse]
+        number = torch.stack([torch.ones_like(found["10x"]), found["10x"], found["20x"]], dim=1)
+        return cls(
+            network,
+            pools,
+            number.to(x5.dtype),
+            torch.cat([x5, *known], dim=1),
+            neighbours(inputs["grid5"]),
+            tokens.covariates,
+        )
+
+    def __len__(self) -> int:
+        """Return the number of families, F."""
+        return len(self.tokens)
+
+    @property
+    def sampled(self) -> list[Pool]:
+        """Return the pools that 5x does not tell."""
+        return [pool for pool in self.pools if not pool.coarse]
+
+    @cached_property
+    def sums(self) -> Tensor:
+        """Sums (F, C) of the pools that 5x does not tell."""
+        return torch.cat([pool.sums for pool in self.sampled], dim=1)
+
+    @cached_property
+    def column(self) -> Tensor:
+        """Column (C,) of `tokens` whose tokens each sum is over."""
+        return torch.cat(
+            [
+                torch.full((pool.sums.shape[1],), ("5x", "10x", "20x").index(pool.scale))
+                for pool in self.sampled
+            ]
+        )
+
+    @cached_property
+    def positive(self) -> Tensor:
+        """Which sums (C,) are 0 or more."""
+        return torch.cat([torch.full((p.sums.shape[1],), p.positive) for p in self.sampled])
+
+    @cached_property
+    def totals(self) -> Tensor:
+        """Number (C,) of the slide's tokens that each sum is divided by."""
+        return self.tokens.sum(dim=0)[self.column]
+
+    def phi(self, fitted: FromCoarse) -> Tensor:
+        """Return the features (F, 1 + 2 q) of the regression."""
+        return phi_of(self.features, self.around, fitted.centre, fitted.directions)
+
+    def expected(self, fitted: FromCoarse | None) -> Tensor:
+        """Return the sums (F, C) that 5x tells to expect; 0 without a regression."""
+        if fitted is None:
+            return torch.zeros_like(self.sums)
+        return (self.phi(fitted) @ fitted.coefficients) * self.tokens[:, self.column]
+
+    def risk(self, means: Tensor) -> Tensor:
+        """Return the risks (R,) of means (R, C) of the pools that 5x does not tell."""
+        output = self.network.from_means(self._all(means), self._counts(), self.covariates)
+        return output.risk.reshape(-1)
+
+    def hazards(self, means: Tensor) -> Tensor:
+        """Return the hazards (R, K) of means (R, C)."""
+        return self.network.from_means(self._all(means), self._counts(), self.covariates).hazards
+
+    def _all(self, means: Tensor) -> Iterator[Tensor]:
+        """Yield the means (R, .) of all pools, in order."""
+        parts = iter(means.split([pool.sums.shape[1] for pool in self.sampled], dim=1))
+        for pool in self.pools:
+            if pool.coarse:
+                yield pool.sums.mean(dim=0).expand(len(means), -1)
+            else:
+                yield next(parts)
+
+    def _counts(self) -> dict[str, int]:
+        return dict(
+            zip(("5x", "10x", "20x"), (int(n) for n in self.tokens.sum(dim=0)), strict=True)
+        )
+
+
+def phi_of(features: Tensor, around: Tensor, centre: Tensor, directions: Tensor) -> Tensor:
+    """Return `[1; v; mean of v over the 3 x 3 cells]` (F, 1 + 2 q) of features (F, U)."""
+    v = (features - centre) @ directions
+    there = around >= 0
+    total = v + (v[around.clamp(min=0)] * there[:, :, None]).sum(dim=1)
+    return torch.cat(
+        [torch.ones_like(v[:, :1]), v, total / (1 + there.sum(1, keepdim=True))], dim=1
+    )
