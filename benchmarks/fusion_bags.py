@@ -96,8 +96,8 @@ def main() -> None:
             "",
             f"Cost on a CPU, {FOLDS} folds: {SLIDE} {slide_alone:.0f} s, late-fusion "
             f"with the inner folds of the slide scores {with_scores:.0f} s more, with these kept {own:.1f} s "
-            f"({own / slide_alone:.1%}). Fitting the record alone, with the predictions, figures and bundles that "
-            f"every model has, takes {clinical:.1f} s ({clinical / slide_alone:.1%}).",
+            f"({own / slide_alone:.1%}). Fitting the record alone, with the predictions, figures and "
+            f"bundles that every model has, takes {clinical:.1f} s ({clinical / slide_alone:.1%}).",
         ]
         options.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
         print("\n".join(lines))
