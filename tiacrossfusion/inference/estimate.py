@@ -54,14 +54,14 @@ def from_sample(table: FamilyTable, expected: Tensor, read: Tensor) -> Estimates
         read: (R, n) rows of the families in each sample; at least 2 in each.
     """
     column, totals, families = table.column, table.totals, len(table)
-    tokens = table.tokens[read][:, :, column]  # (R, n, C)
-    left = (table.sums - expected)[read]  # (R, n, C)
-    ratio = left.sum(dim=1) / tokens.sum(dim=1).clamp(min=1)  # (R, C)
+    chosen = _indicator(table, read)  # (R, F)
+    left = table.sums - expected  # (F, C)
+    ratio = (chosen @ left) / (chosen @ table.tokens)[:, column].clamp(min=1)  # (R, C)
     means = expected.sum(dim=0) / totals + ratio
-    means = _possible(table, means, read)
-    risk, gradient = _with_gradient(table, means)
-    left -= tokens * ratio[:, None]
-    e = torch.einsum("rnc,rc->rn", left, gradient / totals) * families
+    risk, gradient = _with_gradient(table, _possible(table, means, chosen))
+    slope = gradient / totals  # (R, C)
+    by_scale = slope.new_zeros(len(slope), 3).index_add(1, column, ratio * slope)
+    e = (slope @ left.T - by_scale @ table.tokens.T).gather(1, read) * families  # (R, n)
     n = read.shape[1]
     se = ((1 - n / families) * e.var(dim=1) / n).sqrt()
     return Estimates(means, risk, se, gradient)
@@ -69,8 +69,9 @@ def from_sample(table: FamilyTable, expected: Tensor, read: Tensor) -> Estimates
 
 def from_imputed(table: FamilyTable, expected: Tensor, read: Tensor) -> Estimates:
     """Estimate from chosen families (R, n): what was read counts as it is, the others as 5x tells."""
-    left = (table.sums - expected)[read].sum(dim=1)  # (R, C)
-    means = _possible(table, (expected.sum(dim=0) + left) / table.totals, read)
+    chosen = _indicator(table, read)
+    means = (expected.sum(dim=0) + chosen @ (table.sums - expected)) / table.totals
+    means = _possible(table, means, chosen)
     risk, gradient = _with_gradient(table, means)
     return Estimates(means, risk, torch.full_like(risk, torch.nan), gradient)
 
@@ -110,13 +111,19 @@ def disagreement(
     return ((table.sums - expected)[rows] / tokens) @ gradient
 
 
-def _possible(table: FamilyTable, means: Tensor, read: Tensor) -> Tensor:
+def _indicator(table: FamilyTable, read: Tensor) -> Tensor:
+    """Return a matrix (R, F), 1 where a sample has a family."""
+    return table.tokens.new_zeros(len(read), len(table)).scatter_(1, read, 1.0)
+
+
+def _possible(table: FamilyTable, means: Tensor, chosen: Tensor) -> Tensor:
     """Return means in which no sum that cannot be negative is below that of the families read."""
-    if not table.positive.any():
+    here = table.positive
+    if not here.any():
         return means
-    least = table.sums[:, table.positive][read].sum(dim=1) / table.totals[table.positive]
+    least = (chosen @ table.sums[:, here]) / table.totals[here]
     means = means.clone()
-    means[:, table.positive] = torch.maximum(means[:, table.positive], least)
+    means[:, here] = torch.maximum(means[:, here], least)
     return means
 
 

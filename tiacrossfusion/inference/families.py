@@ -55,7 +55,8 @@ class FamilyTable:
             counts: (F,) number of tokens of each family at 10x and 20x; None if all were read.
         """
         inputs = tokens.inputs()
-        pools = network.family_sums(inputs)
+        with torch.no_grad():
+            pools = network.family_sums(inputs)
         if counts is None:
             from tiacrossfusion.networks.pooling import family_rows
 

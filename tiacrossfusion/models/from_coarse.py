@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.stats import t as student
 
-from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.io.atomic import replacing
-from tiacrossfusion.text import one_line
+from tiacrossfusion.errors import TiacfError, one_line
 
 if TYPE_CHECKING:
     from torch import Tensor
