@@ -70,7 +70,7 @@ def draw(planted: Planted, patients: int, seed: int) -> tuple[Cohort, pd.DataFra
 
 def _slide(planted: Planted, rng: np.random.Generator) -> tuple[float, float, np.ndarray, np.ndarray]:
     """Return what drives the hazard at 5x and 20x, and density of the fine and place of the coarse pattern."""
-    field = smooth_field(rng, (SIDE, SIDE), 6.0)
+    field = smooth_field(rng, (SIDE, SIDE), 12.0)
     if planted.kind == "colocation":
         has = np.zeros(SIDE**2, bool)
         has[rng.permutation(SIDE**2)[: SIDE**2 // 2]] = True

@@ -30,7 +30,7 @@ from tiacrossfusion.inference.estimate import (
     shrunken,
 )
 from tiacrossfusion.inference.families import FamilyTable
-from tiacrossfusion.inference.sampling import families_for, focus_order, rounds
+from tiacrossfusion.inference.sampling import balanced_order, families_for, focus_order, rounds
 from tiacrossfusion.inference.stopping import is_certain
 from tiacrossfusion.models.bundle import load_bundle
 from tiacrossfusion.training.config import make_config
@@ -47,7 +47,7 @@ KINDS = (
 )
 BUDGETS = (0.05, 0.1, 0.25, 0.5)
 DRAWS, PATIENTS, FIRST_SEED = 20, 600, 8100
-METHODS = ("random", "difference", "focus, imputed", "5x alone", "difference, shrunken")
+METHODS = ("random", "random, difference", "difference", "focus, imputed", "5x alone", "difference, shrunken")
 
 
 def ask(work: Path, model: str, question: tuple[Planted, int]) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def judge(bundle: Any, fitted: Any, read: Any, truth: Any, seed: int) -> dict[st
     """Return errors, C, coverage and stopping of the test slides."""
     reference = bundle.config.risk_reference
     sd = reference.sd
-    generator = torch.Generator().manual_seed(seed)
+    generator, rng = torch.Generator().manual_seed(seed), np.random.default_rng(seed)
     whole = []
     risks = {(m, b): [] for m in METHODS for b in BUDGETS}
     inside = {(k, b): [] for k in ("t", "calibrated") for b in BUDGETS}
@@ -102,8 +102,10 @@ def judge(bundle: Any, fitted: Any, read: Any, truth: Any, seed: int) -> dict[st
         for budget in BUDGETS:
             n = families_for(budget, len(slide))
             rows = torch.stack([torch.randperm(len(slide), generator=generator)[:n] for _ in range(DRAWS)])
-            difference = from_sample(slide, expected, rows)
+            spread = np.stack([balanced_order(slide.curve.numpy(), rng)[:n] for _ in range(DRAWS)])
+            difference = from_sample(slide, expected, torch.from_numpy(spread))
             risks["random", budget].append(from_sample(slide, nothing, rows).risk)
+            risks["random, difference", budget].append(from_sample(slide, expected, rows).risk)
             risks["difference", budget].append(difference.risk)
             risks["difference, shrunken", budget].append(
                 shrunken(difference.risk, difference.se, alone, fitted)
@@ -118,7 +120,7 @@ def judge(bundle: Any, fitted: Any, read: Any, truth: Any, seed: int) -> dict[st
             recall[budget].append(len(top & set(order[:n].tolist())) / len(top))
         for stops, until in ((width_stop, 0.25), (group_stop, "group")):
             for _ in range(5):
-                order_ = torch.randperm(len(slide), generator=generator)
+                order_ = torch.from_numpy(balanced_order(slide.curve.numpy(), rng))
                 looks = rounds(len(slide), len(slide))
                 for n in looks:
                     now = from_sample(slide, expected, order_[None, :n])

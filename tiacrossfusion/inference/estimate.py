@@ -39,14 +39,18 @@ class Estimates:
 
 
 def from_sample(table: FamilyTable, expected: Tensor, read: Tensor) -> Estimates:
-    """Estimate from random samples, without replacement, of n families.
+    """Estimate from random samples, without replacement, of n families; see `sampling.balanced_order`.
 
     With S_i the sums of family i, m_i those expected, k_i its tokens and K those of the slide::
 
         r    = sum_read (S_i - m_i) / sum_read k_i
         mean = sum_all m_i / K + r
         e_i  = gradient' (S_i - m_i - k_i r) F / K
-        SE^2 = (1 - n/F) var(e) / n
+        SE^2 = (1 - n/F) / n * sum (e_i - e_j)^2 / (2 (n - 1))      j: the next along the curve
+
+    The mean square of successive differences is the variance for families in no particular order, and leaves
+    out what changes slowly over the slide, which a sample that is spread evenly follows (Wolter,
+    "Introduction to Variance Estimation", 2007, section 8.2, estimator 2).
 
     Args:
         table: of the slide.
@@ -61,9 +65,11 @@ def from_sample(table: FamilyTable, expected: Tensor, read: Tensor) -> Estimates
     risk, gradient = _with_gradient(table, _possible(table, means, chosen))
     slope = gradient / totals  # (R, C)
     by_scale = slope.new_zeros(len(slope), 3).index_add(1, column, ratio * slope)
-    e = (slope @ left.T - by_scale @ table.tokens.T).gather(1, read) * families  # (R, n)
     n = read.shape[1]
-    se = ((1 - n / families) * e.var(dim=1) / n).sqrt()
+    along = chosen[:, table.curve].nonzero()[:, 1].view(-1, n)  # (R, n) places on the curve
+    e = (slope @ left.T - by_scale @ table.tokens.T) * families  # (R, F)
+    variance = e.gather(1, table.curve[along]).diff(dim=1).square().mean(dim=1) / 2
+    se = ((1 - n / families) * variance / n).sqrt()
     return Estimates(means, risk, se, gradient)
 
 

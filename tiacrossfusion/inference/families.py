@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from tiacrossfusion.inference.sampling import curve_order
 from tiacrossfusion.networks.families import neighbours
 from tiacrossfusion.networks.pooling import Pool
 
@@ -30,6 +31,7 @@ class FamilyTable:
         tokens: (F, 3) number of tokens of each family at 5x, 10x and 20x, read or not.
         features: (F, U) of the regression from 5x, before its projection.
         around: (F, 8) rows of the families around each; -1 where there is none.
+        curve: (F,) the families along a curve through the slide, see `sampling.curve_order`.
         covariates: (1, C) of the patient, if any.
     """
 
@@ -38,6 +40,7 @@ class FamilyTable:
     tokens: Tensor
     features: Tensor
     around: Tensor
+    curve: Tensor
     covariates: Tensor | None = None
 
     @classmethod
@@ -73,6 +76,7 @@ class FamilyTable:
             number.to(x5.dtype),
             torch.cat([x5, *known], dim=1),
             neighbours(inputs["grid5"]),
+            torch.from_numpy(curve_order(inputs["grid5"][0].cpu().numpy())),
             tokens.covariates,
         )
 

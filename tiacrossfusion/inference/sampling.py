@@ -42,10 +42,49 @@ def rounds(families: int, most: int) -> list[int]:
     return found
 
 
-def random_order(families: int, name: str, seed: int = 0) -> np.ndarray:
-    """Return the families in random order, the same for the same slide and seed."""
+def curve_order(grid: np.ndarray) -> np.ndarray:
+    """Return the rows of cells (F, 2) along Hilbert's curve, on which neighbours are neighbours on the slide.
+
+    Source: Hilbert, "Über die stetige Abbildung einer Linie auf ein Flächenstück", Math. Ann. 1891; from
+    column and row to the place on the curve one bit after the other.
+    """
+    x, y = (grid.astype(np.int64) - grid.min(axis=0)).T
+    bits = int(max(x.max(), y.max())).bit_length()
+    place = np.zeros(len(x), np.int64)
+    for side in 1 << np.arange(bits)[::-1]:
+        right, low = (x & side) > 0, (y & side) > 0
+        place += side * side * ((3 * right) ^ low)
+        # Each quadrant has the curve in its own orientation.
+        mirrored = right & ~low
+        x, y = np.where(mirrored, side - 1 - x, x), np.where(mirrored, side - 1 - y, y)
+        x, y = np.where(low, x, y) & (side - 1), np.where(low, y, x) & (side - 1)
+    return np.argsort(place, kind="stable")
+
+
+def balanced_order(curve: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return the families in a random order whose every beginning is spread evenly over the slide.
+
+    Along a curve through the slide, from a random start, families are taken at the points of van der Corput's
+    sequence (1/2, 1/4, 3/4, 1/8 ...): a systematic sample that can be continued. Every family is equally
+    likely to be among the first n, so that means are unbiased.
+
+    Args:
+        curve: (F,) families along the curve.
+        rng: draws the start.
+    """
+    families = len(curve)
+    bits = max(1, (families - 1).bit_length())
+    numbers = np.arange(1 << bits)
+    reversed_bits = sum(((numbers >> bit) & 1) << (bits - 1 - bit) for bit in range(bits))
+    places = (reversed_bits * families) >> bits
+    _, first = np.unique(places, return_index=True)
+    return curve[(places[np.sort(first)] + rng.integers(families)) % families]
+
+
+def slide_rng(name: str, families: int, seed: int = 0) -> np.random.Generator:
+    """Return a source of randomness that is the same for the same slide and seed."""
     digest = hashlib.sha256(f"{name} {families} {seed}".encode()).digest()
-    return np.random.default_rng(int.from_bytes(digest[:8], "big")).permutation(families)
+    return np.random.default_rng(int.from_bytes(digest[:8], "big"))
 
 
 def focus_order(table: FamilyTable, fitted: FromCoarse) -> np.ndarray:

@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.inference.estimate import from_coarse_alone, from_imputed, from_sample
 from tiacrossfusion.inference.families import FamilyTable, phi_of
-from tiacrossfusion.inference.sampling import families_for, focus_order
+from tiacrossfusion.inference.sampling import balanced_order, families_for, focus_order
 from tiacrossfusion.models.from_coarse import SHARES, FromCoarse, t_quantile
 
 if TYPE_CHECKING:
@@ -171,7 +172,7 @@ def _unexplained(fitted: FromCoarse, tables: Sequence[FamilyTable]) -> float:
 
 def _with_errors(fitted: FromCoarse, tables: Sequence[FamilyTable], seed: int) -> FromCoarse:
     """Return the regression with its errors on slides that were held back."""
-    generator = torch.Generator().manual_seed(seed)
+    rng = np.random.default_rng(seed)
     true, alone = [], []
     ratios: list[list[Tensor]] = [[] for _ in SHARES]
     errors: list[list[Tensor]] = [[] for _ in SHARES]
@@ -185,8 +186,8 @@ def _with_errors(fitted: FromCoarse, tables: Sequence[FamilyTable], seed: int) -
             n = families_for(share, len(table))
             if n >= len(table):
                 continue
-            draws = [torch.randperm(len(table), generator=generator)[:n] for _ in range(_DRAWS)]
-            found = from_sample(table, expected, torch.stack(draws))
+            orders = [balanced_order(table.curve.numpy(), rng)[:n] for _ in range(_DRAWS)]
+            found = from_sample(table, expected, torch.from_numpy(np.stack(orders)))
             ratios[number].append((found.risk - risk).abs() / found.se.clamp(min=1e-12) / t_quantile(n))
             errors[number].append((from_imputed(table, expected, order[None, :n]).risk - risk).abs())
     difference = torch.cat(true) - torch.cat(alone)
