@@ -140,3 +140,22 @@ def _with_gradient(table: FamilyTable, means: Tensor) -> tuple[Tensor, Tensor]:
         risk = table.risk(leaf)
         (gradient,) = torch.autograd.grad(risk.sum(), leaf)
     return risk.detach(), gradient
+
+
+def family_effects(
+    table: FamilyTable, expected: Tensor, found: Estimates, read: Sequence[bool], *, known: bool
+) -> Tensor:
+    """Return how the risk would change (F,) if the whole slide were like each family, to first order.
+
+    Args:
+        table: of the slide.
+        expected: (F, C) sums by 5x alone.
+        found: the estimate (R = 1).
+        read: (F,) bool, which families were read; of the others it is what 5x tells to expect.
+        known: whether 5x tells anything; else the others are NaN.
+    """
+    there = torch.as_tensor(read)
+    sums = torch.where(there[:, None], table.sums, expected)
+    mean = sums / table.tokens[:, table.column].clamp(min=1)
+    effects = (mean - found.means) @ found.gradient[0]
+    return effects if known else effects.masked_fill(~there, torch.nan)

@@ -5,26 +5,24 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tiacrossfusion.bags.bag import FeatureBag, Provenance, ScaleFeatures
+from tiacrossfusion.bags.bag import FeatureBag, Provenance
 from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.inference.encoding import EncodedPatches
 from tiacrossfusion.io.progress import Progress
-from tiacrossfusion.slides.batches import PatchBatch, read_batches
 from tiacrossfusion.slides.families import whole_families
 from tiacrossfusion.slides.files import slide_identity
 from tiacrossfusion.slides.grid import PatchGrid, cell_side_20x, nested_grids
 from tiacrossfusion.slides.options import Mask, ReadOptions, WholeSlide
 from tiacrossfusion.slides.patches import check_enlargement
-from tiacrossfusion.slides.readers.choice import choose_reader
 from tiacrossfusion.slides.slide import Slide
-from tiacrossfusion.slides.spec import SCALES, SamplingSpec
+from tiacrossfusion.slides.spec import SamplingSpec
 from tiacrossfusion.slides.tissue import tissue_mask, user_mask
 
 if TYPE_CHECKING:
@@ -72,57 +70,16 @@ def extract_bag(
         _log.info("%s: %s", label, classes)
     if len(grids["20x"]) == 0:
         raise TiacfError(f"{label}: {no_tissue(spec, mask)}")
-    features = {
-        scale: np.zeros((len(grid), encoder.spec.width), np.float16)
-        for scale, grid in grids.items()
-    }
-    readable = {scale: np.ones(len(grid), bool) for scale, grid in grids.items()}
-    colours: list[np.ndarray] = []
     progress.stage(slide.name, "patches", sum(len(grid) for grid in grids.values()))
-    with choose_reader(slide, spec) as reader:
-        on_the_way: deque[PatchBatch] = deque()
-
-        def images() -> Iterator[np.ndarray]:
-            for batch in read_batches(
-                slide, grids, spec, reader, batch_size=read.batch_size, num_workers=read.num_workers
-            ):
-                on_the_way.append(batch)
-                colours.append(_colour_of(batch.images))
-                yield batch.images
-
-        for encoded in encoder.encode_stream(images()):
-            batch = on_the_way.popleft()
-            for number, scale in enumerate(SCALES):
-                of_scale = batch.scales == number
-                features[scale][batch.indices[of_scale]] = encoded[of_scale]
-            for patch in batch.unreadable:
-                readable[patch.scale][patch.index] = False
-                _log.warning(
-                    "%s: %s patch at %s: %s", label, patch.scale, patch.bounds, patch.reason
-                )
-            progress.step(len(batch.images) + len(batch.unreadable))
-        reader_name = reader.name
-    kept = whole_families(grids, readable)
+    patches = EncodedPatches(slide, grids, spec, encoder, read, progress)
+    patches.encode()
+    kept = whole_families(grids, patches.readable)
     if not kept["20x"].any():
         raise TiacfError(
             f"{label}: no patch can be read, the file is damaged all over; copy it again"
         )
-    scales = {
-        scale: ScaleFeatures(
-            features[scale][kept[scale]], grid.bounds[kept[scale]], grid.grid[kept[scale]]
-        )
-        for scale, grid in grids.items()
-    }
-    dropped = {scale: int((~keep).sum()) for scale, keep in kept.items() if not keep.all()}
-    made_by = {
-        "reader": reader_name,
-        "precision": encoder.precision,
-        "dropped": dropped,
-        "mask_classes": classes,
-        "colour": round(float(np.concatenate(colours).mean()), 2),
-    }
-    provenance = bag_provenance(slide, spec, encoder.spec, read).model_copy(update=made_by)
-    return FeatureBag(scales, provenance)
+    made = bag_provenance(slide, spec, encoder.spec, read)
+    return patches.bag(kept, made.model_copy(update={"mask_classes": classes}))
 
 
 def tissue_grids(
@@ -158,12 +115,6 @@ def no_tissue(spec: SamplingSpec, mask: Mask | None) -> str:
     if mask is None:
         return f"no tissue found ({share}); if there is some, mark it with --masks"
     return f"no tissue by its mask ({share}); mark more of it, or leave --masks out"
-
-
-def _colour_of(images: np.ndarray) -> np.ndarray:
-    """How far red, green and blue lie apart in each of some images (B, h, w, 3), in grey levels (B,)."""
-    some = images[:, ::8, ::8].astype(np.int16)
-    return (some.max(axis=-1) - some.min(axis=-1)).mean(axis=(1, 2))
 
 
 def bag_provenance(

@@ -1,0 +1,285 @@
+"""Predict a slide from its 5x patches and some of its families, read round by round."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from tiacrossfusion.bags.bag import FeatureBag, ScaleFeatures
+from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.inference.budget import Budget
+from tiacrossfusion.inference.estimate import (
+    Estimates,
+    disagreement,
+    family_effects,
+    from_coarse_alone,
+    from_imputed,
+    from_sample,
+    half_width,
+    shrunken,
+)
+from tiacrossfusion.inference.families import FamilyTable
+from tiacrossfusion.inference.prediction import Prediction, read_off
+from tiacrossfusion.inference.sampling import (
+    balanced_order,
+    families_for,
+    focus_order,
+    rounds,
+    slide_rng,
+)
+from tiacrossfusion.inference.stopping import is_certain
+from tiacrossfusion.slides.families import parents_of
+from tiacrossfusion.slides.spec import SCALES
+
+if TYPE_CHECKING:
+    from tiacrossfusion.models.bundle import ModelBundle
+    from tiacrossfusion.networks.tokens import SlideTokens
+
+
+@dataclass(frozen=True, eq=False)
+class PartialReading:
+    """What was read of a slide, and how certain its risk is.
+
+    Attributes:
+        chosen_by: "random" or "focus".
+        share: of the families that were read.
+        families: F, of the slide.
+        low: lower end of the 95 % interval of the risk from the whole slide.
+        high: upper end.
+        shrunken: the risk, moved towards that from 5x alone as far as it is uncertain; None if the model
+            does not know what 5x tells.
+        calibrated: whether the interval's width was found on slides that were held back.
+        read: (F,) bool, which families were read.
+        effects: (F,) how the risk would change if the whole slide were like each family; of families that
+            were not read, as 5x tells to expect. NaN where nothing tells.
+        disagreement: (F,) how far the risk of a slide like the family lies above that which 5x tells to
+            expect; NaN for families that were not read, or where nothing tells.
+        cells: (F, 4) int64 level-0 bounds of the 5x patches.
+    """
+
+    chosen_by: str
+    share: float
+    families: int
+    low: float
+    high: float
+    shrunken: float | None
+    calibrated: bool
+    read: np.ndarray
+    effects: np.ndarray
+    disagreement: np.ndarray
+    cells: np.ndarray
+
+    @property
+    def total_disagreement(self) -> float | None:
+        """Root mean square of the families' disagreement; None where it is not known."""
+        known = self.disagreement[np.isfinite(self.disagreement)]
+        return float(np.sqrt((known**2).mean())) if len(known) else None
+
+
+class Families(ABC):
+    """The families of a slide, which can be read one after the other.
+
+    Attributes:
+        coarse: the 5x patches, all read.
+        counts: (F, 2) number of 10x and 20x patches in each family.
+        provenance: of the bag of what was read.
+    """
+
+    coarse: ScaleFeatures
+    counts: np.ndarray
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Name of the slide."""
+
+    @abstractmethod
+    def read(self, rows: np.ndarray) -> None:
+        """Read families; the counts of damaged ones become smaller."""
+
+    @abstractmethod
+    def bag(self) -> FeatureBag:
+        """Return all 5x patches, and the 10x and 20x patches of the families that were read."""
+
+    def __len__(self) -> int:
+        """Return the number of families, F."""
+        return len(self.counts)
+
+
+class BagFamilies(Families):
+    """The families of a bag.
+
+    Raises:
+        TiacfError: the grids of the bag are not known, or do not nest.
+    """
+
+    def __init__(self, bag: FeatureBag) -> None:
+        """Find the families."""
+        grids = {scale: bag.scales[scale].grid if scale in bag.scales else None for scale in SCALES}
+        remedy = "a part of it cannot be read; leave --budget out, or make the bag with tiacf extract"
+        if any(grid is None or len(grid) == 0 for grid in grids.values()):
+            raise TiacfError(f"bag of {bag.provenance.slide}: has no nested grids, so {remedy}")
+        self._bag, self.coarse = bag, bag.scales["5x"]
+        up10, up20 = parents_of(grids["10x"], grids["5x"]), parents_of(grids["20x"], grids["10x"])
+        self._family = {"10x": up10, "20x": np.where(up20 < 0, -1, up10[up20])}
+        self.counts = np.stack(
+            [np.bincount(up[up >= 0], minlength=len(self.coarse)) for up in self._family.values()], 1
+        )
+        if min(up.min() for up in self._family.values()) < 0 or not self.counts.all():
+            raise TiacfError(f"bag of {bag.provenance.slide}: its grids are not nested, so {remedy}")
+        self._read = np.zeros(len(self.coarse), bool)
+
+    @property
+    def name(self) -> str:
+        """Name of the slide."""
+        return self._bag.provenance.slide
+
+    def read(self, rows: np.ndarray) -> None:
+        """Take families of the bag."""
+        self._read[rows] = True
+
+    def bag(self) -> FeatureBag:
+        """Return what was taken."""
+        scales = {"5x": self.coarse}
+        for scale, family in self._family.items():
+            scales[scale] = of_cells(self._bag.scales[scale], self._read[family])
+        return FeatureBag(scales, self._bag.provenance)
+
+
+def of_cells(scale: ScaleFeatures, kept: np.ndarray) -> ScaleFeatures:
+    """Return the patches of a mask (N,)."""
+    return ScaleFeatures(
+        scale.features[kept],
+        None if scale.bounds is None else scale.bounds[kept],
+        None if scale.grid is None else scale.grid[kept],
+    )
+
+
+def read_families(bag: FeatureBag) -> FeatureBag:
+    """Return a bag without the 5x patches in which nothing was read."""
+    grid5, grid10 = bag.scales["5x"].grid, bag.scales["10x"].grid
+    there = np.isin(np.arange(len(grid5)), parents_of(grid10, grid5))
+    return FeatureBag({**bag.scales, "5x": of_cells(bag.scales["5x"], there)}, bag.provenance)
+
+
+def predict_families(
+    families: Families,
+    bundle: ModelBundle,
+    budget: Budget,
+    covariates: np.ndarray | None = None,
+) -> tuple[Prediction, PartialReading]:
+    """Read as many families of a slide as a budget says, and predict.
+
+    Raises:
+        TiacfError: the risk is not finite, or the bag does not fit the model.
+    """
+    fitted, reference = bundle.from_coarse, bundle.config.risk_reference
+    number = len(families)
+    table = _table(families, bundle, covariates)
+    if budget.choose == "focus":
+        assert fitted is not None  # noqa: S101 - the budget has been checked
+        order = focus_order(table, fitted)
+    else:
+        order = balanced_order(table.curve.numpy(), slide_rng(families.name, number))
+    most = families_for(budget.share, number)
+    looks = rounds(number, most) if most else []
+    n = 0
+    for target in looks:
+        families.read(order[n:target])
+        n = target
+        if budget.until is None or n == number:
+            continue
+        table = _table(families, bundle, covariates)
+        found = from_sample(table, table.expected(fitted), torch.from_numpy(order[None, :n]))
+        assert reference is not None  # noqa: S101 - the budget has been checked
+        risk, se = float(found.risk), float(found.se)
+        if is_certain(risk, se, n, number, budget.until, fitted, reference, len(looks)):
+            break
+    return _result(families, bundle, budget, order[:n], covariates)
+
+
+def _result(
+    families: Families,
+    bundle: ModelBundle,
+    budget: Budget,
+    read: np.ndarray,
+    covariates: np.ndarray | None,
+) -> tuple[Prediction, PartialReading]:
+    fitted = bundle.from_coarse
+    table = _table(families, bundle, covariates)
+    expected, rows, n = table.expected(fitted), torch.from_numpy(read.copy())[None], len(read)
+    share = n / len(table)
+    alone = None if fitted is None else from_coarse_alone(table, expected)
+    found, width = _estimate(table, expected, rows, budget, bundle)
+    hazards = table.hazards(found.means).detach()[0].cpu().double().numpy()
+    risk = float(found.risk)
+    if not np.isfinite(hazards).all() or not np.isfinite(width):
+        raise TiacfError(
+            f"{families.name}: the model's risk is not finite; check the model's weights"
+        )
+    small = None
+    if fitted is not None and alone is not None:
+        shift = float(fitted.bias) if n == 0 else 0.0
+        small = risk + shift
+        if 0 < n < len(table) and budget.choose == "random":
+            small = float(shrunken(found.risk, found.se, alone.risk, fitted))
+    seen = np.zeros(len(table), bool)
+    seen[read] = True
+    apart = np.full(len(table), np.nan)
+    if fitted is not None and n:
+        apart[read] = disagreement(table, expected, rows[0], found.gradient[0]).numpy()
+    bounds = families.coarse.bounds
+    # The risk is minus a sum of K probabilities.
+    least = -float(bundle.config.architecture.num_bins)
+    centre = risk + (float(fitted.bias) if fitted is not None and n == 0 else 0.0)
+    reading = PartialReading(
+        budget.choose,
+        share,
+        len(table),
+        max(least, centre - width),
+        min(0.0, centre + width),
+        small,
+        fitted is not None,
+        seen,
+        family_effects(table, expected, found, seen, known=fitted is not None).numpy(),
+        apart,
+        np.zeros((len(table), 4), np.int64) if bounds is None else bounds,
+    )
+    return read_off(hazards, bundle.config), reading
+
+
+def _estimate(
+    table: FamilyTable, expected: torch.Tensor, rows: torch.Tensor, budget: Budget, bundle: ModelBundle
+) -> tuple[Estimates, float]:
+    """Return the estimate from the families read, and half the width of its interval."""
+    fitted, n = bundle.from_coarse, rows.shape[1]
+    share = n / len(table)
+    if n == 0 or budget.choose == "focus":
+        assert fitted is not None  # noqa: S101 - the budget has been checked
+        return from_imputed(table, expected, rows), fitted.focus_width(share)
+    found = from_sample(table, expected, rows)
+    return found, half_width(float(found.se), n, share, fitted) if n < len(table) else 0.0
+
+
+def _table(
+    families: Families, bundle: ModelBundle, covariates: np.ndarray | None
+) -> FamilyTable:
+    """Return the table of what has been read so far."""
+    tokens = _tokens(families.bag(), bundle, covariates)
+    counts = torch.from_numpy(families.counts)
+    return FamilyTable.of(bundle.network, tokens, {"10x": counts[:, 0], "20x": counts[:, 1]})
+
+
+def _tokens(bag: FeatureBag, bundle: ModelBundle, covariates: np.ndarray | None) -> SlideTokens:
+    """Return the tokens of a bag whose families need not be whole."""
+    from tiacrossfusion.networks.tokens import SlideTokens
+
+    bundle.check_bag(bag)
+    features = {s: torch.from_numpy(x.features)[None].float() for s, x in bag.scales.items()}
+    grids = {s: torch.from_numpy(np.asarray(x.grid)).long()[None] for s, x in bag.scales.items()}
+    given = None if covariates is None else torch.from_numpy(covariates)[None].float()
+    return SlideTokens(features, grids, given)
