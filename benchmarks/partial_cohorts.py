@@ -44,7 +44,9 @@ def draw(planted: Planted, patients: int, seed: int) -> tuple[Cohort, pd.DataFra
     rng = np.random.default_rng([seed, 77])
     slides = [_slide(planted, rng) for _ in range(patients)]
     coarse, fine = (np.array([s[i] for s in slides]) for i in (0, 1))
-    coarse, fine = (np.where(x.std() > 0, (x - x.mean()) / max(x.std(), 1e-9), 0) for x in (coarse, fine))
+    coarse, fine = (
+        np.where(x.std() > 0, (x - x.mean()) / max(x.std(), 1e-9), 0) for x in (coarse, fine)
+    )
     eta = 0.6 * coarse + 0.8 * fine if coarse.any() else fine
     density = np.concatenate([s[2] for s in slides])
     mean, sd = density.mean(), density.std()
@@ -59,16 +61,26 @@ def draw(planted: Planted, patients: int, seed: int) -> tuple[Cohort, pd.DataFra
         for name, slide in zip(names, slides, strict=True)
     }
     time, event = follow_up(
-        eta, rng.standard_exponential(patients), rng.standard_exponential(patients), censored_share=0.3
+        eta,
+        rng.standard_exponential(patients),
+        rng.standard_exponential(patients),
+        censored_share=0.3,
     )
-    table = pd.DataFrame({"slide": names, "patient": names, "time": time, "event": event, "log_hazard": eta})
+    table = pd.DataFrame(
+        {"slide": names, "patient": names, "time": time, "event": event, "log_hazard": eta}
+    )
     checked = CohortTable(
-        table.set_index("patient")[["time", "event"]].sort_index(), table[["slide", "patient"]], "months", "planted"
+        table.set_index("patient")[["time", "event"]].sort_index(),
+        table[["slide", "patient"]],
+        "months",
+        "planted",
     )
     return Cohort(planted.kind, checked, bags), table
 
 
-def _slide(planted: Planted, rng: np.random.Generator) -> tuple[float, float, np.ndarray, np.ndarray]:
+def _slide(
+    planted: Planted, rng: np.random.Generator
+) -> tuple[float, float, np.ndarray, np.ndarray]:
     """Return what drives the hazard at 5x and 20x, and density of the fine and place of the coarse pattern."""
     field = smooth_field(rng, (SIDE, SIDE), 12.0)
     if planted.kind == "colocation":
@@ -107,7 +119,11 @@ def _bag(
     grid20 = 2 * np.repeat(grid10, 4, axis=0) + np.tile(quarter, (len(grid10), 1))
     z = (density - moments[0]) / moments[1]
     features = {}
-    for scale, grid, family in (("5x", grid5, None), ("10x", grid10, family10), ("20x", grid20, family20)):
+    for scale, grid, family in (
+        ("5x", grid5, None),
+        ("10x", grid10, family10),
+        ("20x", grid20, family20),
+    ):
         x = rng.standard_normal((len(grid), WIDTH)).astype(np.float32)
         own = pattern_direction(scale, WIDTH)
         if scale == "20x":

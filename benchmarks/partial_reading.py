@@ -47,7 +47,14 @@ KINDS = (
 )
 BUDGETS = (0.05, 0.1, 0.25, 0.5)
 DRAWS, PATIENTS, FIRST_SEED = 20, 600, 8100
-METHODS = ("random", "random, difference", "difference", "focus, imputed", "5x alone", "difference, shrunken")
+METHODS = (
+    "random",
+    "random, difference",
+    "difference",
+    "focus, imputed",
+    "5x alone",
+    "difference, shrunken",
+)
 
 
 def ask(work: Path, model: str, question: tuple[Planted, int]) -> dict[str, Any]:
@@ -101,7 +108,9 @@ def judge(bundle: Any, fitted: Any, read: Any, truth: Any, seed: int) -> dict[st
         top = set(focus_target(slide).topk(max(1, len(slide) // 10)).indices.tolist())
         for budget in BUDGETS:
             n = families_for(budget, len(slide))
-            rows = torch.stack([torch.randperm(len(slide), generator=generator)[:n] for _ in range(DRAWS)])
+            rows = torch.stack(
+                [torch.randperm(len(slide), generator=generator)[:n] for _ in range(DRAWS)]
+            )
             spread = np.stack([balanced_order(slide.curve.numpy(), rng)[:n] for _ in range(DRAWS)])
             difference = from_sample(slide, expected, torch.from_numpy(spread))
             risks["random", budget].append(from_sample(slide, nothing, rows).risk)
@@ -115,7 +124,9 @@ def judge(bundle: Any, fitted: Any, read: Any, truth: Any, seed: int) -> dict[st
             )
             risks["5x alone", budget].append((alone + fitted.bias).expand(DRAWS))
             for kind, calibration in (("t", None), ("calibrated", fitted)):
-                width = torch.tensor([half_width(float(s), n, n / len(slide), calibration) for s in difference.se])
+                width = torch.tensor(
+                    [half_width(float(s), n, n / len(slide), calibration) for s in difference.se]
+                )
                 inside[kind, budget].append(((difference.risk - risk).abs() <= width).float())
             recall[budget].append(len(top & set(order[:n].tolist())) / len(top))
         for stops, until in ((width_stop, 0.25), (group_stop, "group")):
@@ -125,11 +136,20 @@ def judge(bundle: Any, fitted: Any, read: Any, truth: Any, seed: int) -> dict[st
                 for n in looks:
                     now = from_sample(slide, expected, order_[None, :n])
                     if n == len(slide) or is_certain(
-                        float(now.risk), float(now.se), n, len(slide), until, fitted, reference, len(looks)
+                        float(now.risk),
+                        float(now.se),
+                        n,
+                        len(slide),
+                        until,
+                        fitted,
+                        reference,
+                        len(looks),
                     ):
                         break
                 if until == "group":
-                    same = reference.group(float(now.risk)).name == reference.group(float(risk)).name
+                    same = (
+                        reference.group(float(now.risk)).name == reference.group(float(risk)).name
+                    )
                     stops.append((n / len(slide), not same))
                 else:
                     stops.append((n / len(slide), float(abs(now.risk - risk)) > 0.25 * sd))
@@ -180,7 +200,9 @@ def written(results: dict[Planted, list[dict[str, Any]]], model: str, seeds: int
     for planted, found in results.items():
         for method in METHODS:
             cells = [interval([f[f"{method} {b}"]["rmse"] for f in found]) for b in BUDGETS]
-            lost = [interval([f[f"{method} {b}"]["c"] - f["c"] for f in found]) for b in (0.1, 0.25)]
+            lost = [
+                interval([f[f"{method} {b}"]["c"] - f["c"] for f in found]) for b in (0.1, 0.25)
+            ]
             lines.append(f"| {planted.name} | {method} | {' | '.join(cells + lost)} |")
     lines += [
         "",
@@ -205,7 +227,11 @@ def written(results: dict[Planted, list[dict[str, Any]]], model: str, seeds: int
         "|---|---|---|---|---|",
     ]
     for planted, found in results.items():
-        cells = [interval([f[u][k] for f in found]) for u in ("until .25", "until group") for k in ("share", "wrong")]
+        cells = [
+            interval([f[u][k] for f in found])
+            for u in ("until .25", "until group")
+            for k in ("share", "wrong")
+        ]
         lines.append(f"| {planted.name} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
@@ -216,7 +242,9 @@ def written(results: dict[Planted, list[dict[str, Any]]], model: str, seeds: int
 @click.option("--first-seed", default=FIRST_SEED, show_default=True)
 @click.option("--model", "models", multiple=True, default=("nested-fusion", "mean-pool", "abmil"))
 @click.option("--output", type=Path, default=Path(__file__).with_suffix(".md"))
-def main(work_dir: Path, seeds: int, first_seed: int, models: tuple[str, ...], output: Path) -> None:
+def main(
+    work_dir: Path, seeds: int, first_seed: int, models: tuple[str, ...], output: Path
+) -> None:
     """Ask all questions, two at a time."""
     text = "# The risk from a part of the families\n\nMade by `benchmarks/partial_reading.py`.\n"
     for model in models:

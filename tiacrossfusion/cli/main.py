@@ -111,6 +111,7 @@ for command in (
     pretrain,
     train,
     tune,
+    calibrate,
     evaluate,
     models,
     encoders,

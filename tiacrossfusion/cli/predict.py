@@ -38,6 +38,7 @@ from tiacrossfusion.text import printable
 
 if TYPE_CHECKING:
     from tiacrossfusion.explain.hotspots import HotspotsBy
+    from tiacrossfusion.inference.budget import Choose
     from tiacrossfusion.runs.patients import PatientOutcome
 
 #: What only slides, and only a table of patients, have a use for.
@@ -120,6 +121,24 @@ _FOR_PATIENTS = ("slide_column", "patient_column")
     "CrossFusion that read their order; the table has the spread as risk_sd. Takes eight times as long.",
 )
 @click.option(
+    "--budget",
+    type=float,
+    help="Most of the families (a 5x patch with the 10x and 20x patches inside) that are read, 0 (5x alone) "
+    "to 1, with an interval of the risk. For models of nested-fusion, mean-pool and abmil.  [default: 1]",
+)
+@click.option(
+    "--until",
+    help="Read until half the interval is this many standard deviations of the training risks, such as "
+    "0.25, or until the risk group is certain: group.",
+)
+@click.option(
+    "--choose",
+    type=click.Choice(["random", "focus"]),
+    default="random",
+    show_default=True,
+    help="Of --budget: families at random, spread over the slide, or those from which 5x promises most.",
+)
+@click.option(
     "--gzip", is_flag=True, help="Compress GeoJSON (.geojson.gz), which QuPath opens too."
 )
 @click.option("--overwrite", is_flag=True, help="Make finished results again.")
@@ -152,6 +171,9 @@ def predict(
     attribution: bool,
     hotspots: HotspotsBy,
     orders: str,
+    budget: float | None,
+    until: str | None,
+    choose: Choose,
     gzip: bool,
     overwrite: bool,
     verbose: bool,
@@ -177,9 +199,12 @@ def predict(
         refuse_given(context, _FOR_SLIDES, "is for slides, bags are finished; leave it out")
         sources = find_bags(bags)
     folder_path = output_folder(output_path)
+    if budget is None:
+        refuse_given(context, ("choose",), "is for --budget; add it")
 
     # Imported here: torch and the slide readers take seconds, and a wrong option should not.
     from tiacrossfusion.cohorts.patients import read_patients
+    from tiacrossfusion.inference.budget import Budget, parse_until
     from tiacrossfusion.models.source import ModelSource
     from tiacrossfusion.runs.cluster import connect
     from tiacrossfusion.runs.prediction import predict as run
@@ -188,6 +213,9 @@ def predict(
 
     if read.mask is None and not auto_get_mask:
         read = replace(read, mask=WholeSlide())
+    how_much = Budget(
+        1.0 if budget is None else budget, None if until is None else parse_until(until), choose
+    )
     options = PredictionOptions(
         read,
         output_type=output_type,
@@ -195,6 +223,7 @@ def predict(
         hotspots=hotspots,
         gzip=gzip,
         overwrite=overwrite,
+        budget=how_much,
     )
     table = None
     if patients is not None:
@@ -212,6 +241,8 @@ def predict(
         plugins=plugins,
     )
     config = source.config() if cluster is not None else source.load().config()
+    if not how_much.reads_all:
+        how_much.check(source.load().need_bundle())
     if yaml_config_path is not None:
         from tiacrossfusion.toolbox.ioconfig import check_yaml
 

@@ -7,7 +7,6 @@ Survey Sampling", 1992, section 6.3).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -101,20 +100,17 @@ def shrunken(risk: Tensor, se: Tensor, alone: Tensor, fitted: FromCoarse) -> Ten
     return weight * risk + (1 - weight) * (alone + fitted.bias)
 
 
-def disagreement(
-    table: FamilyTable, expected: Tensor, read: Sequence[int], gradient: Tensor
-) -> Tensor:
+def disagreement(table: FamilyTable, expected: Tensor, read: Tensor, gradient: Tensor) -> Tensor:
     """Return how far the risk of a slide like each family read (n,) lies from what its 5x token tells.
 
     Args:
         table: of the slide.
         expected: (F, C) sums by 5x alone.
-        read: rows of the families.
+        read: (n,) rows of the families.
         gradient: (C,) of the risk by the means.
     """
-    rows = torch.as_tensor(read)
-    tokens = table.tokens[rows][:, table.column].clamp(min=1)
-    return ((table.sums - expected)[rows] / tokens) @ gradient
+    tokens = table.tokens[read][:, table.column].clamp(min=1)
+    return ((table.sums - expected)[read] / tokens) @ gradient
 
 
 def _indicator(table: FamilyTable, read: Tensor) -> Tensor:
@@ -143,7 +139,7 @@ def _with_gradient(table: FamilyTable, means: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def family_effects(
-    table: FamilyTable, expected: Tensor, found: Estimates, read: Sequence[bool], *, known: bool
+    table: FamilyTable, expected: Tensor, found: Estimates, read: Tensor, *, known: bool
 ) -> Tensor:
     """Return how the risk would change (F,) if the whole slide were like each family, to first order.
 
@@ -154,8 +150,7 @@ def family_effects(
         read: (F,) bool, which families were read; of the others it is what 5x tells to expect.
         known: whether 5x tells anything; else the others are NaN.
     """
-    there = torch.as_tensor(read)
-    sums = torch.where(there[:, None], table.sums, expected)
+    sums = torch.where(read[:, None], table.sums, expected)
     mean = sums / table.tokens[:, table.column].clamp(min=1)
     effects = (mean - found.means) @ found.gradient[0]
-    return effects if known else effects.masked_fill(~there, torch.nan)
+    return effects if known else effects.masked_fill(~read, torch.nan)

@@ -119,18 +119,23 @@ class BagFamilies(Families):
 
     def __init__(self, bag: FeatureBag) -> None:
         """Find the families."""
-        grids = {scale: bag.scales[scale].grid if scale in bag.scales else None for scale in SCALES}
-        remedy = "a part of it cannot be read; leave --budget out, or make the bag with tiacf extract"
-        if any(grid is None or len(grid) == 0 for grid in grids.values()):
+        grids = {scale: grid_of(bag, scale) for scale in SCALES}
+        remedy = (
+            "a part of it cannot be read; leave --budget out, or make the bag with tiacf extract"
+        )
+        if any(len(grid) == 0 for grid in grids.values()):
             raise TiacfError(f"bag of {bag.provenance.slide}: has no nested grids, so {remedy}")
         self._bag, self.coarse = bag, bag.scales["5x"]
         up10, up20 = parents_of(grids["10x"], grids["5x"]), parents_of(grids["20x"], grids["10x"])
         self._family = {"10x": up10, "20x": np.where(up20 < 0, -1, up10[up20])}
         self.counts = np.stack(
-            [np.bincount(up[up >= 0], minlength=len(self.coarse)) for up in self._family.values()], 1
+            [np.bincount(up[up >= 0], minlength=len(self.coarse)) for up in self._family.values()],
+            1,
         )
         if min(up.min() for up in self._family.values()) < 0 or not self.counts.all():
-            raise TiacfError(f"bag of {bag.provenance.slide}: its grids are not nested, so {remedy}")
+            raise TiacfError(
+                f"bag of {bag.provenance.slide}: its grids are not nested, so {remedy}"
+            )
         self._read = np.zeros(len(self.coarse), bool)
 
     @property
@@ -150,6 +155,12 @@ class BagFamilies(Families):
         return FeatureBag(scales, self._bag.provenance)
 
 
+def grid_of(bag: FeatureBag, scale: str) -> np.ndarray:
+    """Return column and row (N, 2) of the patches of a scale; (0, 2) if they are not known."""
+    grid = bag.scales[scale].grid if scale in bag.scales else None
+    return np.zeros((0, 2), np.int32) if grid is None else grid
+
+
 def of_cells(scale: ScaleFeatures, kept: np.ndarray) -> ScaleFeatures:
     """Return the patches of a mask (N,)."""
     return ScaleFeatures(
@@ -161,7 +172,7 @@ def of_cells(scale: ScaleFeatures, kept: np.ndarray) -> ScaleFeatures:
 
 def read_families(bag: FeatureBag) -> FeatureBag:
     """Return a bag without the 5x patches in which nothing was read."""
-    grid5, grid10 = bag.scales["5x"].grid, bag.scales["10x"].grid
+    grid5, grid10 = grid_of(bag, "5x"), grid_of(bag, "10x")
     there = np.isin(np.arange(len(grid5)), parents_of(grid10, grid5))
     return FeatureBag({**bag.scales, "5x": of_cells(bag.scales["5x"], there)}, bag.provenance)
 
@@ -245,7 +256,9 @@ def _result(
         small,
         fitted is not None,
         seen,
-        family_effects(table, expected, found, seen, known=fitted is not None).numpy(),
+        family_effects(
+            table, expected, found, torch.from_numpy(seen), known=fitted is not None
+        ).numpy(),
         apart,
         np.zeros((len(table), 4), np.int64) if bounds is None else bounds,
     )
@@ -253,7 +266,11 @@ def _result(
 
 
 def _estimate(
-    table: FamilyTable, expected: torch.Tensor, rows: torch.Tensor, budget: Budget, bundle: ModelBundle
+    table: FamilyTable,
+    expected: torch.Tensor,
+    rows: torch.Tensor,
+    budget: Budget,
+    bundle: ModelBundle,
 ) -> tuple[Estimates, float]:
     """Return the estimate from the families read, and half the width of its interval."""
     fitted, n = bundle.from_coarse, rows.shape[1]
@@ -265,13 +282,11 @@ def _estimate(
     return found, half_width(float(found.se), n, share, fitted) if n < len(table) else 0.0
 
 
-def _table(
-    families: Families, bundle: ModelBundle, covariates: np.ndarray | None
-) -> FamilyTable:
+def _table(families: Families, bundle: ModelBundle, covariates: np.ndarray | None) -> FamilyTable:
     """Return the table of what has been read so far."""
     tokens = _tokens(families.bag(), bundle, covariates)
     counts = torch.from_numpy(families.counts)
-    return FamilyTable.of(bundle.network, tokens, {"10x": counts[:, 0], "20x": counts[:, 1]})
+    return FamilyTable.of(bundle.on_cpu, tokens, {"10x": counts[:, 0], "20x": counts[:, 1]})
 
 
 def _tokens(bag: FeatureBag, bundle: ModelBundle, covariates: np.ndarray | None) -> SlideTokens:

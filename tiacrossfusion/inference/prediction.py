@@ -14,6 +14,7 @@ from tiacrossfusion.survival import hazards_of, median_survival, risk_of, surviv
 
 if TYPE_CHECKING:
     from tiacrossfusion.explain.attribution import Attribution
+    from tiacrossfusion.inference.partial import PartialReading
     from tiacrossfusion.models.bundle import ModelBundle
     from tiacrossfusion.models.config import BundleConfig
 
@@ -59,6 +60,7 @@ class Prediction:
         member_risks: (M,) risk that each member of an ensemble gives; None for a single network, and
             for a patient, since only the mean hazards of the slides are known.
         record: of a model that reads a clinical record; None for others.
+        reading: what was read, if it was a part of the slide.
     """
 
     risk: float
@@ -74,6 +76,7 @@ class Prediction:
     attribution: Attribution | None = None
     member_risks: np.ndarray | None = None
     record: RecordUse | None = None
+    reading: PartialReading | None = None
 
     @property
     def risk_sd(self) -> float | None:

@@ -28,7 +28,9 @@ def families_for(budget: float, families: int) -> int:
         UsageError: the budget is not a share.
     """
     if not 0 <= budget <= 1:
-        raise UsageError(f"budget is {budget}: give a share of the families, 0 (5x alone) to 1 (all)")
+        raise UsageError(
+            f"budget is {budget}: give a share of the families, 0 (5x alone) to 1 (all)"
+        )
     if budget == 0 and families > LEAST:
         return 0
     return min(families, max(LEAST, math.ceil(budget * families - 1e-9)))
@@ -75,7 +77,9 @@ def balanced_order(curve: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     families = len(curve)
     bits = max(1, (families - 1).bit_length())
     numbers = np.arange(1 << bits)
-    reversed_bits = sum(((numbers >> bit) & 1) << (bits - 1 - bit) for bit in range(bits))
+    reversed_bits = np.zeros_like(numbers)
+    for bit in range(bits):
+        reversed_bits |= ((numbers >> bit) & 1) << (bits - 1 - bit)
     places = (reversed_bits * families) >> bits
     _, first = np.unique(places, return_index=True)
     return curve[(places[np.sort(first)] + rng.integers(families)) % families]

@@ -18,9 +18,18 @@ from tiacrossfusion.explain.gallery import read_gallery
 from tiacrossfusion.explain.hotspots import find_hotspots
 from tiacrossfusion.explain.rolled import rolled_scores
 from tiacrossfusion.explain.scores import slide_scores
+from tiacrossfusion.inference.budget import Budget
 from tiacrossfusion.inference.extraction import extract_bag
 from tiacrossfusion.inference.familiarity import familiarity_caveats
+from tiacrossfusion.inference.partial import (
+    BagFamilies,
+    Families,
+    PartialReading,
+    predict_families,
+    read_families,
+)
 from tiacrossfusion.inference.prediction import Prediction, predict_bag, risk_caveat
+from tiacrossfusion.inference.slide_families import Checkpoint, SlideFamilies
 from tiacrossfusion.io.progress import Progress
 from tiacrossfusion.slides.options import ReadOptions
 from tiacrossfusion.slides.overview import read_overview
@@ -103,6 +112,8 @@ def predict_slide(
     attribution: bool = True,
     hotspots: HotspotsBy = "attribution",
     covariates: np.ndarray | None = None,
+    budget: Budget | None = None,
+    checkpoint: Checkpoint | None = None,
     progress: Progress | None = None,
 ) -> SlideResult:
     """Predict from one slide: open it, find its tissue, encode its patches, predict and explain.
@@ -115,6 +126,8 @@ def predict_slide(
         attribution: as in `predict_stored`.
         hotspots: as in `predict_stored`.
         covariates: as in `predict_stored`.
+        budget: how much of it is read; None for all.
+        checkpoint: where what was read of a part is kept until the prediction is finished.
         progress: bars to move.
 
     Raises:
@@ -122,17 +135,27 @@ def predict_slide(
     """
     read, progress = read or ReadOptions(), progress or Progress(1, show=False)
     with open_as(image, read) as slide:
-        bag = extract_bag(slide, bundle.config.sampling, encoder, read, progress=progress)
+        families, sampling = None, bundle.config.sampling
+        if budget is None or budget.reads_all:
+            source: FeatureBag | Families = extract_bag(
+                slide, sampling, encoder, read, progress=progress
+            )
+        else:
+            source = families = SlideFamilies(slide, sampling, encoder, read, progress, checkpoint)
         progress.stage(slide.name, "predict")
         result = predict_stored(
-            bag,
+            source,
             bundle,
             attribution=attribution,
             hotspots=hotspots,
             covariates=covariates,
+            budget=budget,
             caveat=slide.caveat,
         )
         progress.stage(slide.name, "pictures")
+        bag = result.bag
+        if families is not None:
+            families.done()
         return replace(
             result,
             overview=read_overview(slide, OVERVIEW),
@@ -143,32 +166,40 @@ def predict_slide(
 
 
 def predict_stored(
-    bag: FeatureBag,
+    source: FeatureBag | Families,
     bundle: ModelBundle,
     *,
     attribution: bool = True,
     hotspots: HotspotsBy = "attribution",
     covariates: np.ndarray | None = None,
+    budget: Budget | None = None,
     caveat: str = "",
 ) -> SlideResult:
-    """Predict and explain from the features of a slide; the slide itself is not read.
+    """Predict and explain from the features of a slide.
 
     Args:
-        bag: its features.
+        source: its features, or its families, which are read as far as the budget says.
         bundle: the model.
         attribution: compute attribution and attention rollout too, which takes about ten times as long
             as the prediction alone.
         hotspots: find hotspots by "attribution", where it is computed, or by "attention".
         covariates: (C,) of the patient, as `ModelBundle.covariates_of` returns them, for a network that takes
             covariates.
+        budget: how much is read; None for all.
         caveat: why the numbers may be unreliable, known from opening the slide; a bag does not record
             whether its scale contradicts the file.
 
     Raises:
         TiacfError: as of `predict_bag`.
     """
-    prediction = predict_bag(bag, bundle, covariates)
-    if attribution:
+    budget = budget or Budget()
+    if isinstance(source, FeatureBag) and budget.reads_all:
+        bag, prediction = source, predict_bag(source, bundle, covariates)
+    else:
+        families = BagFamilies(source) if isinstance(source, FeatureBag) else source
+        budget.check(bundle)
+        bag, prediction = _of_families(families, bundle, budget, covariates)
+    if attribution and bag.counts()["20x"]:
         prediction = replace(
             prediction,
             rolled=rolled_scores(bag, bundle, covariates),
@@ -182,10 +213,36 @@ def predict_stored(
         *bag_caveats(bag),
         *familiarity_caveats(bag, bundle),
         risk_caveat(prediction, bundle.config),
+        _of_reading(prediction.reading),
     ]
-    if no_maps:
+    if no_maps and prediction.reading is None:
         caveats.append(f"no maps: {no_maps}")
     scores = {} if no_maps else slide_scores(bag, bundle, prediction)
     found = find_hotspots(bag, scores["20x"], hotspots) if scores else []
     caveat = "; ".join(filter(None, caveats))
     return SlideResult(bag, prediction, bundle.config, caveat, scores, found)
+
+
+def _of_families(
+    families: Families, bundle: ModelBundle, budget: Budget, covariates: np.ndarray | None
+) -> tuple[FeatureBag, Prediction]:
+    """Return the bag of the families that were read, and the prediction of the whole slide."""
+    prediction, reading = predict_families(families, bundle, budget, covariates)
+    bag = families.bag()
+    if reading.share == 1 and bag.counts()["20x"]:
+        return bag, predict_bag(read_families(bag), bundle, covariates)
+    seen = predict_bag(read_families(bag), bundle, covariates) if reading.read.any() else prediction
+    found = replace(prediction, reading=reading, attention=seen.attention, record=seen.record)
+    return read_families(bag), found
+
+
+def _of_reading(reading: PartialReading | None) -> str:
+    """Return what is to be said of a slide of which a part was read."""
+    if reading is None:
+        return ""
+    said = [f"{reading.share:.0%} of the families read"]
+    if reading.share > 0:
+        said.append("maps and contributions are those of what was read")
+    if not reading.calibrated:
+        said.append("its interval is Student's t, not checked on other slides (tiacf calibrate)")
+    return ", ".join(said)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,7 @@ from tiacrossfusion.io.atomic import replacing
 from tiacrossfusion.io.paths import is_there, missing
 from tiacrossfusion.models.config import BundleConfig
 from tiacrossfusion.models.files import CONFIG, WEIGHTS, find_bundle, fingerprint, read_config
+from tiacrossfusion.models.from_coarse import FromCoarse
 from tiacrossfusion.models.network import network_of
 from tiacrossfusion.survival import interpolation
 
@@ -37,12 +40,22 @@ class ModelBundle:
     Attributes:
         config: architecture, sampling, encoder, time bins, risk reference and model card.
         network: the network in eval mode.
-        fingerprint: hash of `config.json` and the weights, which results record.
+        fingerprint: hash of the bundle's files, which results record.
+        from_coarse: what 5x tells of the patches inside, for predictions from a part of a slide; None if
+            the bundle does not have it.
     """
 
     config: BundleConfig
     network: SurvivalNetwork
     fingerprint: str
+    from_coarse: FromCoarse | None = None
+
+    @cached_property
+    def on_cpu(self) -> SurvivalNetwork:
+        """The network on the CPU, a copy if it is elsewhere."""
+        if next(self.network.parameters()).device.type == "cpu":
+            return self.network
+        return copy.deepcopy(self.network).cpu()
 
     def check_bag(self, bag: FeatureBag) -> None:
         """Check that a bag was made with the model's encoder and sampling.
@@ -154,7 +167,9 @@ def load_bundle(model: str | Path, device: str = "cpu") -> ModelBundle:
     folder = model if isinstance(model, Path) else find_bundle(model)
     config = read_config(folder)
     network = _load_network(config, folder / WEIGHTS)
-    return ModelBundle(config, network.to(device).eval(), fingerprint(folder))
+    return ModelBundle(
+        config, network.to(device).eval(), fingerprint(folder), FromCoarse.load(folder)
+    )
 
 
 def save_bundle(folder: Path, config: BundleConfig, network: SurvivalNetwork) -> None:

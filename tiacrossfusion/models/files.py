@@ -19,7 +19,7 @@ from tiacrossfusion.io.paths import is_file, is_folder, is_there, missing
 from tiacrossfusion.models.config import FORMAT_VERSION, BundleConfig
 from tiacrossfusion.text import FORMULA_SIGNS, printable
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+CONFIG, WEIGHTS, FROM_COARSE = "config.json", "model.safetensors", "from_5x.safetensors"
 
 # In bytes; the config of an ensemble of a thousand members has a tenth of it.
 _LARGEST_CONFIG = 2**24
@@ -134,10 +134,11 @@ def read_config(folder: Path) -> BundleConfig:
 
 
 def fingerprint(folder: Path) -> str:
-    """Return a hash of the two files of a bundle."""
+    """Return a hash of the files of a bundle."""
     digest = hashlib.sha256()
-    for name in (CONFIG, WEIGHTS):
-        digest.update(hashlib.sha256((folder / name).read_bytes()).digest())
+    for name in (CONFIG, WEIGHTS, FROM_COARSE):
+        if name != FROM_COARSE or (folder / name).exists():
+            digest.update(hashlib.sha256((folder / name).read_bytes()).digest())
     return digest.hexdigest()
 
 

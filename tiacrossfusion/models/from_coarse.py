@@ -7,16 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.stats import t as student
 
-from tiacrossfusion.io.atomic import replacing
 from tiacrossfusion.errors import TiacfError, one_line
+from tiacrossfusion.io.atomic import replacing
+from tiacrossfusion.models.files import FROM_COARSE
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-#: Name of the file in a bundle.
-FROM_COARSE = "from_5x.safetensors"
 #: Shares of families at which errors are measured.
 SHARES = (0.05, 0.1, 0.25, 0.5)
 
@@ -100,4 +98,6 @@ class FromCoarse:
 
 def t_quantile(count: int, level: float = 0.975) -> float:
     """Return the quantile of Student's t with `count - 1` degrees of freedom."""
+    from scipy.stats import t as student  # a second, which few commands need
+
     return float(student.ppf(level, max(1, count - 1)))

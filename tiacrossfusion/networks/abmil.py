@@ -80,7 +80,7 @@ class ABMIL(BagNetwork):
         return self.score(gated).squeeze(-1)
 
     def _offset(self) -> Tensor:
-        """Return a number to subtract from logits, whose size is below |w|_1, so that exp does not overflow."""
+        """Return what is subtracted from logits, which are below |w|_1, so that exp does not overflow."""
         return (self.score.weight.abs().sum() - 60).clamp(min=0)
 
 

@@ -154,12 +154,13 @@ class SurvivalNetwork(nn.Module):
         Raises:
             TiacfError: the network does not pool.
         """
+        del inputs
         raise TiacfError(f"{type(self).__name__} does not predict from means over the slide")
 
     def from_means(
         self, means: Iterator[Tensor], counts: Mapping[str, int], covariates: Tensor | None = None
     ) -> SurvivalOutput:
-        """Predict from the means (R, C) of `family_sums`, taken in its order; R slides, or estimates of one.
+        """Predict from means (R, C) of `family_sums`, in its order; R slides, or estimates of one.
 
         Args:
             means: sums over families divided by `counts`.
@@ -169,6 +170,7 @@ class SurvivalNetwork(nn.Module):
         Raises:
             TiacfError: the network does not pool.
         """
+        del means, counts, covariates
         raise TiacfError(f"{type(self).__name__} does not predict from means over the slide")
 
     def moments(self) -> tuple[Tensor, Tensor] | None:

@@ -154,7 +154,7 @@ class NestedFusion(SurvivalNetwork):
     def _terms(
         self, coarse: Tensor, source: Tensor, fine: Tensor, families: Families
     ) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
-        """Return p^fc, p^sf, p^sc and t (B * N10, ...) with the weights of their means, and the shares a_ij."""
+        """Return p^fc, p^sf, p^sc and t (B * N10, ...) with their weights in the means, and a_ij."""
         tokens10 = source.flatten(0, 1)  # (B * N10, D), as all of the following
         inside, shares = self._inside(tokens10, fine.flatten(0, 1), families)
         tokens5 = coarse.flatten(0, 1)  # (B * N5, D)

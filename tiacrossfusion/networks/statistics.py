@@ -114,8 +114,8 @@ class SlideStatistics(nn.Module):
                 a, b, both = (sides / share.clamp(min=1e-12)).chunk(3, dim=1)
                 z.append(both - a * b)
         if self.rare.any():
-            share = top_count(counts["20x"]) / counts["20x"]
-            top = (self._levels() + next(means) / share).amin(dim=1, keepdim=True)
+            tail = top_count(counts["20x"]) / counts["20x"]
+            top = (self._levels() + next(means) / tail).amin(dim=1, keepdim=True)
         first = torch.cat(z, dim=1) if z else top.new_zeros(len(top), self.count - 1)
         last = top if self.rare.any() else first.new_zeros(len(first), 1)
         return (torch.cat([first, last], dim=1) - self.mean) / self.sd

@@ -8,6 +8,7 @@ from pathlib import Path
 from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.inference.slide import SlideResult
 from tiacrossfusion.outputs.curve import curve_of
+from tiacrossfusion.outputs.families_map import GEOJSON, PICTURE, families_figure, write_families
 from tiacrossfusion.outputs.overlay import attention_figure
 from tiacrossfusion.outputs.survival_plot import survival_figure
 from tiacrossfusion.outputs.writers import WRITERS
@@ -17,7 +18,7 @@ _SURVIVAL, _ATTENTION = "_survival.png", "_attention.png"
 
 def all_suffixes() -> list[str]:
     """Return every suffix that a file of a slide may have, in any output format."""
-    suffixes = {_SURVIVAL, _ATTENTION}
+    suffixes = {_SURVIVAL, _ATTENTION, PICTURE, GEOJSON}
     for name in WRITERS.names():
         with suppress(TiacfError):  # another package's format that cannot be imported
             for gzip in (False, True):
@@ -25,20 +26,24 @@ def all_suffixes() -> list[str]:
     return sorted(suffixes)
 
 
-def output_suffixes(output_type: str, *, gzip: bool = False, maps: bool = True) -> tuple[str, ...]:
+def output_suffixes(
+    output_type: str, *, gzip: bool = False, maps: bool = True, whole: bool = True
+) -> tuple[str, ...]:
     """Return the suffixes of a slide's files; the first is that of the main file.
 
     Args:
         output_type: a name in `WRITERS`.
         gzip: whether text files are compressed.
         maps: whether the positions of the patches are known; without them there are no maps.
+        whole: whether all of the slide is read; else there are files of what was read.
 
     Raises:
         UsageError: there is no such output type.
     """
     writer = WRITERS[output_type](gzip=gzip)
     main = writer.suffixes if maps or not writer.needs_maps else ()
-    return (*main, _SURVIVAL, *([_ATTENTION] if maps else []))
+    families = (PICTURE, GEOJSON) if maps and not whole else ()
+    return (*main, _SURVIVAL, *([_ATTENTION] if maps else []), *families)
 
 
 def write_outputs(
@@ -54,6 +59,10 @@ def write_outputs(
         writer.write(folder, stem, result)
     if result.scores:
         attention_figure(result, folder / f"{stem}{_ATTENTION}")
+    reading = result.prediction.reading
+    if reading is not None and reading.cells.any():
+        families_figure(result, folder / f"{stem}{PICTURE}")
+        write_families(result, folder / f"{stem}{GEOJSON}")
     survival_figure(
         curve_of(result.prediction, result.config),
         folder / f"{stem}{_SURVIVAL}",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from tiacrossfusion.slides.spec import SCALES
 
 if TYPE_CHECKING:
+    from tiacrossfusion.inference.partial import PartialReading
     from tiacrossfusion.inference.prediction import Prediction
     from tiacrossfusion.inference.slide import SlideResult
     from tiacrossfusion.models.config import BundleConfig
@@ -20,8 +21,9 @@ def prediction_dict(result: SlideResult) -> dict[str, Any]:
         "median_reached", "member_risks" (M,) of an ensemble or None, "attention" and, where known,
         "rolled" and "attribution" (N,) and "bounds" (N, 4) by scale, "scale_contribution" by scale or
         None, "record" (what was used of a clinical record) or None, "record_contribution" and
-        "variable_contribution", "message" (why a value is unknown or unreliable), "model" and "notice"
-        (the intended use of the model).
+        "variable_contribution", "reading" (share, interval and shrunken risk of a partial reading),
+        "message" (why a value is unknown or unreliable), "model" and "notice" (the intended use of the
+        model).
     """
     prediction = result.prediction
     adds = prediction.attribution
@@ -35,6 +37,7 @@ def prediction_dict(result: SlideResult) -> dict[str, Any]:
         "record": None if prediction.record is None else vars(prediction.record),
         "record_contribution": None if adds is None else adds.record_contribution,
         "variable_contribution": {} if adds is None else dict(adds.variables),
+        "reading": _of_reading(prediction.reading),
         "message": result.message,
         "model": result.config.name,
         "notice": result.config.card.notice,
@@ -70,8 +73,24 @@ def prediction_row(prediction: Prediction, config: BundleConfig) -> dict[str, An
         "hazards": prediction.hazards.tolist(),
         **{f"contribution_{scale}": contribution[scale] for scale in SCALES},
         **of_record,
+        **_of_reading(prediction.reading),
         "model": config.name,
         "notice": config.card.notice,
+    }
+
+
+def _of_reading(reading: PartialReading | None) -> dict[str, Any]:
+    """Return the values of a prediction from a part of the slide; none if all was read."""
+    if reading is None:
+        return {}
+    return {
+        "chosen_by": reading.chosen_by,
+        "share_read": reading.share,
+        "families": reading.families,
+        "risk_low": reading.low,
+        "risk_high": reading.high,
+        "risk_shrunken": reading.shrunken,
+        "disagreement": reading.total_disagreement,
     }
 
 

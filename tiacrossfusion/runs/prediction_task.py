@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from abc import abstractmethod
 from dataclasses import dataclass, field
@@ -16,7 +17,9 @@ from tiacrossfusion.bags.bag import FeatureBag
 from tiacrossfusion.explain.extent import why_no_maps
 from tiacrossfusion.explain.hotspots import HotspotsBy
 from tiacrossfusion.explain.scores import SCORES
+from tiacrossfusion.inference.budget import Budget
 from tiacrossfusion.inference.slide import SlideResult, load_readers, predict_slide, predict_stored
+from tiacrossfusion.inference.slide_families import Checkpoint
 from tiacrossfusion.io.paths import stem_for
 from tiacrossfusion.io.progress import Progress
 from tiacrossfusion.models.source import LoadedModel, ModelSource
@@ -34,6 +37,10 @@ if TYPE_CHECKING:
     from tiacrossfusion.models.bundle import ModelBundle
 
 
+#: Parts of the cache key that decide the features of a slide.
+_OF_FEATURES = ("slide file", "encoder", "mask", "scale")
+
+
 @dataclass(frozen=True)
 class PredictionOptions(RunOptions):
     """How slides are read and their predictions written.
@@ -43,6 +50,7 @@ class PredictionOptions(RunOptions):
         attribution: compute what raises and what lowers the risk, and attention rollout.
         hotspots: find hotspots by "attribution", or by "attention".
         gzip: compress GeoJSON.
+        budget: how much of each slide is read.
     """
 
     retry_failed: bool = True
@@ -50,6 +58,7 @@ class PredictionOptions(RunOptions):
     attribution: bool = True
     hotspots: HotspotsBy = "attribution"
     gzip: bool = False
+    budget: Budget = field(default_factory=Budget)
 
 
 @dataclass(eq=False)
@@ -76,6 +85,7 @@ class PredictionTask(RecordedTask):
     covariates: tuple[float, ...] | None = None
     record_remark: str = ""
     folder: ResultsFolder = field(init=False)
+    checkpoint: Checkpoint | None = field(init=False, default=None)
     stem: str = field(init=False)
     title: str = field(init=False)
 
@@ -95,7 +105,7 @@ class PredictionTask(RecordedTask):
 
     def prepare(self) -> None:
         """Load the model."""
-        self.bundle  # noqa: B018
+        self.options.budget.check(self.bundle)
 
     def attempt(self, progress: Progress) -> Outcome:
         """Predict into the folder, or in memory."""
@@ -126,7 +136,12 @@ class PredictionTask(RecordedTask):
     def files(self, record: Record) -> tuple[str, ...]:
         """Return the names of the files of the output type."""
         options = self.options
-        suffixes = output_suffixes(options.output_type, gzip=options.gzip, maps=self.has_maps())
+        suffixes = output_suffixes(
+            options.output_type,
+            gzip=options.gzip,
+            maps=self.has_maps(),
+            whole=options.budget.reads_all,
+        )
         return tuple(f"{record.name}{suffix}" for suffix in suffixes)
 
     def make(self, record: Record, staging: Path, progress: Progress) -> dict[str, Any]:
@@ -134,6 +149,7 @@ class PredictionTask(RecordedTask):
         self.folder.check_free(record, self.files(record))
         self.load_readers()
         started = time.perf_counter()
+        self.checkpoint = self._checkpoint_of(record)
         result = self.predict(progress)
         progress.stage(self.title, "write")
         options = self.options
@@ -141,6 +157,16 @@ class PredictionTask(RecordedTask):
             write_outputs(staging, record.name, options.output_type, result, gzip=options.gzip)
             make_fragment(result).save(staging / FRAGMENT)
         return self._row(result, started) | {"output": record.name}
+
+    def _checkpoint_of(self, record: Record) -> Checkpoint | None:
+        """Return where what was read of a part of the slide is kept."""
+        if self.options.budget.reads_all or self._key is None:
+            return None
+        # Another budget may go on from what an interrupted run has read.
+        parts = {name: part for name, part in self._key.items() if name in _OF_FEATURES}
+        parts["sampling"] = self.bundle.config.sampling.model_dump_json()
+        path = self.folder.records_path / f"{record.name}.families.npz"
+        return Checkpoint(path, json.dumps(parts, sort_keys=True))
 
     def failed_row(self, message: str) -> dict[str, Any]:
         """Return the row of a slide that failed."""
@@ -167,6 +193,8 @@ class PredictionTask(RecordedTask):
             "hotspots": self.options.hotspots,
             "scores": ", ".join(SCORES.names()),
         }
+        if not self.options.budget.reads_all:
+            key["budget"] = str(self.options.budget)
         return key if self.covariates is None else key | {"covariates": str(self.covariates)}
 
     def model_options(self) -> dict[str, Any]:
@@ -177,6 +205,7 @@ class PredictionTask(RecordedTask):
             "attribution": self.options.attribution,
             "hotspots": self.options.hotspots,
             "covariates": covariates,
+            "budget": self.options.budget,
         }
 
     def load_readers(self) -> None:
@@ -253,6 +282,7 @@ class SlideTask(PredictionTask):
             self.model.load().need_encoder(),
             self.read,
             **self.model_options(),
+            checkpoint=self.checkpoint,
             progress=progress,
         )
 

@@ -43,6 +43,12 @@ _LAST = (
     *("seconds", "model", "status", "message", "mpp", "output", "notice", "path"),
 )
 
+#: Columns of slides that were read in part.
+READING = (
+    *("share_read", "risk_low", "risk_high", "risk_shrunken"),
+    *("disagreement", "families", "chosen_by"),
+)
+
 #: Columns of patients before and after those of the time bins. A table of this program begins with the
 #: first three.
 _PATIENT_FIRST = ("patient", "slides", "slides_predicted", "risk", *_RISK)
@@ -198,7 +204,7 @@ def _table(rows: Sequence[dict[str, Any]], first: Sequence[str], last: Sequence[
     num_bins = max((len(row.get("survival", [])) for row in rows), default=0)
     bins = [f"{kind}_{k}" for k in range(1, num_bins + 1) for kind in ("bin_edge", "survival")]
     text = io.StringIO()
-    columns = [*first, *bins, *_of_record(rows), *last]
+    columns = [*first, *_of_reading(rows), *bins, *_of_record(rows), *last]
     table = csv.DictWriter(text, columns, "", extrasaction="ignore", lineterminator="\n")
     table.writeheader()
     for row in rows:
@@ -220,6 +226,11 @@ def _of_record(rows: Sequence[dict[str, Any]]) -> list[str]:
         variables = dict.fromkeys(name for row in rows for name in row.get("of_variables", {}))
         found += ["contribution_record", *(f"contribution_of_{name}" for name in variables)]
     return found
+
+
+def _of_reading(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the columns of predictions from parts of slides; none if all were read whole."""
+    return list(READING) if any("share_read" in row for row in rows) else []
 
 
 def _cell(value: object) -> object:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from tiacrossfusion.bags.bag import FeatureBag
 from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.inference.budget import POOLING
 from tiacrossfusion.inference.estimate import from_coarse_alone, from_imputed, from_sample
 from tiacrossfusion.inference.families import FamilyTable, phi_of
+from tiacrossfusion.inference.partial import BagFamilies
 from tiacrossfusion.inference.sampling import balanced_order, families_for, focus_order
+from tiacrossfusion.models.bundle import load_bundle
 from tiacrossfusion.models.from_coarse import SHARES, FromCoarse, t_quantile
 
 if TYPE_CHECKING:
@@ -56,10 +62,12 @@ def fit_from_coarse(
         )
     with torch.no_grad():
         centre, directions = _components(_tables(network, slides))
-        sums = _Sums()
+        sums: _Sums | None = None
         for table in _tables(network, slides):
-            sums.add(table, phi_of(table.features, table.around, centre, directions))
-        fitted = sums.solved(centre, directions, 1.0)
+            phi = phi_of(table.features, table.around, centre, directions)
+            sums = sums or _Sums(table, phi.shape[1])
+            sums.add(table, phi)
+        assert sums is not None  # noqa: S101 - there are slides
         tables = list(_tables(network, held_back))
         candidates = [sums.solved(centre, directions, penalty) for penalty in _PENALTIES]
         fitted = min(candidates, key=lambda each: _unexplained(each, tables))
@@ -85,41 +93,43 @@ def _components(tables: Iterable[FamilyTable]) -> tuple[Tensor, Tensor]:
     return mean.float(), (scale[:, None] * vectors[:, kept] / values[kept].sqrt()).float()
 
 
-@dataclass
 class _Sums:
-    """Sums over slides for the regressions on phi."""
+    """Sums over slides for the regressions on phi.
 
-    gram: Tensor | None = None  # (3, P, P), weighted with the tokens of each scale
-    moment: Tensor | None = None  # (P, C)
-    weight: Tensor | None = None  # (3,)
-    column: Tensor | None = None  # (C,)
-    focus_gram: Tensor | None = None
-    focus_moment: Tensor | None = None
-    families: int = 0
+    Args:
+        table: of any slide; tells the sizes.
+        width: P, of phi.
+    """
+
+    def __init__(self, table: FamilyTable, width: int) -> None:
+        """Start with 0."""
+        self.column = table.column
+        self.gram = torch.zeros(3, width, width, dtype=torch.float64)  # weighted with the tokens
+        self.moment = torch.zeros(width, len(self.column), dtype=torch.float64)
+        self.weight = torch.zeros(3, dtype=torch.float64)
+        self.focus_gram = torch.zeros(2 * width - 1, 2 * width - 1, dtype=torch.float64)
+        self.focus_moment = torch.zeros(2 * width - 1, dtype=torch.float64)
+        self.families = 0
 
     def add(self, table: FamilyTable, phi: Tensor) -> None:
+        """Add a slide."""
         wide = phi.double()
         target = focus_target(table).double()
         both = _with_squares(wide)
-        new = {
-            "gram": torch.stack([(wide * k[:, None]).T @ wide for k in table.tokens.double().T]),
-            "moment": wide.T @ table.sums.double(),
-            "weight": table.tokens.double().sum(dim=0),
-            "focus_gram": both.T @ both,
-            "focus_moment": both.T @ target,
-        }
-        for name, value in new.items():
-            before = getattr(self, name)
-            setattr(self, name, value if before is None else before + value)
-        self.column = table.column
+        for scale, k in enumerate(table.tokens.double().T):
+            self.gram[scale] += (wide * k[:, None]).T @ wide
+        self.moment += wide.T @ table.sums.double()
+        self.weight += table.tokens.double().sum(dim=0)
+        self.focus_gram += both.T @ both
+        self.focus_moment += both.T @ target
         self.families += len(table)
 
     def solved(self, centre: Tensor, directions: Tensor, penalty: float) -> FromCoarse:
         """Return the ridge regressions with a penalty."""
         coefficients = torch.zeros_like(self.moment)
         for scale in range(3):
-            here = self.column == scale
-            if here.any():
+            here = (self.column == scale).nonzero()[:, 0]
+            if len(here):
                 gram = _penalised(self.gram[scale], penalty * self.weight[scale])
                 coefficients[:, here] = torch.linalg.solve(gram, self.moment[:, here])
         gram = _penalised(self.focus_gram, _FOCUS_PENALTY * self.families)
@@ -188,8 +198,12 @@ def _with_errors(fitted: FromCoarse, tables: Sequence[FamilyTable], seed: int) -
                 continue
             orders = [balanced_order(table.curve.numpy(), rng)[:n] for _ in range(_DRAWS)]
             found = from_sample(table, expected, torch.from_numpy(np.stack(orders)))
-            ratios[number].append((found.risk - risk).abs() / found.se.clamp(min=1e-12) / t_quantile(n))
-            errors[number].append((from_imputed(table, expected, order[None, :n]).risk - risk).abs())
+            ratios[number].append(
+                (found.risk - risk).abs() / found.se.clamp(min=1e-12) / t_quantile(n)
+            )
+            errors[number].append(
+                (from_imputed(table, expected, order[None, :n]).risk - risk).abs()
+            )
     difference = torch.cat(true) - torch.cat(alone)
     bias = difference.mean()
     return replace(
@@ -216,3 +230,44 @@ def _level(count: int) -> float:
     return min(1.0, _LEVEL * (1 + 1 / count))
 
 
+def calibrate_bundle(
+    folder: Path, bags: Sequence[Path], seed: int = 0, device: str = "cpu"
+) -> tuple[FromCoarse, int, int]:
+    """Add to a bundle what 5x tells, from bags without follow-up.
+
+    Args:
+        folder: of the bundle.
+        bags: of slides; a third of them is held back.
+        seed: of who is held back, and of the samples.
+        device: torch device.
+
+    Returns:
+        What was fitted, and the number of slides that taught it and that were held back.
+
+    Raises:
+        TiacfError: the model does not pool, a bag does not fit it, or there are too few.
+    """
+    bundle = load_bundle(folder, device)
+    if not bundle.network.pools_families:
+        raise TiacfError(
+            f"{folder}: does not predict from means over the slide, so it needs all of it; models of "
+            f"{POOLING} can read a part"
+        )
+    order = np.random.default_rng(seed).permutation(len(bags))
+    held = set(order[: len(bags) // 3].tolist())
+
+    def read(path: Path) -> SlideTokens:
+        bag = FeatureBag.load(path)
+        BagFamilies(bag)  # refuses grids that are not nested
+        return bundle.tokens(bag).to("cpu", torch.float32)
+
+    slides = [partial(read, path) for i, path in enumerate(bags) if i not in held]
+    others = [partial(read, path) for i, path in enumerate(bags) if i in held]
+    fitted = fit_from_coarse(bundle.on_cpu, slides, others, seed)
+    try:
+        fitted.save(folder)
+    except OSError as error:
+        raise TiacfError(
+            f"{folder}: cannot be written ({error.strerror}); check the folder's permissions and free space"
+        ) from error
+    return fitted, len(slides), len(others)
