@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from tiacrossfusion import __version__
+from tiacrossfusion.cli.calibrate import calibrate
 from tiacrossfusion.cli.check import check
 from tiacrossfusion.cli.convert import convert
 from tiacrossfusion.cli.demo import demo
