@@ -31,15 +31,23 @@ def distance(means: np.ndarray, centre: np.ndarray, sd: np.ndarray) -> float:
     return float(np.sqrt(np.nanmean(np.square((means - centre) / sd))))
 
 
-def familiarity_caveats(bag: FeatureBag, bundle: ModelBundle) -> list[str]:
-    """Return warnings that a model was trained on a slide, or on no slides like it; empty texts if not."""
+def familiarity_caveats(
+    bag: FeatureBag, bundle: ModelBundle, *, of_part: bool = False
+) -> list[str]:
+    """Return warnings that a model was trained on a slide, or on no slides like it; empty texts if not.
+
+    Args:
+        bag: of the slide.
+        bundle: the model.
+        of_part: the bag is of a part of the slide, whose mean features vary more than those of whole slides.
+    """
     config, trained, unlike = bundle.config, "", ""
     if set(bag_identities(bag)) & set(config.training_slides):
         trained = (
             f"{config.name} was trained on this slide, so its risk tells nothing about new slides"
         )
     moments = bundle.network.moments()
-    if config.training_distances and moments is not None:
+    if config.training_distances and moments is not None and not of_part:
         centre, sd = (values.cpu().double().numpy() for values in moments)
         found = distance(mean_features(bag, centre.shape[1]), centre, sd)
         known = np.array(config.training_distances)

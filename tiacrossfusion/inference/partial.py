@@ -171,9 +171,11 @@ def of_cells(scale: ScaleFeatures, kept: np.ndarray) -> ScaleFeatures:
 
 
 def read_families(bag: FeatureBag) -> FeatureBag:
-    """Return a bag without the 5x patches in which nothing was read."""
+    """Return a bag without the 5x patches in which nothing was read; 5x alone if nothing was."""
     grid5, grid10 = grid_of(bag, "5x"), grid_of(bag, "10x")
     there = np.isin(np.arange(len(grid5)), parents_of(grid10, grid5))
+    if not there.any():
+        return FeatureBag({"5x": bag.scales["5x"]}, bag.provenance)
     return FeatureBag({**bag.scales, "5x": of_cells(bag.scales["5x"], there)}, bag.provenance)
 
 

@@ -193,13 +193,15 @@ def predict_stored(
         TiacfError: as of `predict_bag`.
     """
     budget = budget or Budget()
+    given = source if isinstance(source, FeatureBag) else None
     if isinstance(source, FeatureBag) and budget.reads_all:
         bag, prediction = source, predict_bag(source, bundle, covariates)
     else:
         families = BagFamilies(source) if isinstance(source, FeatureBag) else source
         budget.check(bundle)
         bag, prediction = _of_families(families, bundle, budget, covariates)
-    if attribution and bag.counts()["20x"]:
+    part = prediction.reading is not None and prediction.reading.share < 1
+    if attribution and "20x" in bag.scales:
         prediction = replace(
             prediction,
             rolled=rolled_scores(bag, bundle, covariates),
@@ -211,7 +213,7 @@ def predict_stored(
     caveats = [
         caveat,
         *bag_caveats(bag),
-        *familiarity_caveats(bag, bundle),
+        *familiarity_caveats(given or bag, bundle, of_part=given is None and part),
         risk_caveat(prediction, bundle.config),
         _of_reading(prediction.reading),
     ]
@@ -228,17 +230,19 @@ def _of_families(
 ) -> tuple[FeatureBag, Prediction]:
     """Return the bag of the families that were read, and the prediction of the whole slide."""
     prediction, reading = predict_families(families, bundle, budget, covariates)
-    bag = families.bag()
-    if reading.share == 1 and bag.counts()["20x"]:
-        return bag, predict_bag(read_families(bag), bundle, covariates)
-    seen = predict_bag(read_families(bag), bundle, covariates) if reading.read.any() else prediction
-    found = replace(prediction, reading=reading, attention=seen.attention, record=seen.record)
-    return read_families(bag), found
+    bag = read_families(families.bag())
+    if not reading.read.any():
+        return bag, replace(prediction, reading=reading)
+    seen = predict_bag(bag, bundle, covariates)
+    if reading.share == 1:
+        whole = replace(reading, low=seen.risk, high=seen.risk, shrunken=seen.risk)
+        return bag, replace(seen, reading=whole)
+    return bag, replace(prediction, reading=reading, attention=seen.attention, record=seen.record)
 
 
 def _of_reading(reading: PartialReading | None) -> str:
     """Return what is to be said of a slide of which a part was read."""
-    if reading is None:
+    if reading is None or reading.share == 1:
         return ""
     said = [f"{reading.share:.0%} of the families read"]
     if reading.share > 0:

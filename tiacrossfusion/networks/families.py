@@ -74,6 +74,8 @@ def rows_at(wanted: Tensor, cells: Tensor) -> Tensor:
     Returns:
         (B * N,) int64 in 0 to B * M - 1; -1 where it is not among them.
     """
+    if not wanted.numel() or not cells.numel():
+        return wanted.new_full((wanted.shape[0] * wanted.shape[1],), -1)
     # One more column and row on each side, so that a step beyond the first or last is no other cell.
     width, height = (
         int(max(each[..., axis].max() for each in (wanted, cells))) + 3 for axis in (0, 1)

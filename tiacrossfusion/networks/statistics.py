@@ -91,12 +91,7 @@ class SlideStatistics(nn.Module):
                 weights = there.to(a.dtype)[:, None]
                 both = torch.cat([a, b, a * b], dim=1) * weights
                 pools += [
-                    Pool(
-                        scale,
-                        sum_by(weights, rows[scale], count),
-                        coarse=scale == "5x",
-                        positive=True,
-                    ),
+                    Pool(scale, sum_by(weights, rows[scale], count), positive=True),
                     Pool(scale, sum_by(both, rows[scale], count)),
                 ]
         if self.rare.any():
@@ -116,9 +111,11 @@ class SlideStatistics(nn.Module):
         if self.rare.any():
             tail = top_count(counts["20x"]) / counts["20x"]
             top = (self._levels() + next(means) / tail).amin(dim=1, keepdim=True)
-        first = torch.cat(z, dim=1) if z else top.new_zeros(len(top), self.count - 1)
-        last = top if self.rare.any() else first.new_zeros(len(first), 1)
-        return (torch.cat([first, last], dim=1) - self.mean) / self.sd
+            z += [top] if z else [top.new_zeros(len(top), self.count - 1), top]
+        elif z:
+            z.append(z[0].new_zeros(len(z[0]), 1))
+        found = torch.cat(z, dim=1) if z else torch.zeros_like(self.mean)[None]
+        return (found - self.mean) / self.sd
 
     def _levels(self) -> Tensor:
         """Return levels (L,) around the training slides' means of the largest values."""

@@ -27,7 +27,7 @@ def all_suffixes() -> list[str]:
 
 
 def output_suffixes(
-    output_type: str, *, gzip: bool = False, maps: bool = True, whole: bool = True
+    output_type: str, *, gzip: bool = False, maps: bool = True, families: bool = False
 ) -> tuple[str, ...]:
     """Return the suffixes of a slide's files; the first is that of the main file.
 
@@ -35,15 +35,15 @@ def output_suffixes(
         output_type: a name in `WRITERS`.
         gzip: whether text files are compressed.
         maps: whether the positions of the patches are known; without them there are no maps.
-        whole: whether all of the slide is read; else there are files of what was read.
+        families: whether there are files of which families were read.
 
     Raises:
         UsageError: there is no such output type.
     """
     writer = WRITERS[output_type](gzip=gzip)
     main = writer.suffixes if maps or not writer.needs_maps else ()
-    families = (PICTURE, GEOJSON) if maps and not whole else ()
-    return (*main, _SURVIVAL, *([_ATTENTION] if maps else []), *families)
+    further = [*([_ATTENTION] if maps else []), *([PICTURE, GEOJSON] if families else [])]
+    return (*main, _SURVIVAL, *further)
 
 
 def write_outputs(

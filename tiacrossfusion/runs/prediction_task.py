@@ -139,8 +139,8 @@ class PredictionTask(RecordedTask):
         suffixes = output_suffixes(
             options.output_type,
             gzip=options.gzip,
-            maps=self.has_maps(),
-            whole=options.budget.reads_all,
+            maps=self.has_maps() and options.budget.share > 0,
+            families=self.has_maps() and not options.budget.reads_all,
         )
         return tuple(f"{record.name}{suffix}" for suffix in suffixes)
 
