@@ -28,6 +28,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         ],
         "explain.score": ["Score"],
         "explain.scores": ["SCORES"],
+        "inference.budget": ["Budget"],
         "inference.prediction": ["Prediction", "predict_bag"],
         "models.bundle": ["ModelBundle", "load_bundle", "save_bundle"],
         "models.source": ["ModelSource"],
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
     from tiacrossfusion.evaluation.api import evaluate_predictions as evaluate_predictions
     from tiacrossfusion.explain.score import Score as Score
     from tiacrossfusion.explain.scores import SCORES as SCORES
+    from tiacrossfusion.inference.budget import Budget as Budget
     from tiacrossfusion.inference.prediction import Prediction as Prediction
     from tiacrossfusion.inference.prediction import predict_bag as predict_bag
     from tiacrossfusion.models.bundle import ModelBundle as ModelBundle

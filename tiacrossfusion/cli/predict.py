@@ -241,8 +241,6 @@ def predict(
         plugins=plugins,
     )
     config = source.config() if cluster is not None else source.load().config()
-    if not how_much.reads_all:
-        how_much.check(source.load().need_bundle())
     if yaml_config_path is not None:
         from tiacrossfusion.toolbox.ioconfig import check_yaml
 

@@ -18,6 +18,7 @@ from tiacrossfusion.evaluation.dependence_figure import dependence_figure
 from tiacrossfusion.evaluation.evaluation_files import COMPARISON, COMPETING
 from tiacrossfusion.evaluation.measuring import evaluate
 from tiacrossfusion.evaluation.page_writing import write_page
+from tiacrossfusion.evaluation.partial_figure import partial_figure
 from tiacrossfusion.evaluation.predictions import FoldPredictions
 from tiacrossfusion.evaluation.report import write_evaluation
 from tiacrossfusion.evaluation.scores import (
@@ -196,6 +197,7 @@ def write_judgement(
     tables: str | None = None,
     learning_curves: Mapping[int, pd.DataFrame] | None = None,
     dependence: Sequence[pd.DataFrame] = (),
+    parts: Sequence[pd.DataFrame] = (),
     settings: Mapping[str, object] | None = None,
 ) -> None:
     """Write figures, pictures and `report.html` into a folder.
@@ -210,6 +212,7 @@ def write_judgement(
         tables: format of a file of tables, "xlsx" or "tex"; None writes none.
         learning_curves: for each fold one row per epoch, see `learning_figure`.
         dependence: of each fold, how the log-hazard depends on the variables of a record.
+        parts: of each fold, risks of its slides from parts of them, see `partial_figure`.
         settings: of the run, for the page.
 
     Raises:
@@ -233,6 +236,9 @@ def write_judgement(
     if any(len(frame) for frame in dependence):
         pictures.append(folder / f"partial_dependence.{figures}")
         dependence_figure(dependence, pictures[-1], title=title, note=_DEPENDENCE)
+    if len(parts):
+        pictures.append(folder / f"partial_reading.{figures}")
+        partial_figure(parts, pictures[-1], title=title, note=_RESEARCH)
     if judged.competing is not None and causes is not None:
         write_text(folder / COMPETING, judged.competing.model_dump_json(indent=1) + "\n")
         pictures.append(folder / f"cumulative_incidence.{figures}")

@@ -53,6 +53,11 @@ class Budget:
             if self.share == 0:
                 raise UsageError("until needs families to read: give a budget above 0, or none")
 
+    @classmethod
+    def of(cls, given: float | Budget) -> Budget:
+        """Return a budget, from the share of families or as it is given."""
+        return given if isinstance(given, Budget) else cls(given)
+
     @property
     def reads_all(self) -> bool:
         """Whether all families are read in any case."""

@@ -84,6 +84,11 @@ class SlideResult:
         """File name of the slide."""
         return self.bag.provenance.slide
 
+    def patches(self) -> dict[str, int]:
+        """Return the number of patches that were read, by scale: at 5x all, of a part too."""
+        reading, counts = self.prediction.reading, self.bag.counts()
+        return counts if reading is None else counts | {"5x": reading.families}
+
     @property
     def message(self) -> str:
         """Why a value is unknown or unreliable; empty when there is no reason."""

@@ -220,7 +220,7 @@ class PredictionTask(RecordedTask):
         return {
             "slide": self.title,
             **prediction_row(result.prediction, self.bundle.config),
-            **{f"patches_{scale}": count for scale, count in result.bag.counts().items()},
+            **{f"patches_{scale}": count for scale, count in result.patches().items()},
             "seconds": round(time.perf_counter() - started, 2),
             "status": "ok",
             "message": "; ".join(filter(None, (result.message, self.record_remark))),

@@ -21,6 +21,7 @@ from tiacrossfusion.encoders.encoder import Encoder
 from tiacrossfusion.encoders.loading import load_encoder
 from tiacrossfusion.encoders.stored import load_encoder_of
 from tiacrossfusion.errors import ArgumentTypeError, ArgumentValueError
+from tiacrossfusion.inference.budget import Budget
 from tiacrossfusion.io.arguments import at_least, usable_device
 from tiacrossfusion.io.plugins import load_plugins
 from tiacrossfusion.models.source import LoadedModel, ModelSource
@@ -181,6 +182,7 @@ class SurvivalPredictor(EngineABC):
         attribution: bool = True,
         hotspots: HotspotsBy = "attribution",
         orders: int = 1,
+        budget: float | Budget = 1.0,
         gzip: bool = False,
         **kwargs: Any,
     ) -> dict[Path | str, Path | dict[str, Any]]:
@@ -219,6 +221,7 @@ class SurvivalPredictor(EngineABC):
                 of the time.
             hotspots: find regions by "attribution" (raise or lower the risk), or by "attention".
             orders: 8 averages over eight orders of the patches, for networks that read their order.
+            budget: share of the families (5x patches with what is inside) that is read, or a `Budget`.
             gzip: compress GeoJSON.
             **kwargs: `auto_get_mask` (True; False predicts from all of an image without a mask, glass
                 included), `wsireader_kwargs` ({"mpp": ...} or {"power": ...}, as the arguments), and
@@ -302,6 +305,7 @@ class SurvivalPredictor(EngineABC):
                     hotspots=hotspots,
                     gzip=gzip,
                     overwrite=overwrite,
+                    budget=Budget.of(budget),
                 ),
                 are_bags=bags is not None,
                 masks=their_masks,

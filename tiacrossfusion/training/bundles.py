@@ -19,6 +19,7 @@ from tiacrossfusion.models.reference import risk_reference
 from tiacrossfusion.survival import quantile_bins, risk_of, survival_curve
 from tiacrossfusion.training.bags import CohortBags
 from tiacrossfusion.training.fold import FittedFold
+from tiacrossfusion.training.partial_reading import PARTIAL, judge_parts, learn_from_coarse
 from tiacrossfusion.training.patients import patient_hazards, patients_of, times_and_events
 from tiacrossfusion.training.plan import Cohort
 
@@ -74,6 +75,21 @@ def save_fold_bundle(
         ),
     )
     save_bundle(folder, config, fitted.network)
+    known = learn_from_coarse(
+        folder,
+        fitted.network,
+        bags,
+        _slides_of(cohort, fold.train),
+        _slides_of(cohort, fold.validation),
+    )
+    if known is not None:
+        tested = cohort.table.slides[cohort.table.slides.patient.isin(fold.test)]
+        parts = judge_parts(fitted.network, known, bags, tested.slide.tolist())
+        parts = parts.merge(
+            tested.merge(cohort.table.patients, left_on="patient", right_index=True)
+        )
+        parts = parts[["patient", "slide", "time", "event", *parts.columns[1:5]]]
+        parts.to_csv(folder.parent / PARTIAL, index=False, lineterminator="\n")
 
 
 def save_ensemble(
@@ -130,6 +146,10 @@ def save_ensemble(
         "training_distances": _distances(network, bags, cohort.table.slides.slide),
     }
     save_bundle(folder, config.model_copy(update=known), network)
+    slides = cohort.table.slides.slide.tolist()
+    learn_from_coarse(
+        folder, network, bags, [s for i, s in enumerate(slides) if i % 3], slides[::3]
+    )
 
 
 def _slides_of(cohort: Cohort, patients: Sequence[str]) -> list[str]:

@@ -36,7 +36,7 @@ COMPONENTS = 256
 _PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)
 _FOCUS_PENALTY = 1e-2
 #: Random samples of each slide that is held back, and slides at least.
-_DRAWS, _LEAST_SLIDES = 20, 5
+_DRAWS, LEAST_SLIDES = 20, 5
 #: Share of the errors that an interval holds.
 _LEVEL = 0.95
 
@@ -55,10 +55,10 @@ def fit_from_coarse(
     Raises:
         TiacfError: there are too few slides.
     """
-    if min(len(slides), len(held_back)) < _LEAST_SLIDES:
+    if min(len(slides), len(held_back)) < LEAST_SLIDES:
         raise TiacfError(
             f"{len(slides)} slides to fit and {len(held_back)} held back: intervals of a partial reading "
-            f"need {_LEAST_SLIDES} or more of each"
+            f"need {LEAST_SLIDES} or more of each"
         )
     with torch.no_grad():
         centre, directions = _components(_tables(network, slides))

@@ -16,6 +16,7 @@ from tiacrossfusion.evaluation.comparison import compare
 from tiacrossfusion.evaluation.evaluation_files import read_evaluation
 from tiacrossfusion.evaluation.judging import Judgement, write_judgement
 from tiacrossfusion.evaluation.measuring import evaluate
+from tiacrossfusion.evaluation.partial_figure import recommendation
 from tiacrossfusion.evaluation.prediction_files import read_predictions, write_predictions
 from tiacrossfusion.evaluation.predictions import FoldPredictions
 from tiacrossfusion.evaluation.scores import CHANCE, AddedValue, Evaluation, figure_row
@@ -27,6 +28,7 @@ from tiacrossfusion.training.bags import CohortBags
 from tiacrossfusion.training.bundles import save_ensemble
 from tiacrossfusion.training.fit import DEPENDENCE, or_train_again, read_metrics
 from tiacrossfusion.training.fold import METRICS
+from tiacrossfusion.training.partial_reading import PARTIAL
 from tiacrossfusion.training.permutation import CHEAP, permutation_p
 from tiacrossfusion.training.plan import BUNDLE, Plan
 
@@ -70,6 +72,15 @@ def judge_model(
             dependence.append(read_metrics(path).astype({"value": str}))
         notes = (*evaluation.notes, *opposite(dependence))
         evaluation = evaluation.model_copy(update={"notes": notes})
+    parts = [
+        read_metrics(path).astype({"patient": str, "slide": str})
+        for fold in plan.folds
+        if (path := plan.fold_folder(model, fold) / PARTIAL).exists()
+    ]
+    parts = [frame for frame in parts if len(frame)]
+    if parts:
+        notes = (*evaluation.notes, *recommendation(parts))
+        evaluation = evaluation.model_copy(update={"notes": notes})
     judged = Judgement(model, evaluation)
     if plan.config.columns.covariates and model != CLINICAL:
         covariates = plan.cohort.table.patients[list(plan.config.columns.covariates)]
@@ -89,6 +100,7 @@ def judge_model(
         title=f"{plan.cohort.name}: {model}",
         learning_curves=curves,
         dependence=dependence,
+        parts=parts,
         settings=plan.config.model_dump(mode="json", exclude_none=True, exclude={"models"}),
     )
     if bags is not None and len(plan.folds) > 1 and not _is_bundle(plan, model):
