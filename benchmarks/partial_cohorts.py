@@ -40,7 +40,7 @@ class Planted:
 
 
 def draw(planted: Planted, patients: int, seed: int) -> tuple[Cohort, pd.DataFrame]:
-    """Draw bags and follow-up: log-hazard .6 of the coarse and .8 of the fine burden, in standard deviations."""
+    """Draw bags and follow-up: log-hazard .6 and .8 times the coarse and the fine burden, in SD."""
     rng = np.random.default_rng([seed, 77])
     slides = [_slide(planted, rng) for _ in range(patients)]
     coarse, fine = (np.array([s[i] for s in slides]) for i in (0, 1))
@@ -81,7 +81,7 @@ def draw(planted: Planted, patients: int, seed: int) -> tuple[Cohort, pd.DataFra
 def _slide(
     planted: Planted, rng: np.random.Generator
 ) -> tuple[float, float, np.ndarray, np.ndarray]:
-    """Return what drives the hazard at 5x and 20x, and density of the fine and place of the coarse pattern."""
+    """Return what drives the hazard at 5x and 20x, the fine density and the place of the coarse."""
     field = smooth_field(rng, (SIDE, SIDE), 12.0)
     if planted.kind == "colocation":
         has = np.zeros(SIDE**2, bool)

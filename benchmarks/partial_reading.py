@@ -1,4 +1,4 @@
-"""The risk from a part of the families: errors, C and intervals, on planted cohorts that nothing was chosen on.
+"""The risk from a part of the families: errors, C and intervals, on planted cohorts.
 
     python benchmarks/partial_reading.py --work-dir work [--seeds 5]
 
@@ -191,8 +191,9 @@ def written(results: dict[Planted, list[dict[str, Any]]], model: str, seeds: int
     lines = [
         f"## {model}",
         "",
-        f"{seeds} cohorts a row, 400 patients for training, 200 for testing; means over cohorts ± half a 95 % "
-        "interval. RMSE of the risk in standard deviations of the training risks, by the share of families read.",
+        f"{seeds} cohorts a row, 400 patients for training, 200 for testing; means over cohorts ± half a "
+        "95 % interval. RMSE of the risk in standard deviations of the training risks, by the share of families "
+        "read. Nothing was chosen on these cohorts.",
         "",
         "| cohort | method | .05 | .1 | .25 | .5 | C less that of all, .1 | .25 |",
         "|---|---|---|---|---|---|---|---|",
@@ -206,8 +207,8 @@ def written(results: dict[Planted, list[dict[str, Any]]], model: str, seeds: int
             lines.append(f"| {planted.name} | {method} | {' | '.join(cells + lost)} |")
     lines += [
         "",
-        "Share of 95 % intervals of the difference estimator that hold the risk from all families; share of the "
-        "families of highest attribution (a tenth) among those chosen by focus.",
+        "Share of 95 % intervals of the difference estimator that hold the risk from all families; share of "
+        "the families of highest attribution (a tenth) among those chosen by focus.",
         "",
         "| cohort | intervals | .05 | .1 | .25 | .5 |",
         "|---|---|---|---|---|---|",
@@ -220,8 +221,8 @@ def written(results: dict[Planted, list[dict[str, Any]]], model: str, seeds: int
         lines.append(f"| {planted.name} | recall by focus | {' | '.join(cells)} |")
     lines += [
         "",
-        "Reading until the half-width is .25 SD, and until the group is certain: share of families read, and share "
-        "of slides whose risk from all families lies beyond .25 SD, or in another group.",
+        "Reading until the half-width is .25 SD, and until the group is certain: share of families read, and "
+        "share of slides whose risk from all families lies beyond .25 SD, or in another group.",
         "",
         "| cohort | until .25: read | missed | until group: read | wrong |",
         "|---|---|---|---|---|",

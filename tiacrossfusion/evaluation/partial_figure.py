@@ -55,7 +55,7 @@ def recommendation(folds: Sequence[pd.DataFrame]) -> list[str]:
         )
     elif whole - alone <= _MAY_LOSE:
         notes.append(
-            f"5x alone loses {whole - alone:.3f} of C (out of fold): tiacf predict --budget 0 may do"
+            f"5x alone loses {max(0, whole - alone):.3f} of C (out of fold): tiacf predict --budget 0 may do"
         )
     shares = sorted({share for method, share in c if method == "random"})
     for share in shares:
@@ -63,7 +63,7 @@ def recommendation(folds: Sequence[pd.DataFrame]) -> list[str]:
         best = "focus" if focus > random + _MAY_LOSE and told >= _NOTHING else "random"
         if whole - c[best, share] <= _MAY_LOSE:
             choose = " --choose focus" if best == "focus" else ""
-            lost = whole - c[best, share]
+            lost = max(0, whole - c[best, share])
             notes.append(
                 f"tiacf predict --budget {share:g}{choose} loses {lost:.3f} of C (out of fold)"
             )

@@ -230,9 +230,7 @@ class SurvivalPredictor(EngineABC):
 
         Returns:
             For each image (its path, or a name for a reader without one) its main output file, or for
-            "dict" its prediction: "risk", "hazards" and "survival" (K,), "percentile", "risk_group",
-            "median_survival", "member_risks" (M,) of an ensemble, and "attention" (N,) and "bounds"
-            (N, 4) per scale.
+            "dict" its prediction, see `prediction_dict`.
 
         Raises:
             TiacfError: the encoder cannot be loaded, or the folder cannot be written.

@@ -78,7 +78,7 @@ def judge_model(
         if (path := plan.fold_folder(model, fold) / PARTIAL).exists()
     ]
     parts = [frame for frame in parts if len(frame)]
-    if parts:
+    if parts and evaluation.pooled.harrell_c.low > CHANCE:
         notes = (*evaluation.notes, *recommendation(parts))
         evaluation = evaluation.model_copy(update={"notes": notes})
     judged = Judgement(model, evaluation)

@@ -53,8 +53,11 @@ def learn_from_coarse(
         network: trained, in eval mode.
         bags: of the cohort.
         slides: names of those that it is learnt from.
-        held_back: names of those for its errors.
+        held_back: names of those for its errors; where they are fewer than 5, a third of all.
     """
+    if len(held_back) < LEAST_SLIDES:
+        every = [*slides, *held_back]
+        slides, held_back = [s for i, s in enumerate(every) if i % 3], every[::3]
     if not network.pools_families or min(len(slides), len(held_back)) < LEAST_SLIDES:
         return None
     here = _on_cpu(network)
