@@ -192,8 +192,8 @@ def written(results: dict[Planted, list[dict[str, Any]]], model: str, seeds: int
         f"## {model}",
         "",
         f"{seeds} cohorts a row, 400 patients for training, 200 for testing; means over cohorts ± half a "
-        "95 % interval. RMSE of the risk in standard deviations of the training risks, by the share of families "
-        "read. Nothing was chosen on these cohorts.",
+        "95 % interval. RMSE of the risk in standard deviations of the training risks, by the share of "
+        "families read. Nothing was chosen on these cohorts.",
         "",
         "| cohort | method | .05 | .1 | .25 | .5 | C less that of all, .1 | .25 |",
         "|---|---|---|---|---|---|---|---|",

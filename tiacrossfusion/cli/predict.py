@@ -245,6 +245,7 @@ def predict(
         from tiacrossfusion.toolbox.ioconfig import check_yaml
 
         check_yaml(yaml_config_path, config.sampling)
+    how_much.checked(lambda: source.load().need_bundle())
     with connect(cluster, source) as executor:
         folder = ResultsFolder(folder_path if cluster is None else folder_path.absolute())
         with log_to(folder.path, verbose=verbose):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -63,14 +64,18 @@ class Budget:
         """Whether all families are read in any case."""
         return self.share == 1 and self.until is None
 
-    def check(self, bundle: ModelBundle) -> None:
-        """Check that a model can predict from some of the families.
+    def checked(self, load: Callable[[], ModelBundle]) -> Budget:
+        """Return the budget, after a check that the model can predict from some of the families.
+
+        Args:
+            load: returns the model; called if not all is read.
 
         Raises:
             UsageError: it cannot, or lacks what 5x tells.
         """
         if self.reads_all:
-            return
+            return self
+        bundle = load()
         name = bundle.config.name
         if not bundle.network.pools_families:
             raise UsageError(
@@ -84,6 +89,7 @@ class Budget:
             )
         if self.until is not None and bundle.config.risk_reference is None:
             raise UsageError(f"{name} has no training risks, which --until needs; give --budget")
+        return self
 
 
 def parse_until(text: str) -> Until:

@@ -203,7 +203,7 @@ def predict_stored(
         bag, prediction = source, predict_bag(source, bundle, covariates)
     else:
         families = BagFamilies(source) if isinstance(source, FeatureBag) else source
-        budget.check(bundle)
+        budget.checked(lambda: bundle)
         bag, prediction = _of_families(families, bundle, budget, covariates)
     part = prediction.reading is not None and prediction.reading.share < 1
     if attribution and "20x" in bag.scales:

@@ -78,8 +78,6 @@ def predict(
         sources = [absolute(source) for source in sources]
         masks = None if masks is None else [absolute(mask) for mask in masks]
         options = options.absolute()
-    if not options.budget.reads_all:
-        options.budget.check(model.load().need_bundle())
     run = uuid.uuid4().hex
     kind = BagTask if are_bags else SlideTask
     config = model.config()

@@ -284,6 +284,7 @@ class SurvivalPredictor(EngineABC):
         self._settle(kwargs)
         self.ioconfig = own
         model = self._source(with_encoder=bags is None, orders=orders)
+        how_much = Budget.of(budget).checked(lambda: model.load().need_bundle())
         with connect(self._cluster, model) as executor:
             done = predict(
                 sources,
@@ -303,7 +304,7 @@ class SurvivalPredictor(EngineABC):
                     hotspots=hotspots,
                     gzip=gzip,
                     overwrite=overwrite,
-                    budget=Budget.of(budget),
+                    budget=how_much,
                 ),
                 are_bags=bags is not None,
                 masks=their_masks,

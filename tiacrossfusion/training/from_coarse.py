@@ -41,6 +41,7 @@ _DRAWS, LEAST_SLIDES = 20, 5
 _LEVEL = 0.95
 
 
+@torch.no_grad()
 def fit_from_coarse(
     network: SurvivalNetwork, slides: Slides, held_back: Slides, seed: int = 0
 ) -> FromCoarse:
@@ -60,17 +61,16 @@ def fit_from_coarse(
             f"{len(slides)} slides to fit and {len(held_back)} held back: intervals of a partial reading "
             f"need {LEAST_SLIDES} or more of each"
         )
-    with torch.no_grad():
-        centre, directions = _components(_tables(network, slides))
-        sums: _Sums | None = None
-        for table in _tables(network, slides):
-            phi = phi_of(table.features, table.around, centre, directions)
-            sums = sums or _Sums(table, phi.shape[1])
-            sums.add(table, phi)
-        assert sums is not None  # noqa: S101 - there are slides
-        tables = list(_tables(network, held_back))
-        candidates = [sums.solved(centre, directions, penalty) for penalty in _PENALTIES]
-        fitted = min(candidates, key=lambda each: _unexplained(each, tables))
+    centre, directions = _components(_tables(network, slides))
+    sums: _Sums | None = None
+    for table in _tables(network, slides):
+        phi = phi_of(table.features, table.around, centre, directions)
+        sums = sums or _Sums(table, phi.shape[1])
+        sums.add(table, phi)
+    assert sums is not None  # noqa: S101 - there are slides
+    tables = list(_tables(network, held_back))
+    candidates = [sums.solved(centre, directions, penalty) for penalty in _PENALTIES]
+    fitted = min(candidates, key=lambda each: _unexplained(each, tables))
     return _with_errors(fitted, tables, seed)
 
 

@@ -73,6 +73,7 @@ def learn_from_coarse(
     return fitted
 
 
+@torch.no_grad()
 def judge_parts(
     network: SurvivalNetwork, fitted: FromCoarse, bags: CohortBags, slides: Sequence[str]
 ) -> pd.DataFrame:
@@ -86,9 +87,8 @@ def judge_parts(
     for slide in slides:
         table = FamilyTable.of(here, _tokens(bags, slide))
         expected, count = table.expected(fitted), len(table)
-        with torch.no_grad():
-            whole = table.risk((table.sums.sum(dim=0) / table.totals)[None])
-            top = set(focus_target(table).topk(max(1, count // 10)).indices.tolist())
+        whole = table.risk((table.sums.sum(dim=0) / table.totals)[None])
+        top = set(focus_target(table).topk(max(1, count // 10)).indices.tolist())
         rows.append((slide, "all", 1.0, float(whole), np.nan))
         alone = float(from_coarse_alone(table, expected).risk) + float(fitted.bias)
         rows.append((slide, "5x alone", 0.0, alone, np.nan))
