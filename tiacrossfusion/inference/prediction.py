@@ -14,7 +14,7 @@ from tiacrossfusion.survival import hazards_of, median_survival, risk_of, surviv
 
 if TYPE_CHECKING:
     from tiacrossfusion.explain.attribution import Attribution
-    from tiacrossfusion.inference.partial import PartialReading
+    from tiacrossfusion.inference.reading import PartialReading
     from tiacrossfusion.models.bundle import ModelBundle
     from tiacrossfusion.models.config import BundleConfig
 

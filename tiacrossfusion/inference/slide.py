@@ -24,11 +24,11 @@ from tiacrossfusion.inference.familiarity import familiarity_caveats
 from tiacrossfusion.inference.partial import (
     BagFamilies,
     Families,
-    PartialReading,
     predict_families,
     read_families,
 )
 from tiacrossfusion.inference.prediction import Prediction, predict_bag, risk_caveat
+from tiacrossfusion.inference.reading import PartialReading
 from tiacrossfusion.inference.slide_families import Checkpoint, SlideFamilies
 from tiacrossfusion.io.progress import Progress
 from tiacrossfusion.slides.options import ReadOptions

@@ -18,7 +18,7 @@ from tiacrossfusion.outputs.figures import in_own_style, save_figure
 from tiacrossfusion.outputs.values import origin
 
 if TYPE_CHECKING:
-    from tiacrossfusion.inference.partial import PartialReading
+    from tiacrossfusion.inference.reading import PartialReading
     from tiacrossfusion.inference.slide import SlideResult
 
 PICTURE, GEOJSON = "_families.png", "_families.geojson"

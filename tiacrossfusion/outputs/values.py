@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from tiacrossfusion.slides.spec import SCALES
 
 if TYPE_CHECKING:
-    from tiacrossfusion.inference.partial import PartialReading
     from tiacrossfusion.inference.prediction import Prediction
+    from tiacrossfusion.inference.reading import PartialReading
     from tiacrossfusion.inference.slide import SlideResult
     from tiacrossfusion.models.config import BundleConfig
 

@@ -202,8 +202,7 @@ class SurvivalPredictor(EngineABC):
                 and `patch_input_shape`, in its first run.
             patch_mode: must be False: survival is a property of a slide, not of a patch.
             save_dir: folder for results; needed for every output type but "dict".
-            overwrite: make finished results again, replacing files that this program wrote for these
-                slides and nothing else.
+            overwrite: make finished results again; files of others are never replaced.
             output_type: "dict", "zarr", "annotationstore", "qupath" or another name in `WRITERS`. "dict"
                 with a `save_dir` is saved as "zarr", as TIAToolbox's engines do.
             bags: instead of images: a folder of feature bags, one bag, or a list of bags.
