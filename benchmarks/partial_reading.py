@@ -30,7 +30,7 @@ from tiacrossfusion.inference.estimate import (
     shrunken,
 )
 from tiacrossfusion.inference.families import FamilyTable
-from tiacrossfusion.inference.sampling import balanced_order, families_for, focus_order, rounds
+from tiacrossfusion.inference.sampling import balanced_order, families_for, rounds
 from tiacrossfusion.inference.stopping import is_certain
 from tiacrossfusion.models.bundle import load_bundle
 from tiacrossfusion.training.config import make_config
@@ -104,7 +104,7 @@ def judge(bundle: Any, fitted: Any, read: Any, truth: Any, seed: int) -> dict[st
         risk = slide.risk((slide.sums.sum(dim=0) / slide.totals)[None])[0]
         whole.append(float(risk))
         alone = from_coarse_alone(slide, expected).risk
-        order = torch.from_numpy(focus_order(slide, fitted))
+        order = slide.by_focus(fitted)
         top = set(focus_target(slide).topk(max(1, len(slide) // 10)).indices.tolist())
         for budget in BUDGETS:
             n = families_for(budget, len(slide))

@@ -124,6 +124,12 @@ class FamilyTable:
             return torch.zeros_like(self.sums)
         return (self.phi(fitted) @ fitted.coefficients) * self.tokens[:, self.column]
 
+    def by_focus(self, fitted: FromCoarse) -> Tensor:
+        """Return the families (F,) from the highest to the lowest attribution that 5x tells to expect."""
+        phi = self.phi(fitted)
+        score = torch.cat([phi, phi[:, 1:] ** 2], dim=1) @ fitted.focus
+        return torch.argsort(score, descending=True, stable=True)
+
     def risk(self, means: Tensor) -> Tensor:
         """Return the risks (R,) of means (R, C) of the pools that 5x does not tell."""
         output = self.network.from_means(self._all(means), self._counts(), self.covariates)

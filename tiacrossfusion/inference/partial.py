@@ -27,7 +27,6 @@ from tiacrossfusion.inference.reading import PartialReading
 from tiacrossfusion.inference.sampling import (
     balanced_order,
     families_for,
-    focus_order,
     rounds,
     slide_rng,
 )
@@ -155,7 +154,7 @@ def predict_families(
     table = _table(families, bundle, covariates)
     if budget.choose == "focus":
         assert fitted is not None  # noqa: S101 - the budget has been checked
-        order = focus_order(table, fitted)
+        order = table.by_focus(fitted).numpy()
     else:
         order = balanced_order(table.curve.numpy(), slide_rng(families.name, number))
     most = families_for(budget.share, number)

@@ -4,16 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from tiacrossfusion.errors import UsageError
-
-if TYPE_CHECKING:
-    from tiacrossfusion.inference.families import FamilyTable
-    from tiacrossfusion.models.from_coarse import FromCoarse
 
 #: Families that are read at least, for a standard error; slides with fewer are read whole.
 LEAST = 16
@@ -89,10 +83,3 @@ def slide_rng(name: str, families: int, seed: int = 0) -> np.random.Generator:
     """Return a source of randomness that is the same for the same slide and seed."""
     digest = hashlib.sha256(f"{name} {families} {seed}".encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:8], "big"))
-
-
-def focus_order(table: FamilyTable, fitted: FromCoarse) -> np.ndarray:
-    """Return the families from the highest to the lowest attribution that 5x tells to expect."""
-    phi = table.phi(fitted)
-    score = torch.cat([phi, phi[:, 1:] ** 2], dim=1) @ fitted.focus
-    return torch.argsort(score, descending=True, stable=True).cpu().numpy()

@@ -17,7 +17,7 @@ from tiacrossfusion.inference.budget import POOLING
 from tiacrossfusion.inference.estimate import from_coarse_alone, from_imputed, from_sample
 from tiacrossfusion.inference.families import FamilyTable, phi_of
 from tiacrossfusion.inference.partial import BagFamilies
-from tiacrossfusion.inference.sampling import balanced_order, families_for, focus_order
+from tiacrossfusion.inference.sampling import balanced_order, families_for
 from tiacrossfusion.models.bundle import load_bundle
 from tiacrossfusion.models.from_coarse import SHARES, FromCoarse, t_quantile
 
@@ -191,7 +191,7 @@ def _with_errors(fitted: FromCoarse, tables: Sequence[FamilyTable], seed: int) -
         risk = table.risk((table.sums.sum(dim=0) / table.totals)[None])
         true.append(risk)
         alone.append(from_coarse_alone(table, expected).risk)
-        order = torch.from_numpy(focus_order(table, fitted))
+        order = table.by_focus(fitted)
         for number, share in enumerate(SHARES):
             n = families_for(share, len(table))
             if n >= len(table):

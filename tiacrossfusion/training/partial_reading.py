@@ -16,7 +16,6 @@ from tiacrossfusion.inference.families import FamilyTable
 from tiacrossfusion.inference.sampling import (
     balanced_order,
     families_for,
-    focus_order,
     slide_rng,
 )
 from tiacrossfusion.models.from_coarse import SHARES, FromCoarse
@@ -94,7 +93,7 @@ def judge_parts(
         rows.append((slide, "5x alone", 0.0, alone, np.nan))
         orders = {
             "random": balanced_order(table.curve.numpy(), slide_rng(slide, count)),
-            "focus": focus_order(table, fitted),
+            "focus": table.by_focus(fitted).numpy(),
         }
         for share in SHARES:
             n = families_for(share, count)

@@ -1,0 +1,121 @@
+"""Seconds of whole commands that read a part of a slide, with a ResNet50 on the CPU.
+
+    python benchmarks/partial_speed.py --work-dir work
+
+The slide is simulated (8,000 patches or more); encoder and network have random weights, on which speed does not
+depend. Each command is a process of its own, from the start to the report. Writes `partial_speed.md`.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import click
+import timm
+import torch
+
+from tiacrossfusion.encoders.loading import load_encoder
+from tiacrossfusion.models.bundle import save_bundle
+from tiacrossfusion.models.config import BundleConfig, ModelCard
+from tiacrossfusion.models.network import describe_network
+from tiacrossfusion.networks.nested_fusion import NestedFusion
+from tiacrossfusion.simulation.slides import simulate_slides
+from tiacrossfusion.slides.spec import SamplingSpec
+from tiacrossfusion.survival.time_bins import TimeBins
+
+BUDGETS = (1.0, 0.25, 0.1, 0.0)
+ENCODER = "timm:resnet50"
+
+
+def bundle_with_resnet(folder: Path) -> tuple[Path, Path]:
+    """Save a model with random weights, and the weights of its encoder."""
+    torch.manual_seed(0)
+    weights = folder / "resnet50.pt"
+    torch.save(timm.create_model("resnet50", num_classes=0).state_dict(), weights)
+    encoder = load_encoder(ENCODER, weights=str(weights))
+    network = NestedFusion(encoder.spec.width, 512, 4).eval()
+    config = BundleConfig(
+        name="speed",
+        version="1",
+        architecture=describe_network(network),
+        sampling=SamplingSpec(),
+        encoder=encoder.spec,
+        time_bins=TimeBins(edges=(0, 12, 24, 36, 120), unit="months"),
+        risk_reference=None,
+        card=ModelCard(
+            description="random weights",
+            cohort="none",
+            performance="none",
+            licence="none",
+            notice="none",
+        ),
+    )
+    save_bundle(folder / "bundle", config, network)
+    return folder / "bundle", weights
+
+
+def learn(folder: Path, bundle: Path, weights: Path) -> None:
+    """Let the model learn what 5x tells from small slides, so that a budget of 0 can be timed."""
+    simulate_slides(folder / "small", 12, 5, scenario="fine", slide_size=3072)
+    for command in (
+        ["extract", "--img-input", folder / "small" / "slides", "--output-path", folder / "bags",
+         "--encoder", ENCODER, "--encoder-weights", weights],
+        ["calibrate", "--model", bundle, "--bags", folder / "bags"],
+    ):  # fmt: skip
+        subprocess.run([sys.executable, "-m", "tiacrossfusion", *map(str, command)], check=True)
+
+
+@click.command(help=__doc__)
+@click.option("--work-dir", type=Path, required=True)
+@click.option("--slide-size", default=25_000, show_default=True)
+@click.option("--repeats", default=1, show_default=True)
+@click.option("--output", type=Path, default=Path(__file__).with_suffix(".md"))
+def main(work_dir: Path, slide_size: int, repeats: int, output: Path) -> None:
+    """Time the commands."""
+    work_dir.mkdir(parents=True, exist_ok=True)
+    if not (work_dir / "big" / "slides").exists():
+        simulate_slides(work_dir / "big", 1, 3, scenario="fine", slide_size=slide_size)
+    (slide,) = (path for path in (work_dir / "big" / "slides").iterdir() if path.suffix != ".json")
+    bundle, weights = bundle_with_resnet(work_dir)
+    learn(work_dir, bundle, weights)
+    seconds: dict[float, list[float]] = {budget: [] for budget in BUDGETS}
+    patches = {}
+    for repeat in range(repeats):
+        for budget in BUDGETS:
+            out = work_dir / f"out-{budget}-{repeat}-{time.time():.0f}"
+            begun = time.perf_counter()
+            subprocess.run(
+                [sys.executable, "-m", "tiacrossfusion", "predict", "--img-input", str(slide),
+                 "--model", str(bundle), "--encoder-weights", str(weights), "--budget", str(budget),
+                 "--output-path", str(out)],
+                check=True,
+            )  # fmt: skip
+            seconds[budget].append(time.perf_counter() - begun)
+            with (out / "predictions.csv").open() as file:
+                (row,) = csv.DictReader(file)
+            patches[budget] = sum(int(row[f"patches_{s}"] or 0) for s in ("5x", "10x", "20x"))
+    whole = sorted(seconds[1.0])[len(seconds[1.0]) // 2]
+    lines = [
+        "# Seconds of a part of a slide",
+        "",
+        f"Made by `benchmarks/partial_speed.py` on {os.cpu_count()} cores ({platform.machine()}), ResNet50, "
+        f"one simulated slide of {slide_size} x {slide_size} pixels; whole commands, median of {repeats}.",
+        "",
+        "| budget | patches read | seconds | times faster |",
+        "|---|---|---|---|",
+    ]
+    for budget in BUDGETS:
+        median = sorted(seconds[budget])[len(seconds[budget]) // 2]
+        lines.append(f"| {budget:g} | {patches[budget]:,} | {median:.0f} | {whole / median:.1f} |")
+    output.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
