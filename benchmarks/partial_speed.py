@@ -2,8 +2,9 @@
 
     python benchmarks/partial_speed.py --work-dir work
 
-The slide is simulated (8,000 patches or more); encoder and network have random weights, on which speed does not
-depend. Each command is a process of its own, from the start to the report. Writes `partial_speed.md`.
+The slide is a mosaic of simulated tissue of more than 8,000 patches; encoder and network have random weights,
+on which speed does not depend. Each command is a process of its own, from the start to the report. Writes
+`partial_speed.md`.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ import time
 from pathlib import Path
 
 import click
+import numpy as np
 import timm
 import torch
+from mosaic import BLOCK, SOURCE_BLOCKS, simulate_source, write_mosaic
 
 from tiacrossfusion.encoders.loading import load_encoder
 from tiacrossfusion.models.bundle import save_bundle
@@ -62,7 +65,8 @@ def bundle_with_resnet(folder: Path) -> tuple[Path, Path]:
 
 def learn(folder: Path, bundle: Path, weights: Path) -> None:
     """Let the model learn what 5x tells from small slides, so that a budget of 0 can be timed."""
-    simulate_slides(folder / "small", 12, 5, scenario="fine", slide_size=3072)
+    if not (folder / "small").exists():
+        simulate_slides(folder / "small", 12, 5, scenario="fine", size=(4096, 4096))
     for command in (
         ["extract", "--img-input", folder / "small" / "slides", "--output-path", folder / "bags",
          "--encoder", ENCODER, "--encoder-weights", weights],
@@ -73,15 +77,17 @@ def learn(folder: Path, bundle: Path, weights: Path) -> None:
 
 @click.command(help=__doc__)
 @click.option("--work-dir", type=Path, required=True)
-@click.option("--slide-size", default=25_000, show_default=True)
+@click.option("--blocks", default=12, show_default=True, help="Along a side of the slide.")
 @click.option("--repeats", default=1, show_default=True)
 @click.option("--output", type=Path, default=Path(__file__).with_suffix(".md"))
-def main(work_dir: Path, slide_size: int, repeats: int, output: Path) -> None:
+def main(work_dir: Path, blocks: int, repeats: int, output: Path) -> None:
     """Time the commands."""
     work_dir.mkdir(parents=True, exist_ok=True)
-    if not (work_dir / "big" / "slides").exists():
-        simulate_slides(work_dir / "big", 1, 3, scenario="fine", slide_size=slide_size)
-    (slide,) = (path for path in (work_dir / "big" / "slides").iterdir() if path.suffix != ".json")
+    slide = work_dir / "slide.svs"
+    if not slide.exists():
+        simulate_source(work_dir / "source.svs")
+        layout = np.random.default_rng(0).integers(SOURCE_BLOCKS, size=(blocks, blocks))
+        write_mosaic(slide, work_dir / "source.svs", layout)
     bundle, weights = bundle_with_resnet(work_dir)
     learn(work_dir, bundle, weights)
     seconds: dict[float, list[float]] = {budget: [] for budget in BUDGETS}
@@ -105,7 +111,8 @@ def main(work_dir: Path, slide_size: int, repeats: int, output: Path) -> None:
         "# Seconds of a part of a slide",
         "",
         f"Made by `benchmarks/partial_speed.py` on {os.cpu_count()} cores ({platform.machine()}), ResNet50, "
-        f"one simulated slide of {slide_size} x {slide_size} pixels; whole commands, median of {repeats}.",
+        f"one slide of {blocks * BLOCK:,} x {blocks * BLOCK:,} pixels at 0.25 mpp; whole "
+        f"commands, median of {repeats}.",
         "",
         "| budget | patches read | seconds | times faster |",
         "|---|---|---|---|",

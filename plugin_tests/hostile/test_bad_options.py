@@ -56,6 +56,7 @@ def starts(simulated, cohort, tmp_path) -> dict[str, list[str]]:
             "fine_burden",
             *out,
         ],
+        "calibrate": ["--model", str(tmp_path), *bags],
         "evaluate": ["--predictions", str(cohort), *out],
         "faithfulness": ["--faithfulness", *bags, "--model", "crossfusion-demo", *out],
         "simulate": out,

@@ -17,7 +17,13 @@ from tiacrossfusion.text import printable
 @click.option(
     "--bags", type=Path, help="Folder of feature bags of slides like those of the training."
 )
-@click.option("--seed", default=0, show_default=True, help="Of who is held back, and of samples.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**32 - 1),
+    default=0,
+    show_default=True,
+    help="Of who is held back, and of samples.",
+)
 @cli_device()
 def calibrate(model: str | None, bags: Path | None, seed: int, device: str) -> None:
     """Learn what 5x tells of the patches inside, and how wide intervals of a partial reading are.

@@ -152,6 +152,7 @@ class ReportSlide(PlainValues):
         model: name and version of the model.
         risk: higher is worse.
         risk_sd: standard deviation of the risk over an ensemble.
+        risk_interval: 95 % interval of the risk, of a slide that was read in part.
         percentile: percentile of the risk among the training patients.
         risk_group: name of the group.
         group_rank: 0 for the group of low risk, 1 for that of high risk.
@@ -174,6 +175,7 @@ class ReportSlide(PlainValues):
     model: Text = ""
     risk: float | None = None
     risk_sd: float | None = None
+    risk_interval: tuple[float, float] | None = None
     percentile: float | None = None
     risk_group: Text | None = None
     group_rank: int | None = None

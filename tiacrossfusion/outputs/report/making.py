@@ -35,17 +35,18 @@ def make_fragment(result: SlideResult) -> ReportSlide:
         gallery_note = f"Patches left out because the file is damaged there: {gallery.unreadable}."
     if reference is not None:
         rank = reference.groups.index(reference.group(prediction.risk))
-    adds = prediction.attribution
+    adds, reading = prediction.attribution, prediction.reading
     return ReportSlide(
         name=result.name,
         message=result.message,
         model=f"{config.name} {config.version}",
         risk=prediction.risk,
         risk_sd=prediction.risk_sd,
+        risk_interval=None if reading is None else (reading.low, reading.high),
         percentile=prediction.percentile,
         risk_group=prediction.risk_group,
         group_rank=rank,
-        patches=bag.counts(),
+        patches=result.patches(),
         facts=_facts(bag),
         survival=curve_of(prediction, config),
         contribution={}
