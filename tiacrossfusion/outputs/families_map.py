@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +27,8 @@ PICTURE, GEOJSON = "_families.png", "_families.geojson"
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "tiacrossfusion families")
 _READ, _IMPUTED, _NOT_READ = "read", "imputed from 5x", "not read"
 _GREY = (200, 200, 200)
+#: Families that are numbered in the picture.
+_RANKED = 5
 
 
 def states(reading: PartialReading) -> list[str]:
@@ -36,13 +39,21 @@ def states(reading: PartialReading) -> list[str]:
     ]
 
 
+def most_apart(reading: PartialReading) -> list[int]:
+    """Return the rows of the families that disagree most with what 5x tells, the largest first."""
+    apart = np.nan_to_num(np.abs(reading.disagreement))
+    rows = np.argsort(-apart, kind="stable")[:_RANKED]
+    return [int(row) for row in rows if apart[row] > 0]
+
+
 def write_families(result: SlideResult, path: Path) -> None:
     """Write the families as GeoJSON for QuPath: a tile each, with what was read of it."""
     reading = result.prediction.reading
     assert reading is not None  # noqa: S101 - asked for such slides only
     made, colours = result.bag.provenance, _colours(reading, _limit(result))
     bounds = _bounds(result, reading) - np.tile(made.offset, 2)
-    features = []
+    ranks = {row: rank for rank, row in enumerate(most_apart(reading), 1)}
+    features: list[dict[str, object]] = []
     for (x0, y0, x1, y1), state, colour, read, effect, apart in zip(
         bounds.tolist(),
         states(reading),
@@ -52,7 +63,12 @@ def write_families(result: SlideResult, path: Path) -> None:
         reading.disagreement.tolist(),
         strict=True,
     ):
-        measured = {"Read": int(read), "Effect on the risk": effect, "Disagreement with 5x": apart}
+        measured = {
+            "Read": int(read),
+            "Effect on the risk": effect,
+            "Disagreement with 5x": apart,
+            "Disagreement rank": ranks.get(len(features), math.nan),
+        }
         features.append(
             {
                 "type": "Feature",
@@ -78,6 +94,7 @@ def write_families(result: SlideResult, path: Path) -> None:
         "Effect on the risk": "Change of the risk if the whole slide were like the family, to first order; "
         "of families that were not read, as 5x tells to expect.",
         "Disagreement with 5x": "How far that lies above what 5x tells to expect.",
+        "Disagreement rank": "1 for the family that disagrees most, up to 5.",
     }
     content = {
         "type": "FeatureCollection",
@@ -118,6 +135,12 @@ def families_figure(result: SlideResult, path: Path) -> None:
             hatch=hatch,
         )
         axes.add_collection(drawn)
+    for rank, row in enumerate(most_apart(reading), 1):
+        x0, y0, x1, y1 = bounds[row].tolist()
+        axes.add_patch(
+            Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor="black", linewidth=2)
+        )
+        axes.text((x0 + x1) / 2, (y0 + y1) / 2, str(rank), ha="center", va="center", fontsize=9)
     axes.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[], aspect="equal")
     axes.set_title(
         f"{result.name}: {int(reading.read.sum())} of {reading.families} families read "
@@ -141,6 +164,7 @@ def families_figure(result: SlideResult, path: Path) -> None:
         0.25 / (min(10.0, tall) + 1.6),
         "Change of the risk if the whole slide were like the family, from "
         f"\u2212{limit:.2g} to +{limit:.2g}. "
+        "Numbers: families that disagree most with what 5x tells. "
         f"{result.config.card.notice}",
         ha="center",
         fontsize=8,
