@@ -35,6 +35,8 @@ COMPONENTS = 256
 #: Ridge penalties that are tried, as a share of the variance of a component.
 _PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)
 _FOCUS_PENALTY = 1e-2
+#: Slides that the components are found from.
+_FOR_COMPONENTS = 40
 #: Random samples of each slide that is held back, and slides at least.
 _DRAWS, LEAST_SLIDES = 20, 5
 #: Share of the errors that an interval holds.
@@ -61,7 +63,8 @@ def fit_from_coarse(
             f"{len(slides)} slides to fit and {len(held_back)} held back: intervals of a partial reading "
             f"need {LEAST_SLIDES} or more of each"
         )
-    centre, directions = _components(_tables(network, slides))
+    some = slides[:: max(1, len(slides) // _FOR_COMPONENTS)]
+    centre, directions = _components(_tables(network, some))
     sums: _Sums | None = None
     for table in _tables(network, slides):
         phi = phi_of(table.features, table.around, centre, directions)

@@ -32,8 +32,9 @@ if TYPE_CHECKING:
 PARTIAL = "partial_reading.csv"
 COLUMNS = ("slide", "method", "share", "risk", "recall")
 
-#: Most slides that the regression and its errors are learnt from.
-_MOST, _MOST_HELD = 300, 100
+#: Families that are enough for the regression, slides that it has at least if there are so many, and most
+#: slides for its errors.
+_ENOUGH, _LEAST, _MOST_HELD = 60_000, 60, 60
 
 
 def learn_from_coarse(
@@ -65,7 +66,10 @@ def learn_from_coarse(
         return None
     fitted = fit_from_coarse(
         here,
-        [partial(_tokens, bags, slide) for slide in _some(slides, _MOST)],
+        [
+            partial(_tokens, bags, slide)
+            for slide in _some(slides, max(_LEAST, _ENOUGH // first.features["5x"].shape[1]))
+        ],
         [partial(_tokens, bags, slide) for slide in _some(held_back, _MOST_HELD)],
     )
     fitted.save(folder)
