@@ -20,7 +20,14 @@ from tiacrossfusion.io.arguments import usable_device
 from tiacrossfusion.io.atomic import replacing
 from tiacrossfusion.io.paths import is_there, missing
 from tiacrossfusion.models.config import BundleConfig
-from tiacrossfusion.models.files import CONFIG, WEIGHTS, find_bundle, fingerprint, read_config
+from tiacrossfusion.models.files import (
+    CONFIG,
+    FROM_COARSE,
+    WEIGHTS,
+    find_bundle,
+    fingerprint,
+    read_config,
+)
 from tiacrossfusion.models.from_coarse import FromCoarse
 from tiacrossfusion.models.network import network_of
 from tiacrossfusion.survival import interpolation
@@ -184,6 +191,7 @@ def save_bundle(folder: Path, config: BundleConfig, network: SurvivalNetwork) ->
     text = json.dumps(config.model_dump(mode="json"), indent=2) + "\n"
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / FROM_COARSE).unlink(missing_ok=True)  # of other weights
         for name, content in ((WEIGHTS, save(weights)), (CONFIG, text.encode())):
             with replacing(folder / name) as part:
                 part.write_bytes(content)
