@@ -264,12 +264,12 @@ def test_an_interrupted_slide_goes_on_where_it_was(small_slide, tmp_path, monkey
     tiacf(*options, "--output-path", tmp_path / "out")
     first = sum(encoded)
     assert 0 < first < once
-    assert list((tmp_path / "out" / ".tiacf").glob("*.families.npz"))
+    assert list((tmp_path / "out" / ".tiacf").glob("*.families.safetensors"))
     encoded.clear()
     done = tiacf(*options, "--output-path", tmp_path / "out")
     assert done.exit_code == 0, done.output
     assert first + sum(encoded) == once
-    assert not list((tmp_path / "out" / ".tiacf").glob("*.families.npz"))
+    assert not list((tmp_path / "out" / ".tiacf").glob("*.families.safetensors"))
     whole, resumed = table(tmp_path / "whole"), table(tmp_path / "out")
     assert whole["risk"].tolist() == resumed["risk"].tolist()
     assert np.isfinite(whole["risk_low"]).all()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from safetensors import safe_open
+from safetensors.numpy import save
 
 from tiacrossfusion.bags.bag import FeatureBag, ScaleFeatures
 from tiacrossfusion.errors import TiacfError
@@ -147,7 +148,7 @@ class SlideFamilies(Families):
         if self._checkpoint is None:
             return
         patches = self._patches
-        arrays: dict[str, Any] = {"key": self._checkpoint.key, "colour": patches.colour}
+        arrays = {"colour": patches.colour}
         for scale in SCALES:
             encoded = patches.encoded[scale]
             arrays |= {
@@ -156,8 +157,8 @@ class SlideFamilies(Families):
                 f"features_{scale}": patches.features[scale][encoded],
             }
         try:
-            with replacing(self._checkpoint.path) as part, part.open("wb") as file:
-                np.savez(file, **arrays)
+            with replacing(self._checkpoint.path) as part:
+                part.write_bytes(save(arrays, metadata={"key": self._checkpoint.key}))
         except OSError as error:
             _log.warning("%s: what was read is not kept: %s", self.name, error)
 
@@ -167,10 +168,10 @@ class SlideFamilies(Families):
             return
         patches = self._patches
         try:
-            with np.load(self._checkpoint.path) as file:
-                arrays: Mapping[str, np.ndarray] = dict(file)
-            if str(arrays["key"]) != self._checkpoint.key:
-                return
+            with safe_open(self._checkpoint.path, framework="numpy") as file:
+                if (file.metadata() or {}).get("key") != self._checkpoint.key:
+                    return
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             for scale in SCALES:
                 encoded = arrays[f"encoded_{scale}"]
                 if encoded.shape != patches.encoded[scale].shape:

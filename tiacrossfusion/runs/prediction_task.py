@@ -165,7 +165,7 @@ class PredictionTask(RecordedTask):
         # Another budget may go on from what an interrupted run has read.
         parts = {name: part for name, part in self._key.items() if name in _OF_FEATURES}
         parts["sampling"] = self.bundle.config.sampling.model_dump_json()
-        path = self.folder.records_path / f"{record.name}.families.npz"
+        path = self.folder.records_path / f"{record.name}.families.safetensors"
         return Checkpoint(path, json.dumps(parts, sort_keys=True))
 
     def failed_row(self, message: str) -> dict[str, Any]:
