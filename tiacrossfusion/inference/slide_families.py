@@ -148,7 +148,7 @@ class SlideFamilies(Families):
         if self._checkpoint is None:
             return
         patches = self._patches
-        arrays = {"colour": patches.colour}
+        arrays: dict[str, np.ndarray] = {"colour": patches.colour}
         for scale in SCALES:
             encoded = patches.encoded[scale]
             arrays |= {
