@@ -26,8 +26,7 @@ from mosaic import BLOCK, SOURCE_BLOCKS, simulate_source, write_mosaic
 from tiacrossfusion.encoders.loading import load_encoder
 from tiacrossfusion.models.bundle import save_bundle
 from tiacrossfusion.models.config import BundleConfig, ModelCard
-from tiacrossfusion.models.network import describe_network
-from tiacrossfusion.networks.nested_fusion import NestedFusion
+from tiacrossfusion.models.network import describe_network, network_of
 from tiacrossfusion.simulation.slides import simulate_slides
 from tiacrossfusion.slides.spec import SamplingSpec
 from tiacrossfusion.survival.time_bins import TimeBins
@@ -42,11 +41,14 @@ def bundle_with_resnet(folder: Path) -> tuple[Path, Path]:
     weights = folder / "resnet50.pt"
     torch.save(timm.create_model("resnet50", num_classes=0).state_dict(), weights)
     encoder = load_encoder(ENCODER, weights=str(weights))
-    network = NestedFusion(encoder.spec.width, 512, 4).eval()
+    described = describe_network(
+        "nested-fusion", encoder_width=encoder.spec.width, num_bins=4, sizes={"embed_dim": 512}
+    )
+    network = network_of(described).eval()
     config = BundleConfig(
         name="speed",
         version="1",
-        architecture=describe_network(network),
+        architecture=described,
         sampling=SamplingSpec(),
         encoder=encoder.spec,
         time_bins=TimeBins(edges=(0, 12, 24, 36, 120), unit="months"),
