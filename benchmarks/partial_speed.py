@@ -79,7 +79,7 @@ def learn(folder: Path, bundle: Path, weights: Path) -> None:
 
 @click.command(help=__doc__)
 @click.option("--work-dir", type=Path, required=True)
-@click.option("--blocks", default=12, show_default=True, help="Along a side of the slide.")
+@click.option("--blocks", default=13, show_default=True, help="Along a side of the slide.")
 @click.option("--repeats", default=1, show_default=True)
 @click.option("--output", type=Path, default=Path(__file__).with_suffix(".md"))
 def main(work_dir: Path, blocks: int, repeats: int, output: Path) -> None:
