@@ -227,6 +227,9 @@ def test_calibration_is_refused_to_models_that_do_not_pool_and_to_few_slides(coh
     shutil.copytree(model(cohort), bundle)
     done = tiacf("calibrate", "--model", bundle, "--bags", few(cohort, tmp_path, 3))
     assert_failed(done, "need 5 or more of each")
+    simulate_bags(tmp_path / "small", 15, 1, scenario="sum", side=4, encoder_width=8)
+    done = tiacf("calibrate", "--model", bundle, "--bags", tmp_path / "small" / "bags")
+    assert_failed(done, "more than 16 families")
     assert_usage(tiacf("calibrate", "--bags", cohort / "bags"), "--model is missing")
 
 

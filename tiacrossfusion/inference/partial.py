@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,7 +23,7 @@ from tiacrossfusion.inference.estimate import (
     shrunken,
 )
 from tiacrossfusion.inference.families import FamilyTable
-from tiacrossfusion.inference.prediction import Prediction, read_off
+from tiacrossfusion.inference.prediction import Prediction, read_off, record_use
 from tiacrossfusion.inference.reading import PartialReading
 from tiacrossfusion.inference.sampling import (
     balanced_order,
@@ -223,7 +224,12 @@ def _result(
         apart,
         np.zeros((len(table), 4), np.int64) if bounds is None else bounds,
     )
-    return read_off(hazards, bundle.config), reading
+    use, record = None, bundle.config.architecture.record
+    if record is not None:
+        known = np.zeros(len(record.names), bool) if covariates is None else ~np.isnan(covariates)
+        alone_hazards = replace(table, covariates=None).hazards(found.means).detach()[0]
+        use = record_use(record.names, known, alone_hazards.double().numpy())
+    return replace(read_off(hazards, bundle.config), record=use), reading
 
 
 def _estimate(

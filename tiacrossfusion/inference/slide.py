@@ -242,7 +242,7 @@ def _of_families(
     if reading.share == 1:
         whole = replace(reading, low=seen.risk, high=seen.risk, shrunken=seen.risk)
         return bag, replace(seen, reading=whole)
-    return bag, replace(prediction, reading=reading, attention=seen.attention, record=seen.record)
+    return bag, replace(prediction, reading=reading, attention=seen.attention)
 
 
 def _of_reading(reading: PartialReading | None) -> str:

@@ -17,7 +17,7 @@ from tiacrossfusion.inference.budget import POOLING
 from tiacrossfusion.inference.estimate import from_coarse_alone, from_imputed, from_sample
 from tiacrossfusion.inference.families import FamilyTable, phi_of
 from tiacrossfusion.inference.partial import BagFamilies
-from tiacrossfusion.inference.sampling import balanced_order, families_for
+from tiacrossfusion.inference.sampling import LEAST, balanced_order, families_for
 from tiacrossfusion.models.bundle import load_bundle
 from tiacrossfusion.models.from_coarse import SHARES, FromCoarse, t_quantile
 
@@ -56,12 +56,18 @@ def fit_from_coarse(
         seed: of the samples.
 
     Raises:
-        TiacfError: there are too few slides.
+        TiacfError: there are too few slides, or they are too small.
     """
     if min(len(slides), len(held_back)) < LEAST_SLIDES:
         raise TiacfError(
             f"{len(slides)} slides to fit and {len(held_back)} held back: intervals of a partial reading "
             f"need {LEAST_SLIDES} or more of each"
+        )
+    tables = list(_tables(network, held_back))
+    if all(len(table) <= LEAST for table in tables):
+        raise TiacfError(
+            f"no slide that was held back has more than {LEAST} families, which are read whole: there is "
+            "nothing to learn of larger ones; give slides like those that will be predicted"
         )
     some = slides[:: max(1, len(slides) // _FOR_COMPONENTS)]
     centre, directions = _components(_tables(network, some))
@@ -71,7 +77,6 @@ def fit_from_coarse(
         sums = sums or _Sums(table, phi.shape[1])
         sums.add(table, phi)
     assert sums is not None  # noqa: S101 - there are slides
-    tables = list(_tables(network, held_back))
     candidates = [sums.solved(centre, directions, penalty) for penalty in _PENALTIES]
     fitted = min(candidates, key=lambda each: _unexplained(each, tables))
     return _with_errors(fitted, tables, seed)
@@ -211,21 +216,18 @@ def _with_errors(fitted: FromCoarse, tables: Sequence[FamilyTable], seed: int) -
     bias = difference.mean()
     return replace(
         fitted,
-        widening=_quantiles(ratios, empty=1.0),
-        focus_error=_quantiles(errors, empty=0.0),
+        widening=_quantiles(ratios),
+        focus_error=_quantiles(errors),
         coarse_error=(difference - bias).abs().quantile(_level(len(tables))),
         bias=bias,
         variance=difference.var(),
     )
 
 
-def _quantiles(values: Sequence[Sequence[Tensor]], empty: float) -> Tensor:
-    """Return the quantile of each share; that of the next larger share, or `empty`, where none was read."""
-    found = []
-    for share in values:
-        each = torch.cat(list(share)).float() if share else None
-        found.append(torch.tensor(empty) if each is None else each.quantile(_level(len(each))))
-    return torch.stack(found)
+def _quantiles(values: Sequence[Sequence[Tensor]]) -> Tensor:
+    """Return the quantile of each share."""
+    every = [torch.cat(list(share)).float() for share in values]
+    return torch.stack([each.quantile(_level(len(each))) for each in every])
 
 
 def _level(count: int) -> float:

@@ -14,6 +14,7 @@ import torch
 from tiacrossfusion.inference.estimate import from_coarse_alone, from_imputed, from_sample
 from tiacrossfusion.inference.families import FamilyTable
 from tiacrossfusion.inference.sampling import (
+    LEAST,
     balanced_order,
     families_for,
     slide_rng,
@@ -46,7 +47,8 @@ def learn_from_coarse(
 ) -> FromCoarse | None:
     """Learn what 5x tells and add it to a bundle.
 
-    None, and nothing is written, for a network that does not pool, grids that do not nest or too few slides.
+    None, and nothing is written, for a network that does not pool, grids that do not nest, too few slides or
+    slides of at most 16 families, which are read whole.
 
     Args:
         folder: of the bundle.
@@ -59,6 +61,8 @@ def learn_from_coarse(
         every = [*slides, *held_back]
         slides, held_back = [s for i, s in enumerate(every) if i % 3], every[::3]
     if not network.pools_families or min(len(slides), len(held_back)) < LEAST_SLIDES:
+        return None
+    if all(bags.counts(slide)[0] <= LEAST for slide in held_back):
         return None
     here = _on_cpu(network)
     first = _tokens(bags, slides[0])
