@@ -27,11 +27,10 @@ from tiacrossfusion.encoders.loading import load_encoder
 from tiacrossfusion.models.bundle import save_bundle
 from tiacrossfusion.models.config import BundleConfig, ModelCard
 from tiacrossfusion.models.network import describe_network, network_of
-from tiacrossfusion.simulation.slides import simulate_slides
 from tiacrossfusion.slides.spec import SamplingSpec
 from tiacrossfusion.survival.time_bins import TimeBins
 
-BUDGETS = (1.0, 0.25, 0.1, 0.0)
+BUDGETS = (1.0, 0.25, 0.1)
 ENCODER = "timm:resnet50"
 
 
@@ -65,18 +64,6 @@ def bundle_with_resnet(folder: Path) -> tuple[Path, Path]:
     return folder / "bundle", weights
 
 
-def learn(folder: Path, bundle: Path, weights: Path) -> None:
-    """Let the model learn what 5x tells from small slides, so that a budget of 0 can be timed."""
-    if not (folder / "small").exists():
-        simulate_slides(folder / "small", 12, 5, scenario="fine", size=(4096, 4096))
-    for command in (
-        ["extract", "--img-input", folder / "small" / "slides", "--output-path", folder / "bags",
-         "--encoder", ENCODER, "--encoder-weights", weights],
-        ["calibrate", "--model", bundle, "--bags", folder / "bags"],
-    ):  # fmt: skip
-        subprocess.run([sys.executable, "-m", "tiacrossfusion", *map(str, command)], check=True)
-
-
 @click.command(help=__doc__)
 @click.option("--work-dir", type=Path, required=True)
 @click.option("--blocks", default=13, show_default=True, help="Along a side of the slide.")
@@ -91,7 +78,6 @@ def main(work_dir: Path, blocks: int, repeats: int, output: Path) -> None:
         layout = np.random.default_rng(0).integers(SOURCE_BLOCKS, size=(blocks, blocks))
         write_mosaic(slide, work_dir / "source.svs", layout)
     bundle, weights = bundle_with_resnet(work_dir)
-    learn(work_dir, bundle, weights)
     seconds: dict[float, list[float]] = {budget: [] for budget in BUDGETS}
     patches = {}
     for repeat in range(repeats):
