@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Literal
 
 from tiacrossfusion.errors import UsageError
 from tiacrossfusion.inference.sampling import families_for
-from tiacrossfusion.inference.stopping import Until
 
 if TYPE_CHECKING:
     from tiacrossfusion.models.bundle import ModelBundle
 
 Choose = Literal["random", "focus"]
+#: Half-width of an interval in standard deviations of the training risks, or until the group is certain.
+Until = float | Literal["group"]
 
 #: Networks that predict from means over the slide, for messages.
 POOLING = "nested-fusion, mean-pool and abmil"

@@ -61,7 +61,7 @@ def from_sample(table: FamilyTable, expected: Tensor, read: Tensor) -> Estimates
     left = table.sums - expected  # (F, C)
     ratio = (chosen @ left) / (chosen @ table.tokens)[:, column].clamp(min=1)  # (R, C)
     means = expected.sum(dim=0) / totals + ratio
-    risk, gradient = _with_gradient(table, _possible(table, means, chosen))
+    risk, gradient = risk_with_gradient(table, _possible(table, means, chosen))
     slope = gradient / totals  # (R, C)
     by_scale = slope.new_zeros(len(slope), 3).index_add(1, column, ratio * slope)
     n = read.shape[1]
@@ -77,7 +77,7 @@ def from_imputed(table: FamilyTable, expected: Tensor, read: Tensor) -> Estimate
     chosen = _indicator(table, read)
     means = (expected.sum(dim=0) + chosen @ (table.sums - expected)) / table.totals
     means = _possible(table, means, chosen)
-    risk, gradient = _with_gradient(table, means)
+    risk, gradient = risk_with_gradient(table, means)
     return Estimates(means, risk, torch.full_like(risk, torch.nan), gradient)
 
 
@@ -129,7 +129,7 @@ def _possible(table: FamilyTable, means: Tensor, chosen: Tensor) -> Tensor:
     return means
 
 
-def _with_gradient(table: FamilyTable, means: Tensor) -> tuple[Tensor, Tensor]:
+def risk_with_gradient(table: FamilyTable, means: Tensor) -> tuple[Tensor, Tensor]:
     """Return the risks (R,) of means (R, C), and their gradient (R, C)."""
     with torch.enable_grad():
         leaf = means.detach().requires_grad_()

@@ -11,7 +11,8 @@ import torch
 
 from tiacrossfusion.inference.sampling import curve_order
 from tiacrossfusion.networks.families import neighbours
-from tiacrossfusion.networks.pooling import Pool
+from tiacrossfusion.networks.pooling import Pool, family_rows
+from tiacrossfusion.slides.spec import SCALES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,7 +31,7 @@ class FamilyTable:
         pools: as the network returns them; those that 5x does not tell are 0 for families not read.
         tokens: (F, 3) number of tokens of each family at 5x, 10x and 20x, read or not.
         features: (F, U) of the regression from 5x, before its projection.
-        around: (F, 8) rows of the families around each; -1 where there is none.
+        around: (F, 8) rows of the eight neighbours of each family; -1 for one without tissue.
         curve: (F,) the families along a curve through the slide, see `sampling.curve_order`.
         covariates: (1, C) of the patient, if any.
     """
@@ -61,8 +62,6 @@ class FamilyTable:
         with torch.no_grad():
             pools = network.family_sums(inputs)
         if counts is None:
-            from tiacrossfusion.networks.pooling import family_rows
-
             rows = family_rows(inputs)
             found = {s: torch.bincount(rows[s], minlength=len(rows["5x"])) for s in ("10x", "20x")}
         else:
@@ -98,10 +97,7 @@ class FamilyTable:
     def column(self) -> Tensor:
         """Column (C,) of `tokens` whose tokens each sum is over."""
         return torch.cat(
-            [
-                torch.full((pool.sums.shape[1],), ("5x", "10x", "20x").index(pool.scale))
-                for pool in self.sampled
-            ]
+            [torch.full((pool.sums.shape[1],), SCALES.index(pool.scale)) for pool in self.sampled]
         )
 
     @cached_property
@@ -113,6 +109,11 @@ class FamilyTable:
     def totals(self) -> Tensor:
         """Number (C,) of the slide's tokens that each sum is divided by."""
         return self.tokens.sum(dim=0)[self.column]
+
+    @cached_property
+    def means(self) -> Tensor:
+        """Means (1, C) of the pools that 5x does not tell, of a slide that was read whole."""
+        return (self.sums.sum(dim=0) / self.totals)[None]
 
     def phi(self, fitted: FromCoarse) -> Tensor:
         """Return the features (F, 1 + 2 q) of the regression."""
@@ -126,8 +127,7 @@ class FamilyTable:
 
     def by_focus(self, fitted: FromCoarse) -> Tensor:
         """Return the families (F,) from the highest to the lowest attribution that 5x tells to expect."""
-        phi = self.phi(fitted)
-        score = torch.cat([phi, phi[:, 1:] ** 2], dim=1) @ fitted.focus
+        score = with_squares(self.phi(fitted)) @ fitted.focus
         return torch.argsort(score, descending=True, stable=True)
 
     def risk(self, means: Tensor) -> Tensor:
@@ -149,9 +149,7 @@ class FamilyTable:
                 yield next(parts)
 
     def _counts(self) -> dict[str, int]:
-        return dict(
-            zip(("5x", "10x", "20x"), (int(n) for n in self.tokens.sum(dim=0)), strict=True)
-        )
+        return dict(zip(SCALES, (int(n) for n in self.tokens.sum(dim=0)), strict=True))
 
 
 def phi_of(features: Tensor, around: Tensor, centre: Tensor, directions: Tensor) -> Tensor:
@@ -162,3 +160,8 @@ def phi_of(features: Tensor, around: Tensor, centre: Tensor, directions: Tensor)
     return torch.cat(
         [torch.ones_like(v[:, :1]), v, total / (1 + there.sum(1, keepdim=True))], dim=1
     )
+
+
+def with_squares(phi: Tensor) -> Tensor:
+    """Return `[phi; phi^2]` (F, 1 + 4 q) of phi (F, 1 + 2 q), without the constant's square."""
+    return torch.cat([phi, phi[:, 1:] ** 2], dim=1)

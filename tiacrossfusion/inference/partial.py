@@ -46,7 +46,6 @@ class Families(ABC):
     Attributes:
         coarse: the 5x patches, all read.
         counts: (F, 2) number of 10x and 20x patches in each family.
-        provenance: of the bag of what was read.
     """
 
     coarse: ScaleFeatures
@@ -160,30 +159,32 @@ def predict_families(
         order = balanced_order(table.curve.numpy(), slide_rng(families.name, number))
     most = families_for(budget.share, number)
     looks = rounds(number, most) if most else []
-    n = 0
+    n = known = 0  # families read, and those of them that the table has
     for target in looks:
         families.read(order[n:target])
         n = target
         if budget.until is None or n == number:
             continue
-        table = _table(families, bundle, covariates)
+        table, known = _table(families, bundle, covariates), n
         found = from_sample(table, table.expected(fitted), torch.from_numpy(order[None, :n]))
         assert reference is not None  # noqa: S101 - the budget has been checked
         risk, se = float(found.risk), float(found.se)
         if is_certain(risk, se, n, number, budget.until, fitted, reference, len(looks)):
             break
-    return _result(families, bundle, budget, order[:n], covariates)
+    if known < n:
+        table = _table(families, bundle, covariates)
+    return _result(families, table, bundle, budget, order[:n], covariates)
 
 
 def _result(
     families: Families,
+    table: FamilyTable,
     bundle: ModelBundle,
     budget: Budget,
     read: np.ndarray,
     covariates: np.ndarray | None,
 ) -> tuple[Prediction, PartialReading]:
     fitted = bundle.from_coarse
-    table = _table(families, bundle, covariates)
     expected, rows, n = table.expected(fitted), torch.from_numpy(read.copy())[None], len(read)
     share = n / len(table)
     alone = None if fitted is None else from_coarse_alone(table, expected)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -45,3 +46,16 @@ class PartialReading:
         """Root mean square of the families' disagreement; None where it is not known."""
         known = self.disagreement[np.isfinite(self.disagreement)]
         return float(np.sqrt((known**2).mean())) if len(known) else None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where the features of a slide that was begun are kept.
+
+    Attributes:
+        path: of the file.
+        key: of everything that they depend on; others are not taken.
+    """
+
+    path: Path
+    key: str

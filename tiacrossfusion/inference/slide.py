@@ -21,15 +21,8 @@ from tiacrossfusion.explain.scores import slide_scores
 from tiacrossfusion.inference.budget import Budget
 from tiacrossfusion.inference.extraction import extract_bag
 from tiacrossfusion.inference.familiarity import familiarity_caveats
-from tiacrossfusion.inference.partial import (
-    BagFamilies,
-    Families,
-    predict_families,
-    read_families,
-)
 from tiacrossfusion.inference.prediction import Prediction, predict_bag, risk_caveat
-from tiacrossfusion.inference.reading import PartialReading
-from tiacrossfusion.inference.slide_families import Checkpoint, SlideFamilies
+from tiacrossfusion.inference.reading import Checkpoint, PartialReading
 from tiacrossfusion.io.progress import Progress
 from tiacrossfusion.slides.options import ReadOptions
 from tiacrossfusion.slides.overview import read_overview
@@ -42,6 +35,7 @@ if TYPE_CHECKING:
     from tiacrossfusion.explain.gallery import Gallery
     from tiacrossfusion.explain.hotspots import Hotspot, HotspotsBy
     from tiacrossfusion.explain.score import Score
+    from tiacrossfusion.inference.partial import Families
     from tiacrossfusion.models.bundle import ModelBundle
     from tiacrossfusion.models.config import BundleConfig
 
@@ -146,6 +140,8 @@ def predict_slide(
                 slide, sampling, encoder, read, progress=progress
             )
         else:
+            from tiacrossfusion.inference.slide_families import SlideFamilies  # imports torch
+
             source = families = SlideFamilies(slide, sampling, encoder, read, progress, checkpoint)
         progress.stage(slide.name, "predict")
         result = predict_stored(
@@ -202,6 +198,8 @@ def predict_stored(
     if isinstance(source, FeatureBag) and budget.reads_all:
         bag, prediction = source, predict_bag(source, bundle, covariates)
     else:
+        from tiacrossfusion.inference.partial import BagFamilies  # imports torch
+
         families = BagFamilies(source) if isinstance(source, FeatureBag) else source
         budget.checked(lambda: bundle)
         bag, prediction = _of_families(families, bundle, budget, covariates)
@@ -234,6 +232,8 @@ def _of_families(
     families: Families, bundle: ModelBundle, budget: Budget, covariates: np.ndarray | None
 ) -> tuple[FeatureBag, Prediction]:
     """Return the bag of the families that were read, and the prediction of the whole slide."""
+    from tiacrossfusion.inference.partial import predict_families, read_families
+
     prediction, reading = predict_families(families, bundle, budget, covariates)
     bag = read_families(families.bag())
     if not reading.read.any():

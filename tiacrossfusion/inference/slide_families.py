@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save
 
-from tiacrossfusion.bags.bag import FeatureBag, ScaleFeatures
+from tiacrossfusion.bags.bag import FeatureBag, Provenance, ScaleFeatures
 from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.inference.encoding import EncodedPatches
 from tiacrossfusion.inference.extraction import bag_provenance, no_tissue, tissue_grids
 from tiacrossfusion.inference.partial import Families
+from tiacrossfusion.inference.reading import Checkpoint
 from tiacrossfusion.io.atomic import replacing
 from tiacrossfusion.io.progress import Progress
 from tiacrossfusion.slides.families import parents_of, whole_families
@@ -27,19 +27,6 @@ if TYPE_CHECKING:
     from tiacrossfusion.encoders.encoder import Encoder
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """Where the features of a slide that was begun are kept.
-
-    Attributes:
-        path: of the file.
-        key: of everything that they depend on; others are not taken.
-    """
-
-    path: Path
-    key: str
 
 
 class SlideFamilies(Families):
@@ -84,8 +71,8 @@ class SlideFamilies(Families):
             self._patches.encode({"5x": left})
             self._save()
         up10 = parents_of(grids["10x"].grid, grids["5x"].grid)
-        self._up = {"5x": np.arange(len(grids["5x"])), "10x": up10}
-        self._up["20x"] = up10[parents_of(grids["20x"].grid, grids["10x"].grid)]
+        up20 = parents_of(grids["20x"].grid, grids["10x"].grid)
+        self._up = {"10x": up10, "20x": up10[up20]}
         self._rows = np.flatnonzero(self._patches.readable["5x"])
         if len(self._rows) == 0:
             raise TiacfError(
@@ -109,7 +96,7 @@ class SlideFamilies(Families):
         kept = self._kept()
         found = [
             np.bincount(self._up[scale][kept[scale]], minlength=len(self._patches.grids["5x"]))
-            for scale in ("10x", "20x")
+            for scale in self._up
         ]
         return np.stack(found, axis=1)[self._rows]
 
@@ -118,8 +105,8 @@ class SlideFamilies(Families):
         wanted = np.zeros(len(self._patches.grids["5x"]), bool)
         wanted[self._rows[rows]] = True
         chosen = {
-            scale: np.flatnonzero(wanted[self._up[scale]] & ~self._patches.encoded[scale])
-            for scale in ("10x", "20x")
+            scale: np.flatnonzero(wanted[up] & ~self._patches.encoded[scale])
+            for scale, up in self._up.items()
         }
         count = sum(map(len, chosen.values()))
         if count:
@@ -129,16 +116,20 @@ class SlideFamilies(Families):
 
     def bag(self) -> FeatureBag:
         """Return all 5x patches, and the 10x and 20x patches of the families that were read."""
-        kept = self._kept()
-        kept = {s: k & self._patches.encoded[s] for s, k in kept.items()}
+        kept = {s: k & self._patches.encoded[s] for s, k in self._kept().items()}
         kept["5x"] = self._patches.readable["5x"]
-        made = bag_provenance(self._slide, self._spec, self._encoder.spec, self._options)
-        return self._patches.bag(kept, made.model_copy(update={"mask_classes": self._classes}))
+        return self._patches.bag(kept, self._made)
 
     def done(self) -> None:
         """Remove the checkpoint."""
         if self._checkpoint is not None:
             self._checkpoint.path.unlink(missing_ok=True)
+
+    @cached_property
+    def _made(self) -> Provenance:
+        """Where the features come from; found once, since it takes a hash of the slide and its mask."""
+        made = bag_provenance(self._slide, self._spec, self._encoder.spec, self._options)
+        return made.model_copy(update={"mask_classes": self._classes})
 
     def _kept(self) -> dict[str, np.ndarray]:
         return whole_families(self._patches.grids, self._patches.readable)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from tiacrossfusion.inference.estimate import half_width
 from tiacrossfusion.models.from_coarse import t_quantile
 
 if TYPE_CHECKING:
+    from tiacrossfusion.inference.budget import Until
     from tiacrossfusion.models.config import RiskReference
     from tiacrossfusion.models.from_coarse import FromCoarse
-
-#: Half-width of an interval in standard deviations of the training risks, or until the group is certain.
-Until = float | Literal["group"]
 
 #: Slides whose risk group may be wrong.
 _WRONG = 0.01

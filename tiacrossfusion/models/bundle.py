@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -60,9 +59,9 @@ class ModelBundle:
     @cached_property
     def on_cpu(self) -> SurvivalNetwork:
         """The network on the CPU, a copy if it is elsewhere."""
-        if next(self.network.parameters()).device.type == "cpu":
-            return self.network
-        return copy.deepcopy(self.network).cpu()
+        from tiacrossfusion.networks.pooling import on_cpu
+
+        return on_cpu(self.network)
 
     def check_bag(self, bag: FeatureBag) -> None:
         """Check that a bag was made with the model's encoder and sampling.

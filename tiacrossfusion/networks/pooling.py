@@ -5,12 +5,15 @@ A family is a 5x token with the 10x and 20x tokens inside it.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
 from tiacrossfusion.networks.families import Families
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class Pool(NamedTuple):
@@ -48,3 +51,10 @@ def sum_by(rows: Tensor, index: Tensor, count: int) -> Tensor:
 def pools_of(network: nn.Module) -> bool:
     """Return whether a network predicts from means over families, see `SurvivalNetwork.family_sums`."""
     return bool(getattr(network, "pools_families", False))
+
+
+def on_cpu(network: Network) -> Network:
+    """Return a network on the CPU, a copy if it is elsewhere."""
+    if next(network.parameters()).device.type == "cpu":
+        return network
+    return copy.deepcopy(network).cpu()

@@ -224,7 +224,6 @@ def top_count(tokens: int) -> int:
 def _mean_by(rows: Tensor, index: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Return the mean (count, D) of rows (N, D) by index, and which have any; an index of -1 is left out."""
     known = index >= 0
-    place = index.clamp(min=0)
-    sums = rows.new_zeros(count, rows.shape[1]).index_add(0, place, rows * known[:, None])
+    sums = sum_by(rows, index, count)
     numbers = torch.bincount(index[known], minlength=count)
     return sums / numbers.clamp(min=1)[:, None], numbers > 0

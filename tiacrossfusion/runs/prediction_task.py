@@ -18,8 +18,8 @@ from tiacrossfusion.explain.extent import why_no_maps
 from tiacrossfusion.explain.hotspots import HotspotsBy
 from tiacrossfusion.explain.scores import SCORES
 from tiacrossfusion.inference.budget import Budget
+from tiacrossfusion.inference.reading import Checkpoint
 from tiacrossfusion.inference.slide import SlideResult, load_readers, predict_slide, predict_stored
-from tiacrossfusion.inference.slide_families import Checkpoint
 from tiacrossfusion.io.paths import stem_for
 from tiacrossfusion.io.progress import Progress
 from tiacrossfusion.models.source import LoadedModel, ModelSource

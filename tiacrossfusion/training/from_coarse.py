@@ -14,8 +14,13 @@ import torch
 from tiacrossfusion.bags.bag import FeatureBag
 from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.inference.budget import POOLING
-from tiacrossfusion.inference.estimate import from_coarse_alone, from_imputed, from_sample
-from tiacrossfusion.inference.families import FamilyTable, phi_of
+from tiacrossfusion.inference.estimate import (
+    from_coarse_alone,
+    from_imputed,
+    from_sample,
+    risk_with_gradient,
+)
+from tiacrossfusion.inference.families import FamilyTable, phi_of, with_squares
 from tiacrossfusion.inference.partial import BagFamilies
 from tiacrossfusion.inference.sampling import LEAST, balanced_order, families_for
 from tiacrossfusion.models.bundle import load_bundle
@@ -123,7 +128,7 @@ class _Sums:
         """Add a slide."""
         wide = phi.double()
         target = focus_target(table).double()
-        both = _with_squares(wide)
+        both = with_squares(wide)
         for scale, k in enumerate(table.tokens.double().T):
             self.gram[scale] += (wide * k[:, None]).T @ wide
         self.moment += wide.T @ table.sums.double()
@@ -163,18 +168,10 @@ def _penalised(gram: Tensor, penalty: Tensor | float) -> Tensor:
     return gram + torch.diag(diagonal)
 
 
-def _with_squares(phi: Tensor) -> Tensor:
-    """Return `[phi; phi^2]` (F, 1 + 4 q) of phi (F, 1 + 2 q), without the constant's square."""
-    return torch.cat([phi, phi[:, 1:] ** 2], dim=1)
-
-
 def focus_target(table: FamilyTable) -> Tensor:
     """Return the attribution (F,) of families without its sign: what each adds beyond an average one."""
-    means = table.sums.sum(dim=0) / table.totals
-    with torch.enable_grad():
-        leaf = means.clone().detach()[None].requires_grad_()
-        (gradient,) = torch.autograd.grad(table.risk(leaf).sum(), leaf)
-    beyond = table.sums - means * table.tokens[:, table.column]
+    _, gradient = risk_with_gradient(table, table.means)
+    beyond = table.sums - table.means * table.tokens[:, table.column]
     return (beyond @ (gradient[0] / table.totals)).abs() * len(table)
 
 
@@ -196,7 +193,7 @@ def _with_errors(fitted: FromCoarse, tables: Sequence[FamilyTable], seed: int) -
     errors: list[list[Tensor]] = [[] for _ in SHARES]
     for table in tables:
         expected = table.expected(fitted)
-        risk = table.risk((table.sums.sum(dim=0) / table.totals)[None])
+        risk = table.risk(table.means)
         true.append(risk)
         alone.append(from_coarse_alone(table, expected).risk)
         order = table.by_focus(fitted)

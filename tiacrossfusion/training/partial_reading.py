@@ -21,6 +21,7 @@ from tiacrossfusion.inference.sampling import (
 )
 from tiacrossfusion.models.from_coarse import SHARES, FromCoarse
 from tiacrossfusion.networks.families import nesting_fault
+from tiacrossfusion.networks.pooling import on_cpu
 from tiacrossfusion.slides.spec import SCALES
 from tiacrossfusion.training.from_coarse import LEAST_SLIDES, fit_from_coarse, focus_target
 
@@ -64,7 +65,7 @@ def learn_from_coarse(
         return None
     if all(bags.counts(slide)[0] <= LEAST for slide in held_back):
         return None
-    here = _on_cpu(network)
+    here = on_cpu(network)
     first = _tokens(bags, slides[0])
     if set(first.grid) != set(SCALES) or nesting_fault(first) is not None:
         return None
@@ -90,11 +91,11 @@ def judge_parts(
     highest attribution that are among those chosen by focus.
     """
     rows: list[tuple[object, ...]] = []
-    here = _on_cpu(network)
+    here = on_cpu(network)
     for slide in slides:
         table = FamilyTable.of(here, _tokens(bags, slide))
         expected, count = table.expected(fitted), len(table)
-        whole = table.risk((table.sums.sum(dim=0) / table.totals)[None])
+        whole = table.risk(table.means)
         top = set(focus_target(table).topk(max(1, count // 10)).indices.tolist())
         rows.append((slide, "all", 1.0, float(whole), np.nan))
         alone = float(from_coarse_alone(table, expected).risk) + float(fitted.bias)
@@ -117,14 +118,6 @@ def judge_parts(
 def _tokens(bags: CohortBags, slide: str) -> SlideTokens:
     (tokens,) = next(bags.read([[slide]]))
     return tokens.to("cpu", torch.float32)
-
-
-def _on_cpu(network: SurvivalNetwork) -> SurvivalNetwork:
-    import copy
-
-    if next(network.parameters()).device.type == "cpu":
-        return network
-    return copy.deepcopy(network).cpu()
 
 
 def _some(slides: Sequence[str], most: int) -> list[str]:
