@@ -22,6 +22,7 @@ from tiacrossfusion.cli.encoders import encoders
 from tiacrossfusion.cli.evaluate import evaluate
 from tiacrossfusion.cli.extract import extract
 from tiacrossfusion.cli.import_checkpoint import import_checkpoint
+from tiacrossfusion.cli.markers import markers
 from tiacrossfusion.cli.models import models
 from tiacrossfusion.cli.predict import predict
 from tiacrossfusion.cli.pretrain import pretrain
@@ -113,6 +114,7 @@ for command in (
     train,
     tune,
     calibrate,
+    markers,
     evaluate,
     models,
     encoders,

@@ -21,18 +21,26 @@ _MOST_STEPS, _MOST_HALVINGS, _TOLERANCE = 50, 30, 1e-9
 
 
 @dataclass(frozen=True, eq=False)
-class _Data:
-    """Patients of a Cox regression, with the patients at risk at each of T times of events."""
+class CoxData:
+    """Patients of a Cox regression, with the patients at risk at each of T times of events.
 
-    x: np.ndarray  # (N, P)
-    events: np.ndarray  # (N,) 0 or 1
-    at_risk: np.ndarray  # (T, N) 0 or 1
-    count: np.ndarray  # (T,) events at each time
+    Attributes:
+        x: (N, P) terms.
+        events: (N,) 0 or 1.
+        at_risk: (T, N) 0 or 1.
+        count: (T,) events at each time.
+    """
+
+    x: np.ndarray
+    events: np.ndarray
+    at_risk: np.ndarray
+    count: np.ndarray
 
     @classmethod
     def of(
         cls, x: np.ndarray, times: np.ndarray, events: np.ndarray, entries: np.ndarray | None
-    ) -> _Data:
+    ) -> CoxData:
+        """Find the patients at risk; `entries` (N,) are times at which follow-up begins, None is 0."""
         observed = np.asarray(events, bool)
         at, count = np.unique(np.asarray(times)[observed], return_counts=True)
         at_risk = np.asarray(times)[None, :] >= at[:, None]
@@ -47,15 +55,19 @@ class _Data:
         sums = self.at_risk @ np.exp(eta - top)
         return float(self.events @ eta - self.count @ (np.log(sums) + top))
 
-    def derivatives(self, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Gradient (P,) and information (P, P) of the partial log-likelihood."""
+    def moments(self, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Gradient (P,) of the log-likelihood, expected events (N,), and means (T, P) of those at risk."""
         eta = self.x @ b
         hazard = np.exp(eta - eta.max())
         sums = self.at_risk @ hazard
-        weights = hazard * (self.at_risk.T @ (self.count / sums))  # (N,) expected events
-        means = (self.at_risk * hazard) @ self.x / sums[:, None]  # (T, P)
-        information = (self.x.T * weights) @ self.x - (means.T * self.count) @ means
-        return (self.events - weights) @ self.x, information
+        expected = hazard * (self.at_risk.T @ (self.count / sums))
+        means = (self.at_risk * hazard) @ self.x / sums[:, None]
+        return (self.events - expected) @ self.x, expected, means
+
+    def derivatives(self, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Gradient (P,) and information (P, P) of the partial log-likelihood."""
+        gradient, expected, means = self.moments(b)
+        return gradient, (self.x.T * expected) @ self.x - (means.T * self.count) @ means
 
 
 def fit_ridge(
@@ -80,17 +92,17 @@ def fit_ridge(
     Raises:
         TiacfError: there is no event, or the terms are too large for any sum.
     """
-    return _fit(_Data.of(x, times, events, entries), penalties)
+    return _fit(CoxData.of(x, times, events, entries), penalties)
 
 
 def log_likelihood(
     x: np.ndarray, times: np.ndarray, events: np.ndarray, coefficients: np.ndarray
 ) -> float:
     """Return Breslow's partial log-likelihood of coefficients (P,), without a penalty."""
-    return _Data.of(x, times, events, None).value(coefficients)
+    return CoxData.of(x, times, events, None).value(coefficients)
 
 
-def _fit(data: _Data, penalties: np.ndarray) -> np.ndarray:
+def _fit(data: CoxData, penalties: np.ndarray) -> np.ndarray:
     if not len(data.count):
         raise TiacfError("no event among the training patients; nothing can be learnt")
     weights = len(data.x) * np.asarray(penalties, float)
@@ -149,9 +161,9 @@ def choose_ridge(
         TiacfError: there is no event.
     """
     part = balanced_parts(events, _FOLDS, np.random.default_rng(seed))
-    whole = _Data.of(x, times, events, entries)
+    whole = CoxData.of(x, times, events, entries)
     rest = [
-        _Data.of(x[kept], times[kept], events[kept], None if entries is None else entries[kept])
+        CoxData.of(x[kept], times[kept], events[kept], None if entries is None else entries[kept])
         for kept in (part != number for number in range(_FOLDS))
     ]
     found = []

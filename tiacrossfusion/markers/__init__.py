@@ -1,0 +1,1 @@
+"""Markers: kinds of tissue that clustering finds in features, and how they relate to survival."""

@@ -1,0 +1,173 @@
+"""Find markers and write everything: tables, figures, page, and a map of each slide for QuPath."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tiacrossfusion.bags.bag import FeatureBag
+from tiacrossfusion.bags.files import find_bags
+from tiacrossfusion.cohorts.matching import bags_of_slides
+from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.io.atomic import writing
+from tiacrossfusion.markers.api import Markers, find_markers
+from tiacrossfusion.markers.figures import (
+    forest_figure,
+    kaplan_meier_marker,
+    map_figure,
+    patches_figure,
+)
+from tiacrossfusion.markers.files import write_tables
+from tiacrossfusion.markers.maps import marker_name, write_marker_map
+from tiacrossfusion.markers.page_writing import Picture, write_page
+from tiacrossfusion.slides.files import find_slides, slide_stem
+from tiacrossfusion.slides.patches import read_patch
+from tiacrossfusion.slides.slide import Slide, open_slide
+
+#: Folder of the maps for QuPath.
+MAPS = "slides"
+
+#: Markers whose curves and slides are shown on the page where fewer were found.
+_SHOWN = 3
+
+#: Files whose names have the number of a marker.
+_OF_MARKERS = ("kaplan_meier_*.png", "map_*.png")
+
+_log = logging.getLogger(__name__)
+
+
+def make_markers(
+    table: str | Path,
+    bags: str | Path,
+    output_path: str | Path,
+    *,
+    slides: str | Path | None = None,
+    say: Callable[[str], None] | None = None,
+    **settings: Any,
+) -> Markers:
+    """Find markers and write them: `find_markers`, tables, figures, `report.html`, `slides/*.geojson`.
+
+    Args:
+        table: follow-up, CSV or Parquet.
+        bags: folder of feature bags.
+        output_path: folder; files of an earlier run are replaced.
+        slides: folder of the slides, from which the typical patches are shown; None shows none.
+        say: gets a line for each step; None is silent.
+        settings: see `find_markers`.
+
+    Returns:
+        The markers.
+
+    Raises:
+        UsageError: a number is out of range, or a file is not there.
+        TiacfError: table and bags do not go together, or the folder cannot be written.
+    """
+    folder = Path(output_path)
+    tell = say or (lambda _: None)
+    with writing(folder):
+        (folder / MAPS).mkdir(parents=True, exist_ok=True)
+        for pattern in _OF_MARKERS:  # an earlier run may have found others
+            for path in folder.glob(pattern):
+                path.unlink()
+    scale = settings.get("scale", "20x")
+
+    def write(bag: FeatureBag, labels: np.ndarray) -> None:
+        if bag.scales[scale].bounds is not None:
+            path = folder / MAPS / f"{bag.provenance.slide}.geojson"
+            write_marker_map(bag, scale, labels, path)
+
+    found = find_markers(table, bags, write=write, say=say, **settings)
+    write_tables(found, folder)
+    with writing(folder):
+        pictures = _figures(found, folder, Path(bags))
+        if slides is not None:
+            pictures += _patches(found, folder, Path(slides), tell)
+    write_page(found, folder, pictures)
+    for note in found.notes:
+        tell(f"note: {note}")
+    return found
+
+
+def _figures(found: Markers, folder: Path, bags: Path) -> list[Picture]:
+    forest_figure(found, folder / "forest.png")
+    pictures = [Picture("Hazard ratios", "", folder / "forest.png")]
+    known = [k for k in range(len(found.centres)) if np.isfinite(found.shares.p[k])]
+    strongest = found.shares.found or sorted(known, key=lambda k: found.shares.p[k])[:_SHOWN]
+    for marker in strongest:
+        path = folder / f"kaplan_meier_{marker + 1}.png"
+        kaplan_meier_marker(found, marker, path)
+        note = (
+            ""
+            if marker in found.shares.found
+            else "Not among those found; shown as one of the strongest."
+        )
+        pictures.append(Picture(f"{marker_name(marker)}: observed survival", note, path))
+    stores = bags_of_slides(found.described.slides, find_bags(bags))
+    for marker in strongest[:_SHOWN]:
+        slide = max(
+            (name for name in found.described.slides if name not in found.described.unplaced),
+            key=lambda name: _share(found.described.slides[name], marker),
+            default=None,
+        )
+        if slide is None:
+            continue
+        bag = FeatureBag.load(stores[slide])
+        path = folder / f"map_{marker + 1}.png"
+        labels = found.assign(bag)
+        map_figure(bag, found.scale, labels, len(found.centres), path)
+        pictures.append(
+            Picture(f"{marker_name(marker)}: the slide with the largest share", "", path)
+        )
+    return pictures
+
+
+def _share(counts: np.ndarray, marker: int) -> float:
+    return float(counts[marker] / counts.sum())
+
+
+def _patches(
+    found: Markers, folder: Path, slides: Path, say: Callable[[str], None]
+) -> list[Picture]:
+    """Read the typical patches of each marker from the slides."""
+    paths = {slide_stem(path.name): path for path in find_slides([str(slides)]).slides}
+    wanted = {one.slide for patches in found.described.typical.values() for one in patches}
+    lacking = sorted(name for name in wanted if slide_stem(name) not in paths)
+    if lacking:
+        say(
+            f"note: {len(lacking)} of {len(wanted)} slides of typical patches are not in {slides}, such as "
+            f"{lacking[0]}; their patches are not shown"
+        )
+    opened: dict[str, Slide | None] = {}
+    images: dict[int, Sequence[np.ndarray]] = {}
+    for marker, patches in found.described.typical.items():
+        row = []
+        for patch in patches:
+            stem = slide_stem(patch.slide)
+            if stem in paths and stem not in opened:
+                opened[stem] = _open(paths[stem])
+            slide = opened.get(stem)
+            if slide is None:
+                continue
+            try:
+                row.append(read_patch(slide, np.array(patch.bounds), found.scale, found.sampling))
+            except TiacfError as error:
+                _log.warning("left out of the typical patches: %s", error)
+        images[marker] = row
+    if not any(images.values()):
+        return []
+    path = folder / "typical_patches.png"
+    patches_figure(found, images, path)
+    note = "Each of another patient, the nearest to the centre first."
+    return [Picture("Typical patches", note, path)]
+
+
+def _open(path: Path) -> Slide | None:
+    try:
+        return open_slide(path)
+    except TiacfError as error:
+        _log.warning("left out of the typical patches: %s", error)
+        return None
