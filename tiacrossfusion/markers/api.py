@@ -32,8 +32,8 @@ from tiacrossfusion.markers.testing import (
     Arrangement,
     Outcome,
     ShareTests,
-    test_arrangement,
-    test_shares,
+    arrangement_tests,
+    share_tests,
 )
 from tiacrossfusion.markers.vocabulary import (
     NUMBERS,
@@ -160,6 +160,8 @@ def find_markers(
     if not 0 < level < 1:
         raise UsageError(f"--level {level}: must lie between 0 and 1")
     at_least("--folds", folds, 2)
+    if number is not None:
+        at_least("--number", number, 2)
     columns = columns or Columns()
     tell = say or (lambda _: None)
     cohort_table, outcome, covariates, sources = _cohort(
@@ -190,7 +192,7 @@ def find_markers(
             "of how their markers lie"
         )
     counts = np.stack([one.counts for one in described.layouts])
-    shares = test_shares(counts, outcome, level)
+    shares = share_tests(counts, outcome, level)
     ratios = [
         hazard_ratio(
             shares.terms[:, marker],
@@ -203,7 +205,7 @@ def find_markers(
     ]
     held = over_folds(described.fold_counts, fold_of, outcome, shares, level)
     arrangement = sorted(
-        test_arrangement(described.layouts, outcome, shares), key=lambda test: test.p
+        arrangement_tests(described.layouts, outcome, shares), key=lambda test: test.p
     )
     return Markers(
         Path(table).stem,
@@ -272,7 +274,6 @@ def _number(
 ) -> tuple[int, list[Stability]]:
     """Return the number of markers, and how stable the numbers tried were."""
     if number is not None:
-        at_least("--number", number, 2)
         if len(points) < 10 * number:
             raise TiacfError(
                 f"{len(points)} patches are too few for {number} markers; take fewer with --number"

@@ -91,12 +91,12 @@ def kaplan_meier_marker(found: Markers, marker: int, path: Path) -> None:
     share = counts[:, marker] / counts.sum(axis=1)
     middle = float(np.median(share))
     high = share > middle
-    figure = Figure(figsize=(6.4, 4.9), dpi=130, facecolor="white")
-    axes = figure.add_axes((0.13, 0.33, 0.82, 0.57))
-    fitters = []
-    for members, words, colour, style in (
-        (~high, f"share up to {middle:.2%}", "0.45", "-"),
-        (high, f"share above {middle:.2%}", _colour(marker), "-"),
+    figure = Figure(figsize=(6.8, 4.7), dpi=130, facecolor="white")
+    axes = figure.add_axes((0.16, 0.33, 0.8, 0.57))
+    fitters, names = [], []
+    for members, words, colour in (
+        (~high, f"share up to {middle:.2%}", "0.45"),
+        (high, f"share above {middle:.2%}", _colour(marker)),
     ):
         if not members.any():
             continue
@@ -105,14 +105,17 @@ def kaplan_meier_marker(found: Markers, marker: int, path: Path) -> None:
         fitter = KaplanMeierFitter(label=label).fit(
             outcome.times[members], outcome.events[members], entry=entry
         )
-        fitter.plot_survival_function(ax=axes, color=colour, linestyle=style, ci_alpha=0.15)
+        fitter.plot_survival_function(ax=axes, color=colour, ci_alpha=0.15)
         fitters.append(fitter)
+        names.append(words.removeprefix("share "))
     axes.set(ylim=(0, 1.02), xlim=(0, outcome.times.max()))
     axes.set_xlabel(f"time ({found.table.time_unit})")
     axes.set_ylabel("observed survival")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8, loc="upper right")
-    add_at_risk_counts(*fitters, ax=axes, fig=figure, rows_to_show=["At risk"], fontsize=8)
+    add_at_risk_counts(
+        *fitters, labels=names, ax=axes, fig=figure, rows_to_show=["At risk"], ypos=-0.3, fontsize=8
+    )
     axes.set_title(
         f"{marker_name(marker)}: patients by its share of their patches (cut at the median)",
         fontsize=10,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from tiacrossfusion.markers.testing import Outcome, ShareTests, share_terms, test_shares
+from tiacrossfusion.markers.testing import Outcome, ShareTests, share_terms, share_tests
 from tiacrossfusion.markers.vocabulary import distances, fit_centres, match
 from tiacrossfusion.survival.stratified_cox import stratified_cox
 
@@ -106,7 +106,7 @@ def over_folds(
     terms = np.zeros((len(folds), number))
     for fold, own in enumerate(counts):
         others = folds != fold
-        found[test_shares(own[others], outcome.of(others), level).found] += 1
+        found[share_tests(own[others], outcome.of(others), level).found] += 1
         for marker in range(number):
             before = shares.found
             if marker in shares.found:

@@ -19,9 +19,9 @@ class Layout:
         counts: (K,) patches of each marker.
         moran: (K,) Moran's I of a marker among the patches; NaN where it is of none or all.
         neighbours: (K,) share of the neighbours of its patches that are of it too; NaN without any.
-        closeness: (K, K) mean logarithm of the distance from patches of the row's marker to the nearest of the
-            column's, less that of all patches that are not of the column's; below 0 is closer. NaN where one
-            of the two is absent, and on the diagonal.
+        closeness: (K, K) mean logarithm of the distance from patches of the row's marker to the nearest of
+            the column's, less that of all patches that are not of the column's; below 0 is closer. NaN where
+            one of the two is absent, and on the diagonal.
     """
 
     counts: np.ndarray

@@ -68,11 +68,6 @@ def make_markers(
     """
     folder = Path(output_path)
     tell = say or (lambda _: None)
-    with writing(folder):
-        (folder / MAPS).mkdir(parents=True, exist_ok=True)
-        for pattern in _OF_MARKERS:  # an earlier run may have found others
-            for path in folder.glob(pattern):
-                path.unlink()
     scale = settings.get("scale", "20x")
 
     def write(bag: FeatureBag, labels: np.ndarray) -> None:
@@ -83,6 +78,9 @@ def make_markers(
     found = find_markers(table, bags, write=write, say=say, **settings)
     write_tables(found, folder)
     with writing(folder):
+        for pattern in _OF_MARKERS:  # an earlier run may have found others
+            for path in folder.glob(pattern):
+                path.unlink()
         pictures = _figures(found, folder, Path(bags))
         if slides is not None:
             pictures += _patches(found, folder, Path(slides), tell)

@@ -126,8 +126,9 @@ def _shares(found: Markers) -> _Table:
     return _Table(
         "Shares",
         "Hazard ratio of one SD of the square root of the share, with its 95 % interval. Markers are "
-        "found one after the other: each is tested among the patches outside those found before, adjusted for "
-        "them and for the covariates. Held out: patients whose patches were assigned by markers found without them.",
+        "found one after the other: each is tested among the patches outside those found before, adjusted "
+        "for them and for the covariates. Held out: patients whose patches were assigned by markers "
+        "that were found without them.",
         [
             "marker",
             "of patches",

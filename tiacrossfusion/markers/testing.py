@@ -85,7 +85,7 @@ def standardised(values: np.ndarray) -> np.ndarray:
     return np.divide(centred, sd, out=np.zeros_like(centred), where=sd > 1e-9)
 
 
-def test_shares(counts: np.ndarray, outcome: Outcome, level: float) -> ShareTests:
+def share_tests(counts: np.ndarray, outcome: Outcome, level: float) -> ShareTests:
     """Test the shares of markers, the strongest first, each among the patches outside those found before.
 
     At each step the share of every marker that is left is tested, adjusted for the covariates and for the
@@ -155,7 +155,7 @@ class Arrangement:
     q: float = float("nan")
 
 
-def test_arrangement(
+def arrangement_tests(
     patients: Sequence[Layout], outcome: Outcome, shares: ShareTests
 ) -> list[Arrangement]:
     """Test how markers lie, beyond how much of them there is.
