@@ -152,6 +152,11 @@ class FeatureBag:
             if wrong:
                 raise TiacfError(f"{label}: {name} {wrong}; extract it again")
 
+    @property
+    def finest(self) -> str:
+        """The finest scale of the bag."""
+        return list(self.scales)[-1]
+
     def counts(self) -> dict[str, int]:
         """Return the number of patches per scale."""
         return {name: len(scale) for name, scale in self.scales.items()}

@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from tiacrossfusion.models.bundle import ModelBundle
 
 #: Stages of a network that may have attention, and the grid of each. "fused" is the class token's
-#: attention after fusion, "rolled" the attention of all stages traced back to the tokens.
-STAGE_GRID = {"5x": "5x", "10x": "10x", "20x": "20x", "fused": "10x", "rolled": "20x"}
+#: attention after fusion, "rolled" the attention of all stages traced back to the tokens, on the finest grid.
+STAGE_GRID = {"5x": "5x", "10x": "10x", "20x": "20x", "fused": "10x", "rolled": None}
 
 
 def attention_scores(bag: FeatureBag, bundle: ModelBundle, prediction: Explained) -> list[Score]:
     """Return "Attention 5x", "Attention fused" and so on, for the stages of the network, on every grid.
 
-    "Attention rolled" of a 20x patch is the sum over the patches that it lies in, each times the number of
-    patches of its scale: 1 for a patch that receives as much for its area as the average.
+    "Attention rolled" of a patch of the finest grid is the sum over the patches that it lies in, each times
+    the number of patches of its scale: 1 for a patch that receives as much for its area as the average.
 
     Raises:
         TiacfError: the positions of the patches are unknown.
@@ -51,7 +51,7 @@ def attention_scores(bag: FeatureBag, bundle: ModelBundle, prediction: Explained
         for score in nesting.spread(
             Score(
                 f"Attention {stage}",
-                grid,
+                grid or bag.finest,
                 stages[stage],
                 meaning=meanings.get(stage, "Weight of the patch in the network."),
             )

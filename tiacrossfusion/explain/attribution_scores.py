@@ -35,9 +35,9 @@ def attribution_scores(bag: FeatureBag, bundle: ModelBundle, prediction: Explain
 
     A score is the attribution of a token times the number of tokens of its scale: the change of the risk, to
     first order, if all of them were like this one. So it is per area, and can be compared between scales and
-    slides. The total of a 20x patch is the sum over the patches that it lies in. The attributions of the
-    tokens themselves, which add up, are in `Attribution.values`. The list is empty when attribution was not
-    computed.
+    slides. The total of a patch of the finest grid is the sum over the patches that it lies in. The
+    attributions of the tokens themselves, which add up, are in `Attribution.values`. The list is empty when
+    attribution was not computed.
 
     Raises:
         TiacfError: the positions of the patches are unknown.
@@ -63,7 +63,7 @@ def attribution_scores(bag: FeatureBag, bundle: ModelBundle, prediction: Explain
         score(ATTRIBUTIONS[scale], scale, values * len(values), f"at {scale}")
         for scale, values in prediction.attribution.values.items()
     ]
-    total = score(TOTAL, "20x", nesting.total(scores), "at all scales") if scores else None
+    total = score(TOTAL, bag.finest, nesting.total(scores), "at all scales") if scores else None
     terms = [
         score(f"Attribution {term.name}", term.scale, values * len(values), f"in its {term.name}")
         for term, values in prediction.attribution.terms.items()

@@ -18,8 +18,6 @@ def why_no_maps(bag: FeatureBag) -> str:
 
     Features of another program may lack coordinates, or have grids that are not nested.
     """
-    if "20x" not in bag.scales:
-        return "it has no 20x patches"
     unplaced = [name for name, scale in bag.scales.items() if scale.bounds is None]
     if unplaced:
         return f"the positions of its patches are unknown ({', '.join(unplaced)})"

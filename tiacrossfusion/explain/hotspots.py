@@ -88,7 +88,7 @@ def find_hotspots(
     By attribution, hot tiles are the 5 % that raise the risk most and the 5 % that lower it most, without
     those about zero; by attention, or where there is no attribution, the 5 % of the highest attention.
     Tiles that share an edge belong to one region. Constant scores have no hotspot. The scores are those of
-    the 20x grid.
+    the bag's finest grid, which is that of 20x unless the model reads less.
     """
     total = named(scores, "Attribution total")
     if by == "attribution" and total is not None:
@@ -115,10 +115,10 @@ def _regions(
     values: np.ndarray,
 ) -> list[Hotspot]:
     """Return the regions of the tiles `among` (N,) bool with the highest mean of `values` (N,)."""
-    bounds, shown = clip_to_slide(bag, "20x")
+    bounds, shown = clip_to_slide(bag, bag.finest)
     # A comparison with NaN is False, so tiles of unknown scores are not hot.
     hot = np.flatnonzero(shown & among)
-    regions = _connected(tiles_of(bag, "20x").grid[hot])
+    regions = _connected(tiles_of(bag, bag.finest).grid[hot])
     if regions.max(initial=0) == 0:
         return []
     members = [hot[regions == region] for region in range(1, regions.max() + 1)]

@@ -116,11 +116,12 @@ class EncodedPatches:
 
     def bag(self, kept: Mapping[str, np.ndarray], provenance: Provenance) -> FeatureBag:
         """Return the patches of a mask (N,) by scale as a bag."""
+        grids = {scale: self.grids[scale] for scale in kept}
         scales = {
             scale: ScaleFeatures(
                 self.features[scale][kept[scale]], grid.bounds[kept[scale]], grid.grid[kept[scale]]
             )
-            for scale, grid in self.grids.items()
+            for scale, grid in grids.items()
         }
         dropped = {
             scale: int((self.encoded[scale] & ~keep).sum())

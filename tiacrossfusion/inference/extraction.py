@@ -22,7 +22,7 @@ from tiacrossfusion.slides.grid import PatchGrid, cell_side_20x, nested_grids
 from tiacrossfusion.slides.options import Mask, ReadOptions, WholeSlide
 from tiacrossfusion.slides.patches import check_enlargement
 from tiacrossfusion.slides.slide import Slide
-from tiacrossfusion.slides.spec import SamplingSpec
+from tiacrossfusion.slides.spec import SCALES, SamplingSpec
 from tiacrossfusion.slides.tissue import tissue_mask, user_mask
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ def extract_bag(
     encoder: Encoder,
     read: ReadOptions | None = None,
     *,
+    scales: Sequence[str] = SCALES,
     progress: Progress | None = None,
 ) -> FeatureBag:
     """Turn a slide into a bag of features.
@@ -51,6 +52,7 @@ def extract_bag(
         encoder: turns patches into features.
         read: mask, batch size and number of workers, None for the defaults; the scale is settled when
             the slide is opened.
+        scales: that are read; all patches of a slide lie where a 20x patch has tissue, whichever are read.
         progress: bars to move.
 
     Returns:
@@ -70,11 +72,12 @@ def extract_bag(
         _log.info("%s: %s", label, classes)
     if len(grids["20x"]) == 0:
         raise TiacfError(f"{label}: {no_tissue(spec, mask)}")
-    progress.stage(slide.name, "patches", sum(len(grid) for grid in grids.values()))
+    progress.stage(slide.name, "patches", sum(len(grids[scale]) for scale in scales))
     patches = EncodedPatches(slide, grids, spec, encoder, read, progress)
-    patches.encode()
-    kept = whole_families(grids, patches.readable)
-    if not kept["20x"].any():
+    patches.encode({scale: np.arange(len(grids[scale])) for scale in scales})
+    whole = whole_families(grids, patches.readable)
+    kept = {scale: whole[scale] for scale in scales}
+    if not all(cells.any() for cells in kept.values()):
         raise TiacfError(
             f"{label}: no patch can be read, the file is damaged all over; copy it again"
         )

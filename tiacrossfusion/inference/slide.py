@@ -137,7 +137,7 @@ def predict_slide(
         families, sampling = None, bundle.config.sampling
         if budget is None or budget.reads_all:
             source: FeatureBag | Families = extract_bag(
-                slide, sampling, encoder, read, progress=progress
+                slide, sampling, encoder, read, scales=bundle.scales, progress=progress
             )
         else:
             from tiacrossfusion.inference.slide_families import SlideFamilies  # imports torch
@@ -204,7 +204,8 @@ def predict_stored(
         budget.checked(lambda: bundle)
         bag, prediction = _of_families(families, bundle, budget, covariates)
     part = prediction.reading is not None and prediction.reading.share < 1
-    if attribution and "20x" in bag.scales:
+    nothing_read = prediction.reading is not None and not prediction.reading.read.any()
+    if attribution and not nothing_read:
         prediction = replace(
             prediction,
             rolled=rolled_scores(bag, bundle, covariates),
@@ -212,7 +213,7 @@ def predict_stored(
         )
     if prediction.record is not None and not prediction.record.used:
         caveat = "; ".join(filter(None, (caveat, _NO_RECORD)))
-    no_maps = why_no_maps(bag)
+    no_maps = "no family was read" if nothing_read else why_no_maps(bag)
     caveats = [
         caveat,
         *bag_caveats(bag),
@@ -223,7 +224,7 @@ def predict_stored(
     if no_maps and prediction.reading is None:
         caveats.append(f"no maps: {no_maps}")
     scores = {} if no_maps else slide_scores(bag, bundle, prediction)
-    found = find_hotspots(bag, scores["20x"], hotspots) if scores else []
+    found = find_hotspots(bag, scores[bag.finest], hotspots) if scores else []
     caveat = "; ".join(filter(None, caveats))
     return SlideResult(bag, prediction, bundle.config, caveat, scores, found)
 

@@ -23,6 +23,9 @@ _STARTS, _FOR_START = 12, 10_000
 #: Agreement below the highest that is as stable.
 _AS_STABLE = 0.05
 
+#: Once two numbers in a row agree so much less than the highest, larger ones are not tried.
+_FALLEN = 0.2
+
 #: Patches on which the number is chosen.
 _FOR_NUMBER = 12_000
 
@@ -108,7 +111,7 @@ def choose_number(
     Args:
         points: (N, D) components of patches.
         owners: (N,) number of the patient of each.
-        numbers: that are tried; those of more than half of the points are left out.
+        numbers: that are tried, rising; those of more than half of the points are left out.
         rng: draws the halves, and the points that are used.
     """
     from sklearn.metrics import adjusted_rand_score
@@ -133,6 +136,9 @@ def choose_number(
             agreements.append(adjusted_rand_score(*labels))
         error = np.std(agreements, ddof=1) / np.sqrt(_SPLITS)
         found.append(Stability(number, float(np.mean(agreements)), float(error)))
+        highest = max(one.agreement for one in found)
+        if len(found) > 2 and max(one.agreement for one in found[-2:]) < highest - _FALLEN:
+            break  # more clusters only divide kinds of tissue further
     best = max(found, key=lambda one: one.agreement)
     stable = [one for one in found if one.agreement >= best.agreement - max(_AS_STABLE, best.error)]
     return max(one.number for one in stable), found

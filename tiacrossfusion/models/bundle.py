@@ -29,6 +29,7 @@ from tiacrossfusion.models.files import (
 )
 from tiacrossfusion.models.from_coarse import FromCoarse
 from tiacrossfusion.models.network import network_of
+from tiacrossfusion.slides.spec import SCALES
 from tiacrossfusion.survival import interpolation
 
 if TYPE_CHECKING:
@@ -62,6 +63,14 @@ class ModelBundle:
         from tiacrossfusion.networks.pooling import on_cpu
 
         return on_cpu(self.network)
+
+    @property
+    def scales(self) -> tuple[str, ...]:
+        """Scales that are read of a slide for the model, down to the finest that its network takes."""
+        from tiacrossfusion.networks.calling import input_names
+
+        taken = input_names(self.network)
+        return SCALES[: 1 + max(i for i, s in enumerate(SCALES) if f"x{s[:-1]}" in taken)]
 
     def check_bag(self, bag: FeatureBag) -> None:
         """Check that a bag was made with the model's encoder and sampling.

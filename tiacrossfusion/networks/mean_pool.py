@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tiacrossfusion.networks.output import SurvivalOutput
 from tiacrossfusion.networks.pooling import Pool, sum_by
 from tiacrossfusion.networks.recipe import SEARCHED, Recipe
-from tiacrossfusion.networks.token_embedding import BagNetwork, FineOnly
+from tiacrossfusion.networks.token_embedding import BagNetwork, CoarseOnly, FineOnly
 
 
 class MeanPool(BagNetwork):
@@ -70,3 +70,9 @@ class MeanPool(BagNetwork):
 
 class MeanPool20x(FineOnly, MeanPool):
     """Mean pooling of the 20x tokens alone."""
+
+
+class MeanPool5x(CoarseOnly, MeanPool):
+    """Mean pooling of the 5x tokens alone, for slides of which nothing finer is read."""
+
+    pools_families = False  # there is nothing to sample

@@ -71,9 +71,9 @@ class NestedFusion(SurvivalNetwork):
         rank = pair_dim or max(8, embed_dim // 8)
         super().__init__(encoder_width, num_bins, embed_dim=embed_dim, pair_dim=rank)
         self.embed_dim = embed_dim
-        self.embed5 = _Embedding(encoder_width, embed_dim, dropout)
-        self.embed10 = _Embedding(encoder_width, embed_dim, dropout)
-        self.embed20 = _Embedding(encoder_width, embed_dim, dropout)
+        self.embed5 = Embedding(encoder_width, embed_dim, dropout)
+        self.embed10 = Embedding(encoder_width, embed_dim, dropout)
+        self.embed20 = Embedding(encoder_width, embed_dim, dropout)
         self.attend_narrow = nn.Linear(embed_dim, rank)
         self.attend = nn.Linear(rank, embed_dim)
         self.fine_coarse = Product(embed_dim, rank)
@@ -107,12 +107,12 @@ class NestedFusion(SurvivalNetwork):
         coarse, source, fine = self.embed5(x5), self.embed10(x10), self.embed20(x20)  # (B, N, D)
         means = [tokens.mean(dim=1) for tokens in (coarse, source, fine)]  # (B, D) each
         terms, shares = self._terms(coarse, source, fine, families)
-        means += [_mean(term, weight, slides) for term, weight in terms]
+        means += [weighted_mean(term, weight, slides) for term, weight in terms]
         logits = self._head(torch.cat(means, dim=1))  # (B, K)
         if not attention:
             return SurvivalOutput.from_logits(logits)
         wide = shares.detach().to(torch.promote_types(shares.dtype, torch.float32))
-        siblings = _selected(families.children10[:, None], families.parent20)[:, 0]
+        siblings = selected(families.children10[:, None], families.parent20)[:, 0]
         scores = (wide * siblings).view(slides, -1) / x20.shape[1]  # (B, N20)
         return SurvivalOutput.from_logits(logits, AttentionScores(x20=scores))
 
@@ -158,14 +158,14 @@ class NestedFusion(SurvivalNetwork):
         tokens10 = source.flatten(0, 1)  # (B * N10, D), as all of the following
         inside, shares = self._inside(tokens10, fine.flatten(0, 1), families)
         tokens5 = coarse.flatten(0, 1)  # (B * N5, D)
-        around = _selected(tokens5, families.parent10)
+        around = selected(tokens5, families.parent10)
         weights = _Weights.of(families, tokens10)
         # W_t [s; f; c] in three parts, that of c once for each 5x token.
         part_source, part_fine, part_coarse = self.triple.weight.split(self.embed_dim, dim=1)
         joined = (
             linear(tokens10, part_source, self.triple.bias)
             .add_(linear(inside, part_fine))
-            .add_(_selected(linear(tokens5, part_coarse), families.parent10))
+            .add_(selected(linear(tokens5, part_coarse), families.parent10))
             .relu_()
         )
         terms = [
@@ -220,15 +220,17 @@ class Product(nn.Module):
         return self.left(a) * self.right(b)
 
 
-class _Embedding(nn.Module):
+class Embedding(nn.Module):
     """`Dropout(ReLU(W x + b))`."""
 
     def __init__(self, encoder_width: int, embed_dim: int, dropout: float) -> None:
+        """Create the projection."""
         super().__init__()
         self.project = nn.Linear(encoder_width, embed_dim)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Embed features (..., E) to (..., D)."""
         return self.dropout(self.project(x.to(self.project.weight.dtype)).relu_())
 
 
@@ -251,13 +253,13 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
     return torch.bmm(a[:, None], b[:, :, None]).flatten()
 
 
-def _selected(rows: Tensor, index: Tensor) -> Tensor:
+def selected(rows: Tensor, index: Tensor) -> Tensor:
     """Return rows (N, D) by index; 0 where the index is -1."""
     found = index >= 0
     return rows.index_select(0, index.clamp(min=0)) * found[:, None]
 
 
-def _mean(terms: Tensor, weights: Tensor, slides: int) -> Tensor:
+def weighted_mean(terms: Tensor, weights: Tensor, slides: int) -> Tensor:
     """Return the weighted mean (B, C) of terms (B * N, C); 0 for a slide whose weights are all 0."""
     weights = weights.view(slides, 1, -1)  # (B, 1, N)
     total = weights.sum(dim=2).clamp(min=1)  # a weight is 0 or at least 1

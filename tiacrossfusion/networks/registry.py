@@ -13,7 +13,7 @@ from tiacrossfusion.networks.recipe import PAPER, Recipe
 if TYPE_CHECKING:
     from torch import nn
 
-#: Networks by name. Those in "-20x" read the 20x tokens alone. Add your own with
+#: Networks by name. Those in "-20x" and "-5x" read the tokens of that scale alone, those in "-5x-10x" no 20x. Add your own with
 #: `@NETWORKS.register("name")` or an entry point in the group "tiacrossfusion.networks": a class whose
 #: constructor takes `encoder_width`, `num_bins` and any other sizes, see `base.SurvivalNetwork`.
 NETWORKS: Registry[type[nn.Module]] = Registry(
@@ -24,6 +24,7 @@ NETWORKS: Registry[type[nn.Module]] = Registry(
         "crossfusion-no-conv": "tiacrossfusion.networks.crossfusion:CrossFusionNoConv",
         "crossfusion-20x": "tiacrossfusion.networks.crossfusion:CrossFusion20x",
         "nested-fusion": "tiacrossfusion.networks.nested_fusion:NestedFusion",
+        "nested-fusion-5x-10x": "tiacrossfusion.networks.coarse_fusion:CoarseFusion",
         "abmil": "tiacrossfusion.networks.abmil:ABMIL",
         "abmil-20x": "tiacrossfusion.networks.abmil:ABMIL20x",
         "dsmil": "tiacrossfusion.networks.dsmil:DSMIL",
@@ -32,6 +33,7 @@ NETWORKS: Registry[type[nn.Module]] = Registry(
         "transmil-20x": "tiacrossfusion.networks.transmil:TransMIL20x",
         "mean-pool": "tiacrossfusion.networks.mean_pool:MeanPool",
         "mean-pool-20x": "tiacrossfusion.networks.mean_pool:MeanPool20x",
+        "mean-pool-5x": "tiacrossfusion.networks.mean_pool:MeanPool5x",
         "coxnet": "tiacrossfusion.networks.coxnet:CoxNet",
         "coxnet-20x": "tiacrossfusion.networks.coxnet:CoxNet20x",
     },

@@ -56,6 +56,12 @@ def _read_fine(self: BagNetwork, x20: Tensor, *, attention: bool = False) -> Sur
     return self.predict(self.embed(x20), attention=attention)
 
 
+def _read_coarse(self: BagNetwork, x5: Tensor, *, attention: bool = False) -> SurvivalOutput:
+    """Predict survival from the 5x tokens."""
+    self.check_features(x5=x5)
+    return self.predict(self.embed(x5), attention=attention)
+
+
 class BagNetwork(SurvivalNetwork):
     """Base class of the baselines, which take the embedded tokens of all scales as one bag.
 
@@ -129,6 +135,13 @@ class FineOnly(BagNetwork):
 
     scales = ("20x",)
     forward = _read_fine
+
+
+class CoarseOnly(BagNetwork):
+    """Makes a baseline read the 5x tokens alone."""
+
+    scales = ("5x",)
+    forward = _read_coarse
 
 
 def initialise(module: nn.Module) -> None:

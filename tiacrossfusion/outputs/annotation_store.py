@@ -67,7 +67,7 @@ class AnnotationStoreWriter(Writer):
         """Write the store."""
         with closing(open_annotation_store(folder / f"{stem}.db")) as store:
             store.metadata["tiacrossfusion"] = origin(result)
-            annotations = dict(_tiles(result.bag, result.scores["20x"]))
+            annotations = dict(_tiles(result.bag, result.scores[result.bag.finest]))
             for hotspot in result.hotspots:
                 properties = {"type": HOTSPOT_TYPE, "name": hotspot.name, "rank": hotspot.rank}
                 properties["kind"] = hotspot.kind
@@ -82,17 +82,17 @@ class AnnotationStoreWriter(Writer):
 
 def _tiles(bag: FeatureBag, scores: Sequence[Score]) -> Iterator[tuple[str, Annotation]]:
     """Yield the key, such as "20x_3_7" for column 3 and row 7, and the annotation of each tile."""
-    bounds, shown = clip_to_slide(bag, "20x")
+    bounds, shown = clip_to_slide(bag, bag.finest)
     boxes = shapely.box(*bounds[shown].T)
     names = [score.name if score.signed else f"{score.name} percentile" for score in scores]
     shares = np.zeros((len(boxes), len(scores)))
     for index, score in enumerate(scores):
         shares[:, index] = score_shares(score)[shown].round(6)
     for (column, row), polygon, known in zip(
-        tiles_of(bag, "20x").grid[shown].tolist(), boxes, shares.tolist(), strict=True
+        tiles_of(bag, bag.finest).grid[shown].tolist(), boxes, shares.tolist(), strict=True
     ):
         properties = _finite(dict(zip(names, known, strict=True)))
-        yield f"20x_{column}_{row}", Annotation(polygon, {"type": TILE_TYPE} | properties)
+        yield f"{bag.finest}_{column}_{row}", Annotation(polygon, {"type": TILE_TYPE} | properties)
 
 
 def _finite(numbers: Mapping[str, float]) -> dict[str, float]:

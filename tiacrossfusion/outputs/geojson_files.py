@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from tiacrossfusion.bags.bag import FeatureBag
     from tiacrossfusion.inference.slide import SlideResult
 
-#: Suffix of each grid's file. The 20x tiles have the scores of all stages, so their file comes first.
+#: Suffix of each grid's file. The finest tiles have the scores of all stages, so their file comes first.
 _SUFFIXES = {"20x": ".geojson", "10x": "_10x.geojson", "5x": "_5x.geojson"}
 
 #: Level of gzip: at 4 the files are a tenth larger than at 9 and take a quarter of the time.
@@ -54,14 +54,17 @@ _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "tiacrossfusion")
 
 
 class QuPathWriter(Writer):
-    """GeoJSON for QuPath: `<stem>.geojson` (20x tiles, hotspots), `<stem>_10x.geojson`, `<stem>_5x.geojson`.
+    """GeoJSON for QuPath: `<stem>.geojson` (finest tiles, hotspots), `<stem>_10x.geojson`, `_5x.geojson`.
+
+    The finest tiles are those of 20x, unless the model reads less; the file of their own scale, and that of a
+    scale that was not read, then has no tiles.
 
     The measurements of a tile are its scores, and the percentiles of unsigned scores; the file says under
     "meanings" what each shows.
 
     Coordinates are level-0 pixels of the image as QuPath opens it, that is without the slide's
     `offset`, clipped to the slide. Tiles are coloured by `colour_score`, which each file names. Two runs
-    write the same bytes. The file of a scale that the bag lacks has no tiles.
+    write the same bytes.
     """
 
     def __init__(self, *, gzip: bool = False) -> None:
@@ -74,12 +77,16 @@ class QuPathWriter(Writer):
         """Write the three files."""
         record = origin(result)
         for scale, suffix in zip(_SUFFIXES, self.suffixes, strict=True):
-            scores = result.scores.get(scale, [])
-            header = record | {"tiles": scale, "colour": _colour(scores)}
+            if scale == "20x":
+                grid: str | None = result.bag.finest
+            else:
+                grid = scale if scale in result.bag.scales and scale != result.bag.finest else None
+            scores = [] if grid is None else result.scores.get(grid, [])
+            header = record | {"tiles": grid or scale, "colour": _colour(scores)}
             header |= {"meanings": {score.name: score.meaning for score in scores if score.meaning}}
             hotspots = result.hotspots if scale == "20x" else []
             features = (geojson.dumps(_hotspot_feature(result, hotspot)) for hotspot in hotspots)
-            tiles = _tile_features(result.bag, scale, scores) if scale in result.bag.scales else ()
+            tiles = () if grid is None else _tile_features(result.bag, grid, scores)
             with _open(folder / f"{stem}{suffix}", compress=self.gzip) as file:
                 file.write('{"type":"FeatureCollection",\n"tiacrossfusion":')
                 file.write(json.dumps(header, ensure_ascii=False, allow_nan=False))

@@ -54,21 +54,22 @@ _HEAD, _FOOT = 0.55, 1.15  # inches above and below the panels
 def attention_figure(result: SlideResult, path: Path) -> None:
     """Draw the slide and its scores as a PNG.
 
-    Each score of the 20x grid has a map on its own grid, except that of the attributions only the total
+    Each score of the finest grid has a map on its own grid, except that of the attributions only the total
     is drawn; the report has them all. The tissue under the maps is grey, so that colour means score only:
     unsigned scores share the scale of percentiles within the slide, signed scores one in units of the risk,
     which is the same for all slides of a model.
-    Without an overview of the slide, patches are drawn on white, and the first panel shows those of 20x.
+    Without an overview of the slide, patches are drawn on white, and the first panel shows the finest.
     """
     bag, scores, hotspots, overview = result.bag, result.scores, result.hotspots, result.overview
+    finest = bag.finest
     width, height = slide_size(bag)
-    unsigned = [score for score in scores["20x"] if not score.signed]
+    unsigned = [score for score in scores[finest] if not score.signed]
     signed = [
         score
-        for score in scores["20x"]
+        for score in scores[finest]
         if score.signed and (score.name == TOTAL or not score.name.startswith("Attribution "))
     ]
-    hot = named(scores["20x"], hotspots[0].score) if hotspots else colour_score(scores["20x"])
+    hot = named(scores[finest], hotspots[0].score) if hotspots else colour_score(scores[finest])
     panels = (None, *signed, *unsigned)
     bars = _colour_bars(unsigned, signed, hotspots)
     rows, columns, panel_w, panel_h = _layout(width / height, len(panels))
@@ -80,7 +81,7 @@ def attention_figure(result: SlideResult, path: Path) -> None:
 
     size = (max(1, round(panel_w * _DPI)), max(1, round(panel_h * _DPI)))
     if overview is None:
-        tissue = _draw_patches(bag, "20x", size)
+        tissue = _draw_patches(bag, finest, size)
     else:
         smooth = cv2.INTER_AREA if size[0] < overview.shape[1] else cv2.INTER_LINEAR
         tissue = cv2.resize(overview, size, interpolation=smooth)
@@ -92,9 +93,9 @@ def attention_figure(result: SlideResult, path: Path) -> None:
         y = figure_h - _HEAD - (row + 1) * (panel_h + _PANEL_TITLE) - row * _GAP
         axes = figure.add_axes((x / figure_w, y / figure_h, panel_w / figure_w, panel_h / figure_h))
         if score is None:
-            image, heading = tissue, "H&E" if overview is not None else "20x patches"
+            image, heading = tissue, "H&E" if overview is not None else f"{finest} patches"
         else:
-            # Hotspots consist of 20x tiles, so their score is drawn on the 20x grid.
+            # Hotspots consist of the finest tiles, so their score is drawn on their grid.
             drawn = score if score is hot else on_own_grid(scores, score.name)
             heading = "Attribution of the risk" if score.name == TOTAL else score.name
             ground = grey if overview is not None else _draw_patches(bag, drawn.scale, size)

@@ -63,17 +63,17 @@ class Frame:
 
 
 def map_view(frame: Frame, result: SlideResult) -> MapView:
-    """Return a slide with a layer for each score of the 20x grid, each on its own grid."""
+    """Return a slide with a layer for each score of the finest grid, each on its own grid."""
     bag, scores = result.bag, result.scores
     size = {"width": frame.width, "height": frame.height}
     if result.overview is None:
-        patches = np.zeros(len(bag.scales["20x"]))
-        ground = _layer(frame, bag, "20x", patches, _PATCHES, kind="patches")
+        patches = np.zeros(len(bag.scales[bag.finest]))
+        ground = _layer(frame, bag, bag.finest, patches, _PATCHES, kind="patches")
     else:
         picture = photograph(result.overview, _SIDE, _QUALITY)
         ground = Layer(kind="photo", picture=picture, x=0, y=0, **size)
     layers = []
-    for score in (on_own_grid(scores, score.name) for score in scores["20x"]):
+    for score in (on_own_grid(scores, score.name) for score in scores[bag.finest]):
         family, _, name = score.name.partition(" ")
         layers.append(
             _layer(
@@ -95,7 +95,7 @@ def map_view(frame: Frame, result: SlideResult) -> MapView:
         **size,
         ground=ground,
         layers=tuple(layers),
-        outlines=tuple(_outline(frame, hotspot) for hotspot in result.hotspots),
+        outlines=tuple(_outline(frame, hotspot, bag.finest) for hotspot in result.hotspots),
         bar=None if mpp is None else scale_bar(frame.dimensions[0] * mpp[0], frame.width),
     )
 
@@ -125,7 +125,7 @@ def _layer(
     return Layer(**names, picture=picture, **frame.box(reach))
 
 
-def _outline(frame: Frame, hotspot: Hotspot) -> Outline:
+def _outline(frame: Frame, hotspot: Hotspot, finest: str) -> Outline:
     """Return the border of a hotspot."""
     path = " ".join(
         "M" + " L".join(f"{frame.units(x)} {frame.units(y)}" for x, y in ring[:-1]) + "Z"
@@ -145,5 +145,5 @@ def _outline(frame: Frame, hotspot: Hotspot) -> Outline:
         path=path,
         x=frame.units(x),
         y=frame.units(y),
-        note=f"{hotspot.name}: {hotspot.tiles} tiles of 20x{area}, mean {value}",
+        note=f"{hotspot.name}: {hotspot.tiles} tiles of {finest}{area}, mean {value}",
     )
