@@ -411,12 +411,17 @@ def test_a_bundle_of_any_network_predicts_and_writes_its_scores(demo_bundle, tmp
     with torch.no_grad():
         output = call_network(trained, SlideTokens.from_bag(bag), attention=True)
     assert prediction.risk == pytest.approx(float(output.risk[0]), abs=1e-6)
-    np.testing.assert_array_equal(prediction.attention["20x"], output.attention.x20[0].double())
-
-    stages = {"20x"}
-    if not name.endswith("20x") and name != "nested-fusion":
-        stages |= {"5x", "10x"} | ({"fused"} if name.startswith("crossfusion") else set())
+    stages = {
+        "mean-pool-5x": {"5x"},
+        "nested-fusion-5x-10x": set(),
+        "nested-fusion": {"20x"},
+    }.get(name, {"20x"} if name.endswith("20x") else {"5x", "10x", "20x"})
+    if name in ("crossfusion", "crossfusion-no-conv"):
+        stages = stages | {"fused"}
     assert set(prediction.attention) == stages
+    for stage in stages & {"5x", "10x", "20x"}:
+        scores = getattr(output.attention, f"x{stage[:-1]}")
+        np.testing.assert_array_equal(prediction.attention[stage], scores[0].double())
     overview = np.full((200, 200, 3), 230, np.uint8)
     result = replace(result, overview=overview)
     for output_type in WRITERS.names():

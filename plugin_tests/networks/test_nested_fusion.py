@@ -156,15 +156,15 @@ def test_families_are_found_once_and_agree_with_those_of_extraction():
 
 def test_faults_of_nesting_are_named():
     tokens = tissue()
-    assert nesting_fault(tokens) is None
+    assert nesting_fault(tokens, SCALES) is None
     n = tokens.counts()[1]
     fewer = tokens.keep("10x", torch.arange(1, n))
-    assert "patches at 20x lie in no 10x patch" in nesting_fault(fewer)
+    assert "patches at 20x lie in no 10x patch" in nesting_fault(fewer, SCALES)
     more = SlideTokens(
         tokens.features,
         {**tokens.grid, "10x": torch.cat([tokens.grid["10x"], tokens.grid["10x"][:, :1] + 500], 1)},
     )
-    assert "lie in no 5x patch" in nesting_fault(more)
+    assert "lie in no 5x patch" in nesting_fault(more, SCALES)
 
 
 def test_sizes_are_checked():

@@ -421,7 +421,15 @@ def test_cuda_agrees_with_the_cpu():
 # --- all networks --------------------------------------------------------------------------------
 
 ALL = pytest.mark.parametrize("name", NETWORKS.names())
-FAMILY = ("crossfusion", "crossfusion-no-conv")
+#: Which attention scores networks have; others have all but "fused".
+ALL_SCORED = ("x5", "x10", "x20")
+SCORED = {name: ("x20",) for name in NETWORKS.names() if name.endswith("-20x")} | {
+    "crossfusion": (*ALL_SCORED, "fused"),
+    "crossfusion-no-conv": (*ALL_SCORED, "fused"),
+    "nested-fusion": ("x20",),
+    "nested-fusion-5x-10x": (),
+    "mean-pool-5x": ("x5",),
+}
 
 
 def small(name, **sizes):
@@ -453,11 +461,8 @@ def test_every_network_gives_a_survival_curve_slide_by_slide(name, lengths):
     assert (plain.survival.diff(dim=1) <= 0).all()
     torch.testing.assert_close(plain.logits, torch.cat([one.logits for one in alone]))
     for field, n in zip(("x5", "x10", "x20", "fused"), (*lengths, lengths[1]), strict=True):
-        scores = getattr(scored.attention, field)
-        fine_only = name.endswith("20x") or name == "nested-fusion"
-        assert (scores is None) == (
-            (fine_only and field != "x20") or (name not in FAMILY and field == "fused")
-        )
+        scores = getattr(scored.attention, field, None)
+        assert (scores is not None) == (field in SCORED.get(name, ALL_SCORED))
         if scores is not None:
             assert scores.shape == (3, n)
             singly = torch.cat([getattr(one.attention, field) for one in alone])
@@ -466,7 +471,7 @@ def test_every_network_gives_a_survival_curve_slide_by_slide(name, lengths):
 
 
 @ALL
-def test_fine_only_networks_read_20x_and_the_others_all_scales(name):
+def test_a_network_reads_the_scales_in_its_name_or_all(name):
     torch.manual_seed(0)
     model = loud(small(name))
     inputs = bags(4, 10, 20)
@@ -474,7 +479,8 @@ def test_fine_only_networks_read_20x_and_the_others_all_scales(name):
         before = run(model, inputs).logits
         for place in range(3):
             changed = [x + 1 if i == place else x for i, x in enumerate(inputs)]
-            read = place == 2 or not name.endswith("20x")
+            named = [s for s in ("5x", "10x", "20x") if s in name.split("-")]
+            read = not named or ("5x", "10x", "20x")[place] in named
             assert torch.equal(run(model, changed).logits, before) != read
 
 
@@ -503,7 +509,9 @@ def test_every_network_takes_half_precision_and_autocast(name):
         torch.testing.assert_close(halved, exact.logits, atol=0.05, rtol=0.05)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             rough = run(model, inputs, attention=True)
-    assert rough.survival.dtype == rough.attention.x20.dtype == torch.float32
+    assert rough.survival.dtype == torch.float32
+    for scores in vars(rough.attention).values() if rough.attention is not None else ():
+        assert scores is None or scores.dtype == torch.float32
     torch.testing.assert_close(rough.hazards, exact.hazards, atol=0.05, rtol=0)
 
 

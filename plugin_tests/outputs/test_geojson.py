@@ -33,7 +33,6 @@ from made_up_scores import (
 
 from tiacrossfusion.bags.bag import FeatureBag
 from tiacrossfusion.explain.attention_scores import STAGE_GRID
-from tiacrossfusion.explain.extent import why_no_maps
 from tiacrossfusion.explain.hotspots import find_hotspots
 from tiacrossfusion.outputs.annotation_store import AnnotationStoreWriter
 from tiacrossfusion.outputs.overlay import attention_figure

@@ -18,6 +18,7 @@ from tiacrossfusion.cli.calibrate import calibrate
 from tiacrossfusion.cli.check import check
 from tiacrossfusion.cli.convert import convert
 from tiacrossfusion.cli.demo import demo
+from tiacrossfusion.cli.distil import distil
 from tiacrossfusion.cli.encoders import encoders
 from tiacrossfusion.cli.evaluate import evaluate
 from tiacrossfusion.cli.extract import extract
@@ -114,6 +115,7 @@ for command in (
     train,
     tune,
     calibrate,
+    distil,
     markers,
     evaluate,
     models,

@@ -11,7 +11,7 @@ import torch
 
 from tiacrossfusion.inference.sampling import curve_order
 from tiacrossfusion.networks.families import neighbours
-from tiacrossfusion.networks.pooling import Pool, family_rows
+from tiacrossfusion.networks.pooling import Pool, family_rows, phi_of, telling
 from tiacrossfusion.slides.spec import SCALES
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ class FamilyTable:
         around: (F, 8) rows of the eight neighbours of each family; -1 for one without tissue.
         curve: (F,) the families along a curve through the slide, see `sampling.curve_order`.
         covariates: (1, C) of the patient, if any.
+        read: the scales at which all tokens were read, "5x", or "5x" and "10x".
     """
 
     network: SurvivalNetwork
@@ -43,6 +44,7 @@ class FamilyTable:
     around: Tensor
     curve: Tensor
     covariates: Tensor | None = None
+    read: Sequence[str] = ("5x",)
 
     @classmethod
     def of(
@@ -50,6 +52,7 @@ class FamilyTable:
         network: SurvivalNetwork,
         tokens: SlideTokens,
         counts: Mapping[str, Tensor] | None = None,
+        read: Sequence[str] = ("5x",),
     ) -> FamilyTable:
         """Make the table of one slide.
 
@@ -57,6 +60,7 @@ class FamilyTable:
             network: pools families.
             tokens: all 5x tokens, and the 10x and 20x tokens of the families that were read.
             counts: (F,) number of tokens of each family at 10x and 20x; None if all were read.
+            read: the scales at which all tokens were read, from which the others are told.
         """
         inputs = tokens.inputs()
         with torch.no_grad():
@@ -66,17 +70,16 @@ class FamilyTable:
             found = {s: torch.bincount(rows[s], minlength=len(rows["5x"])) for s in ("10x", "20x")}
         else:
             found = dict(counts)
-        x5 = inputs["x5"][0]
-        known = [pool.sums for pool in pools if pool.coarse]
         number = torch.stack([torch.ones_like(found["10x"]), found["10x"], found["20x"]], dim=1)
         return cls(
             network,
             pools,
-            number.to(x5.dtype),
-            torch.cat([x5, *known], dim=1),
+            number.to(inputs["x5"].dtype),
+            telling(inputs, pools, read),
             neighbours(inputs["grid5"]),
             torch.from_numpy(curve_order(inputs["grid5"][0].cpu().numpy())),
             tokens.covariates,
+            tuple(read),
         )
 
     def __len__(self) -> int:
@@ -85,8 +88,8 @@ class FamilyTable:
 
     @property
     def sampled(self) -> list[Pool]:
-        """Return the pools that 5x does not tell."""
-        return [pool for pool in self.pools if not pool.coarse]
+        """Return the pools that the scales that were read do not tell."""
+        return [pool for pool in self.pools if pool.reads not in self.read]
 
     @cached_property
     def sums(self) -> Tensor:
@@ -143,23 +146,14 @@ class FamilyTable:
         """Yield the means (R, .) of all pools, in order."""
         parts = iter(means.split([pool.sums.shape[1] for pool in self.sampled], dim=1))
         for pool in self.pools:
-            if pool.coarse:
-                yield pool.sums.mean(dim=0).expand(len(means), -1)
+            if pool.reads in self.read:
+                total = self.tokens[:, SCALES.index(pool.scale)].sum()
+                yield (pool.sums.sum(dim=0) / total).expand(len(means), -1)
             else:
                 yield next(parts)
 
     def _counts(self) -> dict[str, int]:
         return dict(zip(SCALES, (int(n) for n in self.tokens.sum(dim=0)), strict=True))
-
-
-def phi_of(features: Tensor, around: Tensor, centre: Tensor, directions: Tensor) -> Tensor:
-    """Return `[1; v; mean of v over the 3 x 3 cells]` (F, 1 + 2 q) of features (F, U)."""
-    v = (features - centre) @ directions
-    there = around >= 0
-    total = v + (v[around.clamp(min=0)] * there[:, :, None]).sum(dim=1)
-    return torch.cat(
-        [torch.ones_like(v[:, :1]), v, total / (1 + there.sum(1, keepdim=True))], dim=1
-    )
 
 
 def with_squares(phi: Tensor) -> Tensor:

@@ -28,7 +28,8 @@ from tiacrossfusion.models.files import (
     read_config,
 )
 from tiacrossfusion.models.from_coarse import FromCoarse
-from tiacrossfusion.models.network import network_of
+from tiacrossfusion.models.network import network_of, student_of
+from tiacrossfusion.networks.registry import STUDENTS
 from tiacrossfusion.slides.spec import SCALES
 from tiacrossfusion.survival import interpolation
 
@@ -261,19 +262,27 @@ def _load_network(config: BundleConfig, path: Path) -> SurvivalNetwork:
     weights = read_weights(path)
     # On "meta" no weights are drawn; a user's own network may need values while it is built.
     own = config.architecture.package is not None
+    # Of a student in closed form, the members are those of its teacher.
+    student = config.architecture if config.architecture.name in STUDENTS else None
+    single = config.architecture if student is None else student.slide
+    assert single is not None  # noqa: S101 - the schema has looked
     with torch.random.fork_rng(devices=()), torch.device("cpu" if own else "meta"):
         try:
-            networks = [network_of(config.architecture)]
+            networks = [network_of(single)]
+            network = networks[0] if student is None else student_of(student, networks[0])
         except UsageError as error:  # the file is wrong, not an option
             raise TiacfError(f"{path.with_name(CONFIG)}: architecture: {error}") from error
         each, count = len(networks[0].state_dict()), len(config.members) or 1
-        if config.members and len(weights) != each * count:  # before so many are built
+        further = len(network.state_dict()) - each
+        if config.members and len(weights) != each * count + further:  # before so many are built
             raise TiacfError(
                 f"{path}: the weights do not fit {CONFIG} ({len(weights)} tensors for {count} members "
                 f"of {each}); get the bundle again"
             )
-        networks += [network_of(config.architecture) for _ in config.members[1:]]
-    network = make_ensemble(networks, config) if config.members else networks[0]
+        networks += [network_of(single) for _ in config.members[1:]]
+    if config.members:
+        network = make_ensemble(networks, config)
+        network = network if student is None else student_of(student, network)
     wanted = network.state_dict()
     for name, tensor in weights.items():
         if not tensor.is_floating_point() and (

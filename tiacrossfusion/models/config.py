@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 from tiacrossfusion.encoders.spec import EncoderSpec
-from tiacrossfusion.networks.registry import FUSIONS, NETWORKS
+from tiacrossfusion.networks.registry import FUSIONS, NETWORKS, STUDENTS
 from tiacrossfusion.slides.spec import SamplingSpec
 from tiacrossfusion.survival import TimeBins
 from tiacrossfusion.survival.record import Record
@@ -51,7 +51,8 @@ class Architecture(BaseModel):
         covariates: names of the network's clinical covariates, which are standardised by moments stored in
             the weights.
         record: variables of the clinical record, of a model of slide and record.
-        slide: architecture of the slide's network, of such a model.
+        slide: architecture of the slide's network, of such a model; of a student in closed form, that of its
+            teacher (of each member, if the teacher is an ensemble).
         pretrained: what of such a model was pretrained.
     """
 
@@ -75,7 +76,9 @@ class Architecture(BaseModel):
     def _with_package(cls, given: Any) -> Any:
         if isinstance(given, dict) and "package" not in given:
             name = str(given.get("name"))
-            return given | {"package": None if name in FUSIONS else NETWORKS.package(name)}
+            return given | {
+                "package": None if name in (*FUSIONS, *STUDENTS) else NETWORKS.package(name)
+            }
         return given
 
     @model_validator(mode="after")
@@ -83,6 +86,9 @@ class Architecture(BaseModel):
         if self.name in FUSIONS:
             if self.record is None or self.slide is None or self.slide.name in FUSIONS:
                 raise ValueError(f"{self.name} lacks a record or the network of slides")
+        elif self.name in STUDENTS:
+            if self.record is not None or self.slide is None or self.slide.name in STUDENTS:
+                raise ValueError(f"{self.name} lacks the network of its teacher")
         elif self.record is not None or self.slide is not None:
             raise ValueError(f"{self.name} takes no record")
         elif self.package is None and self.name not in NETWORKS:
@@ -166,6 +172,24 @@ class ModelCard(BaseModel):
     notice: str
 
 
+class TaughtBy(BaseModel):
+    """Who taught a student, see `tiacf distil`.
+
+    Attributes:
+        name: of the teacher's bundle.
+        fingerprint: of its files.
+        slides: number of slides whose hazards were learnt.
+        way: "trained" by gradient, or "closed" form.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    fingerprint: str
+    slides: int = Field(ge=1)
+    way: Literal["trained", "closed"]
+
+
 class BundleConfig(BaseModel):
     """The `config.json` of a model bundle.
 
@@ -179,6 +203,7 @@ class BundleConfig(BaseModel):
     `training_slides` are hashes of the slides that the model was trained or stopped on
     (`bags.identity.bag_identities`). `training_distances` are quantiles, at evenly spaced probabilities, of
     how far the training slides lie from the mean of their features (`inference.familiarity.distance`).
+    Of a student, `risk_reference` is that of its teacher, whose hazards it learnt.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -195,6 +220,7 @@ class BundleConfig(BaseModel):
     risk_reference: RiskReference | None
     training_slides: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")], ...] = ()
     training_distances: tuple[Annotated[FiniteFloat, Field(ge=0)], ...] = ()
+    taught_by: TaughtBy | None = None
     card: ModelCard
 
     @model_validator(mode="after")

@@ -9,7 +9,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from tiacrossfusion.errors import UsageError
 from tiacrossfusion.models.config import Architecture, PretrainedPart
-from tiacrossfusion.networks.registry import FUSIONS, NETWORKS, build_network, network_sizes
+from tiacrossfusion.networks.registry import (
+    FUSIONS,
+    NETWORKS,
+    STUDENTS,
+    build_network,
+    network_sizes,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -65,6 +71,9 @@ def network_of(architecture: Architecture, **rates: float) -> SurvivalNetwork:
     from tiacrossfusion.networks.trained import TrainedNetwork
     from tiacrossfusion.networks.wrapper import PlainNetwork
 
+    if architecture.name in STUDENTS:
+        assert architecture.slide is not None  # noqa: S101 - the schema has looked
+        return student_of(architecture, network_of(architecture.slide))
     if architecture.slide is not None and architecture.record is not None:
         slide = network_of(architecture.slide, **rates)
         return FusedNetwork(
@@ -104,6 +113,23 @@ def network_of(architecture: Architecture, **rates: float) -> SurvivalNetwork:
         num_covariates=len(architecture.covariates),
         statistics=architecture.statistics,
     )
+
+
+def student_of(architecture: Architecture, teacher: SurvivalNetwork) -> SurvivalNetwork:
+    """Return the student in closed form of a teacher's network, whose regression is not fitted yet.
+
+    Raises:
+        UsageError: a size is missing, or no whole number of 1 or more.
+        TiacfError: the teacher does not predict from means.
+    """
+    from tiacrossfusion.networks.closed_student import ClosedStudent, ClosedStudent5x
+
+    sizes = {name: architecture.sizes.get(name) for name in ("told", "directions", "sums")}
+    for name, size in sizes.items():
+        if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= 2**20:
+            raise UsageError(f"sizes.{name} is {size}: give a whole number from 1 to {2**20}")
+    kind = ClosedStudent if "10x" in STUDENTS[architecture.name] else ClosedStudent5x
+    return kind(teacher, **cast("dict[str, int]", sizes))
 
 
 def summary_of(part: PretrainedPart | None, record: Record, encoder_width: int) -> nn.Module | None:

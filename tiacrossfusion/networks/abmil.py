@@ -59,7 +59,7 @@ class ABMIL(BagNetwork):
         for scale, tokens, rows, count in self.embedded_rows(inputs):
             powers = (self._logits(tokens) - self._offset()).exp()[:, None]  # (N, 1)
             for x, positive in ((powers * tokens, False), (powers, True)):
-                pools.append(Pool(scale, sum_by(x, rows, count), scale == "5x", positive))
+                pools.append(Pool(scale, sum_by(x, rows, count), scale, positive))
         return pools
 
     def from_means(

@@ -107,7 +107,8 @@ def check_tokens(network: Network, tokens: SlideTokens, label: str) -> None:
         if names:
             others = ", ".join(networks_without_grids()) if kind == "grid" else ""
             raise TiacfError(f"{label}: {message.format(', '.join(names), others=others)}")
-    if needs_nesting(network) and (fault := nesting_fault(tokens)):
+    nested = [scale for scale in SCALES if f"grid{scale[:-1]}" in required_inputs(network)]
+    if fault := nesting_fault(tokens, nested):
         raise TiacfError(
             f"{label}: {fault}, and the network needs nested grids; extract the slide again, or use a "
             f"network that needs no grid: {', '.join(networks_without_grids())}"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -91,12 +93,13 @@ def rows_at(wanted: Tensor, cells: Tensor) -> Tensor:
     return torch.where(there[place] == sought, order[place], -1)
 
 
-def nesting_fault(tokens: SlideTokens) -> str | None:
+def nesting_fault(tokens: SlideTokens, scales: Sequence[str]) -> str | None:
     """Return what is wrong with the families of one slide's tokens, in a few words; None if nothing is.
 
-    Every 20x token needs a 10x parent, that a 5x parent, and every coarser token a child.
+    Of the scales, from coarse to fine, every token needs a parent at the next coarser one, and a child at the
+    next finer one.
     """
-    for coarse, fine in (("5x", "10x"), ("10x", "20x")):
+    for coarse, fine in pairwise(scales):
         parent = parents(tokens.grid[fine], tokens.grid[coarse])
         orphans = int((parent < 0).sum())
         if orphans:

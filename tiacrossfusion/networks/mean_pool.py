@@ -51,7 +51,7 @@ class MeanPool(BagNetwork):
     def family_sums(self, inputs: Mapping[str, Tensor]) -> list[Pool]:
         """Return the sums of the embedded tokens at each scale."""
         return [
-            Pool(scale, sum_by(tokens, rows, count), coarse=scale == "5x")
+            Pool(scale, sum_by(tokens, rows, count), reads=scale)
             for scale, tokens, rows, count in self.embedded_rows(inputs)
         ]
 

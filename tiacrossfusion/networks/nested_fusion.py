@@ -132,10 +132,10 @@ class NestedFusion(SurvivalNetwork):
         of_cells = [sum_by(term * weight[:, None], rows["10x"], count) for term, weight in terms]
         # In whole families a weight n_i sums to the number of 20x tokens, a weight of 1 to that at 10x.
         return [
-            Pool("5x", coarse[0], coarse=True),
-            Pool("10x", sum_by(source[0], rows["10x"], count)),
+            Pool("5x", coarse[0], reads="5x"),
+            Pool("10x", sum_by(source[0], rows["10x"], count), reads="10x"),
             Pool("20x", sum_by(fine[0], rows["20x"], count)),
-            *(Pool(s, x) for s, x in zip(("20x", "20x", "10x", "20x"), of_cells, strict=True)),
+            *(Pool(s, x, s) for s, x in zip(("20x", "20x", "10x", "20x"), of_cells, strict=True)),
         ]
 
     def from_means(

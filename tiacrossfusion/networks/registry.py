@@ -13,7 +13,7 @@ from tiacrossfusion.networks.recipe import PAPER, Recipe
 if TYPE_CHECKING:
     from torch import nn
 
-#: Networks by name. Those in "-20x" and "-5x" read the tokens of that scale alone, those in "-5x-10x" no 20x. Add your own with
+#: Networks by name. Those in "-20x", "-5x" and "-5x-10x" read these scales alone. Add your own with
 #: `@NETWORKS.register("name")` or an entry point in the group "tiacrossfusion.networks": a class whose
 #: constructor takes `encoder_width`, `num_bins` and any other sizes, see `base.SurvivalNetwork`.
 NETWORKS: Registry[type[nn.Module]] = Registry(
@@ -55,6 +55,13 @@ FUSIONS: Mapping[str, str] = {
     "joint-fusion": "linear",
     "joint-network": "mlp",
     "joint-transformer": "tokens",
+}
+
+
+#: Students in closed form (`networks.closed_student`), which `tiacf distil` makes, with the scales they read.
+STUDENTS: Mapping[str, tuple[str, ...]] = {
+    "closed-student-5x": ("5x",),
+    "closed-student-5x-10x": ("5x", "10x"),
 }
 
 

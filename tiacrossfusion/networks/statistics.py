@@ -90,9 +90,10 @@ class SlideStatistics(nn.Module):
                 a, b, there = self._sides(index, name, inputs)
                 weights = there.to(a.dtype)[:, None]
                 both = torch.cat([a, b, a * b], dim=1) * weights
+                reads = name.split()[0]  # the finer of the two
                 pools += [
-                    Pool(scale, sum_by(weights, rows[scale], count), positive=True),
-                    Pool(scale, sum_by(both, rows[scale], count)),
+                    Pool(scale, sum_by(weights, rows[scale], count), reads, positive=True),
+                    Pool(scale, sum_by(both, rows[scale], count), reads),
                 ]
         if self.rare.any():
             projected = (inputs["x20"] @ self.rare)[0]

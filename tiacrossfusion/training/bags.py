@@ -113,6 +113,15 @@ class CohortBags:
         self.sampling = first.provenance.sampling
 
     @property
+    def scales(self) -> tuple[str, ...]:
+        """The scales that all bags have."""
+        return tuple(
+            scale
+            for scale in SCALES
+            if all(f"x{scale[:-1]}" in kept.inputs for kept in self._summaries.values())
+        )
+
+    @property
     def sha256(self) -> str:
         """Hash of everything in the bags that a network is trained on."""
         lines = [self.encoder.model_dump_json(), self.sampling.model_dump_json()]
@@ -264,7 +273,7 @@ def _summarise(tokens: SlideTokens, bag: FeatureBag) -> _Summary:
             content.update(f"grid {scale}".encode())
             content.update(np.ascontiguousarray(tokens.grid[scale][0].numpy()).data)
     inputs = set(tokens.inputs())
-    if len(tokens.grid) == len(SCALES) and nesting_fault(tokens) is None:
+    if tokens.grid and nesting_fault(tokens, [s for s in SCALES if s in tokens.grid]) is None:
         inputs.add(NESTED)
     return _Summary(
         tokens.counts(),

@@ -64,7 +64,7 @@ def save_fold_bundle(
             train_risks, predictions.training_times, predictions.training_events, fitted.bins
         ),
         training_slides=bags.identities(_slides_of(cohort, (*fold.train, *fold.validation))),
-        training_distances=_distances(fitted.network, bags, _slides_of(cohort, fold.train)),
+        training_distances=training_distances(fitted.network, bags, _slides_of(cohort, fold.train)),
         card=ModelCard(
             description=f"{model}, fold {fold.number} of a cross-validation.",
             cohort=f"{cohort.name}: {len(fold.train)} patients for training ({int(events.sum())} events), "
@@ -143,7 +143,7 @@ def save_ensemble(
     reference = risk_reference(risks, times, events, bins)
     known = {
         "risk_reference": reference,
-        "training_distances": _distances(network, bags, cohort.table.slides.slide),
+        "training_distances": training_distances(network, bags, cohort.table.slides.slide),
     }
     save_bundle(folder, config.model_copy(update=known), network)
     slides = cohort.table.slides.slide.tolist()
@@ -157,7 +157,7 @@ def _slides_of(cohort: Cohort, patients: Sequence[str]) -> list[str]:
     return slides.slide[slides.patient.isin(patients)].tolist()
 
 
-def _distances(
+def training_distances(
     network: SurvivalNetwork, bags: CohortBags, slides: Iterable[str]
 ) -> tuple[float, ...]:
     """Return quantiles of the slides' distances; none for a network without moments of features."""

@@ -20,11 +20,12 @@ from tiacrossfusion.inference.estimate import (
     from_sample,
     risk_with_gradient,
 )
-from tiacrossfusion.inference.families import FamilyTable, phi_of, with_squares
+from tiacrossfusion.inference.families import FamilyTable, with_squares
 from tiacrossfusion.inference.partial import BagFamilies
 from tiacrossfusion.inference.sampling import LEAST, balanced_order, families_for
 from tiacrossfusion.models.bundle import load_bundle
 from tiacrossfusion.models.from_coarse import SHARES, FromCoarse, t_quantile
+from tiacrossfusion.networks.pooling import phi_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -74,21 +75,46 @@ def fit_from_coarse(
             f"no slide that was held back has more than {LEAST} families, which are read whole: there is "
             "nothing to learn of larger ones; give slides like those that will be predicted"
         )
+    return _with_errors(_fit(network, slides, tables), tables, seed)
+
+
+@torch.no_grad()
+def regression_on(
+    network: SurvivalNetwork, slides: Slides, held_back: Slides, read: Sequence[str]
+) -> FromCoarse:
+    """Return the regression on the scales that are read, without its errors.
+
+    Args:
+        network: pools families; in eval mode.
+        slides: that it is fitted on.
+        held_back: that choose the penalty.
+        read: "5x", or "5x" and "10x".
+    """
+    return _fit(network, slides, list(_tables(network, held_back, read)), read)
+
+
+def _fit(
+    network: SurvivalNetwork,
+    slides: Slides,
+    held_back: Sequence[FamilyTable],
+    read: Sequence[str] = ("5x",),
+) -> FromCoarse:
     some = slides[:: max(1, len(slides) // _FOR_COMPONENTS)]
-    centre, directions = _components(_tables(network, some))
+    centre, directions = _components(_tables(network, some, read))
     sums: _Sums | None = None
-    for table in _tables(network, slides):
+    for table in _tables(network, slides, read):
         phi = phi_of(table.features, table.around, centre, directions)
         sums = sums or _Sums(table, phi.shape[1])
         sums.add(table, phi)
     assert sums is not None  # noqa: S101 - there are slides
     candidates = [sums.solved(centre, directions, penalty) for penalty in _PENALTIES]
-    fitted = min(candidates, key=lambda each: _unexplained(each, tables))
-    return _with_errors(fitted, tables, seed)
+    return min(candidates, key=lambda each: _unexplained(each, held_back))
 
 
-def _tables(network: SurvivalNetwork, slides: Slides) -> Iterable[FamilyTable]:
-    return (FamilyTable.of(network, read()) for read in slides)
+def _tables(
+    network: SurvivalNetwork, slides: Slides, read: Sequence[str] = ("5x",)
+) -> Iterable[FamilyTable]:
+    return (FamilyTable.of(network, slide(), read=read) for slide in slides)
 
 
 def _components(tables: Iterable[FamilyTable]) -> tuple[Tensor, Tensor]:

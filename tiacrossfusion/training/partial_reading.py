@@ -67,7 +67,7 @@ def learn_from_coarse(
         return None
     here = on_cpu(network)
     first = _tokens(bags, slides[0])
-    if set(first.grid) != set(SCALES) or nesting_fault(first) is not None:
+    if set(first.grid) != set(SCALES) or nesting_fault(first, SCALES) is not None:
         return None
     fitted = fit_from_coarse(
         here,
