@@ -28,6 +28,7 @@ from tiacrossfusion.inference.reading import PartialReading
 from tiacrossfusion.inference.sampling import (
     balanced_order,
     families_for,
+    portions,
     rounds,
     slide_rng,
 )
@@ -158,7 +159,7 @@ def predict_families(
     else:
         order = balanced_order(table.curve.numpy(), slide_rng(families.name, number))
     most = families_for(budget.share, number)
-    looks = rounds(number, most) if most else []
+    looks = rounds(number, most) if budget.until is not None else portions(most)
     n = known = 0  # families read, and those of them that the table has
     for target in looks:
         families.read(order[n:target])

@@ -13,6 +13,8 @@ from tiacrossfusion.errors import UsageError
 LEAST = 16
 #: Each round of `--until` reads to this many times the families before.
 GROWTH = 1.5
+#: Families of a portion: 1,280 patches where all of them is tissue.
+_PORTION = 64
 
 
 def families_for(budget: float, families: int) -> int:
@@ -36,6 +38,15 @@ def rounds(families: int, most: int) -> list[int]:
     while found[-1] < most:
         found.append(min(most, math.ceil(GROWTH * found[-1])))
     return found
+
+
+def portions(most: int) -> list[int]:
+    """Return how many families have been read after each portion, where nothing asks when to stop.
+
+    After each a slide can be interrupted; opening the slide again takes as long as some patches, and the last
+    batch of a portion is not full.
+    """
+    return [*range(_PORTION, most, _PORTION), most] if most else []
 
 
 def curve_order(grid: np.ndarray) -> np.ndarray:
