@@ -23,8 +23,9 @@ import torch
 
 from tiacrossfusion.encoders.loading import load_encoder
 from tiacrossfusion.networks.calling import call_network
-from tiacrossfusion.networks.registry import build_network
+from tiacrossfusion.networks.registry import build_network, recipe_of
 from tiacrossfusion.networks.tokens import SlideTokens
+from tiacrossfusion.networks.trained import TrainedNetwork
 from tiacrossfusion.survival.losses import nll_loss
 
 ENCODERS = ("resnet50", "vit_large_patch16_224")
@@ -133,7 +134,16 @@ def steps() -> list[str]:
         for slide, counts in SLIDES.items():
             tokens = tokens_of(counts).to("cuda", torch.float32)
             torch.manual_seed(0)
-            network = build_network(name, encoder_width=WIDTH, embed_dim=512).cuda()
+            # As `tiacf train` makes them.
+            network = TrainedNetwork(
+                build_network(name, encoder_width=WIDTH, embed_dim=512),
+                standardise=True,
+                statistics=recipe_of(name).statistics,
+            ).cuda()
+            if network.statistics is not None:
+                network.statistics.left.normal_()
+                network.statistics.right.normal_()
+                network.statistics.rare.normal_()
             optimiser = torch.optim.AdamW(network.parameters(), lr=1e-4)
             target = torch.tensor([1], device="cuda"), torch.tensor([1], device="cuda")
 
@@ -174,13 +184,15 @@ def main() -> None:
         "# A GPU",
         "",
         f"Output of benchmarks/gpu.py on one {device}, {platform.machine()}, torch {torch.__version__}. "
-        f"Patches of 256 px per second, batches of {BATCH}, medians of 5 runs over {PATCHES:,} patches in memory (so "
-        "without reading the slide, which keeps the GPU waiting on most machines):",
+        f"Patches of 256 px per second, batches of {BATCH}, medians of 5 runs over {PATCHES:,} patches in "
+        "memory (so without reading the slide, which keeps the GPU waiting on most machines):",
         "",
         *encoders(),
         "",
         f"A training step (forward, loss, backward, AdamW, bfloat16) and a prediction with attention "
-        f"(float32), features of width {WIDTH}, {', '.join(f'{k} {sum(v):,} tokens' for k, v in SLIDES.items())}:",
+        f"(float32), features of width {WIDTH}; "
+        + ", ".join(f"{slide} {sum(counts):,} tokens" for slide, counts in SLIDES.items())
+        + ":",
         "",
         *steps(),
     ]

@@ -516,6 +516,28 @@ def test_every_network_takes_half_precision_and_autocast(name):
 
 
 @ALL
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_every_network_trains_in_mixed_precision_on_a_gpu(name):
+    """Other operations are float32 there than in the processor's mixed precision."""
+    torch.manual_seed(0)
+    inner = small(name)
+    model = TrainedNetwork(inner, standardise=True, statistics=name == "nested-fusion").cuda()
+    if model.statistics is not None:
+        for direction in (model.statistics.left, model.statistics.right, model.statistics.rare):
+            direction.normal_()
+    inputs = [x.cuda() for x in bags(4, 10, 20)]
+    exact = run(model.eval(), inputs)
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        rough = run(model.train(), inputs)
+    rough.hazards.float().log().sum().backward()
+    for parameter in model.parameters():
+        assert parameter.grad is None or parameter.grad.isfinite().all()
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        rough = run(model.eval(), inputs)
+    torch.testing.assert_close(rough.hazards.float(), exact.hazards, atol=0.05, rtol=0)
+
+
+@ALL
 def test_every_network_refuses_bags_that_do_not_fit(name):
     model = small(name)
     x5, x10, x20 = bags(4, 10, 20)

@@ -203,7 +203,9 @@ class NestedFusion(SurvivalNetwork):
         powers = (logits - highest[place]).exp()
         total = powers.new_zeros(len(source)).index_add(0, place, powers)
         shares = powers / total[place].clamp(min=torch.finfo(powers.dtype).tiny)
-        return fine.new_zeros(source.shape).index_add(0, place, shares[:, None] * fine), shares
+        # In mixed precision on a GPU, exp and with it the shares are float32.
+        shared = (shares[:, None] * fine).to(fine.dtype)
+        return fine.new_zeros(source.shape).index_add(0, place, shared), shares
 
 
 class Product(nn.Module):
