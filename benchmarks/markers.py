@@ -1,7 +1,7 @@
 """Are planted markers found, and nothing else? And how long do 200 slides of 10,000 patches take?
 
-    python benchmarks/markers.py            # cohorts, about 35 minutes
-    python benchmarks/markers.py --speed    # 200 slides of 10,000 patches, about 6 minutes
+    python benchmarks/markers.py --work-dir work    # cohorts, about 35 minutes; resumed when it is run again
+    python benchmarks/markers.py --speed            # 200 slides of 10,000 patches, about 6 minutes
 
 Kinds of tissue have Dirichlet shares and lie as smooth areas; the log-hazard is the share of one of them, the
 place of one beside another, or nothing. Writes benchmarks/markers.md.
@@ -65,7 +65,7 @@ def judge(kind: Kind, found: Markers, drawn: Drawn) -> dict[str, object]:
     }
 
 
-def cohorts(count: int) -> list[str]:
+def cohorts(work: Path, count: int) -> list[str]:
     """Return the table of all rows."""
     lines = [
         "| planted | markers | planted first | other shares pass | place: planted first | others pass |",
@@ -75,10 +75,13 @@ def cohorts(count: int) -> list[str]:
         got = []
         # A rate of false findings needs more cohorts than a marker that is found in nearly all.
         for seed in range(FIRST_SEED, FIRST_SEED + count * (3 if name == "nothing" else 1)):
-            with tempfile.TemporaryDirectory() as folder:
-                drawn = draw(kind, PATIENTS, SIDE, WIDTH, seed, Path(folder))
-                got.append(judge(kind, find_markers(drawn.table, drawn.bags), drawn))
-            print(name, seed, json.dumps(got[-1], default=int), flush=True)
+            done = work / f"{name.replace(' ', '-')}-{seed}.json"
+            if not done.exists():
+                with tempfile.TemporaryDirectory() as folder:
+                    drawn = draw(kind, PATIENTS, SIDE, WIDTH, seed, Path(folder))
+                    found = judge(kind, find_markers(drawn.table, drawn.bags), drawn)
+                done.write_text(json.dumps(found, default=int))
+            got.append(json.loads(done.read_text()))
         n = len(got)
         numbers = sorted(int(str(one["number"])) for one in got)
         lines.append(
@@ -129,9 +132,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--speed", action="store_true")
     parser.add_argument("--cohorts", type=int, default=COHORTS)
+    parser.add_argument("--work-dir", type=Path, default=Path("work"))
     options = parser.parse_args()
     section = "Speed" if options.speed else "Cohorts"
-    lines = speed() if options.speed else cohorts(options.cohorts)
+    options.work_dir.mkdir(parents=True, exist_ok=True)
+    lines = speed() if options.speed else cohorts(options.work_dir, options.cohorts)
     print("\n".join(lines))
     sections = {"Cohorts": "", "Speed": ""}
     if OUT.exists():

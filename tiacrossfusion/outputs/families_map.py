@@ -13,7 +13,6 @@ from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-from tiacrossfusion.explain.extent import slide_size
 from tiacrossfusion.outputs.colours import colour_table
 from tiacrossfusion.outputs.figures import in_own_style, save_figure
 from tiacrossfusion.outputs.values import origin
@@ -109,7 +108,7 @@ def families_figure(result: SlideResult, path: Path) -> None:
     """Draw the families: those read in full colour, those imputed from 5x pale and hatched, others empty."""
     reading = result.prediction.reading
     assert reading is not None  # noqa: S101 - asked for such slides only
-    width, height = slide_size(result.bag) if result.bag.provenance.dimensions else (1, 1)
+    width, height = result.bag.provenance.dimensions or reading.cells[:, 2:].max(axis=0).tolist()
     bounds, limit = _bounds(result, reading), _limit(result)
     colours = _colours(reading, limit) / 255
     tall = 6.0 * height / width
