@@ -4,14 +4,14 @@
 
 The translation of Luo et al. (IJCAI 2025) to bags of 5x, 10x and 20x, in our own equations, since the paper's
 are not all known: a global branch on 5x with hazards of its own, a score of each family, and a detail branch
-that reads all 5x tokens and what is inside the families of the highest scores, a share of .1. Gates are soft in
-the first half of the epochs, then hard with a straight-through gradient. The loss is
+that reads all 5x tokens and what is inside the families of the highest scores, a share of .1. Gates are soft
+in the first half of the epochs, then hard with a straight-through gradient. The loss is
 
     L = NLL_detail + 0.5 NLL_global + 0.1 (1 - cos(P z_global, z_detail)) + BCE(score, target)
         + 2 (mean score - .1)^2
 
-with targets 1 for the tenth of families of highest attribution of a trained mean pooling. It is compared on the
-same cohorts with what the product does with that mean pooling. Writes benchmarks/sew.md.
+with targets 1 for the tenth of families of highest attribution of a trained mean pooling. It is compared on
+the same cohorts with what the product does with that mean pooling. Writes benchmarks/sew.md.
 """
 
 from __future__ import annotations
