@@ -286,6 +286,20 @@ class TestCommand:
         first, second = (pd.read_csv(tmp_path / name / "markers.csv") for name in "ab")
         pd.testing.assert_frame_equal(first, second)
 
+    def test_slides_of_one_patient_are_pooled(self, planted, tmp_path):
+        table = pd.read_csv(planted / "table.csv")
+        table["patient"] = [f"P{i // 2}" for i in range(len(table))]
+        first = table.groupby("patient")[["time", "event"]].transform("first")
+        table[["time", "event"]] = first
+        table.to_csv(tmp_path / "two.csv", index=False)
+        out = tmp_path / "out"
+        run(planted, out, "--table", tmp_path / "two.csv", "--number", "4", "--folds", "2")
+        slides = pd.read_csv(out / "slides.csv", index_col="slide")
+        patients = pd.read_csv(out / "patients.csv", index_col="patient")
+        assert len(patients) == 30
+        mean = slides.loc[["S00", "S01"], "share_2"].mean()  # of equally many patches
+        assert patients.loc["P0", "share_2"] == pytest.approx(mean, abs=1e-5)
+
 
 class TestRefused:
     def test_too_few_patients(self, planted, tmp_path):
@@ -299,6 +313,25 @@ class TestRefused:
 
     def test_a_false_discovery_rate_of_1(self, planted, tmp_path):
         assert_usage(run(planted, tmp_path / "out", "--level", "1"), "--level", "between 0 and 1")
+
+    def test_slides_that_are_not_there_before_anything_is_computed(self, planted, tmp_path):
+        result = run(planted, tmp_path / "out", "--slides", tmp_path / "absent")
+        assert_usage(result, "absent")
+        assert not (tmp_path / "out").exists()
+
+    def test_features_that_are_all_the_same(self, planted, tmp_path):
+        bags = tmp_path / "bags"
+        bags.mkdir()
+        for path in sorted((planted / "bags").iterdir()):
+            bag = FeatureBag.load(path)
+            tokens = bag.scales["20x"]
+            same = ScaleFeatures(np.ones_like(tokens.features), tokens.bounds, tokens.grid)
+            FeatureBag({"20x": same}, bag.provenance).save(bags / path.name)
+        assert_failed(run(planted, tmp_path / "out", "--bags", bags), "are the same")
+
+    def test_more_markers_than_patches(self, planted, tmp_path):
+        result = run(planted, tmp_path / "out", "--number", "900")
+        assert_failed(result, "too few for 900 markers", "--number")
 
     def test_bags_of_two_encoders(self, planted, tmp_path):
         bags = tmp_path / "bags"

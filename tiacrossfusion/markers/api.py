@@ -154,14 +154,7 @@ def find_markers(
         UsageError: a number is out of range, or a file is not there.
         TiacfError: table and bags do not go together, or there are too few patients or patches.
     """
-    usable_seed("--seed", seed)
-    if scale not in SCALES:
-        raise UsageError(f"--scale {scale}: must be one of {', '.join(SCALES)}")
-    if not 0 < level < 1:
-        raise UsageError(f"--level {level}: must lie between 0 and 1")
-    at_least("--folds", folds, 2)
-    if number is not None:
-        at_least("--number", number, 2)
+    check_settings(scale=scale, number=number, folds=folds, level=level, seed=seed)
     columns = columns or Columns()
     tell = say or (lambda _: None)
     cohort_table, outcome, covariates, sources = _cohort(
@@ -180,6 +173,10 @@ def find_markers(
     sample = cohort.sample(rng)
     projection = Projection.of(sample.features)
     points = projection(sample.features)
+    if len(np.unique(points[:1000], axis=0)) < 2:
+        raise TiacfError(
+            f"{bags}: the features of all patches are the same; extract the slides again"
+        )
     number, stability = _number(points, sample.owners, number, rng)
     notes = _notes(number, stability)
     centres = _by_frequency(points, fit_centres(points, number, seed))
@@ -227,6 +224,29 @@ def find_markers(
         seed,
         notes,
     )
+
+
+def check_settings(
+    *,
+    scale: str = "20x",
+    number: int | None = None,
+    folds: int = 5,
+    level: float = 0.05,
+    seed: int = 0,
+) -> None:
+    """Check settings of `find_markers` before anything is read.
+
+    Raises:
+        UsageError: one of them is out of range.
+    """
+    usable_seed("--seed", seed)
+    if scale not in SCALES:
+        raise UsageError(f"--scale {scale}: must be one of {', '.join(SCALES)}")
+    if not 0 < level < 1:
+        raise UsageError(f"--level {level}: must lie between 0 and 1")
+    at_least("--folds", folds, 2)
+    if number is not None:
+        at_least("--number", number, 2)
 
 
 def _cohort(

@@ -12,9 +12,10 @@ import numpy as np
 from tiacrossfusion.bags.bag import FeatureBag
 from tiacrossfusion.bags.files import find_bags
 from tiacrossfusion.cohorts.matching import bags_of_slides
-from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.errors import TiacfError, UsageError
 from tiacrossfusion.io.atomic import writing
-from tiacrossfusion.markers.api import Markers, find_markers
+from tiacrossfusion.io.paths import is_there, missing
+from tiacrossfusion.markers.api import Markers, check_settings, find_markers
 from tiacrossfusion.markers.figures import (
     forest_figure,
     kaplan_meier_marker,
@@ -69,6 +70,13 @@ def make_markers(
     folder = Path(output_path)
     tell = say or (lambda _: None)
     scale = settings.get("scale", "20x")
+    names = ("scale", "number", "folds", "level", "seed")
+    check_settings(**{name: settings[name] for name in names if name in settings})
+    if slides is not None and not is_there(Path(slides)):
+        raise UsageError(f"{slides}: {missing(Path(slides))}; check --slides")
+    pixels = None if slides is None else find_slides([str(slides)]).slides
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
 
     def write(bag: FeatureBag, labels: np.ndarray) -> None:
         if bag.scales[scale].bounds is not None:
@@ -82,8 +90,8 @@ def make_markers(
             for path in folder.glob(pattern):
                 path.unlink()
         pictures = _figures(found, folder, Path(bags))
-        if slides is not None:
-            pictures += _patches(found, folder, Path(slides), tell)
+        if pixels is not None:
+            pictures += _patches(found, folder, pixels, tell)
     write_page(found, folder, pictures)
     for note in found.notes:
         tell(f"note: {note}")
@@ -128,15 +136,15 @@ def _share(counts: np.ndarray, marker: int) -> float:
 
 
 def _patches(
-    found: Markers, folder: Path, slides: Path, say: Callable[[str], None]
+    found: Markers, folder: Path, slides: Sequence[Path], say: Callable[[str], None]
 ) -> list[Picture]:
     """Read the typical patches of each marker from the slides."""
-    paths = {slide_stem(path.name): path for path in find_slides([str(slides)]).slides}
+    paths = {slide_stem(path.name): path for path in slides}
     wanted = {one.slide for patches in found.described.typical.values() for one in patches}
     lacking = sorted(name for name in wanted if slide_stem(name) not in paths)
     if lacking:
         say(
-            f"note: {len(lacking)} of {len(wanted)} slides of typical patches are not in {slides}, such as "
+            f"note: {len(lacking)} of {len(wanted)} slides of typical patches are not in --slides, such as "
             f"{lacking[0]}; their patches are not shown"
         )
     opened: dict[str, Slide | None] = {}
