@@ -44,7 +44,7 @@ OUT = Path(__file__).with_suffix(".md")
 LABELLED, TESTED, FURTHER, FIRST_SEED = 150, 400, 300, 9300
 CODE = "nested-fusion-5x-10x"
 #: Kinds of cohorts, with the number of each.
-KINDS = {Planted("diffuse", 0.5): 14, Planted("diffuse", 0.5, 0.9): 5, Planted("diffuse", 0.0): 5}
+KINDS = {Planted("diffuse", 0.5): 10, Planted("diffuse", 0.5, 0.9): 5, Planted("diffuse", 0.0): 4}
 #: Cohorts of the first kind on which everything is tried, and what is tried on the others.
 ALL_ROWS, MAIN = 5, ("label", "closed", "closed_more", "trained")
 ROWS = {

@@ -57,6 +57,8 @@ def starts(simulated, cohort, tmp_path) -> dict[str, list[str]]:
             *out,
         ],
         "calibrate": ["--model", str(tmp_path), *bags],
+        "distil": ["--teacher", "crossfusion-demo", *bags, *out],
+        "audit": ["--model", "crossfusion-demo", *bags, *out],
         "markers": [*bags, "--table", str(cohort / "cohort.csv"), *out],
         "evaluate": ["--predictions", str(cohort), *out],
         "faithfulness": ["--faithfulness", *bags, "--model", "crossfusion-demo", *out],

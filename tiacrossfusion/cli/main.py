@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from tiacrossfusion import __version__
+from tiacrossfusion.cli.audit import audit
 from tiacrossfusion.cli.calibrate import calibrate
 from tiacrossfusion.cli.check import check
 from tiacrossfusion.cli.convert import convert
@@ -117,6 +118,7 @@ for command in (
     calibrate,
     distil,
     markers,
+    audit,
     evaluate,
     models,
     encoders,

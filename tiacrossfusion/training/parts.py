@@ -25,13 +25,14 @@ def random_part(tokens: SlideTokens, network: SurvivalNetwork, recipe: Recipe) -
     all of them.
     """
     if recipe.cell_share < 1:
-        tokens = _some_cells(tokens, recipe.cell_share)
+        tokens = some_cells(tokens, recipe.cell_share)
     if recipe.scale_dropout > 0:
         tokens = _some_scales(tokens, network, recipe.scale_dropout)
     return tokens
 
 
-def _some_cells(tokens: SlideTokens, share: float) -> SlideTokens:
+def some_cells(tokens: SlideTokens, share: float) -> SlideTokens:
+    """Return a random share of the 5x tokens with all inside, or of the tokens without grids."""
     chosen: dict[str, torch.Tensor] = {}
     if all(scale in tokens.grid for scale in SCALES):
         kept = _drawn(tokens.features["5x"].shape[1], share)

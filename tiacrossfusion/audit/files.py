@@ -1,0 +1,178 @@
+"""What an audit writes: `audit.json`, tables, a picture and one page."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib.figure import Figure
+
+from tiacrossfusion.audit.api import Attack, Audit
+from tiacrossfusion.io.atomic import write_text, writing
+from tiacrossfusion.outputs.figures import in_own_style, save_figure
+
+JSON, EFFECTS, DIRECTIONS, SITES, PICTURE, PAGE = (
+    "audit.json",
+    "effects.csv",
+    "directions.csv",
+    "sites.csv",
+    "effects.png",
+    "report.html",
+)
+
+_NOTICE = "Research use only, not for clinical use."
+_FIGURES = ("shift", "size", "spread", "changed", "rank")
+
+
+def effects_table(found: Audit) -> pd.DataFrame:
+    """Return one row an adversary: its figures with intervals, and those of chance at equal norm."""
+    rows = []
+    for attack in found.attacks:
+        row: dict[str, Any] = {
+            "adversary": attack.name,
+            "strength": attack.strength,
+            "share": attack.share,
+        }
+        for name in _FIGURES:
+            figure = getattr(attack.effect, name)
+            row |= {name: figure.value, f"{name}_low": figure.low, f"{name}_high": figure.high}
+            row |= {f"{name}_random": attack.random[name][0]}
+        rows.append(row | {"times_random": attack.ratio})
+    return pd.DataFrame(rows)
+
+
+def write_audit(found: Audit, folder: Path) -> None:
+    """Write everything into a folder; files of an earlier audit are replaced.
+
+    Raises:
+        TiacfError: the folder cannot be written.
+    """
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(_plain(dataclasses.asdict(found)), indent=1, allow_nan=False)
+    write_text(folder / JSON, text + "\n")
+    tables = {EFFECTS: effects_table(found)}
+    tables[DIRECTIONS] = pd.DataFrame([vars(one) for one in found.directions])
+    if found.sites is not None:
+        tables[SITES] = pd.DataFrame(
+            found.sites.shifts.items(), columns=["site", "shift_at_equal_follow_up"]
+        )
+    for name, table in tables.items():
+        write_text(
+            folder / name, table.to_csv(index=False, lineterminator="\n", float_format="%.6g")
+        )
+    with writing(folder):
+        effects_figure(found, folder / PICTURE)
+        picture = base64.b64encode((folder / PICTURE).read_bytes()).decode()
+    environment = Environment(
+        loader=PackageLoader("tiacrossfusion.audit", "page"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template("audit.html").render(
+        model=found.model,
+        lines=summary(found),
+        notes=found.notes,
+        attacks=[_row(attack) for attack in found.attacks],
+        directions=[
+            (one.name, f"{one.length:.3f}", f"{one.size:.3f}", f"{one.per_length:.3f}")
+            for one in found.directions[:12]
+        ],
+        sites=_of_sites(found),
+        picture=f"data:image/png;base64,{picture}",
+    )
+    write_text(folder / PAGE, page)
+
+
+def summary(found: Audit) -> list[str]:
+    """Return in a few lines what was found."""
+    lines = [
+        f"{found.model}: {found.slides} slides judged, adversaries fitted on {found.fitted_on} others, up to "
+        f"{found.tokens:,} patches of each."
+    ]
+    for attack in found.attacks:
+        size, changed = attack.effect.size, attack.effect.changed
+        few = f", {attack.share:.1%} of the patches" if attack.name == "sparse" else ""
+        lines.append(
+            f"{attack.name} at {attack.strength:g} SD{few}: the risk moves by {size.value:.2f} of its SD "
+            f"({size.low:.2f} to {size.high:.2f}; chance {attack.random['size'][0]:.2f}), and "
+            f"{changed.value:.0%} of the slides change group (chance {attack.random['changed'][0]:.0%})."
+        )
+    lines += [
+        f"The site is told from the features ({told.classifier}) with a balanced accuracy of "
+        f"{told.accuracy:.2f} ({told.low:.2f} to {told.high:.2f}; by chance {told.chance:.2f}, p {told.p:.2g})."
+        for told in found.told
+    ]
+    if found.sites is not None:
+        lines.append(
+            f"Risks of sites at equal follow-up: p {found.sites.p:.2g}; C across sites "
+            f"{found.sites.c_across:.3f}, within {found.sites.c_within:.3f}; hazard ratio of one SD "
+            f"{found.sites.ratio.value:.2f}, within sites {found.sites.within.value:.2f}."
+        )
+    return lines
+
+
+@in_own_style
+def effects_figure(found: Audit, path: Path) -> None:
+    """Draw how far each adversary moves the risk, with its interval, beside chance."""
+    attacks = found.attacks
+    figure = Figure(figsize=(8.2, 1.5 + 0.42 * len(attacks)), dpi=130, facecolor="white")
+    axes = figure.subplots()
+    for row, attack in enumerate(attacks):
+        size, chance = attack.effect.size, attack.random["size"]
+        axes.plot([size.low, size.high], [-row] * 2, color="#d55e00", lw=2)
+        axes.plot(size.value, -row, "o", color="#d55e00", label="adversary" if row == 0 else None)
+        axes.plot([chance[1], chance[2]], [-row - 0.25] * 2, color="0.5", lw=2)
+        label = "chance, equal norm (20 draws)" if row == 0 else None
+        axes.plot(chance[0], -row - 0.25, "s", color="0.5", markersize=4, label=label)
+    axes.set_yticks([-row for row in range(len(attacks))], [_name(attack) for attack in attacks])
+    axes.set_ylim(-len(attacks) + 0.4, 0.6)
+    axes.set_xlim(left=0)
+    axes.set_xlabel("mean change of the risk, in SDs of the risks")
+    axes.set_title(f"{found.model}: {found.slides} slides. {_NOTICE}", fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8)
+    figure.tight_layout()
+    save_figure(figure, path)
+
+
+def _name(attack: Attack) -> str:
+    few = f", {attack.share:.1%} of patches" if attack.name == "sparse" else ""
+    return f"{attack.name}, {attack.strength:g} SD{few}"
+
+
+def _row(attack: Attack) -> Sequence[str]:
+    cells = [_name(attack)]
+    for name in _FIGURES:
+        figure = getattr(attack.effect, name)
+        cells += [
+            f"{figure.value:.2f} ({figure.low:.2f} to {figure.high:.2f})",
+            f"{attack.random[name][0]:.2f}",
+        ]
+    return [*cells, f"{attack.ratio:.1f}"]
+
+
+def _of_sites(found: Audit) -> list[tuple[str, str]]:
+    if found.sites is None:
+        return []
+    return [(name, f"{shift:+.2f}") for name, shift in found.sites.shifts.items()]
+
+
+def _plain(value: Any) -> Any:
+    """Return a value without numbers that JSON does not have."""
+    if isinstance(value, dict):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
