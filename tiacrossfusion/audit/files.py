@@ -109,7 +109,8 @@ def summary(found: Audit) -> list[str]:
         )
     lines += [
         f"The site is told from the features ({told.classifier}) with a balanced accuracy of "
-        f"{told.accuracy:.2f} ({told.low:.2f} to {told.high:.2f}; by chance {told.chance:.2f}, p {told.p:.2g})."
+        f"{told.accuracy:.2f} ({told.low:.2f} to {told.high:.2f}; by chance {told.chance:.2f}, p "
+        f"{told.p:.2g})."
         for told in found.told
     ]
     if found.sites is not None:

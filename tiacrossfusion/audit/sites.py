@@ -66,17 +66,19 @@ def told_sites(features: np.ndarray, sites: np.ndarray, seed: int = 0) -> list[T
             f"{number} site with {FEWEST} patients or more among {len(names)}: sites can only be compared "
             "where there are two"
         )
-    x, y = features[kept], sites[kept]
-    components = min(_COMPONENTS, x.shape[1], len(x) // 2)
+    y = sites[kept]
+    components = min(_COMPONENTS, features.shape[1], int(kept.sum()) // 2)
+    # Components know no sites, so that they may be those of all patients.
+    reduced = make_pipeline(StandardScaler(), PCA(components, random_state=seed))
+    x = reduced.fit_transform(features[kept])
     folds = StratifiedKFold(_FOLDS, shuffle=True, random_state=seed)
     rng = np.random.default_rng(seed)
     found = []
     for name, classifier in (
-        ("linear", RidgeClassifierCV(np.logspace(-2, 4, 7), class_weight="balanced")),
+        ("linear", RidgeClassifierCV(np.logspace(-1, 4, 6), class_weight="balanced")),
         ("neighbours", KNeighborsClassifier(_NEIGHBOURS)),
     ):
-        model = make_pipeline(StandardScaler(), PCA(components, random_state=seed), classifier)
-        guessed = cross_val_predict(model, x, y, cv=folds)
+        guessed = cross_val_predict(classifier, x, y, cv=folds)
         right = guessed == y
         drawn = []
         for _ in range(_DRAWS):
@@ -88,7 +90,7 @@ def told_sites(features: np.ndarray, sites: np.ndarray, seed: int = 0) -> list[T
         for _ in range(_DEALT):
             other = rng.permutation(y)
             dealt.append(
-                balanced_accuracy_score(other, cross_val_predict(model, x, other, cv=folds))
+                balanced_accuracy_score(other, cross_val_predict(classifier, x, other, cv=folds))
             )
         p = (1 + sum(each >= accuracy for each in dealt)) / (1 + _DEALT)
         found.append(Told(name, accuracy, float(low), float(high), float(np.mean(dealt)), p))

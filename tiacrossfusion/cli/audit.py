@@ -69,7 +69,7 @@ def audit(
     from tiacrossfusion.audit.files import PAGE, summary, write_audit
 
     found = measure(
-        bundle,
+        str(bundle),
         source,
         table=table,
         columns=columns,
