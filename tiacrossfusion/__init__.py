@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
+        "audit.api": ["audit_model"],
         "bags.bag": ["FeatureBag"],
         "bags.stores": ["STORES"],
         "encoders.loading": ["load_encoder"],
@@ -30,6 +31,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "explain.scores": ["SCORES"],
         "inference.budget": ["Budget"],
         "inference.prediction": ["Prediction", "predict_bag"],
+        "markers.making": ["make_markers"],
         "models.bundle": ["ModelBundle", "load_bundle", "save_bundle"],
         "models.source": ["ModelSource"],
         "networks.base": ["SurvivalNetwork"],
@@ -48,10 +50,12 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "toolbox.model": ["CrossFusionModel", "NestedFusionModel", "SurvivalModel"],
         "training.api": ["train"],
         "training.config": ["TrainingConfig"],
+        "training.distillation": ["distil"],
     },
 )
 
 if TYPE_CHECKING:
+    from tiacrossfusion.audit.api import audit_model as audit_model
     from tiacrossfusion.bags.bag import FeatureBag as FeatureBag
     from tiacrossfusion.bags.stores import STORES as STORES
     from tiacrossfusion.encoders.loading import load_encoder as load_encoder
@@ -67,6 +71,7 @@ if TYPE_CHECKING:
     from tiacrossfusion.inference.budget import Budget as Budget
     from tiacrossfusion.inference.prediction import Prediction as Prediction
     from tiacrossfusion.inference.prediction import predict_bag as predict_bag
+    from tiacrossfusion.markers.making import make_markers as make_markers
     from tiacrossfusion.models.bundle import ModelBundle as ModelBundle
     from tiacrossfusion.models.bundle import load_bundle as load_bundle
     from tiacrossfusion.models.bundle import save_bundle as save_bundle
@@ -93,3 +98,4 @@ if TYPE_CHECKING:
     from tiacrossfusion.toolbox.model import SurvivalModel as SurvivalModel
     from tiacrossfusion.training.api import train as train
     from tiacrossfusion.training.config import TrainingConfig as TrainingConfig
+    from tiacrossfusion.training.distillation import distil as distil

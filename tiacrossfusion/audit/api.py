@@ -104,7 +104,7 @@ class Audit:
     notes: list[str]
 
 
-def audit(
+def audit_model(
     model: str | Path,
     bags: str | Path,
     *,
@@ -220,7 +220,7 @@ def check_settings(
     tokens: int = TOKENS,
     seed: int = 0,
 ) -> None:
-    """Check settings of `audit` before anything is read.
+    """Check settings of `audit_model` before anything is read.
 
     Raises:
         UsageError: one of them is out of range.

@@ -65,10 +65,10 @@ def audit(
         raise UsageError(f"--strengths {strengths}: give numbers such as 0.05,0.25") from None
     folder = output_folder(output_path)
 
-    from tiacrossfusion.audit.api import audit as measure
+    from tiacrossfusion.audit.api import audit_model
     from tiacrossfusion.audit.files import PAGE, summary, write_audit
 
-    found = measure(
+    found = audit_model(
         str(bundle),
         source,
         table=table,
