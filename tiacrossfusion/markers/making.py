@@ -27,7 +27,7 @@ from tiacrossfusion.markers.maps import marker_name, write_marker_map
 from tiacrossfusion.markers.page_writing import Picture, write_page
 from tiacrossfusion.slides.files import find_slides, slide_stem
 from tiacrossfusion.slides.patches import read_patch
-from tiacrossfusion.slides.slide import Slide, open_slide
+from tiacrossfusion.slides.slide import open_slide
 
 #: Folder of the maps for QuPath.
 MAPS = "slides"
@@ -147,33 +147,29 @@ def _patches(
             f"note: {len(lacking)} of {len(wanted)} slides of typical patches are not in --slides, such as "
             f"{lacking[0]}; their patches are not shown"
         )
-    opened: dict[str, Slide | None] = {}
-    images: dict[int, Sequence[np.ndarray]] = {}
-    for marker, patches in found.described.typical.items():
-        row = []
-        for patch in patches:
-            stem = slide_stem(patch.slide)
-            if stem in paths and stem not in opened:
-                opened[stem] = _open(paths[stem])
-            slide = opened.get(stem)
-            if slide is None:
-                continue
-            try:
-                row.append(read_patch(slide, np.array(patch.bounds), found.scale, found.sampling))
-            except TiacfError as error:
-                _log.warning("left out of the typical patches: %s", error)
-        images[marker] = row
+    read: dict[tuple[int, int], np.ndarray] = {}
+    for stem in sorted({slide_stem(name) for name in wanted} & set(paths)):
+        chosen = {
+            (marker, place): patch
+            for marker, patches in found.described.typical.items()
+            for place, patch in enumerate(patches)
+            if slide_stem(patch.slide) == stem
+        }
+        try:
+            with open_slide(paths[stem]) as slide:
+                for key, patch in chosen.items():
+                    read[key] = read_patch(
+                        slide, np.array(patch.bounds), found.scale, found.sampling
+                    )
+        except TiacfError as error:
+            _log.warning("left out of the typical patches: %s", error)
+    images = {
+        marker: [read[marker, place] for place in range(len(patches)) if (marker, place) in read]
+        for marker, patches in found.described.typical.items()
+    }
     if not any(images.values()):
         return []
     path = folder / "typical_patches.png"
     patches_figure(found, images, path)
     note = "Each of another patient, the nearest to the centre first."
     return [Picture("Typical patches", note, path)]
-
-
-def _open(path: Path) -> Slide | None:
-    try:
-        return open_slide(path)
-    except TiacfError as error:
-        _log.warning("left out of the typical patches: %s", error)
-        return None

@@ -208,24 +208,24 @@ def _taught(
     bundle: ModelBundle, sources: dict[str, Path], read: Sequence[str], *, show: bool
 ) -> _Taught:
     """Ask the teacher, slide by slide."""
-    found = _Taught({}, {}, sources, True)
+    hazards: dict[str, np.ndarray] = {}
+    coarse: dict[str, FeatureBag] = {}
     nested = True
-    for name, path in tqdm(
-        sources.items(), desc="Teacher", unit="bag", disable=None if show else True
-    ):
+    shown = tqdm(sources.items(), desc="Teacher", unit="bag", disable=None if show else True)
+    for name, path in shown:
         bag = FeatureBag.load(path)
         lacking = [scale for scale in read if scale not in bag.scales]
         if lacking:
             raise TiacfError(
                 f"{path}: has no {lacking[0]} patches, which the student reads; extract it again"
             )
-        found.hazards[name] = predict_bag(bag, bundle).hazards
-        found.coarse[name] = FeatureBag({s: bag.scales[s] for s in read}, bag.provenance)
+        hazards[name] = predict_bag(bag, bundle).hazards
+        coarse[name] = FeatureBag({s: bag.scales[s] for s in read}, bag.provenance)
         try:
             BagFamilies(bag)
         except TiacfError:
             nested = False
-    return _Taught(found.hazards, found.coarse, sources, nested)
+    return _Taught(hazards, coarse, sources, nested)
 
 
 def _trained(
