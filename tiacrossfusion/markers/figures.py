@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from tiacrossfusion.bags.bag import FeatureBag
+from tiacrossfusion.evaluation.kaplan_meier_figure import FEWEST_AT_RISK
 from tiacrossfusion.markers.api import Markers
 from tiacrossfusion.markers.maps import colour_of, marker_name, visible
 from tiacrossfusion.outputs.figures import in_own_style, save_figure
@@ -83,7 +84,10 @@ def forest_figure(found: Markers, path: Path) -> None:
 
 @in_own_style
 def kaplan_meier_marker(found: Markers, marker: int, path: Path) -> None:
-    """Draw the observed survival of patients above and below the median share, with numbers at risk."""
+    """Draw the observed survival of patients above and below the median share, with numbers at risk.
+
+    The time axis ends where fewer than 10 patients are at risk.
+    """
     from lifelines import KaplanMeierFitter
     from lifelines.plotting import add_at_risk_counts
 
@@ -108,7 +112,8 @@ def kaplan_meier_marker(found: Markers, marker: int, path: Path) -> None:
         fitter.plot_survival_function(ax=axes, color=colour, ci_alpha=0.15)
         fitters.append(fitter)
         names.append(words.removeprefix("share "))
-    axes.set(ylim=(0, 1.02), xlim=(0, outcome.times.max()))
+    # Beyond, a single patient makes a step (see `evaluation.kaplan_meier_figure`).
+    axes.set(ylim=(0, 1.02), xlim=(0, np.sort(outcome.times)[-FEWEST_AT_RISK]))
     axes.set_xlabel(f"time ({found.table.time_unit})")
     axes.set_ylabel("observed survival")
     axes.spines[["top", "right"]].set_visible(False)
