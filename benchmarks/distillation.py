@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import warnings
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -201,7 +202,7 @@ def cohorts(work: Path) -> list[str]:
         for kind, count in KINDS.items()
         for i in range(count)
     ]
-    with ProcessPoolExecutor(2) as pool:
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
         found = list(pool.map(partial(ask, work), questions))
     lines = []
     for kind in KINDS:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import warnings
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -251,7 +252,7 @@ def main(
     text = "# The risk from a part of the families\n\nMade by `benchmarks/partial_reading.py`.\n"
     for model in models:
         questions = [(kind, first_seed + i) for kind in KINDS for i in range(seeds)]
-        with ProcessPoolExecutor(2) as pool:
+        with ProcessPoolExecutor(os.cpu_count()) as pool:
             answers = list(pool.map(partial(ask, work_dir, model), questions))
         results = {kind: answers[i * seeds : (i + 1) * seeds] for i, kind in enumerate(KINDS)}
         text += "\n" + written(results, model, seeds)

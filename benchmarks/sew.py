@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import warnings
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -217,7 +218,7 @@ def main() -> None:
     options = parser.parse_args()
     count = options.cohorts
     questions = [(kind, FIRST_SEED + i) for kind in KINDS for i in range(count)]
-    with ProcessPoolExecutor(2) as pool:
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
         found = list(pool.map(partial(ask, options.work_dir), questions))
     lines = [
         "# SEW's pieces beside the product",
