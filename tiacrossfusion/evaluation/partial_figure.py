@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from tiacrossfusion.evaluation.bootstrap import bootstrap_counts, estimate
 from tiacrossfusion.evaluation.figures import COLOURS, DASHED, REFERENCE, add_axes, new_figure
 from tiacrossfusion.outputs.figures import in_own_style, save_figure
 from tiacrossfusion.survival.concordance import PairSums, harrell_pairs
@@ -15,31 +16,47 @@ from tiacrossfusion.survival.concordance import PairSums, harrell_pairs
 #: C that a recommended way may lose, and the share of the variance of risks below which 5x tells nothing.
 _MAY_LOSE, _NOTHING = 0.01, 0.1
 
+_DRAWS = 500
+
 
 def concordance_by_share(
     folds: Sequence[pd.DataFrame],
-) -> dict[tuple[str, float], float]:
+) -> dict[tuple[str, float], np.ndarray]:
     """Return Harrell's C by method and share, of pairs of patients within a fold.
 
     Args:
         folds: of each fold, a row for each slide, method and share, with "patient", "time", "event" and
             "risk".
+
+    Returns:
+        (1 + D,) C and its bootstrap draws by patient, the same draws for each method and share.
     """
+    sizes = [fold["patient"].nunique() for fold in folds]
     sums: dict[tuple[str, float], PairSums] = {}
-    for fold in folds:
+    for fold, counts in zip(folds, bootstrap_counts(sizes, _DRAWS, 0), strict=True):
         for (method, share), rows in fold.groupby(["method", "share"]):
             of = rows.groupby("patient").agg({"risk": "mean", "time": "first", "event": "first"})
             pairs = harrell_pairs(
-                of["time"].to_numpy(float), of["event"].to_numpy(bool), of["risk"].to_numpy()
+                of["time"].to_numpy(float),
+                of["event"].to_numpy(bool),
+                of["risk"].to_numpy(),
+                counts,
             )
             key = (str(method), float(str(share)))
             sums[key] = sums[key] + pairs if key in sums else pairs
-    return {key: float(pairs.ratio) for key, pairs in sums.items()}
+    return {key: pairs.ratio for key, pairs in sums.items()}
+
+
+def _lost(whole: np.ndarray, part: np.ndarray) -> str:
+    """Return what a part loses of C with its 95 % interval, in words."""
+    found = estimate(whole - part)
+    return f"{found.value:+.3f} of C ({found.low:+.3f} to {found.high:+.3f}, out of fold)"
 
 
 def recommendation(folds: Sequence[pd.DataFrame]) -> list[str]:
     """Return notes on how much of a slide this model needs, and how to choose it."""
-    c = concordance_by_share(folds)
+    draws = concordance_by_share(folds)
+    c = {key: float(values[0]) for key, values in draws.items()}
     whole, alone = c["all", 1.0], c["5x alone", 0.0]
     every = pd.concat(folds)
     risks = every[every["method"].isin(["all", "5x alone"])].pivot_table(
@@ -55,7 +72,8 @@ def recommendation(folds: Sequence[pd.DataFrame]) -> list[str]:
         )
     elif whole - alone <= _MAY_LOSE:
         notes.append(
-            f"5x alone loses {max(0, whole - alone):.3f} of C (out of fold): tiacf predict --budget 0 may do"
+            f"5x alone loses {_lost(draws['all', 1.0], draws['5x alone', 0.0])}: tiacf predict --budget 0 "
+            "may do"
         )
     shares = sorted({share for method, share in c if method == "random"})
     for share in shares:
@@ -63,10 +81,8 @@ def recommendation(folds: Sequence[pd.DataFrame]) -> list[str]:
         best = "focus" if focus > random + _MAY_LOSE and told >= _NOTHING else "random"
         if whole - c[best, share] <= _MAY_LOSE:
             choose = " --choose focus" if best == "focus" else ""
-            lost = max(0, whole - c[best, share])
-            notes.append(
-                f"tiacf predict --budget {share:g}{choose} loses {lost:.3f} of C (out of fold)"
-            )
+            lost = _lost(draws["all", 1.0], draws[best, share])
+            notes.append(f"tiacf predict --budget {share:g}{choose} loses {lost}")
             break
     else:
         notes.append(
@@ -77,8 +93,12 @@ def recommendation(folds: Sequence[pd.DataFrame]) -> list[str]:
 
 @in_own_style
 def partial_figure(folds: Sequence[pd.DataFrame], path: Path, *, title: str, note: str) -> None:
-    """Draw C, and the recall of the families of highest attribution, against the share read."""
-    c = concordance_by_share(folds)
+    """Draw C, and the recall of the families of highest attribution, against the share read.
+
+    Bars are 95 % intervals of what a part loses of the C of all, by bootstrap over patients.
+    """
+    draws = concordance_by_share(folds)
+    c = {key: float(values[0]) for key, values in draws.items()}
     figure = new_figure(9.4, 4.4, title=title, note=note)
     left = add_axes(figure, 0.8, 1.0, 3.6, 2.6)
     left.axhline(c["all", 1.0], label="all read", **REFERENCE)
@@ -90,7 +110,12 @@ def partial_figure(folds: Sequence[pd.DataFrame], path: Path, *, title: str, not
         (COLOURS[1], "focus", "focus, rest imputed"),
     ):
         shares = sorted(share for name, share in c if name == method)
-        left.plot(shares, [c[method, s] for s in shares], color=colour, marker="o", label=label)
+        lost = [estimate(draws["all", 1.0] - draws[method, s]) for s in shares]
+        bars = [[one.high - one.value for one in lost], [one.value - one.low for one in lost]]
+        values = [c[method, s] for s in shares]
+        left.errorbar(
+            shares, values, np.nan_to_num(bars), color=colour, marker="o", label=label, capsize=3
+        )
         recall = every[every["method"] == method].groupby("share")["recall"].mean()
         right.plot(recall.index, recall.to_numpy(), color=colour, marker="o", label=label)
     left.set(xlabel="share of the families read", ylabel="Harrell's C", xscale="log")
