@@ -100,10 +100,10 @@ def partial_figure(folds: Sequence[pd.DataFrame], path: Path, *, title: str, not
     draws = concordance_by_share(folds)
     c = {key: float(values[0]) for key, values in draws.items()}
     figure = new_figure(9.4, 4.4, title=title, note=note)
-    left = add_axes(figure, 0.8, 1.0, 3.6, 2.6)
+    left = add_axes(figure, 0.8, 1.15, 3.6, 2.45)
     left.axhline(c["all", 1.0], label="all read", **REFERENCE)
     left.axhline(c["5x alone", 0.0], color=COLOURS[2], linestyle=DASHED, label="5x alone")
-    right = add_axes(figure, 5.5, 1.0, 3.6, 2.6)
+    right = add_axes(figure, 5.5, 1.15, 3.6, 2.45)
     every = pd.concat(folds)
     for colour, method, label in (
         (COLOURS[0], "random", "random, difference estimator"),
