@@ -3,9 +3,9 @@
     python benchmarks/audit.py --work-dir work     # about 20 minutes
 
 Six hospitals of planted cohorts; the features of three have a vector added at all scales. In one kind of
-cohort patients with a high hazard come to these three more often, in the other the hospital is dealt by chance.
-A mean pooling is trained on random folds and on folds by hospital, and audited. Resumed when it is run again;
-writes benchmarks/audit.md.
+cohort patients with a high hazard come to these three more often, in the other the hospital is dealt by
+chance. A mean pooling is trained on random folds and on folds by hospital, and audited. Resumed when it is
+run again; writes benchmarks/audit.md.
 """
 
 from __future__ import annotations
@@ -123,9 +123,9 @@ def main() -> None:
         f"Output of benchmarks/audit.py: {PATIENTS} patients of six hospitals, three of which have a vector "
         f"of {LENGTH:g} SD a feature added; mean pooling; one row a cohort, seeds that were not used before.",
         "",
-        "| hospital | C, random folds | C, folds by hospital | site told (chance) | p of shifts at equal "
-        "follow-up | place of the first site among directions | its size (chance) | universal over chance | generator "
-        "over chance |",
+        "| hospital | C, random folds | C, folds by hospital | site told (chance) | p of shifts at "
+        "equal follow-up | place of the first site among directions | its size (chance) | universal over "
+        "chance | generator over chance |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for confounded in (True, False):
