@@ -35,7 +35,7 @@ from tiacrossfusion.training.config import make_config
 from tiacrossfusion.training.plan import Cohort
 from tiacrossfusion.training.run import TrainingRun
 from tiacrossfusion.training.student import (
-    StudentRecipe,
+    RECIPE,
     closed_student,
     hazards_of_slides,
     train_student,
@@ -81,7 +81,7 @@ def ask(work: Path, question: tuple[Planted, int, bool]) -> dict[str, float]:
     for name, model, settings in (
         ("teacher", "nested-fusion", {}),
         ("label", CODE, {}),
-        ("label50", CODE, {"fitting": {"input_weight_decay": StudentRecipe().input_weight_decay}}),
+        ("label50", CODE, {"fitting": {"input_weight_decay": RECIPE.input_weight_decay}}),
     ):
         if not (everything or name in ("teacher", *MAIN)):
             continue

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import json
 import math
@@ -11,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from tiacrossfusion.audit.api import Attack, Audit
 from tiacrossfusion.io.atomic import write_text, writing
 from tiacrossfusion.outputs.figures import in_own_style, save_figure
+from tiacrossfusion.outputs.pages import page_environment, picture_address
 
 JSON, EFFECTS, DIRECTIONS, SITES, PICTURE, PAGE = (
     "audit.json",
@@ -70,14 +69,7 @@ def write_audit(found: Audit, folder: Path) -> None:
         )
     with writing(folder):
         effects_figure(found, folder / PICTURE)
-        picture = base64.b64encode((folder / PICTURE).read_bytes()).decode()
-    environment = Environment(
-        loader=PackageLoader("tiacrossfusion.audit", "page"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_environment("tiacrossfusion.audit")
     page = environment.get_template("audit.html").render(
         model=found.model,
         lines=summary(found),
@@ -88,7 +80,7 @@ def write_audit(found: Audit, folder: Path) -> None:
             for one in found.directions[:12]
         ],
         sites=_of_sites(found),
-        picture=f"data:image/png;base64,{picture}",
+        picture=picture_address(folder / PICTURE),
     )
     write_text(folder / PAGE, page)
 

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from tiacrossfusion.evaluation.scores import AddedValue, Evaluation, Subgroups
 from tiacrossfusion.evaluation.tables import Table
 from tiacrossfusion.io.atomic import write_text
+from tiacrossfusion.outputs.pages import MEDIA, page_environment, picture_address
 
 PAGE = "report.html"
 
-_MEDIA = {".png": "image/png", ".svg": "image/svg+xml"}
 _VERSIONED = ("tiacrossfusion", "tiatoolbox", "torch", "lifelines", "numpy", "pandas")
 
 
@@ -61,20 +58,14 @@ def write_page(
     Raises:
         TiacfError: the folder cannot be written.
     """
-    environment = Environment(
-        loader=PackageLoader("tiacrossfusion.evaluation", "page"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_environment("tiacrossfusion.evaluation")
     versions = {f"version of {name}": version(name) for name in _VERSIONED}
     given = {"bootstrap draws": evaluation.draws, "seed": evaluation.seed} | dict(settings or {})
     text = environment.get_template("evaluation.html").render(
         title=title,
         evaluation=evaluation,
         tables=tables,
-        pictures=[_picture(path) for path in pictures if path.suffix in _MEDIA],
+        pictures=[_picture(path) for path in pictures if path.suffix in MEDIA],
         checklist=_checklist(evaluation, added, groups),
         settings=[(name, str(value)) for name, value in (given | versions).items()],
     )
@@ -82,8 +73,7 @@ def write_page(
 
 
 def _picture(path: Path) -> _Picture:
-    encoded = base64.b64encode(path.read_bytes()).decode()
-    return _Picture(path.stem.replace("_", " "), f"data:{_MEDIA[path.suffix]};base64,{encoded}")
+    return _Picture(path.stem.replace("_", " "), picture_address(path))
 
 
 def _checklist(

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from tiacrossfusion.io.atomic import write_text
 from tiacrossfusion.markers.api import Markers
 from tiacrossfusion.markers.files import markers_table
 from tiacrossfusion.markers.maps import marker_name
 from tiacrossfusion.markers.testing import Arrangement
+from tiacrossfusion.outputs.pages import page_environment, picture_address
 
 PAGE = "report.html"
 
@@ -32,7 +30,7 @@ class Picture:
     @property
     def source(self) -> str:
         """Return the picture as a data address."""
-        return f"data:image/png;base64,{base64.b64encode(self.path.read_bytes()).decode()}"
+        return picture_address(self.path)
 
 
 @dataclass(frozen=True)
@@ -91,13 +89,7 @@ def write_page(found: Markers, folder: Path, pictures: Sequence[Picture]) -> Non
     Raises:
         TiacfError: the folder cannot be written.
     """
-    environment = Environment(
-        loader=PackageLoader("tiacrossfusion.markers", "page"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_environment("tiacrossfusion.markers")
     text = environment.get_template("markers.html").render(
         title=found.title,
         scale=found.scale,

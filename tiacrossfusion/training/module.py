@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import cast
 
 import lightning
@@ -25,6 +26,7 @@ from tiacrossfusion.survival import TimeBins, risk_of, survival_curve
 from tiacrossfusion.survival.concordance import harrell_c
 from tiacrossfusion.survival.losses import cox_loss, cross_entropy_loss, nll_loss
 from tiacrossfusion.training.bags import CohortBags
+from tiacrossfusion.training.optimising import share_of_rate, weight_groups
 from tiacrossfusion.training.parts import random_part
 from tiacrossfusion.training.patients import (
     Patient,
@@ -157,29 +159,15 @@ class SurvivalTraining(lightning.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW; linear warm-up, then a cosine that reaches 0 with the last step, once."""
-        recipe = self.settings
-        embedding = set()
-        if isinstance(self.network, SurvivalNetwork):
-            embedding = {w for part in self.network.embeddings() for w in part.parameters()}
-        decays: dict[float, list[nn.Parameter]] = {}
-        for weight in self.network.parameters():
-            decay = recipe.input_weight_decay if weight in embedding else recipe.weight_decay
-            decays.setdefault(decay if weight.ndim > 1 else 0.0, []).append(weight)
         optimiser = torch.optim.AdamW(
-            [{"params": weights, "weight_decay": decay} for decay, weights in decays.items()],
-            lr=recipe.learning_rate,
+            weight_groups(self.network, self.settings), lr=self.settings.learning_rate
         )
         steps = math.ceil(
             len(self.training_patients)
             / (self.trainer.world_size * self.settings.patients_per_step)
         )
         warm_up, total = self.settings.warm_up * steps, self.settings.epochs * steps
-
-        def share(step: int) -> float:
-            if step < warm_up:
-                return (step + 1) / warm_up
-            return 0.5 + 0.5 * math.cos(math.pi * (step - warm_up) / max(1, total - warm_up))
-
+        share = partial(share_of_rate, warm_up=warm_up, total=total)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, share)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

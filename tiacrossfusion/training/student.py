@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,38 +15,22 @@ from torch import Tensor, nn
 
 from tiacrossfusion.networks.calling import call_network
 from tiacrossfusion.networks.closed_student import ClosedStudent, ClosedStudent5x
+from tiacrossfusion.networks.recipe import SEARCHED, Recipe
 from tiacrossfusion.networks.tokens import SlideTokens
 from tiacrossfusion.training.from_coarse import Slides, regression_on
-from tiacrossfusion.training.patients import in_order, passes
+from tiacrossfusion.training.optimising import share_of_rate, weight_groups
+from tiacrossfusion.training.patients import Patient, passes, patient_hazards
 
 if TYPE_CHECKING:
     from tiacrossfusion.networks.base import SurvivalNetwork
     from tiacrossfusion.training.bags import CohortBags
 
 
-@dataclass(frozen=True)
-class StudentRecipe:
-    """How a student is trained; chosen on development cohorts, see benchmarks/distillation.md.
-
-    Attributes:
-        learning_rate: the highest, after the warm-up.
-        weight_decay: of AdamW, on weight matrices.
-        input_weight_decay: the same for modules that embed tokens.
-        epochs: at most.
-        warm_up: epochs of linear warm-up, before the cosine.
-        patience: epochs without a better loss of the slides held back before it stops.
-        slides_per_step: slides whose gradients are added up.
-        least_steps: of the optimiser; fewer slides get more epochs.
-    """
-
-    learning_rate: float = 3e-3
-    weight_decay: float = 1e-2
-    input_weight_decay: float = 50.0
-    epochs: int = 60
-    warm_up: int = 3
-    patience: int = 15
-    slides_per_step: int = 16
-    least_steps: int = 600
+#: How a student is trained, with slides in the place of patients; chosen on development cohorts, see
+#: benchmarks/distillation.md.
+RECIPE = replace(
+    SEARCHED, input_weight_decay=50.0, epochs=60, patience=15, patients_per_step=16, least_steps=600
+)
 
 
 def distillation_loss(hazards: Tensor, taught: Tensor) -> Tensor:
@@ -71,7 +56,7 @@ def train_student(
     held_back: Sequence[str],
     taught: dict[str, np.ndarray],
     *,
-    recipe: StudentRecipe | None = None,
+    recipe: Recipe = RECIPE,
     seed: int = 0,
     further: Callable[[nn.Module, SlideTokens, Sequence[str]], Tensor] | None = None,
     say: Callable[[str], None] = lambda _: None,
@@ -84,7 +69,7 @@ def train_student(
         slides: names of those that teach.
         held_back: names of those that stop it.
         taught: hazards (K,) of the teacher, by slide.
-        recipe: how it is trained; None for the default.
+        recipe: how it is trained; of its loss nothing is read.
         seed: of order and dropout.
         further: a term that is added to the loss of each pass, from the network, its tokens and the slides.
         say: gets a line at the end.
@@ -92,27 +77,23 @@ def train_student(
     Returns:
         The loss of the slides held back, less the least possible.
     """
-    recipe = recipe or StudentRecipe()
     device = next(network.parameters()).device
     targets = {s: torch.from_numpy(np.asarray(h)).float().to(device) for s, h in taught.items()}
-    steps = math.ceil(len(slides) / recipe.slides_per_step)
-    epochs = max(recipe.epochs, math.ceil(recipe.least_steps / steps))
-    patience = math.ceil(recipe.patience * epochs / recipe.epochs)
-    optimiser = torch.optim.AdamW(_groups(network, recipe), lr=recipe.learning_rate)
-    warm = recipe.warm_up * steps
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda step: _rate(step, warm, epochs * steps)
-    )
+    steps = math.ceil(len(slides) / recipe.patients_per_step)
+    longer = recipe.lengthened(steps)
+    optimiser = torch.optim.AdamW(weight_groups(network, recipe), lr=recipe.learning_rate)
+    share = partial(share_of_rate, warm_up=recipe.warm_up * steps, total=longer.epochs * steps)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, share)
     rng = np.random.default_rng(seed)
     best, waited, kept = math.inf, 0, copy.deepcopy(network.state_dict())
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        for _ in range(epochs):
+        for _ in range(longer.epochs):
             network.train()
             order = [slides[i] for i in rng.permutation(len(slides))]
             parts = [
-                order[start : start + recipe.slides_per_step]
-                for start in range(0, len(order), recipe.slides_per_step)
+                order[start : start + recipe.patients_per_step]
+                for start in range(0, len(order), recipe.patients_per_step)
             ]
             for names, tokens in zip(parts, bags.read(parts), strict=True):
                 optimiser.zero_grad()
@@ -123,7 +104,7 @@ def train_student(
                     if further is not None:
                         loss = loss + further(network, stacked, [names[i] for i in group])
                     (loss / len(names)).backward()
-                nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+                nn.utils.clip_grad_norm_(network.parameters(), recipe.gradient_clip)
                 optimiser.step()
                 schedule.step()
             network.eval()
@@ -132,7 +113,7 @@ def train_student(
                 best, waited, kept = found, 0, copy.deepcopy(network.state_dict())
             else:
                 waited += 1
-            if waited > patience:
+            if waited > longer.patience:
                 break
     network.load_state_dict(kept)
     network.eval()
@@ -140,20 +121,9 @@ def train_student(
     return best
 
 
-@torch.inference_mode()
 def hazards_of_slides(network: nn.Module, bags: CohortBags, slides: Sequence[str]) -> np.ndarray:
-    """Return the hazards (N, K) float64 of slides."""
-    device = next(iter(network.state_dict().values())).device
-    parts = [list(slides[start : start + 16]) for start in range(0, len(slides), 16)]
-    rows = []
-    for tokens in bags.read(parts):
-        members = passes(tokens)
-        outputs = [
-            call_network(network, SlideTokens.stack([tokens[i] for i in part]).to(device)).hazards
-            for part in members
-        ]
-        rows.append(in_order(outputs, members).double().cpu().numpy())
-    return np.concatenate(rows)
+    """Return the hazards (N, K) float64 of slides, each taken for a patient."""
+    return patient_hazards(network, bags, [Patient(slide, (slide,), 0.0, 0) for slide in slides])
 
 
 def excess_loss(
@@ -187,21 +157,3 @@ def closed_student(
     made.directions.copy_(fitted.directions)
     made.coefficients.copy_(fitted.coefficients)
     return made.eval()
-
-
-def _groups(network: SurvivalNetwork, recipe: StudentRecipe) -> list[dict[str, object]]:
-    """Return the weights by their decay: those of embeddings, other matrices, and the rest."""
-    inputs = {id(p) for module in network.embeddings() for p in module.parameters() if p.ndim > 1}
-    parts: dict[float, list[nn.Parameter]] = {}
-    for parameter in network.parameters():
-        decay = 0.0 if parameter.ndim < 2 else recipe.weight_decay
-        if id(parameter) in inputs:
-            decay = recipe.input_weight_decay
-        parts.setdefault(decay, []).append(parameter)
-    return [{"params": params, "weight_decay": decay} for decay, params in parts.items()]
-
-
-def _rate(step: int, warm: int, total: int) -> float:
-    if step < warm:
-        return (step + 1) / warm
-    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))

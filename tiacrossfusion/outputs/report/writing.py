@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 import tiacrossfusion
 from tiacrossfusion.io.atomic import replacing
 from tiacrossfusion.models.config import BundleConfig
+from tiacrossfusion.outputs.pages import page_environment
 from tiacrossfusion.outputs.report.drawings import contribution_bars, draw_survival
 from tiacrossfusion.outputs.report.fragment import ReportSlide
 from tiacrossfusion.outputs.report.maps import percentile_scale, signed_scale
@@ -68,13 +68,7 @@ def write_report(path: Path, run: ReportRun, slides: Iterable[ReportSlide]) -> N
     shown, left_out = _that_fit(slides)
     ranked = sorted(shown, key=lambda s: (s.risk is None, -(s.risk or 0.0), s.name))
     css, script = _part("style.css"), _part("script.js")
-    environment = Environment(
-        loader=PackageLoader("tiacrossfusion.outputs.report", "page"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_environment("tiacrossfusion.outputs.report")
     environment.filters |= {"signed": _signed, "number": _number}
     page = environment.get_template("report.html").stream(
         run=run,
