@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
-import warnings
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -21,19 +19,16 @@ from typing import Any
 import numpy as np
 import torch
 from lifelines.utils import concordance_index
-from partial_cohorts import Planted, draw
+from partial_cohorts import Planted, draw, one_thread, train_holdout
 from torch import nn
 from torch.nn.functional import kl_div, log_softmax, softmax
 
-from tiacrossfusion.models.bundle import load_bundle
 from tiacrossfusion.networks.families import parents
 from tiacrossfusion.networks.registry import build_network
 from tiacrossfusion.networks.trained import TrainedNetwork
 from tiacrossfusion.survival import risk_of, survival_curve
 from tiacrossfusion.training.bags import CohortBags
-from tiacrossfusion.training.config import make_config
 from tiacrossfusion.training.plan import Cohort
-from tiacrossfusion.training.run import TrainingRun
 from tiacrossfusion.training.student import (
     RECIPE,
     closed_student,
@@ -66,13 +61,11 @@ def ask(work: Path, question: tuple[Planted, int, bool]) -> dict[str, float]:
     With all of them, or with those of `MAIN` alone.
     """
     planted, seed, everything = question
-    place = work / f"{planted.name.replace(', ', '-').replace(' ', '')}-{seed}"
+    place = work / planted.folder(seed)
     done = place / "found.json"
     if done.exists():
         return json.loads(done.read_text())
-    logging.disable(logging.WARNING)
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
+    one_thread()
     cohort, truth = draw(planted, LABELLED + TESTED + FURTHER, seed)
     names = sorted(cohort.sources)
     known = names[: LABELLED + TESTED]
@@ -85,19 +78,8 @@ def ask(work: Path, question: tuple[Planted, int, bool]) -> dict[str, float]:
     ):
         if not (everything or name in ("teacher", *MAIN)):
             continue
-        config = make_config(
-            {
-                "time_unit": "months",
-                "models": (model,),
-                "protocol": {"protocol": "holdout", "test_share": TESTED / (LABELLED + TESTED)},
-            }
-            | settings,
-            "benchmark",
-        )
-        run = TrainingRun(place / name, labelled, config, say=lambda _: None)
-        run.fit(model)
-        bundles[name] = load_bundle(place / name / model / "fold-0" / "bundle")
-        fold = run.plan.folds[0]
+        share = TESTED / (LABELLED + TESTED)
+        bundles[name], fold = train_holdout(place / name, labelled, model, share, **settings)
     bags = CohortBags(cohort.sources, show_progress=False)
     own, further = [*fold.train, *fold.validation], names[LABELLED + TESTED :]
     teacher = bundles["teacher"].network

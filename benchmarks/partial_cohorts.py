@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from tiacrossfusion.bags.bag import FeatureBag, ScaleFeatures
+from tiacrossfusion.cohorts.folds import Fold
 from tiacrossfusion.cohorts.table import CohortTable
+from tiacrossfusion.models.bundle import ModelBundle, load_bundle
 from tiacrossfusion.simulation.bags import BagOptions, draw_bag, pattern_direction
 from tiacrossfusion.simulation.fields import smooth_field
 from tiacrossfusion.simulation.follow_up import follow_up
 from tiacrossfusion.simulation.planted import draw_planted_cohort
+from tiacrossfusion.training.config import make_config
 from tiacrossfusion.training.plan import Cohort
+from tiacrossfusion.training.run import TrainingRun
 
 SIDE, WIDTH, SHIFT = 16, 32, 2.33  # AUC of a token .95
 
@@ -31,6 +40,10 @@ class Planted:
     kind: str
     visible: float
     middle: float = 0.0
+
+    def folder(self, seed: int) -> str:
+        """Return the name of a folder for one cohort."""
+        return f"{self.name.replace(', ', '-').replace(' ', '')}-{seed}"
 
     @property
     def name(self) -> str:
@@ -150,3 +163,28 @@ def _other(direction: np.ndarray) -> np.ndarray:
     """Return a unit vector at right angles to a direction."""
     vector = np.roll(direction, 1) - (np.roll(direction, 1) @ direction) * direction
     return vector / np.linalg.norm(vector)
+
+
+def one_thread() -> None:
+    """Compute on one thread, without warnings: cohorts are judged beside each other."""
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+
+
+def train_holdout(
+    place: Path, cohort: Cohort, model: str, test_share: float, **settings: Any
+) -> tuple[ModelBundle, Fold]:
+    """Train a model on the patients outside one test part; what the folder has is not trained again."""
+    config = make_config(
+        {
+            "time_unit": "months",
+            "models": (model,),
+            "protocol": {"protocol": "holdout", "test_share": test_share},
+            **settings,
+        },
+        "benchmark",
+    )
+    run = TrainingRun(place, cohort, config, say=lambda _: None)
+    run.fit(model)
+    return load_bundle(place / model / "fold-0" / "bundle"), run.plan.folds[0]

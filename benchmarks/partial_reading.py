@@ -9,9 +9,7 @@ intervals) and judged on 200 others. Resumed by cohort when it is run again; wri
 from __future__ import annotations
 
 import json
-import logging
 import os
-import warnings
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -21,7 +19,7 @@ import click
 import numpy as np
 import torch
 from lifelines.utils import concordance_index
-from partial_cohorts import Planted, draw
+from partial_cohorts import Planted, draw, one_thread, train_holdout
 
 from tiacrossfusion.inference.estimate import (
     from_coarse_alone,
@@ -33,10 +31,7 @@ from tiacrossfusion.inference.estimate import (
 from tiacrossfusion.inference.families import FamilyTable
 from tiacrossfusion.inference.sampling import balanced_order, families_for, rounds
 from tiacrossfusion.inference.stopping import is_certain
-from tiacrossfusion.models.bundle import load_bundle
-from tiacrossfusion.training.config import make_config
 from tiacrossfusion.training.from_coarse import fit_from_coarse, focus_target
-from tiacrossfusion.training.run import TrainingRun
 
 KINDS = (
     Planted("diffuse", 0.5),
@@ -61,23 +56,13 @@ METHODS = (
 def ask(work: Path, model: str, question: tuple[Planted, int]) -> dict[str, Any]:
     """Train, fit and judge on one cohort."""
     planted, seed = question
-    place = work / f"{model}-{planted.name.replace(', ', '-').replace(' ', '')}-{seed}"
+    place = work / f"{model}-{planted.folder(seed)}"
     done = place / "found.json"
     if done.exists():
         return json.loads(done.read_text())
-    logging.disable(logging.WARNING)
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
+    one_thread()
     cohort, table = draw(planted, PATIENTS, seed)
-    settings = {
-        "time_unit": "months",
-        "models": (model,),
-        "protocol": {"protocol": "holdout", "test_share": 1 / 3},
-    }
-    run = TrainingRun(place / "run", cohort, make_config(settings, "benchmark"), say=lambda _: None)
-    run.fit(model)
-    fold = run.plan.folds[0]
-    bundle = load_bundle(place / "run" / model / "fold-0" / "bundle")
+    bundle, fold = train_holdout(place / "run", cohort, model, 1 / 3)
     read = {name: partial(bundle.tokens, bag) for name, bag in cohort.sources.items()}
     fitted = fit_from_coarse(
         bundle.network, [read[p] for p in fold.train], [read[p] for p in fold.validation]

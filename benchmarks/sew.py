@@ -18,9 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
-import warnings
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -28,7 +26,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from lifelines.utils import concordance_index
-from partial_cohorts import WIDTH, Planted, draw
+from partial_cohorts import WIDTH, Planted, draw, one_thread, train_holdout
 from scipy.stats import t as student
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy, cosine_similarity
@@ -36,13 +34,10 @@ from torch.nn.functional import binary_cross_entropy, cosine_similarity
 from tiacrossfusion.inference.estimate import from_coarse_alone, from_imputed, from_sample
 from tiacrossfusion.inference.families import FamilyTable
 from tiacrossfusion.inference.sampling import balanced_order, families_for
-from tiacrossfusion.models.bundle import load_bundle
 from tiacrossfusion.networks.pooling import family_rows
 from tiacrossfusion.survival.losses import nll_loss
 from tiacrossfusion.survival.time_bins import quantile_bins
-from tiacrossfusion.training.config import make_config
 from tiacrossfusion.training.from_coarse import fit_from_coarse, focus_target
-from tiacrossfusion.training.run import TrainingRun
 
 OUT = Path(__file__).with_suffix(".md")
 KINDS = (Planted("diffuse", 0.5), Planted("rare", 0.5))
@@ -135,23 +130,13 @@ def fit(
 def ask(work: Path, question: tuple[Planted, int]) -> dict[str, float]:
     """Return C on the test patients of one cohort, by row."""
     planted, seed = question
-    place = work / f"{planted.name.replace(', ', '-').replace(' ', '')}-{seed}"
+    place = work / planted.folder(seed)
     done = place / "found.json"
     if done.exists():
         return json.loads(done.read_text())
-    logging.disable(logging.WARNING)
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
+    one_thread()
     cohort, truth = draw(planted, PATIENTS, seed)
-    settings = {
-        "time_unit": "months",
-        "models": ("mean-pool",),
-        "protocol": {"protocol": "holdout", "test_share": 1 / 3},
-    }
-    run = TrainingRun(place / "run", cohort, make_config(settings, "benchmark"), say=lambda _: None)
-    run.fit("mean-pool")
-    fold = run.plan.folds[0]
-    bundle = load_bundle(place / "run" / "mean-pool" / "fold-0" / "bundle")
+    bundle, fold = train_holdout(place / "run", cohort, "mean-pool", 1 / 3)
     read = {name: partial(bundle.tokens, bag) for name, bag in cohort.sources.items()}
     fitted = fit_from_coarse(
         bundle.network, [read[p] for p in fold.train], [read[p] for p in fold.validation]

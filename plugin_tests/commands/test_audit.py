@@ -10,16 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from command_line import assert_failed, assert_usage, tiacf
+from small_training import SETTINGS
 
 from tiacrossfusion import train
 from tiacrossfusion.simulation.bags import simulate_bags
-
-SETTINGS = {
-    "time_unit": "months",
-    "protocol": {"folds": 2},
-    "network": {"embed_dim": 16},
-    "fitting": {"epochs": 4},
-}
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from command_line import assert_failed, assert_usage, tiacf
+from small_training import SETTINGS
 
 from tiacrossfusion import train
 from tiacrossfusion.bags.bag import FeatureBag
@@ -20,13 +21,6 @@ from tiacrossfusion.networks.calling import call_network
 from tiacrossfusion.networks.tokens import SlideTokens
 from tiacrossfusion.simulation.bags import simulate_bags
 from tiacrossfusion.training.student import distillation_loss
-
-SETTINGS = {
-    "time_unit": "months",
-    "protocol": {"folds": 2},
-    "network": {"embed_dim": 16},
-    "fitting": {"epochs": 4},
-}
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from command_line import assert_failed, assert_usage, tiacf
+from small_training import SETTINGS
 
 from tiacrossfusion import Budget, SurvivalPredictor, train
 from tiacrossfusion.bags.bag import FeatureBag
@@ -17,13 +18,6 @@ from tiacrossfusion.encoders.encoder import Encoder
 from tiacrossfusion.inference.slide_families import SlideFamilies
 from tiacrossfusion.models.bundle import load_bundle
 from tiacrossfusion.simulation.bags import simulate_bags
-
-SETTINGS = {
-    "time_unit": "months",
-    "protocol": {"folds": 2},
-    "network": {"embed_dim": 16},
-    "fitting": {"epochs": 4},
-}
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from tiacrossfusion.audit.directions import (
 )
 from tiacrossfusion.audit.effects import Effect, effect_of
 from tiacrossfusion.audit.generator import fit_generator
-from tiacrossfusion.audit.perturbed import Audited, risks
+from tiacrossfusion.audit.perturbed import Audited, Perturbation, risks
 from tiacrossfusion.audit.sites import FEWEST, SiteShift, Told, site_shift, told_sites
 from tiacrossfusion.bags.bag import FeatureBag
 from tiacrossfusion.bags.files import find_bags
@@ -88,7 +89,6 @@ class Audit:
         told: how well the site is told; empty without sites.
         sites: what sites do to the risks; None without follow-up or sites.
         seconds: of one pass of the generator over a slide.
-        notes: what a reader should know, a line each.
     """
 
     model: str
@@ -101,7 +101,6 @@ class Audit:
     told: list[Told]
     sites: SiteShift | None
     seconds: float
-    notes: list[str]
 
 
 def audit_model(
@@ -126,7 +125,7 @@ def audit_model(
     Args:
         model: bundle folder, name or hub id.
         bags: folder of feature bags.
-        table: follow-up, for sites and C; None without.
+        table: follow-up, patients and sites; without, each slide counts as a patient.
         columns: names of its columns; `fold_by` names the sites.
         time_unit: unit of the times.
         strengths: in SDs of the training features, above 0 and at most 3.
@@ -155,38 +154,41 @@ def audit_model(
     fitting = [slides[n] for n in names if half[owner[n]]]
     judged = [slides[n] for n in names if not half[owner[n]]]
     before = risks(audited, judged)
-    notes: list[str] = []
     if not bool(torch.isfinite(before).all()):
         raise TiacfError(f"{bundle.config.name}: a risk is not finite; check the model's weights")
-    reference = bundle.config.risk_reference
-    cutoff = None if reference is None else reference.cutoff
     if float(before.std(correction=0)) == 0:
         raise TiacfError(
             f"{bundle.config.name}: all slides have the same risk; there is nothing to audit"
         )
+    reference = bundle.config.risk_reference
+    judges = _Judges(audited, judged, before, None if reference is None else reference.cutoff, seed)
     attacks = []
     for strength in strengths:
         tell(f"universal adversary, {strength:g} SD")
         delta = universal(audited, fitting, strength, seed)
-        found = effect_of(before.numpy(), risks(audited, judged, delta).numpy(), cutoff)
-        attacks.append(
-            _attack("universal", strength, 1.0, found, audited, judged, before, cutoff, seed)
-        )
+        by_chance = partial(random_universal, audited, strength)
+        attacks.append(judges.attack("universal", strength, 1.0, delta, by_chance))
     tell("generator")
     generator = fit_generator(audited, fitting, MIDDLE, seed)
     begun = time.perf_counter()
     with torch.no_grad():
-        made = [generator(audited, slide, MIDDLE) for slide in judged]
-        seconds = (time.perf_counter() - begun) / len(judged)
-        after = torch.cat([audited.risk(s, d) for s, d in zip(judged, made, strict=True)])
-    found = effect_of(before.numpy(), after.double().cpu().numpy(), cutoff)
-    attacks.append(_attack("generator", MIDDLE, 1.0, found, audited, judged, before, cutoff, seed))
+        for slide in judged:
+            generator(audited, slide, MIDDLE)
+    seconds = (time.perf_counter() - begun) / len(judged)
+    attacks.append(
+        judges.attack(
+            "generator",
+            MIDDLE,
+            1.0,
+            lambda slide: generator(audited, slide, MIDDLE),
+            judges.random_tokens(MIDDLE, 1.0),
+        )
+    )
     for share in SHARES:
         tell(f"sparse adversary, {share:.1%} of the patches")
-        moved = [audited.risk(s, sparse(audited, s, MIDDLE, share)).detach() for s in judged]
-        found = effect_of(before.numpy(), torch.cat(moved).double().cpu().numpy(), cutoff)
+        delta_of = partial(sparse, audited, strength=MIDDLE, share=share)
         attacks.append(
-            _attack("sparse", MIDDLE, share, found, audited, judged, before, cutoff, seed)
+            judges.attack("sparse", MIDDLE, share, delta_of, judges.random_tokens(MIDDLE, share))
         )
     means = mean_features(audited, list(slides.values()))
     sites = None if cohort is None or cohort.sites is None else cohort.sites
@@ -196,7 +198,7 @@ def audit_model(
     if sites is not None and cohort is not None:
         of_slides = sites.loc[[owner[n] for n in names]].to_numpy()
         directions = site_directions(means, of_slides, FEWEST) | directions
-        told, shift = _sites(audited, bundle, cohort, sources, slides, seed)
+        told, shift = _sites(audited, bundle, cohort, sources, slides, tokens, seed)
     compared = compare_directions(audited, judged, directions, before, seed)
     return Audit(
         bundle.config.name,
@@ -209,7 +211,6 @@ def audit_model(
         told,
         shift,
         seconds,
-        notes,
     )
 
 
@@ -276,41 +277,59 @@ def _half(owner: dict[str, str], rng: np.random.Generator) -> dict[str, bool]:
     return {patient: patient in chosen for patient in patients}
 
 
-def _attack(
-    name: str,
-    strength: float,
-    share: float,
-    effect: Effect,
-    audited: Audited,
-    judged: Sequence[SlideTokens],
-    before: torch.Tensor,
-    cutoff: float | None,
-    seed: int,
-) -> Attack:
-    """Put random perturbations of equal norm beside an adversary."""
-    generator = torch.Generator().manual_seed(seed)
-    drawn = []
-    for _ in range(DRAWS):
-        if name == "universal":
-            after = risks(audited, judged, random_universal(audited, strength, generator))
-        else:
-            with torch.no_grad():
-                after = torch.cat(
-                    [
-                        audited.risk(s, random_sparse(audited, s, strength, share, generator))
-                        for s in judged
-                    ]
-                ).double()
-        drawn.append(effect_of(before.numpy(), after.cpu().numpy(), cutoff, draws=0))
-    random = {}
-    for figure in ("shift", "size", "spread", "changed", "rank"):
-        values = [getattr(one, figure).value for one in drawn]
-        low, high = np.quantile(values, [0.025, 0.975])
-        random[figure] = (float(np.mean(values)), float(low), float(high))
-    size = random["size"][0]
-    return Attack(
-        name, strength, share, effect, random, effect.size.value / size if size else float("inf")
-    )
+@dataclass(frozen=True, eq=False)
+class _Judges:
+    """Slides on which adversaries and chance are compared.
+
+    Attributes:
+        audited: the network.
+        slides: that no adversary was fitted on.
+        before: (N,) their risks.
+        cutoff: between the risk groups; None takes the median.
+        seed: of the random perturbations.
+    """
+
+    audited: Audited
+    slides: Sequence[SlideTokens]
+    before: torch.Tensor
+    cutoff: float | None
+    seed: int
+
+    def effect(self, delta: Perturbation, **options: int) -> Effect:
+        """Return what a perturbation does to the risks."""
+        after = risks(self.audited, self.slides, delta)
+        return effect_of(self.before.numpy(), after.numpy(), self.cutoff, **options)
+
+    def random_tokens(
+        self, strength: float, share: float
+    ) -> Callable[[torch.Generator], Perturbation]:
+        """Return what draws random perturbations of a share of the tokens of each slide."""
+
+        def draw(generator: torch.Generator) -> Perturbation:
+            return lambda slide: random_sparse(self.audited, slide, strength, share, generator)
+
+        return draw
+
+    def attack(
+        self,
+        name: str,
+        strength: float,
+        share: float,
+        delta: Perturbation,
+        draw: Callable[[torch.Generator], Perturbation],
+    ) -> Attack:
+        """Put random perturbations of equal norm beside an adversary."""
+        effect = self.effect(delta)
+        generator = torch.Generator().manual_seed(self.seed)
+        drawn = [self.effect(draw(generator), draws=0) for _ in range(DRAWS)]
+        random = {}
+        for figure in fields(Effect):
+            values = [getattr(one, figure.name).value for one in drawn]
+            low, high = np.quantile(values, [0.025, 0.975])
+            random[figure.name] = (float(np.mean(values)), float(low), float(high))
+        size = random["size"][0]
+        ratio = effect.size.value / size if size else float("inf")
+        return Attack(name, strength, share, effect, random, ratio)
 
 
 def _sites(
@@ -319,6 +338,7 @@ def _sites(
     cohort: CohortTable,
     sources: dict[str, Path],
     parts: dict[str, SlideTokens],
+    most_tokens: int,
     seed: int,
 ) -> tuple[list[Told], SiteShift]:
     """Tell the sites of all patients, and compare their risks."""
@@ -328,17 +348,12 @@ def _sites(
     for slide, patient in cohort.slides.itertuples(index=False, name=None):
         tokens = parts.get(slide)
         if tokens is None:
-            tokens = _part(bundle, sources[slide], TOKENS, seed)
+            tokens = _part(bundle, sources[slide], most_tokens, seed)
         features[patient].append(mean_features(audited, [tokens])[0].ravel())
         found[patient].append(float(risks(audited, [tokens])[0]))
     means = np.stack([np.mean(rows, axis=0) for rows in features.values()])
     of_patients = np.array([np.mean(values) for values in found.values()])
     assert cohort.sites is not None  # noqa: S101 - the caller has looked
     sites = cohort.sites.loc[patients.index].to_numpy()
-    outcome = Outcome(
-        patients["time"].to_numpy(float),
-        patients["event"].to_numpy(int),
-        patients["entry"].to_numpy(float) if "entry" in patients else None,
-        np.zeros((len(patients), 0)),
-    )
+    outcome = Outcome.of_patients(patients)
     return told_sites(means, sites, seed), site_shift(of_patients, outcome, sites)

@@ -13,6 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from tiacrossfusion.audit.api import Attack, Audit
+from tiacrossfusion.audit.effects import Effect
 from tiacrossfusion.io.atomic import write_text, writing
 from tiacrossfusion.outputs.figures import in_own_style, save_figure
 from tiacrossfusion.outputs.pages import page_environment, picture_address
@@ -27,7 +28,7 @@ JSON, EFFECTS, DIRECTIONS, SITES, PICTURE, PAGE = (
 )
 
 _NOTICE = "Research use only, not for clinical use."
-_FIGURES = ("shift", "size", "spread", "changed", "rank")
+_FIGURES = tuple(figure.name for figure in dataclasses.fields(Effect))
 
 
 def effects_table(found: Audit) -> pd.DataFrame:
@@ -73,7 +74,6 @@ def write_audit(found: Audit, folder: Path) -> None:
     page = environment.get_template("audit.html").render(
         model=found.model,
         lines=summary(found),
-        notes=found.notes,
         attacks=[_row(attack) for attack in found.attacks],
         directions=[
             (one.name, f"{one.length:.3f}", f"{one.size:.3f}", f"{one.per_length:.3f}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -79,9 +79,14 @@ class Audited:
         }
 
 
+#: A perturbation of all slides, (E,) by scale, or a function that makes one for each slide.
+Perturbation = Mapping[str, Tensor] | Callable[[SlideTokens], Mapping[str, Tensor]]
+
+
 @torch.no_grad()
 def risks(
-    audited: Audited, slides: Sequence[SlideTokens], delta: Mapping[str, Tensor] | None = None
+    audited: Audited, slides: Sequence[SlideTokens], delta: Perturbation | None = None
 ) -> Tensor:
-    """Return the risks (N,) float64 of slides under one perturbation (E,) by scale."""
-    return torch.cat([audited.risk(slide, delta) for slide in slides]).double().cpu()
+    """Return the risks (N,) float64 of slides, under a perturbation if one is given."""
+    found = [audited.risk(slide, delta(slide) if callable(delta) else delta) for slide in slides]
+    return torch.cat(found).double().cpu()

@@ -10,7 +10,7 @@ from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.slides.grid import PatchGrid
 
 if TYPE_CHECKING:
-    from tiacrossfusion.bags.bag import FeatureBag
+    from tiacrossfusion.bags.bag import FeatureBag, Provenance
 
 
 def why_no_maps(bag: FeatureBag) -> str:
@@ -61,6 +61,12 @@ def clip_to_slide(bag: FeatureBag, scale: str) -> tuple[np.ndarray, np.ndarray]:
         Bounds (N, 4) int64 in level-0 pixels (x0, y0, x1, y1), and (N,) bool, False for a tile with
         nothing left, whose bounds have no meaning.
     """
-    low = np.maximum(bag.provenance.offset, 0)
-    bounds = np.clip(tiles_of(bag, scale).bounds, np.tile(low, 2), np.tile(slide_size(bag), 2))
-    return bounds, (bounds[:, :2] < bounds[:, 2:]).all(axis=1)
+    return clipped(tiles_of(bag, scale).bounds, bag.provenance)
+
+
+def clipped(bounds: np.ndarray, made: Provenance) -> tuple[np.ndarray, np.ndarray]:
+    """Clip bounds (N, 4) to a slide, as `clip_to_slide` does those of a grid."""
+    low = np.maximum(made.offset, 0)
+    high = bounds[:, 2:].max(axis=0, initial=0) if made.dimensions is None else made.dimensions
+    inside = np.clip(bounds, np.tile(low, 2), np.tile(high, 2))
+    return inside, np.asarray((inside[:, :2] < inside[:, 2:]).all(axis=1))

@@ -279,13 +279,7 @@ def _cohort(
         for line in cox.messages:
             say(f"note: {line}")
         terms = cox.terms(frame)
-    entries = frame["entry"].to_numpy(float) if "entry" in frame else None
-    outcome = Outcome(
-        frame["time"].to_numpy(float),
-        frame["event"].to_numpy(int),
-        entries,
-        terms.to_numpy(float),
-    )
+    outcome = Outcome.of_patients(frame, terms)
     return checked, outcome, list(terms.columns), sources
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import shapely
 
 from tiacrossfusion.bags.bag import FeatureBag
+from tiacrossfusion.explain.extent import clipped
 from tiacrossfusion.io.atomic import write_text
 
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "tiacrossfusion markers")
@@ -31,12 +32,9 @@ def marker_name(marker: int) -> str:
 
 def visible(bag: FeatureBag, scale: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the bounds (N, 4) of patches within the slide, and (N,) whether anything is left of them."""
-    tokens, made = bag.scales[scale], bag.provenance
-    assert tokens.bounds is not None  # noqa: S101 - the caller has looked
-    low = np.tile(np.maximum(made.offset, 0), 2)
-    high = made.dimensions or tuple(tokens.bounds[:, 2:].max(axis=0))
-    bounds = np.clip(tokens.bounds, low, np.tile(high, 2))
-    return bounds, (bounds[:, :2] < bounds[:, 2:]).all(axis=1)
+    bounds = bag.scales[scale].bounds
+    assert bounds is not None  # noqa: S101 - the caller has looked
+    return clipped(bounds, bag.provenance)
 
 
 def write_marker_map(bag: FeatureBag, scale: str, labels: np.ndarray, path: Path) -> None:

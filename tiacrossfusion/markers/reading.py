@@ -103,7 +103,7 @@ class Cohort:
         each = int(np.clip(_SAMPLE // len(self.patients), _FEWEST, _MOST))
         parts, owners = [], []
         first: FeatureBag | None = None
-        for number, slide, slides, bag in self._bags("Sampling"):
+        for number, _, slides, bag in self._bags("Sampling"):
             if first is None:
                 first = bag
             check_same(
@@ -113,7 +113,6 @@ class Cohort:
                 f"bag of {bag.provenance.slide}",
                 f"the first bag is of {first.provenance.encoder.name}; extract all slides with one encoder",
             )
-            del slide
             features = bag.scales[self.scale].features
             kept = np.sort(rng.permutation(len(features))[: -(-each // slides)])
             parts.append(features[kept])

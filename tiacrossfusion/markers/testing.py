@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 from scipy.stats import false_discovery_control, norm
 
 from tiacrossfusion.markers.layout import Layout
@@ -31,6 +32,16 @@ class Outcome:
     events: np.ndarray
     entries: np.ndarray | None
     beside: np.ndarray
+
+    @classmethod
+    def of_patients(cls, patients: pd.DataFrame, beside: pd.DataFrame | None = None) -> Outcome:
+        """Return the follow-up of a `CohortTable.patients`, adjusted for terms with the same rows."""
+        return cls(
+            patients["time"].to_numpy(float),
+            patients["event"].to_numpy(int),
+            patients["entry"].to_numpy(float) if "entry" in patients else None,
+            np.zeros((len(patients), 0)) if beside is None else beside.to_numpy(float),
+        )
 
     def of(self, rows: np.ndarray) -> Outcome:
         """Return some of the patients."""

@@ -23,7 +23,8 @@ class CoarseFusion(SurvivalNetwork):
     One slide: `x5` (N5, E) and `x10` (N10, E)::
 
         h_s    = Dropout(ReLU(W_s x_s + b_s))                 s in {5, 10}
-        c_i    = h5 of the parent of i,  s_i = h10_i          0 where there is none
+        s_i    = h10_i
+        c_i    = h5 of the parent of i, or 0 if it has no parent
         p_i    = (L s_i + l) * (M c_i + m)
         t_i    = ReLU(W_t [s_i; c_i] + b_t)
         g      = [mean h5; mean h10; mean p; mean t]

@@ -27,7 +27,8 @@ class NestedFusion(SurvivalNetwork):
         h_s    = Dropout(ReLU(W_s x_s + b_s))                 s in {5, 10, 20}
         f_i    = sum_j a_ij h20_j                             j: the children of i
         a_ij   = softmax_j((A (B h10_i + b) + a) . h20_j / sqrt(D))
-        c_i    = h5 of the parent of i,  s_i = h10_i          0 where there is none, as f_i
+        s_i    = h10_i
+        c_i    = h5 of the parent of i, or 0 if it has no parent, as f_i without children
         p^ab_i = (L_ab a_i + l_ab) * (M_ab b_i + m_ab)        (a, b) in {(f, c), (s, f), (s, c)}
         t_i    = ReLU(W_t [s_i; f_i; c_i] + b_t)
         g      = [mean h5; mean h10; mean h20; mean p^fc; mean p^sf; mean p^sc; mean t]

@@ -13,6 +13,7 @@ from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
+from tiacrossfusion.explain.extent import clipped
 from tiacrossfusion.outputs.colours import colour_table
 from tiacrossfusion.outputs.figures import in_own_style, save_figure
 from tiacrossfusion.outputs.values import origin
@@ -195,8 +196,4 @@ def _colours(reading: PartialReading, limit: float) -> np.ndarray:
 
 def _bounds(result: SlideResult, reading: PartialReading) -> np.ndarray:
     """Return the bounds (F, 4) of the families, clipped to the slide."""
-    made = result.bag.provenance
-    if made.dimensions is None:
-        return reading.cells
-    low = np.maximum(made.offset, 0)
-    return np.clip(reading.cells, np.tile(low, 2), np.tile(made.dimensions, 2))
+    return clipped(reading.cells, result.bag.provenance)[0]

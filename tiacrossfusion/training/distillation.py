@@ -15,7 +15,6 @@ from tqdm.auto import tqdm
 
 from tiacrossfusion.bags.bag import FeatureBag
 from tiacrossfusion.bags.files import find_bags
-from tiacrossfusion.bags.stores import bag_stem
 from tiacrossfusion.errors import TiacfError, UsageError
 from tiacrossfusion.inference.partial import BagFamilies
 from tiacrossfusion.inference.prediction import predict_bag
@@ -194,9 +193,9 @@ def _sources(
     bags: Path, unlabelled: str | Path | None, say: Callable[[str], None]
 ) -> dict[str, Path]:
     """Return the bags by the name of the slide; those of both folders once."""
-    sources = {bag_stem(path.name): path for path in find_bags(bags)}
+    sources = {path.stem: path for path in find_bags(bags)}
     if unlabelled is not None:
-        more = {bag_stem(path.name): path for path in find_bags(Path(unlabelled))}
+        more = {path.stem: path for path in find_bags(Path(unlabelled))}
         twice = sorted(set(more) & set(sources))
         if twice:
             say(f"note: {len(twice)} unlabelled slides are in --bags too, such as {twice[0]}")
