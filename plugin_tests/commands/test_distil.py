@@ -14,7 +14,7 @@ from command_line import assert_failed, assert_usage, tiacf
 from small_training import SETTINGS
 
 from tiacrossfusion import train
-from tiacrossfusion.bags.bag import FeatureBag
+from tiacrossfusion.bags.bag import FeatureBag, ScaleFeatures
 from tiacrossfusion.encoders.encoder import Encoder
 from tiacrossfusion.models.bundle import load_bundle
 from tiacrossfusion.networks.calling import call_network
@@ -167,6 +167,23 @@ def test_the_loss_is_least_at_the_teachers_hazards():
         assert (distillation_loss(torch.rand(20, 4), taught) >= least).all()
 
 
+def test_a_feature_that_hardly_varies_does_no_harm(cohort, tmp_path):
+    """Its component is divided by its SD, which float16 could not hold."""
+    rng = np.random.default_rng(0)
+    for path in sorted((cohort / "bags").iterdir()):
+        bag, scales = FeatureBag.load(path), {}
+        for scale, tokens in bag.scales.items():
+            features = tokens.features.copy()
+            features[:, 0] = 2e-6 * rng.standard_normal(len(features))
+            scales[scale] = ScaleFeatures(features, tokens.bounds, tokens.grid)
+        FeatureBag(scales, bag.provenance).save(tmp_path / "bags" / path.name)
+    result = tiacf(*asked(cohort), "--bags", tmp_path / "bags", "--output-path", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    student = load_bundle(tmp_path / "out" / "closed").network
+    assert student.directions.abs().max() > 65504
+    assert pd.read_csv(tmp_path / "out" / "distillation.csv").notna().all(axis=None)
+
+
 class TestRefused:
     def test_a_model_that_does_not_pool_has_no_closed_student(self, cohort, tmp_path):
         model = cohort / "run" / "transmil" / "ensemble"
@@ -197,6 +214,12 @@ class TestRefused:
         FeatureBag(bag.scales, made).save(path)
         result = tiacf(*asked(cohort), "--bags", bags, "--output-path", tmp_path / "out")
         assert_failed(result, path.stem, "encoder name = another")
+
+    def test_a_teacher_by_name_whose_encoder_is_not_that_of_the_bags(self, cohort, tmp_path):
+        result = tiacf(
+            *asked(cohort), "--teacher", "nested-demo", "--output-path", tmp_path / "out"
+        )
+        assert_failed(result, "made with encoder", "the model needs")
 
     def test_bags_that_lack_20x(self, cohort, tmp_path):
         bags = tmp_path / "bags"

@@ -8,7 +8,7 @@ from typing import Any
 import click
 from tiatoolbox.cli.common import cli_device, cli_model, cli_output_path
 
-from tiacrossfusion.cli.checks import given, output_folder
+from tiacrossfusion.cli.checks import given, given_name, output_folder
 from tiacrossfusion.cli.options import cli_columns, columns_from, split_names
 from tiacrossfusion.errors import UsageError
 from tiacrossfusion.text import printable
@@ -53,7 +53,7 @@ def audit(
     By chance, along directions between sites, by one perturbation for all slides, by a generator that needs
     one forward pass, and by a few patches. Writes audit.json, effects.csv, directions.csv and report.html.
     """
-    bundle, source = given("--model", model), given("--bags", bags)
+    bundle, source = given_name("--model", model), given("--bags", bags)
     columns = columns_from(options)
     if fold_by is not None:
         if table is None:
@@ -69,7 +69,7 @@ def audit(
     from tiacrossfusion.audit.files import PAGE, summary, write_audit
 
     found = audit_model(
-        str(bundle),
+        bundle,
         source,
         table=table,
         columns=columns,

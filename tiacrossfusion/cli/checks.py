@@ -16,9 +16,14 @@ from tiacrossfusion.io.paths import is_file, is_there, missing
 
 def given(option: str, value: str | Path | None) -> Path:
     """Return a required path; raises UsageError when it is missing or empty."""
+    return Path(given_name(option, value))
+
+
+def given_name(option: str, value: str | Path | None) -> str:
+    """Return a required name, such as that of a model; raises UsageError when it is missing or empty."""
     if value is None or value == "":
         raise UsageError(f"{option} is missing; see --help")
-    return Path(value)
+    return str(value)
 
 
 def refuse_given(context: click.Context, names: Collection[str], reason: str) -> None:

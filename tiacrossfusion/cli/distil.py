@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 from tiatoolbox.cli.common import cli_device, cli_output_path
 
-from tiacrossfusion.cli.checks import given, output_folder
+from tiacrossfusion.cli.checks import given, given_name, output_folder
 from tiacrossfusion.cli.options import split_names
 from tiacrossfusion.text import printable
 
@@ -49,7 +49,7 @@ def distil(
     Most of the time of a slide goes into its 20x patches, which the student never reads. Writes the bundle
     trained and, for models that predict from means over the slide, closed. No follow-up is needed.
     """
-    model, source = given("--teacher", teacher), given("--bags", bags)
+    model, source = given_name("--teacher", teacher), given("--bags", bags)
     folder = output_folder(output_path)
 
     from tiacrossfusion.training.distillation import distil as learn

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from tiatoolbox.cli.common import cli_device, cli_output_path
 
-from tiacrossfusion.cli.checks import given, output_folder, refuse_given
+from tiacrossfusion.cli.checks import given, given_name, output_folder, refuse_given
 from tiacrossfusion.cli.console import print_added_value, print_figures, print_subgroups
 from tiacrossfusion.cli.options import cli_columns, cli_plugin, columns_from
 
@@ -173,7 +173,7 @@ def evaluate(
         refuse_given(context, _OF_TABLE, "without --table: leave the one out or add the other")
     if faithfulness or external:
         place = given("--bags", bags)
-        network = str(given("--model", model))
+        network = given_name("--model", model)
     else:
         place = given("--predictions", predictions)
     folder = output_folder(output_path)

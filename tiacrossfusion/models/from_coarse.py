@@ -59,7 +59,9 @@ class FromCoarse:
         return float(np.interp(share, (0.0, *SHARES, 1.0), errors))
 
     def save(self, folder: Path) -> None:
-        """Write the file of a bundle, in float16 where that is enough.
+        """Write the file of a bundle.
+
+        In float32: directions are over the SD of a feature, and one that hardly varies would exceed float16.
 
         Raises:
             OSError: it cannot be written.
@@ -67,8 +69,6 @@ class FromCoarse:
         from safetensors.torch import save
 
         tensors = {each.name: getattr(self, each.name) for each in fields(self)}
-        for name in ("directions", "coefficients"):
-            tensors[name] = tensors[name].half()
         with replacing(folder / FROM_COARSE) as part:
             part.write_bytes(save({name: tensor.contiguous() for name, tensor in tensors.items()}))
 

@@ -352,6 +352,10 @@ def _judged(
 ) -> Student:
     """Compare a student with its teacher on slides held back, and add its risks to the table."""
     found = risk_of(survival_curve(hazards_of_slides(network, cohort, held_back)))
+    if not np.isfinite(found).all():
+        raise TiacfError(
+            f"{folder}: the risks of the student are not finite; check the features of the bags"
+        )
     true = frame["risk_teacher"].to_numpy()
     frame[f"risk_{way}"] = found
     reference = bundle.config.risk_reference

@@ -176,8 +176,8 @@ class _Sums:
         unknown = torch.zeros(())
         return FromCoarse(
             centre,
-            directions.half().float(),
-            coefficients.half().float(),
+            directions,
+            coefficients.float(),
             focus.float(),
             torch.ones(len(SHARES)),
             torch.zeros(len(SHARES)),
