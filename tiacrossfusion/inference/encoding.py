@@ -14,7 +14,7 @@ from tiacrossfusion.bags.bag import FeatureBag, Provenance, ScaleFeatures
 from tiacrossfusion.io.progress import Progress
 from tiacrossfusion.slides.batches import PatchBatch, read_batches
 from tiacrossfusion.slides.grid import PatchGrid
-from tiacrossfusion.slides.options import ReadOptions
+from tiacrossfusion.slides.options import PixelChange, ReadOptions
 from tiacrossfusion.slides.readers.choice import choose_reader
 from tiacrossfusion.slides.slide import Slide
 from tiacrossfusion.slides.spec import SCALES, SamplingSpec
@@ -35,6 +35,7 @@ class EncodedPatches:
         encoder: turns patches into features.
         read: batch size and number of workers.
         progress: its bar is moved by each patch.
+        change: what is made of the pixels of patches before they are encoded; None for nothing.
 
     Attributes:
         features: (N, E) float16 by scale; 0 for patches that were not read.
@@ -51,10 +52,11 @@ class EncodedPatches:
         encoder: Encoder,
         read: ReadOptions,
         progress: Progress,
+        change: PixelChange | None = None,
     ) -> None:
         """Allocate the features."""
         self.slide, self.grids, self.spec, self.encoder = slide, dict(grids), spec, encoder
-        self._read, self._progress = read, progress
+        self._read, self._progress, self._change = read, progress, change
         self.features = {
             scale: np.zeros((len(grid), encoder.spec.width), np.float16)
             for scale, grid in grids.items()
@@ -98,7 +100,7 @@ class EncodedPatches:
                     on_the_way.append(batch)
                     colours = _colour_of(batch.images)
                     self.colour += (colours.sum(), len(colours))
-                    yield batch.images
+                    yield self._changed(batch)
 
             for encoded in self.encoder.encode_stream(images()):
                 batch = on_the_way.popleft()
@@ -113,6 +115,15 @@ class EncodedPatches:
                 self._progress.step(len(batch.images) + len(batch.unreadable))
         for scale, cells in index.items():
             self.encoded[scale][cells] = True
+
+    def _changed(self, batch: PatchBatch) -> np.ndarray:
+        """Return the images of a batch as they are to be encoded."""
+        if self._change is not None:
+            for number in np.unique(batch.scales):
+                rows = batch.scales == number
+                mpp = self.spec.mpp(SCALES[number])
+                batch.images[rows] = self._change(batch.images[rows], mpp)
+        return batch.images
 
     def bag(self, kept: Mapping[str, np.ndarray], provenance: Provenance) -> FeatureBag:
         """Return the patches of a mask (N,) by scale as a bag."""

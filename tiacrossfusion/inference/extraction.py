@@ -19,7 +19,7 @@ from tiacrossfusion.io.progress import Progress
 from tiacrossfusion.slides.families import whole_families
 from tiacrossfusion.slides.files import slide_identity
 from tiacrossfusion.slides.grid import PatchGrid, cell_side_20x, nested_grids
-from tiacrossfusion.slides.options import Mask, ReadOptions, WholeSlide
+from tiacrossfusion.slides.options import Mask, PixelChange, ReadOptions, WholeSlide
 from tiacrossfusion.slides.patches import check_enlargement
 from tiacrossfusion.slides.slide import Slide
 from tiacrossfusion.slides.spec import SCALES, SamplingSpec
@@ -86,9 +86,21 @@ def extract_bag(
 
 
 def tissue_grids(
-    slide: Slide, spec: SamplingSpec, read: ReadOptions
+    slide: Slide,
+    spec: SamplingSpec,
+    read: ReadOptions,
+    *,
+    change: PixelChange | None = None,
+    margin: float = 0.0,
 ) -> tuple[dict[str, PatchGrid], str]:
     """Lay the grids over the tissue of a slide, from the user's mask or found in the slide.
+
+    Args:
+        slide: an open slide.
+        spec: how patches are laid and kept.
+        read: the mask, and whether patches may be enlarged.
+        change: of the pixels in which tissue is found.
+        margin: see `nested_grids`.
 
     Returns:
         The grids, and which classes of areas the mask was made of, in words; may be empty.
@@ -107,9 +119,9 @@ def tissue_grids(
             "is wrong"
         )
     if mask is None:
-        return nested_grids(slide, tissue_mask(slide, spec), spec), ""
+        return nested_grids(slide, tissue_mask(slide, spec, change), spec, margin), ""
     tissue, classes = user_mask(slide, mask, spec, read.mask_classes)
-    return nested_grids(slide, tissue, spec), classes
+    return nested_grids(slide, tissue, spec, margin), classes
 
 
 def no_tissue(spec: SamplingSpec, mask: Mask | None) -> str:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tiacrossfusion.explain.attribution import Attribution
     from tiacrossfusion.inference.reading import PartialReading
     from tiacrossfusion.models.bundle import ModelBundle
-    from tiacrossfusion.models.config import BundleConfig
+    from tiacrossfusion.models.config import BundleConfig, RiskReference
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,9 @@ class Prediction:
             for a patient, since only the mean hazards of the slides are known.
         record: of a model that reads a clinical record; None for others.
         reading: what was read, if it was a part of the slide.
+        risk_nuisance_sd: how far stain, scanner and sampling move the risk, a standard deviation; None if the
+            model was not audited on slides, and for a patient.
+        group_uncertain: whether the risk group changes within 1.96 of them; None where it is unknown.
     """
 
     risk: float
@@ -77,6 +80,8 @@ class Prediction:
     member_risks: np.ndarray | None = None
     record: RecordUse | None = None
     reading: PartialReading | None = None
+    risk_nuisance_sd: float | None = None
+    group_uncertain: bool | None = None
 
     @property
     def risk_sd(self) -> float | None:
@@ -141,6 +146,16 @@ def predict_bag(
         use = record_use(record.names, known, without)
     made = read_off(hazards, bundle.config, attention=attention, member_risks=risks)
     return replace(made, record=use)
+
+
+def with_nuisance(
+    prediction: Prediction, sd: float | None, reference: RiskReference | None
+) -> Prediction:
+    """Add how far nuisances move the risk, and whether they may change the risk group."""
+    if sd is None:
+        return prediction
+    uncertain = None if reference is None else abs(prediction.risk - reference.cutoff) < 1.96 * sd
+    return replace(prediction, risk_nuisance_sd=sd, group_uncertain=uncertain)
 
 
 def record_use(names: Sequence[str], known: np.ndarray, without: np.ndarray) -> RecordUse:

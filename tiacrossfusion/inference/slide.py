@@ -21,7 +21,13 @@ from tiacrossfusion.explain.scores import slide_scores
 from tiacrossfusion.inference.budget import Budget
 from tiacrossfusion.inference.extraction import extract_bag
 from tiacrossfusion.inference.familiarity import familiarity_caveats
-from tiacrossfusion.inference.prediction import Prediction, predict_bag, risk_caveat
+from tiacrossfusion.inference.nuisance import nuisance_sd
+from tiacrossfusion.inference.prediction import (
+    Prediction,
+    predict_bag,
+    risk_caveat,
+    with_nuisance,
+)
 from tiacrossfusion.inference.reading import Checkpoint, PartialReading
 from tiacrossfusion.io.progress import Progress
 from tiacrossfusion.slides.options import ReadOptions
@@ -40,6 +46,8 @@ if TYPE_CHECKING:
     from tiacrossfusion.models.config import BundleConfig
 
 _log = logging.getLogger(__name__)
+
+_UNCERTAIN = "the risk group is uncertain: stain, scanner or sampling may change it"
 
 _NO_RECORD = "no clinical record, so the prediction is that of the slide alone"
 
@@ -211,6 +219,9 @@ def predict_stored(
             rolled=rolled_scores(bag, bundle, covariates),
             attribution=attribute(bag, bundle, covariates),
         )
+    if not nothing_read:
+        sd = nuisance_sd(bag, bundle, covariates)
+        prediction = with_nuisance(prediction, sd, bundle.config.risk_reference)
     if prediction.record is not None and not prediction.record.used:
         caveat = "; ".join(filter(None, (caveat, _NO_RECORD)))
     no_maps = "no family was read" if nothing_read else why_no_maps(bag)
@@ -219,6 +230,7 @@ def predict_stored(
         *bag_caveats(bag),
         *familiarity_caveats(given or bag, bundle, of_part=given is None and part),
         risk_caveat(prediction, bundle.config),
+        _UNCERTAIN if prediction.group_uncertain else "",
         _of_reading(prediction.reading),
     ]
     if no_maps and prediction.reading is None:

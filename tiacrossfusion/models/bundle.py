@@ -21,7 +21,7 @@ from tiacrossfusion.io.paths import is_there, missing
 from tiacrossfusion.models.config import BundleConfig
 from tiacrossfusion.models.files import (
     CONFIG,
-    FROM_COARSE,
+    OPTIONAL,
     WEIGHTS,
     find_bundle,
     fingerprint,
@@ -29,6 +29,7 @@ from tiacrossfusion.models.files import (
 )
 from tiacrossfusion.models.from_coarse import FromCoarse
 from tiacrossfusion.models.network import network_of, student_of
+from tiacrossfusion.models.nuisances import Nuisances
 from tiacrossfusion.networks.registry import STUDENTS
 from tiacrossfusion.slides.spec import SCALES
 from tiacrossfusion.survival import interpolation
@@ -51,12 +52,14 @@ class ModelBundle:
         fingerprint: hash of the bundle's files, which results record.
         from_coarse: what 5x tells of the patches inside, for predictions from a part of a slide; None if
             the bundle does not have it.
+        nuisances: how far nuisances move the risk; None if the model was not audited on slides.
     """
 
     config: BundleConfig
     network: SurvivalNetwork
     fingerprint: str
     from_coarse: FromCoarse | None = None
+    nuisances: Nuisances | None = None
 
     @cached_property
     def on_cpu(self) -> SurvivalNetwork:
@@ -184,7 +187,11 @@ def load_bundle(model: str | Path, device: str = "cpu") -> ModelBundle:
     config = read_config(folder)
     network = _load_network(config, folder / WEIGHTS)
     return ModelBundle(
-        config, network.to(device).eval(), fingerprint(folder), FromCoarse.load(folder)
+        config,
+        network.to(device).eval(),
+        fingerprint(folder),
+        FromCoarse.load(folder),
+        Nuisances.load(folder, config.encoder.width),
     )
 
 
@@ -200,7 +207,8 @@ def save_bundle(folder: Path, config: BundleConfig, network: SurvivalNetwork) ->
     text = json.dumps(config.model_dump(mode="json"), indent=2) + "\n"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / FROM_COARSE).unlink(missing_ok=True)  # of other weights
+        for name in OPTIONAL:  # of other weights
+            (folder / name).unlink(missing_ok=True)
         for name, content in ((WEIGHTS, save(weights)), (CONFIG, text.encode())):
             with replacing(folder / name) as part:
                 part.write_bytes(content)

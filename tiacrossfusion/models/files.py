@@ -20,6 +20,10 @@ from tiacrossfusion.models.config import FORMAT_VERSION, BundleConfig
 from tiacrossfusion.text import FORMULA_SIGNS, printable
 
 CONFIG, WEIGHTS, FROM_COARSE = "config.json", "model.safetensors", "from_5x.safetensors"
+NUISANCES = "nuisances.safetensors"
+
+#: Files that a bundle may lack.
+OPTIONAL = (FROM_COARSE, NUISANCES)
 
 # In bytes; the config of an ensemble of a thousand members has a tenth of it.
 _LARGEST_CONFIG = 2**24
@@ -136,8 +140,8 @@ def read_config(folder: Path) -> BundleConfig:
 def fingerprint(folder: Path) -> str:
     """Return a hash of the files of a bundle."""
     digest = hashlib.sha256()
-    for name in (CONFIG, WEIGHTS, FROM_COARSE):
-        if name != FROM_COARSE or (folder / name).exists():
+    for name in (CONFIG, WEIGHTS, *OPTIONAL):
+        if name not in OPTIONAL or (folder / name).exists():
             digest.update(hashlib.sha256((folder / name).read_bytes()).digest())
     return digest.hexdigest()
 

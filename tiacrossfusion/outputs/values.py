@@ -22,6 +22,7 @@ def prediction_dict(result: SlideResult) -> dict[str, Any]:
         "rolled" and "attribution" (N,) and "bounds" (N, 4) by scale, "scale_contribution" by scale or
         None, "record" (what was used of a clinical record) or None, "record_contribution" and
         "variable_contribution", "reading" (share, interval and shrunken risk of a partial reading),
+        "risk_nuisance_sd" and "risk_group_uncertain" of a model that was audited on slides,
         "message" (why a value is unknown or unreliable), "model" and "notice" (the intended use of the
         model).
     """
@@ -38,6 +39,7 @@ def prediction_dict(result: SlideResult) -> dict[str, Any]:
         "record_contribution": None if adds is None else adds.record_contribution,
         "variable_contribution": {} if adds is None else dict(adds.variables),
         "reading": _of_reading(prediction.reading),
+        **_of_nuisance(prediction),
         "message": result.message,
         "model": result.config.name,
         "notice": result.config.card.notice,
@@ -74,6 +76,7 @@ def prediction_row(prediction: Prediction, config: BundleConfig) -> dict[str, An
         **{f"contribution_{scale}": contribution[scale] for scale in SCALES},
         **of_record,
         **_of_reading(prediction.reading),
+        **_of_nuisance(prediction),
         "model": config.name,
         "notice": config.card.notice,
     }
@@ -94,8 +97,18 @@ def _of_reading(reading: PartialReading | None) -> dict[str, Any]:
     }
 
 
+def _of_nuisance(prediction: Prediction) -> dict[str, Any]:
+    """Return how far nuisances move the risk; nothing for models that were not audited on slides."""
+    if prediction.risk_nuisance_sd is None:
+        return {}
+    return {
+        "risk_nuisance_sd": prediction.risk_nuisance_sd,
+        "risk_group_uncertain": prediction.group_uncertain,
+    }
+
+
 def origin(result: SlideResult) -> dict[str, Any]:
-    """Return a record of slide, features and model, as strict JSON without nulls.
+    """Return a record of slide, features, model and risk group, as strict JSON without nulls.
 
     It has no times, so that two runs write the same bytes.
     """
@@ -114,6 +127,8 @@ def origin(result: SlideResult) -> dict[str, Any]:
         "offset": list(made.offset),
         "model": result.config.name,
         "note": result.config.card.notice,
+        "risk_group": result.prediction.risk_group,
+        **_of_nuisance(result.prediction),
         "features": {name: value for name, value in features.items() if value is not None},
     }
     return {name: value for name, value in record.items() if value is not None}

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tiacrossfusion.cohorts.patients import PatientTable
-from tiacrossfusion.inference.prediction import Prediction, read_off, record_use, risk_caveat
+from tiacrossfusion.inference.prediction import (
+    Prediction,
+    read_off,
+    record_use,
+    risk_caveat,
+    with_nuisance,
+)
 from tiacrossfusion.outputs.values import prediction_row
 
 if TYPE_CHECKING:
@@ -100,6 +106,10 @@ def _predict(
             known = np.array([name in used for name in names])
             without = np.mean([one["hazards_without_record"] for one in rows], axis=0)
             prediction = replace(prediction, record=record_use(names, known, without))
+        if all(one.get("risk_nuisance_sd") is not None for one in rows):
+            # The same stain and scanner would move all slides of a patient alike.
+            sd = float(np.mean([one["risk_nuisance_sd"] for one in rows]))
+            prediction = with_nuisance(prediction, sd, config.risk_reference)
         messages += [prediction.unknown, risk_caveat(prediction, config)]
         row |= prediction_row(prediction, config)
     message = "; ".join(filter(None, messages))

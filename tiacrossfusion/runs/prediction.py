@@ -159,7 +159,8 @@ def _line(outcome: Outcome, config: BundleConfig) -> str:
         words.append(f"SD {row['risk_sd']:.3f}")
     if row["percentile"] is not None:
         words.append(f"percentile {row['percentile']:.0f} of {config.name}'s training patients")
-        words.append(f"{row['risk_group']} risk group")
+        uncertain = " (uncertain)" if row.get("risk_group_uncertain") else ""
+        words.append(f"{row['risk_group']} risk group{uncertain}")
     if outcome.status == "skipped":
         words.append("finished before, skipped")
     else:

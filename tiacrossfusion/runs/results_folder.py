@@ -49,6 +49,9 @@ READING = (
     *("disagreement", "families", "chosen_by"),
 )
 
+#: Columns of slides predicted by a model that was audited on slides.
+NUISANCE = ("risk_nuisance_sd", "risk_group_uncertain")
+
 #: Columns of patients before and after those of the time bins. A table of this program begins with the
 #: first three.
 _PATIENT_FIRST = ("patient", "slides", "slides_predicted", "risk", *_RISK)
@@ -204,7 +207,8 @@ def _table(rows: Sequence[dict[str, Any]], first: Sequence[str], last: Sequence[
     num_bins = max((len(row.get("survival", [])) for row in rows), default=0)
     bins = [f"{kind}_{k}" for k in range(1, num_bins + 1) for kind in ("bin_edge", "survival")]
     text = io.StringIO()
-    columns = [*first, *_of_reading(rows), *bins, *_of_record(rows), *last]
+    nuisance = NUISANCE if any("risk_nuisance_sd" in row for row in rows) else ()
+    columns = [*first, *nuisance, *_of_reading(rows), *bins, *_of_record(rows), *last]
     table = csv.DictWriter(text, columns, "", extrasaction="ignore", lineterminator="\n")
     table.writeheader()
     for row in rows:

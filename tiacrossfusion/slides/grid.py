@@ -42,11 +42,15 @@ class PatchGrid:
 
 
 def nested_grids(
-    slide: Slide, mask: VirtualWSIReader | None, spec: SamplingSpec
+    slide: Slide, mask: VirtualWSIReader | None, spec: SamplingSpec, margin: float = 0.0
 ) -> dict[str, PatchGrid]:
     """Lay three nested grids over a slide and keep the cells with tissue.
 
-    The mask is that of the whole slide; None keeps every cell on the slide.
+    Args:
+        slide: an open slide.
+        mask: that of the whole slide; None keeps every cell on the slide.
+        spec: how patches are laid and kept.
+        margin: how far left of and above the slide the grids begin, in sides of a 20x cell.
 
     Returns:
         The kept cells of each scale, keyed "5x", "10x", "20x". All three are empty when no 20x cell
@@ -54,7 +58,7 @@ def nested_grids(
     """
     width, height = slide.dimensions
     side_x, side_y = cell_side_20x(slide, spec)
-    lines_x, lines_y = _lines(width, side_x), _lines(height, side_y)
+    lines_x, lines_y = _lines(width, side_x, margin), _lines(height, side_y, margin)
     kept = (lines_y[:-1, None] < height) & (lines_x[None, :-1] < width)  # (rows, columns) at 20x
     if mask is not None:
         kept &= _on_tissue(mask.img, lines_x, lines_y, slide.dimensions, spec.min_mask_ratio)
@@ -77,10 +81,10 @@ def cell_side_20x(slide: Slide, spec: SamplingSpec) -> tuple[float, float]:
     return microns / slide.mpp[0], microns / slide.mpp[1]
 
 
-def _lines(length: int, side: float) -> np.ndarray:
+def _lines(length: int, side: float, margin: float) -> np.ndarray:
     """Lines of the 20x lattice in level-0 pixels, int64, as many as whole 5x cells need."""
-    cells_5x = int(np.ceil(max(1, np.ceil(length / side)) / CELLS_20X["5x"]))
-    return np.rint(np.arange(cells_5x * CELLS_20X["5x"] + 1) * side).astype(np.int64)
+    cells_5x = int(np.ceil(max(1, np.ceil(length / side + margin)) / CELLS_20X["5x"]))
+    return np.rint((np.arange(cells_5x * CELLS_20X["5x"] + 1) - margin) * side).astype(np.int64)
 
 
 def _on_tissue(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -20,6 +20,10 @@ class WholeSlide:
 
 #: A tissue mask: an image or GeoJSON file, a folder with one file a slide, an array (H, W), or all of it.
 Mask: TypeAlias = "str | Path | np.ndarray | WholeSlide"
+
+
+#: Makes other pixels of images (B, h, w, 3) uint8 at so many microns per pixel.
+PixelChange: TypeAlias = "Callable[[np.ndarray, float], np.ndarray]"
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.io.paths import is_file, is_there, missing
 from tiacrossfusion.slides.grid import cell_side_20x
 from tiacrossfusion.slides.mask_files import draw_areas, is_geojson, read_image
-from tiacrossfusion.slides.options import Mask, WholeSlide
+from tiacrossfusion.slides.options import Mask, PixelChange, WholeSlide
 from tiacrossfusion.slides.overview import read_whole
 from tiacrossfusion.slides.spec import SamplingSpec
 
@@ -31,8 +31,15 @@ MIN_CONTRAST = 12
 BLACK, MAX_BLACK_SHARE = 50, 0.3
 
 
-def tissue_mask(slide: Slide, spec: SamplingSpec) -> VirtualWSIReader:
+def tissue_mask(
+    slide: Slide, spec: SamplingSpec, change: PixelChange | None = None
+) -> VirtualWSIReader:
     """Find the tissue with TIAToolbox's mask.
+
+    Args:
+        slide: an open slide.
+        spec: how the mask is made.
+        change: what is made of the overview first; None for nothing.
 
     Returns:
         A reader of the boolean mask over the whole slide; all False on a blank slide.
@@ -44,6 +51,8 @@ def tissue_mask(slide: Slide, spec: SamplingSpec) -> VirtualWSIReader:
     from tiatoolbox.wsicore.wsireader import VirtualWSIReader
 
     overview, damaged = read_whole(slide, spec.mask_mpp)
+    if change is not None:
+        overview = change(overview[None], spec.mask_mpp)[0]
     overview[damaged] = 255  # as glass it moves the threshold least
     grey = cv2.cvtColor(overview, cv2.COLOR_RGB2GRAY)
     if (grey < BLACK).mean() >= MAX_BLACK_SHARE:

@@ -154,7 +154,9 @@ class ReportSlide(PlainValues):
         risk_sd: standard deviation of the risk over an ensemble.
         risk_interval: 95 % interval of the risk, of a slide that was read in part.
         percentile: percentile of the risk among the training patients.
+        risk_nuisance_sd: how far stain, scanner and sampling move the risk.
         risk_group: name of the group.
+        group_uncertain: whether they may change it.
         group_rank: 0 for the group of low risk, 1 for that of high risk.
         patches: number of patches of each scale.
         facts: name and value of further facts, such as the scanner's resolution.
@@ -177,7 +179,9 @@ class ReportSlide(PlainValues):
     risk_sd: float | None = None
     risk_interval: tuple[float, float] | None = None
     percentile: float | None = None
+    risk_nuisance_sd: float | None = None
     risk_group: Text | None = None
+    group_uncertain: bool = False
     group_rank: int | None = None
     patches: dict[str, int] = Field(default_factory=dict)
     facts: dict[str, Text] = Field(default_factory=dict)
