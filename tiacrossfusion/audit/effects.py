@@ -44,6 +44,7 @@ def effect_of(
     after: np.ndarray,
     cutoff: float | None,
     *,
+    sd: float | None = None,
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Effect:
@@ -53,26 +54,28 @@ def effect_of(
         before: without.
         after: with it.
         cutoff: between the risk groups; None takes the median of `before`.
+        sd: of the risks, which changes are divided by; None takes that of `before`.
         draws: of the bootstrap; 0 gives no intervals.
         seed: of the draws.
     """
     cutoff = float(np.median(before)) if cutoff is None else cutoff
     rng = np.random.default_rng(seed)
     rows = rng.integers(len(before), size=(draws, len(before)))
-    whole = _figures(before, after, cutoff)
+    whole = _figures(before, after, cutoff, sd)
     if draws == 0:
         return Effect(*(Figure(value, np.nan, np.nan) for value in whole))
-    drawn = np.array([_figures(before[row], after[row], cutoff) for row in rows])
+    drawn = np.array([_figures(before[row], after[row], cutoff, sd) for row in rows])
     low, high = np.nanquantile(drawn, [0.025, 0.975], axis=0)
     return Effect(*(Figure(*map(float, triple)) for triple in zip(whole, low, high, strict=True)))
 
 
-def _figures(before: np.ndarray, after: np.ndarray, cutoff: float) -> list[float]:
-    change, sd = after - before, before.std()
+def _figures(before: np.ndarray, after: np.ndarray, cutoff: float, sd: float | None) -> list[float]:
+    change, sd = after - before, before.std() if sd is None else sd
     if sd == 0:
         return [np.nan] * 5
     ranks = [rankdata(values) for values in (before, after)]
-    correlation = np.nan if np.ptp(after) == 0 else float(np.corrcoef(*ranks)[0, 1])
+    constant = np.ptp(before) == 0 or np.ptp(after) == 0
+    correlation = np.nan if constant else float(np.corrcoef(*ranks)[0, 1])
     return [
         float(change.mean() / sd),
         float(np.abs(change).mean() / sd),

@@ -14,6 +14,9 @@ from matplotlib.figure import Figure
 
 from tiacrossfusion.audit.api import Attack, Audit
 from tiacrossfusion.audit.effects import Effect
+from tiacrossfusion.audit.nuisance_files import PICTURE as NUISANCE_PICTURE
+from tiacrossfusion.audit.nuisance_files import nuisance_rows, nuisance_summary
+from tiacrossfusion.audit.slides import NuisanceAudit
 from tiacrossfusion.io.atomic import write_text, writing
 from tiacrossfusion.outputs.figures import in_own_style, save_figure
 from tiacrossfusion.outputs.pages import page_environment, picture_address
@@ -26,6 +29,9 @@ JSON, EFFECTS, DIRECTIONS, SITES, PICTURE, PAGE = (
     "effects.png",
     "report.html",
 )
+
+#: Parts of the page, each of which may be missing.
+_PARTS: dict[str, Any] = {"nuisances": (), "attacks": (), "directions": (), "sites": ()}
 
 _NOTICE = "Research use only, not for clinical use."
 _FIGURES = tuple(figure.name for figure in dataclasses.fields(Effect))
@@ -49,7 +55,7 @@ def effects_table(found: Audit) -> pd.DataFrame:
 
 
 def write_audit(found: Audit, folder: Path) -> None:
-    """Write everything into a folder; files of an earlier audit are replaced.
+    """Write tables and picture into a folder; files of an earlier audit are replaced.
 
     Raises:
         TiacfError: the folder cannot be written.
@@ -70,18 +76,37 @@ def write_audit(found: Audit, folder: Path) -> None:
         )
     with writing(folder):
         effects_figure(found, folder / PICTURE)
-    environment = page_environment("tiacrossfusion.audit")
-    page = environment.get_template("audit.html").render(
-        model=found.model,
-        lines=summary(found),
-        attacks=[_row(attack) for attack in found.attacks],
-        directions=[
-            (one.name, f"{one.length:.3f}", f"{one.size:.3f}", f"{one.per_length:.3f}")
-            for one in found.directions[:12]
-        ],
-        sites=_of_sites(found),
-        picture=picture_address(folder / PICTURE),
-    )
+
+
+def write_page(folder: Path, slides: NuisanceAudit | None, features: Audit | None) -> None:
+    """Write the page of an audit of slides, of features, or of both, whose files are in the folder.
+
+    Raises:
+        TiacfError: the folder cannot be written.
+    """
+    lines: list[str] = []
+    context: dict[str, Any] = {}
+    if slides is not None:
+        lines += nuisance_summary(slides)
+        context |= {
+            "nuisances": nuisance_rows(slides),
+            "nuisance_picture": picture_address(folder / NUISANCE_PICTURE),
+            "sd_of": slides.sd_of,
+        }
+    if features is not None:
+        lines += summary(features)
+        context |= {
+            "attacks": [_row(attack) for attack in features.attacks],
+            "directions": [
+                (one.name, f"{one.length:.3f}", f"{one.size:.3f}", f"{one.per_length:.3f}")
+                for one in features.directions[:12]
+            ],
+            "sites": _of_sites(features),
+            "picture": picture_address(folder / PICTURE),
+        }
+    model = features.model if features is not None else slides.model if slides is not None else ""
+    template = page_environment("tiacrossfusion.audit").get_template("audit.html")
+    page = template.render(model=model, lines=lines, figures=_FIGURES, **_PARTS | context)
     write_text(folder / PAGE, page)
 
 

@@ -88,7 +88,7 @@ class NuisanceTask(RecordedTask):
 
     Attributes:
         slide: its path.
-        other: slide whose stain it gets; None if there is no other.
+        others: slides, the first of which that can be read gives it its stain; may be empty.
         folder: where the file goes.
         model: model and encoder.
         options: how the slide is read.
@@ -98,7 +98,7 @@ class NuisanceTask(RecordedTask):
     """
 
     slide: Path
-    other: Path | None
+    others: tuple[Path, ...]
     folder: NuisanceFolder
     model: LoadedModel | ModelSource
     options: RunOptions
@@ -144,7 +144,7 @@ class NuisanceTask(RecordedTask):
             "model": self.bundle_identity,
             "encoder": self.model.load().need_encoder().spec.model_dump_json(),
             "nuisances": ", ".join(one.name for one in NUISANCES),
-            "stain of another slide": "" if self.other is None else file_content(self.other),
+            "stain of another slide": ", ".join(map(file_content, self.others)),
             "families": str(self.families),
             "seed": str(self.seed),
         }
@@ -185,7 +185,11 @@ class NuisanceTask(RecordedTask):
         changed = []
         if reference is not None:
             groups = [reference.group(risk).name for risk in found.risks if np.isfinite(risk)]
-            tried = [n.name for n, risk in zip(NUISANCES, found.risks[1:], strict=True) if np.isfinite(risk)]
+            tried = [
+                n.name
+                for n, risk in zip(NUISANCES, found.risks[1:], strict=True)
+                if np.isfinite(risk)
+            ]
             changed = [n for n, group in zip(tried, groups[1:], strict=True) if group != groups[0]]
         return self._row() | {
             "risk": float(found.risks[0]),
@@ -239,12 +243,18 @@ class NuisanceTask(RecordedTask):
         spec = self.bundle.config.sampling
 
         def find(method: StainMethod) -> tuple[Stain, Stain]:
-            if self.other is None:
-                raise TiacfError("there is no other slide in this audit")
-            sample = stain_sample(rereading.slide, plain.scales["5x"].bounds, spec)
+            bounds = plain.scales["5x"].bounds
+            assert bounds is not None  # noqa: S101 - bags of slides have them
+            sample = stain_sample(rereading.slide, bounds, spec)
             own = Stain.of(sample, method, rereading.slide.name)
-            read = of_slide(self.options.read, self.other)
-            return own, _stain_of(self.other, method, spec, read)
+            why = "there is no other slide in this audit"
+            for other in self.others:
+                try:
+                    read = of_slide(self.options.read, other)
+                    return own, _stain_of(other, method, spec, read)
+                except TiacfError as error:
+                    why = str(error)
+            raise TiacfError(why)
 
         return find
 

@@ -126,7 +126,7 @@ def _compressed(quality: int, images: np.ndarray, mpp: float) -> np.ndarray:
     changed = np.empty_like(images)
     for image, place in zip(images, changed, strict=True):
         _, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-        place[:] = cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1]
+        place[:] = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR))[..., ::-1]
     return changed
 
 

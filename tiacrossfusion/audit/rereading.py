@@ -25,8 +25,6 @@ from tiacrossfusion.slides.slide import Slide
 from tiacrossfusion.slides.spec import CELLS_20X, SamplingSpec
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tiacrossfusion.audit.nuisance import StainMethod
     from tiacrossfusion.encoders.encoder import Encoder
 
@@ -97,12 +95,12 @@ class Rereading:
         tissue = np.zeros((rows, columns), bool)
         tissue[five[:, 1], five[:, 0]] = True
         found = np.cumsum(tissue.ravel()[order])
-        blocks = np.zeros(rows * columns, bool)
-        blocks[order[: 1 + np.searchsorted(found, min(most, len(five)))]] = True
+        blocks = np.zeros_like(tissue)
         if len(five) <= most:  # tissue that other thresholds find is read, too
             blocks[:] = True
+        else:
+            blocks.ravel()[order[: 1 + np.searchsorted(found, most)]] = True
         made = bag_provenance(slide, spec, encoder.spec, read)
-        blocks = blocks.reshape(rows, columns)
         return cls(slide, spec, encoder, read, scales, made, blocks, len(five), progress)
 
     def plain(self) -> FeatureBag:
@@ -201,7 +199,9 @@ def turned_grid(bag: FeatureBag, rows: int) -> FeatureBag:
 
 
 def _turned(scales: Mapping[str, ScaleFeatures], rows: int) -> dict[str, ScaleFeatures]:
-    height = max(int(tokens.bounds[:, 3].max()) for tokens in scales.values() if tokens.bounds is not None)
+    height = max(
+        int(tokens.bounds[:, 3].max()) for tokens in scales.values() if tokens.bounds is not None
+    )
     found = {}
     for scale, tokens in scales.items():
         assert tokens.grid is not None and tokens.bounds is not None  # noqa: S101, PT018 - of slides

@@ -44,7 +44,7 @@ def risk_gradient(
 
 
 def nuisance_sd(
-    bag: FeatureBag, bundle: ModelBundle, covariates: np.ndarray | None = None
+    bag: FeatureBag, bundle: ModelBundle, risk: float, covariates: np.ndarray | None = None
 ) -> float | None:
     """Return how far nuisances move the risk of a slide, a standard deviation.
 
@@ -52,4 +52,5 @@ def nuisance_sd(
     """
     if bundle.nuisances is None:
         return None
-    return bundle.nuisances.risk_sd(risk_gradient(bag, bundle, covariates))
+    gradient = risk_gradient(bag, bundle, covariates)
+    return bundle.nuisances.risk_sd(risk, gradient, bundle.config.architecture.num_bins)

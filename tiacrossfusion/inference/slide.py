@@ -220,7 +220,7 @@ def predict_stored(
             attribution=attribute(bag, bundle, covariates),
         )
     if not nothing_read:
-        sd = nuisance_sd(bag, bundle, covariates)
+        sd = nuisance_sd(bag, bundle, prediction.risk, covariates)
         prediction = with_nuisance(prediction, sd, bundle.config.risk_reference)
     if prediction.record is not None and not prediction.record.used:
         caveat = "; ".join(filter(None, (caveat, _NO_RECORD)))

@@ -24,23 +24,24 @@ class Nuisances:
     Attributes:
         changes: (K, 3, E) float32, the change of a slide's mean features at 5x, 10x and 20x under each of K
             nuisances, averaged over the audited slides, in the encoder's units.
-        residual: () root mean square, over slides and nuisances, of the change of the risk less
-            `gradient . change`, where the change is averaged over the other slides.
+        residual: () root mean square, over slides and nuisances, of the change of the risk less that which
+            `expected_changes` gives for the mean change of the other slides.
     """
 
     changes: Tensor
     residual: Tensor
 
-    def risk_sd(self, gradient: np.ndarray) -> float:
+    def risk_sd(self, risk: float, gradient: np.ndarray, num_bins: int) -> float:
         """Return the root mean square of the change of a slide's risk over the nuisances.
 
-        `sqrt(1/K sum_k (g . v_k)^2 + residual^2)`, with g the gradient of the risk by a change that all
-        tokens of a scale share, and v_k the mean changes.
+        `sqrt(1/K sum_k d_k^2 + residual^2)`, with `d_k` the change that `expected_changes` gives.
 
         Args:
-            gradient: (3, E) of the slide.
+            risk: of the slide.
+            gradient: (3, E) of it by a change that all tokens of a scale share.
+            num_bins: time bins of the model.
         """
-        moved = np.tensordot(self.changes.numpy().astype(np.float64), gradient, axes=2)  # (K,)
+        moved = expected_changes(risk, gradient, self.changes.numpy(), num_bins)
         return float(np.sqrt((moved**2).mean() + float(self.residual) ** 2))
 
     def save(self, folder: Path) -> None:
@@ -76,3 +77,25 @@ class Nuisances:
         if not all(bool(tensor.isfinite().all()) for tensor in vars(found).values()):
             raise TiacfError(f"{path}: has values that are not finite; {remedy}")
         return found
+
+
+def expected_changes(
+    risk: float, gradient: np.ndarray, changes: np.ndarray, num_bins: int
+) -> np.ndarray:
+    """Return how far changes of the mean features move the risk of a slide, (K,).
+
+    The risk lies between minus the number of bins and 0. It is taken for linear in the features on the scale
+    `u = log((bins + risk) / -risk)`, which has no bounds, so that large changes stay within them.
+
+    Args:
+        risk: of the slide.
+        gradient: (3, E) of it by a change that all tokens of a scale share.
+        changes: (K, 3, E).
+        num_bins: time bins of the model.
+    """
+    inside = 1e-6 * num_bins
+    here = float(np.clip(risk, -num_bins + inside, -inside))
+    start = np.log((num_bins + here) / -here)
+    slope = num_bins / ((num_bins + here) * -here)
+    moved = start + slope * np.tensordot(changes.astype(np.float64), gradient, axes=2)
+    return -num_bins / (1 + np.exp(np.clip(moved, -50, 50))) - here
