@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from tiacrossfusion.audit.adversaries import (
-    random_sparse,
-    random_universal,
-    sparse,
-    universal,
-)
+from tiacrossfusion.audit.adversaries import random_universal, sparse, universal
+from tiacrossfusion.audit.carriers import Carrier, carriers
 from tiacrossfusion.audit.directions import (
     Direction,
     compare_directions,
@@ -24,9 +20,10 @@ from tiacrossfusion.audit.directions import (
     mean_features,
     site_directions,
 )
-from tiacrossfusion.audit.effects import Effect, effect_of
+from tiacrossfusion.audit.judging import Attack, Judges
 from tiacrossfusion.audit.sites import FEWEST, SiteShift, Told, site_shift, told_sites
-from tiacrossfusion.bags.bag import FeatureBag
+from tiacrossfusion.audit.transfer import Transfer, transfer
+from tiacrossfusion.bags.bag import FeatureBag, check_same
 from tiacrossfusion.bags.files import find_bags
 from tiacrossfusion.cohorts.columns import Columns
 from tiacrossfusion.cohorts.matching import match_bags
@@ -35,7 +32,7 @@ from tiacrossfusion.errors import TiacfError, UsageError
 from tiacrossfusion.io.arguments import at_least, usable_seed
 from tiacrossfusion.markers.testing import Outcome
 from tiacrossfusion.models.bundle import ModelBundle, load_bundle
-from tiacrossfusion.networks.perturbed import Audited, Perturbation, risks
+from tiacrossfusion.networks.perturbed import Audited, risks
 from tiacrossfusion.networks.tokens import SlideTokens
 from tiacrossfusion.training.generator import fit_generator
 from tiacrossfusion.training.parts import some_cells
@@ -43,35 +40,14 @@ from tiacrossfusion.training.parts import some_cells
 #: Strengths of the adversaries, in SDs of the training features, and shares of tokens of the sparse one.
 STRENGTHS, SHARES = (0.05, 0.1, 0.25, 0.5), (0.001, 0.01, 0.1)
 
-#: Random perturbations beside each adversary, and the strength of those of few tokens and of the generator.
-DRAWS, MIDDLE = 20, 0.25
+#: Strength of the adversary of few tokens, and at which generators are fitted.
+MIDDLE = 0.25
 
 #: Largest strength that is a nuisance and not another slide.
 _STRONGEST = 3.0
 
 #: Slides that are audited at most, tokens of each, and fewest slides.
 MOST, TOKENS, _FEWEST = 40, 4_000, 10
-
-
-@dataclass(frozen=True, eq=False)
-class Attack:
-    """A perturbation beside random ones of equal norm.
-
-    Attributes:
-        name: "universal", "generator", or "sparse".
-        strength: largest change of a feature, in SDs of the training features.
-        share: of the tokens that are perturbed.
-        effect: on slides that it was not fitted on.
-        random: mean figures of random perturbations, by name, with the range of 95 % of the draws.
-        ratio: mean size of the change over that of the random ones.
-    """
-
-    name: str
-    strength: float
-    share: float
-    effect: Effect
-    random: dict[str, tuple[float, float, float]]
-    ratio: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +64,10 @@ class Audit:
         directions: sites, components and chance, the largest effect first.
         told: how well the site is told; empty without sites.
         sites: what sites do to the risks; None without follow-up or sites.
-        seconds: of one pass of the generator over a slide.
+        seconds: of one pass of the generator over a slide; None if it could not be fitted.
+        transfers: how far the generator moves other models.
+        carriers: patches that carry most of the sparse adversary of 1 % of the tokens.
+        notes: what could not be done, and why.
     """
 
     model: str
@@ -100,7 +79,10 @@ class Audit:
     directions: list[Direction]
     told: list[Told]
     sites: SiteShift | None
-    seconds: float
+    seconds: float | None
+    transfers: list[Transfer]
+    carriers: list[Carrier]
+    notes: list[str]
 
 
 def audit_model(
@@ -109,6 +91,7 @@ def audit_model(
     *,
     table: str | Path | None = None,
     columns: Columns | None = None,
+    transfer_to: Sequence[str | Path] = (),
     time_unit: str = "months",
     strengths: Sequence[float] = STRENGTHS,
     most: int = MOST,
@@ -127,6 +110,7 @@ def audit_model(
         bags: folder of feature bags.
         table: follow-up, patients and sites; without, each slide counts as a patient.
         columns: names of its columns; `fold_by` names the sites.
+        transfer_to: other models, of other folds or networks, that the generator is tried on.
         time_unit: unit of the times.
         strengths: in SDs of the training features, above 0 and at most 3.
         most: slides that are audited, drawn by chance if there are more.
@@ -143,25 +127,93 @@ def audit_model(
     tell = say or (lambda _: None)
     bundle = load_bundle(model, device)
     audited = Audited.of(bundle.network, bundle.config.name)
+    others = [_other(bundle, each, device) for each in transfer_to]
     cohort, sources = _sources(Path(bags), table, columns or Columns(), time_unit)
     rng = np.random.default_rng([seed, 19])
     names = sorted(rng.permutation(sorted(sources))[:most].tolist())
     if len(names) < _FEWEST:
         raise TiacfError(f"{len(names)} bags; an audit needs {_FEWEST} or more")
-    slides = {name: _part(bundle, sources[name], tokens, seed) for name in names}
+    slides, notes = {}, []
+    for name in names:
+        try:
+            slides[name] = _part(bundle, sources[name], tokens, seed)
+        except TiacfError as error:  # the others go on
+            notes.append(f"left out: {error}")
+    names = list(slides)
+    if len(names) < _FEWEST:
+        raise TiacfError(
+            f"{len(names)} bags can be used; an audit needs {_FEWEST} or more. {notes[0]}"
+        )
     owner = _owners(cohort, names)
     half = _half(owner, rng)
     fitting = [slides[n] for n in names if half[owner[n]]]
-    judged = [slides[n] for n in names if not half[owner[n]]]
-    before = risks(audited, judged)
+    judged = {n: slides[n] for n in names if not half[owner[n]]}
+    before = risks(audited, list(judged.values()))
     if not bool(torch.isfinite(before).all()):
         raise TiacfError(f"{bundle.config.name}: a risk is not finite; check the model's weights")
-    if float(before.std(correction=0)) == 0:
+    sd = float(before.std(correction=0))
+    if sd == 0:
         raise TiacfError(
             f"{bundle.config.name}: all slides have the same risk; there is nothing to audit"
         )
     reference = bundle.config.risk_reference
-    judges = _Judges(audited, judged, before, None if reference is None else reference.cutoff, seed)
+    judges = Judges(
+        audited,
+        list(judged.values()),
+        before,
+        None if reference is None else reference.cutoff,
+        seed,
+        None if cohort is None else Outcome.of_patients(cohort.patients),
+        np.arange(len(judged))
+        if cohort is None
+        else np.array([cohort.patients.index.get_loc(owner[n]) for n in judged]),
+    )
+    attacks, transfers, seconds = _adversaries(judges, fitting, strengths, others, notes, tell)
+    carrying = carriers(audited, judged, sources, before.tolist(), sd, MIDDLE, SHARES[1])
+    means = mean_features(audited, list(slides.values()))
+    directions = component_directions(means)
+    told: list[Told] = []
+    shift = None
+    if cohort is not None and cohort.sites is not None:
+        of_slides = cohort.sites.loc[[owner[n] for n in names]].to_numpy()
+        directions = site_directions(means, of_slides, FEWEST) | directions
+        try:
+            told, shift = _sites(audited, bundle, cohort, sources, slides, tokens, seed)
+        except TiacfError as error:  # one site only, or few patients of each
+            notes.append(str(error))
+    compared = compare_directions(audited, list(judged.values()), directions, before, seed)
+    return Audit(
+        bundle.config.name,
+        len(judged),
+        len(fitting),
+        tokens,
+        sd,
+        attacks,
+        compared,
+        told,
+        shift,
+        seconds,
+        transfers,
+        carrying,
+        notes,
+    )
+
+
+def _adversaries(
+    judges: Judges,
+    fitting: Sequence[SlideTokens],
+    strengths: Sequence[float],
+    others: Sequence[tuple[ModelBundle, Audited]],
+    notes: list[str],
+    tell: Callable[[str], None],
+) -> tuple[list[Attack], list[Transfer], float | None]:
+    """Fit adversaries, and judge them beside chance, and the generator on other models.
+
+    Returns:
+        The attacks, the transfers, and the seconds of one pass of the generator over a slide. Why there is no
+        generator is added to `notes`.
+    """
+    audited, seed, judged = judges.audited, judges.seed, judges.slides
     attacks = []
     for strength in strengths:
         tell(f"universal adversary, {strength:g} SD")
@@ -169,49 +221,47 @@ def audit_model(
         by_chance = partial(random_universal, audited, strength)
         attacks.append(judges.attack("universal", strength, 1.0, delta, by_chance))
     tell("generator")
-    generator = fit_generator(audited, fitting, MIDDLE, seed)
-    begun = time.perf_counter()
-    with torch.no_grad():
-        for slide in judged:
-            generator(audited, slide, MIDDLE)
-    seconds = (time.perf_counter() - begun) / len(judged)
-    attacks.append(
-        judges.attack(
-            "generator",
-            MIDDLE,
-            1.0,
-            lambda slide: generator(audited, slide, MIDDLE),
-            judges.random_tokens(MIDDLE, 1.0),
-        )
-    )
+    seconds, transfers = None, []
+    try:
+        generator = fit_generator(audited, fitting, MIDDLE, seed)
+    except TiacfError as error:  # too few patches for its prototypes: the others go on
+        notes.append(f"no generator: {error}")
+    else:
+        begun = time.perf_counter()
+        with torch.no_grad():
+            for slide in judged:
+                generator(audited, slide, MIDDLE)
+        seconds = (time.perf_counter() - begun) / len(judged)
+        for strength in strengths:
+            of_slide = partial(generator, audited, strength=strength)
+            by_chance = judges.random_tokens(strength, 1.0)
+            attacks.append(judges.attack("generator", strength, 1.0, of_slide, by_chance))
+        for other, network in others:
+            name, of_other = other.config.name, other.config.risk_reference
+            tell(f"generator, tried on {name}")
+            cutoff = None if of_other is None else of_other.cutoff
+            transfers.append(
+                transfer(generator, audited, network, name, fitting, judged, cutoff, MIDDLE, seed)
+            )
     for share in SHARES:
         tell(f"sparse adversary, {share:.1%} of the patches")
         delta_of = partial(sparse, audited, strength=MIDDLE, share=share)
-        attacks.append(
-            judges.attack("sparse", MIDDLE, share, delta_of, judges.random_tokens(MIDDLE, share))
-        )
-    means = mean_features(audited, list(slides.values()))
-    sites = None if cohort is None or cohort.sites is None else cohort.sites
-    directions = component_directions(means)
-    told: list[Told] = []
-    shift = None
-    if sites is not None and cohort is not None:
-        of_slides = sites.loc[[owner[n] for n in names]].to_numpy()
-        directions = site_directions(means, of_slides, FEWEST) | directions
-        told, shift = _sites(audited, bundle, cohort, sources, slides, tokens, seed)
-    compared = compare_directions(audited, judged, directions, before, seed)
-    return Audit(
-        bundle.config.name,
-        len(judged),
-        len(fitting),
-        tokens,
-        float(before.std(correction=0)),
-        attacks,
-        compared,
-        told,
-        shift,
-        seconds,
-    )
+        by_chance = judges.random_tokens(MIDDLE, share)
+        attacks.append(judges.attack("sparse", MIDDLE, share, delta_of, by_chance))
+    return attacks, transfers, seconds
+
+
+def _other(bundle: ModelBundle, model: str | Path, device: str) -> tuple[ModelBundle, Audited]:
+    """Load another model of the same features.
+
+    Raises:
+        TiacfError: its encoder is another one, or it has no moments.
+    """
+    other = load_bundle(model, device)
+    label = f"--transfer {model}"
+    remedy = "give a model of the same features"
+    check_same(bundle.config.encoder, other.config.encoder, "encoder", label, remedy)
+    return other, Audited.of(other.network, other.config.name)
 
 
 def check_settings(
@@ -275,61 +325,6 @@ def _half(owner: dict[str, str], rng: np.random.Generator) -> dict[str, bool]:
     patients = sorted(set(owner.values()))
     chosen = set(rng.permutation(patients)[: len(patients) // 2].tolist())
     return {patient: patient in chosen for patient in patients}
-
-
-@dataclass(frozen=True, eq=False)
-class _Judges:
-    """Slides on which adversaries and chance are compared.
-
-    Attributes:
-        audited: the network.
-        slides: that no adversary was fitted on.
-        before: (N,) their risks.
-        cutoff: between the risk groups; None takes the median.
-        seed: of the random perturbations.
-    """
-
-    audited: Audited
-    slides: Sequence[SlideTokens]
-    before: torch.Tensor
-    cutoff: float | None
-    seed: int
-
-    def effect(self, delta: Perturbation, **options: int) -> Effect:
-        """Return what a perturbation does to the risks."""
-        after = risks(self.audited, self.slides, delta)
-        return effect_of(self.before.numpy(), after.numpy(), self.cutoff, **options)
-
-    def random_tokens(
-        self, strength: float, share: float
-    ) -> Callable[[torch.Generator], Perturbation]:
-        """Return what draws random perturbations of a share of the tokens of each slide."""
-
-        def draw(generator: torch.Generator) -> Perturbation:
-            return lambda slide: random_sparse(self.audited, slide, strength, share, generator)
-
-        return draw
-
-    def attack(
-        self,
-        name: str,
-        strength: float,
-        share: float,
-        delta: Perturbation,
-        draw: Callable[[torch.Generator], Perturbation],
-    ) -> Attack:
-        """Put random perturbations of equal norm beside an adversary."""
-        effect = self.effect(delta)
-        generator = torch.Generator().manual_seed(self.seed)
-        drawn = [self.effect(draw(generator), draws=0) for _ in range(DRAWS)]
-        random = {}
-        for figure in fields(Effect):
-            values = [getattr(one, figure.name).value for one in drawn]
-            low, high = np.quantile(values, [0.025, 0.975])
-            random[figure.name] = (float(np.mean(values)), float(low), float(high))
-        size = random["size"][0]
-        ratio = effect.size.value / size if size else float("inf")
-        return Attack(name, strength, share, effect, random, ratio)
 
 
 def _sites(

@@ -5,33 +5,44 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tiacrossfusion.audit.api import Attack, Audit
+from tiacrossfusion.audit.api import Audit
+from tiacrossfusion.audit.carriers import Carrier
 from tiacrossfusion.audit.effects import Effect
+from tiacrossfusion.audit.effects import Figure as EffectFigure
+from tiacrossfusion.audit.judging import Attack
 from tiacrossfusion.audit.nuisance_files import PICTURE as NUISANCE_PICTURE
 from tiacrossfusion.audit.nuisance_files import nuisance_rows, nuisance_summary
 from tiacrossfusion.audit.slides import NuisanceAudit
+from tiacrossfusion.audit.transfer import Transfer
 from tiacrossfusion.io.atomic import write_text, writing
+from tiacrossfusion.markers.folds import HazardRatio
 from tiacrossfusion.outputs.figures import in_own_style, save_figure
 from tiacrossfusion.outputs.pages import page_environment, picture_address
 
-JSON, EFFECTS, DIRECTIONS, SITES, PICTURE, PAGE = (
+JSON, EFFECTS, DIRECTIONS, SITES, TRANSFER, PATCHES, PICTURE, STRENGTH, PAGE = (
     "audit.json",
     "effects.csv",
     "directions.csv",
     "sites.csv",
+    "transfer.csv",
+    "patches.csv",
     "effects.png",
+    "strength.png",
     "report.html",
 )
 
 #: Parts of the page, each of which may be missing.
-_PARTS: dict[str, Any] = {"nuisances": (), "attacks": (), "directions": (), "sites": ()}
+_PARTS: dict[str, Any] = dict.fromkeys(
+    ("nuisances", "attacks", "directions", "sites", "transfers", "patches"), ()
+)
 
 _NOTICE = "Research use only, not for clinical use."
 _FIGURES = tuple(figure.name for figure in dataclasses.fields(Effect))
@@ -50,7 +61,16 @@ def effects_table(found: Audit) -> pd.DataFrame:
             figure = getattr(attack.effect, name)
             row |= {name: figure.value, f"{name}_low": figure.low, f"{name}_high": figure.high}
             row |= {f"{name}_random": attack.random[name][0]}
-        rows.append(row | {"times_random": attack.ratio})
+        row["times_random"] = attack.ratio
+        if attack.c_change is not None:
+            row |= {
+                "c": attack.c,
+                "c_change": attack.c_change.value,
+                "c_change_low": attack.c_change.low,
+                "c_change_high": attack.c_change.high,
+                "c_change_random": attack.c_random,
+            }
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
@@ -70,12 +90,19 @@ def write_audit(found: Audit, folder: Path) -> None:
         tables[SITES] = pd.DataFrame(
             found.sites.shifts.items(), columns=["site", "shift_at_equal_follow_up"]
         )
+    if found.transfers:
+        tables[TRANSFER] = pd.DataFrame([_transfer_row(one) for one in found.transfers])
+    tables[PATCHES] = _patches(found.carriers)
+    for name in (SITES, TRANSFER):  # of an earlier audit
+        if name not in tables:
+            (folder / name).unlink(missing_ok=True)
     for name, table in tables.items():
         write_text(
             folder / name, table.to_csv(index=False, lineterminator="\n", float_format="%.6g")
         )
     with writing(folder):
         effects_figure(found, folder / PICTURE)
+        strength_figure(found, folder / STRENGTH)
 
 
 def write_page(folder: Path, slides: NuisanceAudit | None, features: Audit | None) -> None:
@@ -103,6 +130,12 @@ def write_page(folder: Path, slides: NuisanceAudit | None, features: Audit | Non
             ],
             "sites": _of_sites(features),
             "picture": picture_address(folder / PICTURE),
+            "strength": picture_address(folder / STRENGTH),
+            "transfers": [_cells(_transfer_row(one)) for one in features.transfers],
+            "transfer_columns": list(_transfer_row(features.transfers[0]))
+            if features.transfers
+            else [],
+            "patches": [_cells(row) for row in _patches(features.carriers[:20]).to_dict("records")],
         }
     model = features.model if features is not None else slides.model if slides is not None else ""
     template = page_environment("tiacrossfusion.audit").get_template("audit.html")
@@ -133,10 +166,17 @@ def summary(found: Audit) -> list[str]:
     if found.sites is not None:
         lines.append(
             f"Risks of sites at equal follow-up: p {found.sites.p:.2g}; C across sites "
-            f"{found.sites.c_across:.3f}, within {found.sites.c_within:.3f}; hazard ratio of one SD "
-            f"{found.sites.ratio.value:.2f}, within sites {found.sites.within.value:.2f}."
+            f"{_with_interval(found.sites.c_across, 3)}, within {_with_interval(found.sites.c_within, 3)}; "
+            f"hazard ratio of one SD {_with_interval(found.sites.ratio, 2)}, with a baseline hazard for each "
+            f"site {_with_interval(found.sites.within, 2)}."
         )
-    return lines
+    lines += [
+        f"The generator moves {one.model} by {_with_interval(one.effect.size, 2)} SD: "
+        f"{one.times_random:.1f} times chance ({one.random:.2f}), {one.of_own:.2f} of a generator of its own "
+        f"({one.own:.2f})."
+        for one in found.transfers
+    ]
+    return lines + [f"note: {note}" for note in found.notes]
 
 
 @in_own_style
@@ -163,6 +203,82 @@ def effects_figure(found: Audit, path: Path) -> None:
     save_figure(figure, path)
 
 
+@in_own_style
+def strength_figure(found: Audit, path: Path) -> None:
+    """Draw the change of the risk, and of Harrell's C where it is known, against the strength."""
+    with_c = any(attack.c_change is not None for attack in found.attacks)
+    figure = Figure(figsize=(8.2, 3.4), dpi=130, facecolor="white")
+    panels = figure.subplots(1, 1 + with_c, squeeze=False)[0]
+    for name, colour in (("universal", "#d55e00"), ("generator", "#0072b2")):
+        attacks = [attack for attack in found.attacks if attack.name == name]
+        if not attacks:
+            continue
+        strengths = [attack.strength for attack in attacks]
+        size = [attack.effect.size for attack in attacks]
+        _band(panels[0], strengths, [(f.value, f.low, f.high) for f in size], colour, name)
+        chance = [attack.random["size"] for attack in attacks]
+        _band(panels[0], strengths, chance, "0.5", f"chance beside the {name}")
+        if with_c:
+            change = [attack.c_change for attack in attacks]
+            values = [(f.value, f.low, f.high) for f in change if f is not None]
+            _band(panels[1], strengths, values, colour, name)
+            by_chance = [attack.c_random for attack in attacks]
+            panels[1].plot(strengths, by_chance, "--", color="0.5")
+    panels[0].set_ylabel("size of the change, SDs of the risks")
+    if with_c:
+        panels[1].set_ylabel("change of Harrell's C")
+        panels[1].axhline(0, color="0.8", lw=0.8, zorder=0)
+    for axes in panels:
+        axes.set_xlabel("strength, SDs of the training features")
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].legend(frameon=False, fontsize=7)
+    figure.suptitle(f"{found.model}. {_NOTICE}", fontsize=9)
+    figure.tight_layout()
+    save_figure(figure, path)
+
+
+def _band(
+    axes: Axes,
+    strengths: Sequence[float],
+    values: Sequence[tuple[float, float, float]],
+    colour: str,
+    label: str,
+) -> None:
+    """Draw values (value, low, high) against the strength, with the interval as a band."""
+    middle, low, high = zip(*values, strict=True)
+    axes.plot(strengths, middle, "o-", color=colour, markersize=3, label=label)
+    axes.fill_between(strengths, low, high, color=colour, alpha=0.15, lw=0)
+
+
+def _transfer_row(one: Transfer) -> dict[str, Any]:
+    size = one.effect.size
+    return {
+        "model": one.model,
+        "size": size.value,
+        "size_low": size.low,
+        "size_high": size.high,
+        "size_random": one.random,
+        "size_own": one.own,
+        "times_random": one.times_random,
+        "of_own": one.of_own,
+        "changed": one.effect.changed.value,
+        "rank": one.effect.rank.value,
+    }
+
+
+def _patches(found: Sequence[Carrier]) -> pd.DataFrame:
+    """Return a row for each patch that was perturbed alone."""
+    return pd.DataFrame(
+        [(one.slide, one.scale, *one.bounds, one.attribution, one.change) for one in found],
+        columns=["slide", "scale", "x0", "y0", "x1", "y1", "attribution", "change"],
+    )
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    """Return the values of a row as text."""
+    return [f"{value:.3g}" if isinstance(value, float) else str(value) for value in row.values()]
+
+
 def _name(attack: Attack) -> str:
     few = f", {attack.share:.1%} of patches" if attack.name == "sparse" else ""
     return f"{attack.name}, {attack.strength:g} SD{few}"
@@ -177,6 +293,11 @@ def _row(attack: Attack) -> Sequence[str]:
             f"{attack.random[name][0]:.2f}",
         ]
     return [*cells, f"{attack.ratio:.1f}"]
+
+
+def _with_interval(figure: EffectFigure | HazardRatio, digits: int) -> str:
+    """Return a figure with its interval."""
+    return f"{figure.value:.{digits}f} ({figure.low:.{digits}f} to {figure.high:.{digits}f})"
 
 
 def _of_sites(found: Audit) -> list[tuple[str, str]]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from tiacrossfusion.audit.effects import Figure
 from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.markers.folds import HazardRatio, hazard_ratio
 from tiacrossfusion.markers.testing import Outcome
@@ -16,6 +17,9 @@ _COMPONENTS, _NEIGHBOURS, _FOLDS, FEWEST = 32, 5, 5, 5
 
 #: Bootstrap draws, and times that sites are dealt anew.
 _DRAWS, _DEALT = 1000, 100
+
+#: Bootstrap draws of C, each of which looks at all pairs of patients.
+_RESAMPLED = 200
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,7 @@ class SiteShift:
         p: of no difference between sites at equal follow-up.
         ratio: hazard ratio of one SD of the risk.
         within: the same with a baseline hazard for each site.
-        c_across: C of pairs of patients of two sites.
+        c_across: C of pairs of patients of two sites, with a bootstrap interval over patients.
         c_within: C of pairs of patients of one site.
     """
 
@@ -118,8 +122,8 @@ class SiteShift:
     p: float
     ratio: HazardRatio
     within: HazardRatio
-    c_across: float
-    c_within: float
+    c_across: Figure
+    c_within: Figure
 
 
 def site_shift(risks: np.ndarray, outcome: Outcome, sites: np.ndarray) -> SiteShift:
@@ -140,20 +144,28 @@ def site_shift(risks: np.ndarray, outcome: Outcome, sites: np.ndarray) -> SiteSh
     names = np.unique(sites)
     of_sites = (sites[:, None] == names).astype(float)
     small = np.column_stack([np.ones(len(z)), residual])
-    whole = np.column_stack([of_sites, residual])
+    with_sites = np.column_stack([of_sites, residual])
     left = [
-        float(((z - x @ np.linalg.lstsq(x, z, rcond=None)[0]) ** 2).sum()) for x in (small, whole)
+        float(((z - x @ np.linalg.lstsq(x, z, rcond=None)[0]) ** 2).sum())
+        for x in (small, with_sites)
     ]
     freedom = len(z) - len(names) - 1
     p = float("nan")
     if len(names) > 1 and freedom > 0 and left[1] > 0:
         f = (left[0] - left[1]) / (len(names) - 1) / (left[1] / freedom)
         p = float(fisher.sf(f, len(names) - 1, freedom))
-    means = np.linalg.lstsq(whole, z, rcond=None)[0][: len(names)]
+    means = np.linalg.lstsq(with_sites, z, rcond=None)[0][: len(names)]
     weights = of_sites.mean(axis=0)
     nothing = np.zeros((len(z), 0))
     numbers = np.searchsorted(names, sites)
-    across, within = _concordance(risks, outcome, numbers)
+    whole = _concordance(risks, outcome, numbers)
+    rng = np.random.default_rng(0)
+    drawn = []
+    for _ in range(_RESAMPLED):
+        rows = rng.integers(len(z), size=len(z))
+        drawn.append(_concordance(risks[rows], outcome.of(rows), numbers[rows]))
+    low, high = np.nanquantile(np.array(drawn), [0.025, 0.975], axis=0)
+    across, within = (Figure(*map(float, triple)) for triple in zip(whole, low, high, strict=True))
     return SiteShift(
         dict(zip(names.tolist(), (means - weights @ means).tolist(), strict=True)),
         p,

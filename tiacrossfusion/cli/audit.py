@@ -34,7 +34,7 @@ _FOR_SLIDES = (
     *READ_OPTIONS,
     *("encoder_weights", "precision", "families", "update_model", "overwrite", "retry_failed"),
 )
-_FOR_BAGS = ("table", "time_unit", "fold_by", "strengths", "tokens")
+_FOR_BAGS = ("table", "time_unit", "fold_by", "strengths", "tokens", "transfer")
 
 
 @click.command()
@@ -54,6 +54,12 @@ _FOR_BAGS = ("table", "time_unit", "fold_by", "strengths", "tokens")
 )
 @click.option(
     "--most", type=int, default=40, show_default=True, help="Slides and bags that are audited."
+)
+@click.option(
+    "--transfer",
+    multiple=True,
+    help="Another model of the same features, such as that of another fold, which the generator is tried "
+    "on; may be repeated.",
 )
 @click.option("--tokens", type=int, default=4000, show_default=True, help="Of a bag.")
 @click.option(
@@ -87,6 +93,7 @@ def audit(
     fold_by: str | None,
     strengths: str,
     most: int,
+    transfer: tuple[str, ...],
     tokens: int,
     families: int,
     encoder_weights: str | None,
@@ -192,6 +199,7 @@ def audit(
             bags,
             table=table,
             columns=columns,
+            transfer_to=transfer,
             time_unit=time_unit,
             strengths=numbers,
             most=most,
