@@ -226,5 +226,5 @@ class TestSites:
         assert fair.p > 0.01
         assert moved.p < 1e-6
         assert moved.shifts["A"] > 0 > moved.shifts["B"]
-        assert moved.c_within > moved.c_across
+        assert moved.c_within.value > moved.c_across.value
         assert moved.within.value > moved.ratio.value

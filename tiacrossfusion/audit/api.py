@@ -234,8 +234,8 @@ def _adversaries(
         seconds = (time.perf_counter() - begun) / len(judged)
         for strength in strengths:
             of_slide = partial(generator, audited, strength=strength)
-            by_chance = judges.random_tokens(strength, 1.0)
-            attacks.append(judges.attack("generator", strength, 1.0, of_slide, by_chance))
+            chance = judges.random_tokens(strength, 1.0)
+            attacks.append(judges.attack("generator", strength, 1.0, of_slide, chance))
         for other, network in others:
             name, of_other = other.config.name, other.config.risk_reference
             tell(f"generator, tried on {name}")
@@ -246,8 +246,8 @@ def _adversaries(
     for share in SHARES:
         tell(f"sparse adversary, {share:.1%} of the patches")
         delta_of = partial(sparse, audited, strength=MIDDLE, share=share)
-        by_chance = judges.random_tokens(MIDDLE, share)
-        attacks.append(judges.attack("sparse", MIDDLE, share, delta_of, by_chance))
+        chance = judges.random_tokens(MIDDLE, share)
+        attacks.append(judges.attack("sparse", MIDDLE, share, delta_of, chance))
     return attacks, transfers, seconds
 
 

@@ -82,11 +82,11 @@ def carriers(
     return found
 
 
-def _places(bag: Path) -> dict[str, dict[tuple[int, ...], tuple[int, ...]]]:
+def _places(bag: Path) -> dict[str, dict[tuple[int, ...], tuple[int, int, int, int]]]:
     """Return the bounds of the patches of a bag by scale and by column and row."""
     return {
         scale: {
-            tuple(cell): tuple(bounds)
+            tuple(cell): (bounds[0], bounds[1], bounds[2], bounds[3])
             for cell, bounds in zip(tokens.grid.tolist(), tokens.bounds.tolist(), strict=True)
         }
         for scale, tokens in FeatureBag.load(bag).scales.items()

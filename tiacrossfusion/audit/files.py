@@ -274,7 +274,7 @@ def _patches(found: Sequence[Carrier]) -> pd.DataFrame:
     )
 
 
-def _cells(row: Mapping[str, Any]) -> list[str]:
+def _cells(row: Mapping[Any, Any]) -> list[str]:
     """Return the values of a row as text."""
     return [f"{value:.3g}" if isinstance(value, float) else str(value) for value in row.values()]
 
