@@ -68,7 +68,7 @@ def test_hospitals_are_compared(cohort, tmp_path):
     result = run(
         *(cohort, tmp_path / "out", "--strengths", "0.25"),
         *("--table", cohort / "cohort.csv", "--fold-by", "hospital"),
-        *("--transfer", cohort / "run" / "mean-pool" / "fold_1" / "bundle"),
+        *("--transfer", cohort / "run" / "mean-pool" / "fold-1" / "bundle"),
     )
     assert result.exit_code == 0, result.output
     assert "The site is told from the features" in result.output
