@@ -15,16 +15,16 @@ from tiacrossfusion.audit.adversaries import (
 )
 from tiacrossfusion.audit.directions import compare_directions, mean_features, site_directions
 from tiacrossfusion.audit.effects import effect_of
-from tiacrossfusion.audit.generator import PROTOTYPES, fit_generator
-from tiacrossfusion.audit.perturbed import Audited, risks
 from tiacrossfusion.audit.sites import site_shift, told_sites
 from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.markers.testing import Outcome
 from tiacrossfusion.networks.base import SurvivalNetwork
 from tiacrossfusion.networks.mean_pool import MeanPool20x
 from tiacrossfusion.networks.output import SurvivalOutput
+from tiacrossfusion.networks.perturbed import Audited, risks
 from tiacrossfusion.networks.tokens import SlideTokens
 from tiacrossfusion.networks.trained import TrainedNetwork
+from tiacrossfusion.training.generator import PROTOTYPES, fit_generator
 
 WIDTH = 24
 

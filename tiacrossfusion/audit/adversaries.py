@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tiacrossfusion.audit.perturbed import Audited, risks
+from tiacrossfusion.networks.perturbed import Audited, risks
 from tiacrossfusion.networks.tokens import SlideTokens
 
 #: Steps of sign gradient, each of which may move a feature by this share of the strength, and slides a step.

@@ -25,8 +25,6 @@ from tiacrossfusion.audit.directions import (
     site_directions,
 )
 from tiacrossfusion.audit.effects import Effect, effect_of
-from tiacrossfusion.audit.generator import fit_generator
-from tiacrossfusion.audit.perturbed import Audited, Perturbation, risks
 from tiacrossfusion.audit.sites import FEWEST, SiteShift, Told, site_shift, told_sites
 from tiacrossfusion.bags.bag import FeatureBag
 from tiacrossfusion.bags.files import find_bags
@@ -37,7 +35,9 @@ from tiacrossfusion.errors import TiacfError, UsageError
 from tiacrossfusion.io.arguments import at_least, usable_seed
 from tiacrossfusion.markers.testing import Outcome
 from tiacrossfusion.models.bundle import ModelBundle, load_bundle
+from tiacrossfusion.networks.perturbed import Audited, Perturbation, risks
 from tiacrossfusion.networks.tokens import SlideTokens
+from tiacrossfusion.training.generator import fit_generator
 from tiacrossfusion.training.parts import some_cells
 
 #: Strengths of the adversaries, in SDs of the training features, and shares of tokens of the sparse one.

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tiacrossfusion.audit.perturbed import Audited, risks
+from tiacrossfusion.networks.perturbed import Audited, risks
 from tiacrossfusion.networks.tokens import SlideTokens
 from tiacrossfusion.slides.spec import SCALES
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
-from tiacrossfusion.audit.perturbed import Audited
 from tiacrossfusion.errors import TiacfError
+from tiacrossfusion.networks.perturbed import Audited
 from tiacrossfusion.networks.tokens import SlideTokens
 
 #: Prototypes of a scale, and patches of a slide from which they are found.
