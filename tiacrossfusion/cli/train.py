@@ -10,7 +10,12 @@ from tiatoolbox.cli.common import cli_output_path
 
 from tiacrossfusion.cli.console import print_figures
 from tiacrossfusion.cli.options import cli_plugin
-from tiacrossfusion.cli.training_options import cli_cohort, cli_training, training_arguments
+from tiacrossfusion.cli.training_options import (
+    cli_augmenting,
+    cli_cohort,
+    cli_training,
+    training_arguments,
+)
 from tiacrossfusion.networks.registry import model_names
 
 if TYPE_CHECKING:
@@ -34,6 +39,7 @@ if TYPE_CHECKING:
     help="An endpoint and its columns of time and event, such as OS=OS.time,OS; each is trained in a folder "
     "of its name. Repeatable.",
 )
+@cli_augmenting
 @cli_training
 @cli_plugin
 def train(

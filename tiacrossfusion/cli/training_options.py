@@ -10,6 +10,8 @@ import click
 
 from tiacrossfusion.cli.checks import given, output_folder
 from tiacrossfusion.cli.options import cli_columns, split_names
+from tiacrossfusion.errors import UsageError
+from tiacrossfusion.text import printable
 
 #: Place of each option among the settings.
 _SETTINGS = {
@@ -39,6 +41,10 @@ _SETTINGS = {
     "learning_rate": ("fitting", "learning_rate"),
     "embed_dim": ("network", "embed_dim"),
     "num_bins": ("network", "num_bins"),
+    "site": ("columns", "site"),
+    "augment": ("augmenting", "augment"),
+    "adversarial": ("augmenting", "adversarial"),
+    "nuisance": ("augmenting", "nuisance"),
 }
 
 _OPTIONS = (
@@ -115,6 +121,37 @@ _OPTIONS = (
 )
 
 
+_AUGMENTING = (
+    click.option(
+        "--augment",
+        help="Train networks once more against what should not move the risk, beside plain training on the "
+        "same folds: shift (differences between sites), stain (the changes of --nuisance), or both.",
+    ),
+    click.option(
+        "--adversarial",
+        is_flag=True,
+        help="The same against a generator that is trained to disturb the network.",
+    ),
+    click.option(
+        "--site",
+        help="Column of the sites for --augment shift, where folds do not go by them (--fold-by names them, "
+        "too); tcga-site reads them from the barcodes.",
+    ),
+    click.option(
+        "--nuisance",
+        type=Path,
+        help="Measured changes for --augment stain: nuisance.safetensors of tiacf audit --slides.",
+    ),
+)
+
+
+def cli_augmenting(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options for what networks are trained against."""
+    for option in reversed(_AUGMENTING):
+        command = option(command)
+    return command
+
+
 def cli_cohort(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options for the bags and the table of a training."""
     table = click.option(
@@ -161,6 +198,10 @@ def training_arguments(options: dict[str, Any]) -> dict[str, Any]:
         "drop_unusable": options["drop_unusable"] or None,
         "covariates": None if covariates is None else list(split_names(covariates)),
     }
+    if "augment" in options:
+        augment = options["augment"]
+        options["augment"] = None if augment is None else list(_augmentations(augment))
+        options["adversarial"] = options["adversarial"] or None
     spelt = {option.name: option.opts[0] for option in click.get_current_context().command.params}
     given_options = {
         _SETTINGS[name]: (spelt[name], value)
@@ -178,6 +219,17 @@ def training_arguments(options: dict[str, Any]) -> dict[str, Any]:
         "permutations": permutations,
         "say": click.echo,
     }
+
+
+def _augmentations(given: str) -> tuple[str, ...]:
+    """Return what `--augment` names; settings are checked one by one, which would name no option."""
+    names = split_names(given)
+    odd = [name for name in names if name not in ("stain", "shift")]
+    if odd or not names:
+        raise UsageError(
+            f"--augment {printable(given[:80])}: takes stain, shift or stain,shift; mend it, or leave it out"
+        )
+    return names
 
 
 def _number_of(devices: str) -> int | str:

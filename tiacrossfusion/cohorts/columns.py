@@ -18,10 +18,11 @@ COLUMN_OPTIONS = {
     "ordinal": "--ordinal",
     "patient_characters": "--patient-characters",
     "fold_by": "--fold-by",
+    "site": "--site",
     "further": "--by, --cause",
 }
 
-#: `Columns.fold_by` that reads the site from TCGA's barcodes.
+#: `Columns.fold_by` and `Columns.site` that reads the site from TCGA's barcodes.
 TCGA_SITE = "tcga-site"
 
 
@@ -49,6 +50,7 @@ class Columns(BaseModel):
         further: other columns to read, such as those of subgroups; the same for all slides of a patient.
         fold_by: column of the sites, none of which is in two parts of a fold; "tcga-site" reads them from the
             barcodes of the patients.
+        site: column of the sites where folds do not go by them; "tcga-site" as above. One of the two at most.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -65,7 +67,13 @@ class Columns(BaseModel):
     units: dict[str, str] = Field(default_factory=dict)
     patient_characters: int | None = Field(None, ge=1, le=1000)
     fold_by: str | None = None
+    site: str | None = None
     further: tuple[str, ...] = ()
+
+    @property
+    def sites(self) -> str | None:
+        """Return the column of the sites, "tcga-site", or None if they are not asked for."""
+        return self.site if self.fold_by is None else self.fold_by
 
     @property
     def of_patients(self) -> tuple[str, ...]:

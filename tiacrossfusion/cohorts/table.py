@@ -46,7 +46,8 @@ class CohortTable:
         left_out: for each reason, (slide, patient) of the rows that were left out.
         shown: for a reason, the values that were at fault, in words.
         notes: what else a reader of the results should know.
-        sites: site of each patient, if `Columns.fold_by` asks for it.
+        sites: site of each patient, if `Columns.fold_by` or `Columns.site` asks for it.
+        by_site: whether folds go by them.
     """
 
     patients: pd.DataFrame
@@ -57,6 +58,7 @@ class CohortTable:
     shown: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     sites: pd.Series[str] | None = None
+    by_site: bool = False
 
     def of(self, names: Iterable[str]) -> CohortTable:
         """Return the rows of some patients."""
@@ -121,7 +123,7 @@ def read_table(
     _agree_within_patients(path, frame, columns, notes)
     patients = frame.drop_duplicates("patient").set_index("patient")
     patients = patients.sort_index()
-    sites = None if columns.fold_by is None else sites_of(path, patients, columns.fold_by)
+    sites = None if columns.sites is None else sites_of(path, patients, columns)
     follow_up = ["time", "event", *(["entry"] if columns.entry else [])]
     patients = patients[[*follow_up, *columns.of_patients]]
     patients = patients.astype({"time": float, "event": int})
@@ -145,6 +147,7 @@ def read_table(
         {_NO_NUMBER: shown},
         tuple(notes),
         sites,
+        by_site=columns.fold_by is not None,
     )
 
 
@@ -188,8 +191,8 @@ def _read_columns(path: Path, columns: Columns) -> tuple[pd.DataFrame, list[str]
     frame["event"] = _events(path, frame["slide"], raw, columns)
     if columns.entry is not None:
         frame["entry"] = _entries(path, raw, columns.entry)
-    if columns.fold_by not in (None, TCGA_SITE):
-        frame["site"] = without_placeholders(raw[columns.fold_by])
+    if columns.sites not in (None, TCGA_SITE):
+        frame["site"] = without_placeholders(raw[columns.sites])
     covariates = raw[list(columns.of_patients)].apply(without_placeholders)
     for name, levels in columns.ordinal.items():
         if name not in covariates:
@@ -202,6 +205,8 @@ def _read_columns(path: Path, columns: Columns) -> tuple[pd.DataFrame, list[str]
 
 def _distinct(columns: Columns) -> None:
     """Refuse columns asked for in two roles: a covariate that is the outcome would tell it."""
+    if columns.fold_by is not None and columns.site is not None:
+        raise UsageError("--site with --fold-by, which names the sites already: leave out --site")
     outcome = columns.event if columns.censorship is None else columns.censorship
     roles = [columns.time, outcome, *columns.of_patients]
     twice = sorted({name for name in roles if roles.count(name) > 1})
@@ -224,7 +229,7 @@ def _present(path: Path, raw: pd.DataFrame, columns: Columns) -> None:
     wanted = {getattr(columns, role): COLUMN_OPTIONS[role] for role in ("patient", "time", outcome)}
     wanted |= dict.fromkeys(columns.further, COLUMN_OPTIONS["further"])
     wanted |= dict.fromkeys(columns.covariates, COLUMN_OPTIONS["covariates"])
-    for role in ("entry", "fold_by"):
+    for role in ("entry", "fold_by", "site"):
         if getattr(columns, role) not in (None, TCGA_SITE):
             wanted[getattr(columns, role)] = COLUMN_OPTIONS[role]
     try:
@@ -365,7 +370,7 @@ def _agree_within_patients(
     path: Path, frame: pd.DataFrame, columns: Columns, notes: Sequence[str]
 ) -> None:
     names = ["time", "event", *(["entry"] if columns.entry else []), *columns.of_patients]
-    if columns.fold_by not in (None, TCGA_SITE):
+    if columns.sites not in (None, TCGA_SITE):
         names.append("site")
 
     def several(fields: list[str]) -> pd.Series:

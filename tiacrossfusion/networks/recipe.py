@@ -37,6 +37,9 @@ class Recipe:
         cell_share: share of the 5x cells of a slide, with all inside them, that a pass of training sees,
             drawn anew for each.
         scale_dropout: probability that a pass of training has the average token in place of those of a scale.
+        stain: SD of the multiples of measured changes that a pass of training adds to the tokens.
+        shift: SD of the multiples of differences between the sites' mean features that it adds.
+        adversarial: largest change of a feature, in SDs, by a generator that is trained against the network.
     """
 
     loss: Literal["nll", "cox", "cross-entropy"] = "nll"
@@ -56,6 +59,9 @@ class Recipe:
     statistics: bool = False
     cell_share: float = 1.0
     scale_dropout: float = 0.0
+    stain: float = 0.0
+    shift: float = 0.0
+    adversarial: float = 0.0
 
     def summary(self) -> str:
         """Return the recipe in one line."""

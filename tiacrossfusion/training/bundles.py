@@ -22,6 +22,7 @@ from tiacrossfusion.training.fold import FittedFold
 from tiacrossfusion.training.partial_reading import PARTIAL, judge_parts, learn_from_coarse
 from tiacrossfusion.training.patients import patient_hazards, patients_of, times_and_events
 from tiacrossfusion.training.plan import Cohort
+from tiacrossfusion.training.variants import parts_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -54,7 +55,7 @@ def save_fold_bundle(
     optimistic = "optimistic, these patients chose the model: " if fold.optimistic else ""
     figure = evaluate([predictions]).pooled.harrell_c
     config = BundleConfig(
-        name=f"{model}-fold-{fold.number}",
+        name=f"{_plain_text(model)}-fold-{fold.number}",
         version="1",
         architecture=fitted.architecture,
         sampling=bags.sampling,
@@ -66,7 +67,7 @@ def save_fold_bundle(
         training_slides=bags.identities(_slides_of(cohort, (*fold.train, *fold.validation))),
         training_distances=training_distances(fitted.network, bags, _slides_of(cohort, fold.train)),
         card=ModelCard(
-            description=f"{model}, fold {fold.number} of a cross-validation.",
+            description=f"{model}, fold {fold.number} of a cross-validation.{_against(model)}",
             cohort=f"{cohort.name}: {len(fold.train)} patients for training ({int(events.sum())} events), "
             f"{len(fold.validation)} for early stopping.",
             performance=f"{optimistic}Harrell's C on {len(fold.test)} patients: {_interval(figure)}.",
@@ -119,7 +120,7 @@ def save_ensemble(
     times, events = times_and_events(patients)
     bins = quantile_bins(times, events, first.architecture.num_bins, cohort.table.time_unit)
     config = BundleConfig(
-        name=f"{model}-ensemble",
+        name=f"{_plain_text(model)}-ensemble",
         version="1",
         architecture=first.architecture,
         sampling=first.sampling,
@@ -129,7 +130,7 @@ def save_ensemble(
         risk_reference=None,
         training_slides=bags.identities(cohort.table.slides.slide),
         card=ModelCard(
-            description=f"{model}: mean of the survival curves of {len(bundles)} folds.",
+            description=f"{model}: mean of the survival curves of {len(bundles)} folds.{_against(model)}",
             cohort=f"{cohort.name}: {len(patients)} patients, {int(events.sum())} events.",
             performance="The ensemble has no test patients of its own. Harrell's C of its members on "
             f"their test patients, pairs within a fold: {_interval(evaluation.pooled.harrell_c)}"
@@ -150,6 +151,17 @@ def save_ensemble(
     learn_from_coarse(
         folder, network, bags, [s for i, s in enumerate(slides) if i % 3], slides[::3]
     )
+
+
+def _plain_text(model: str) -> str:
+    """Return the name of a model as the name of a bundle may be written."""
+    return model.replace("+", "-")
+
+
+def _against(model: str) -> str:
+    """Return what a model was trained against, as a further sentence; nothing of plain training."""
+    parts = parts_of(model)[1]
+    return f" Trained against {' and '.join(parts)}." if parts else ""
 
 
 def _slides_of(cohort: Cohort, patients: Sequence[str]) -> list[str]:

@@ -25,6 +25,7 @@ from tiacrossfusion.networks.recipe import PAPER, Recipe
 from tiacrossfusion.networks.registry import NETWORKS, OTHER_NAMES, model_names, recipe_of
 from tiacrossfusion.survival import check_unit
 from tiacrossfusion.text import printable
+from tiacrossfusion.training.variants import AUGMENTATIONS, in_recipe, parts_of
 
 #: Bytes of a file of settings; all of them take two thousand.
 _LARGEST = 2**20
@@ -117,11 +118,36 @@ class ProtocolSettings(BaseModel):
     splits: Path | None = None
 
 
+class AugmentingSettings(BaseModel):
+    """What networks are trained against, each beside plain training on the same folds.
+
+    Attributes:
+        augment: "shift" (differences between sites) and "stain" (changes that were measured).
+        adversarial: a generator that is trained against the network.
+        nuisance: file of the measured changes, for "stain".
+        strength: largest change of a feature by the generator, in SDs of the training features.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    augment: tuple[Literal["stain", "shift"], ...] = ()
+    adversarial: bool = False
+    nuisance: Path | None = None
+    strength: float = Field(0.25, gt=0, le=10)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Return what networks are trained against, each once."""
+        given = (*self.augment, *(["adversarial"] if self.adversarial else []))
+        return tuple(part for part in AUGMENTATIONS if part in given)
+
+
 class TrainingConfig(BaseModel):
     """All settings that decide the result of `tiacf train`, apart from the data.
 
     Attributes:
-        models: names from `tiacrossfusion.networks.registry.model_names`; all share folds and settings.
+        models: names from `tiacrossfusion.networks.registry.model_names`; all share folds and settings. Of a
+            network, "+shift", "+stain" and "+adversarial" may follow.
         time_unit: unit of the follow-up times.
         columns: names of the table's columns.
         drop_unusable: leave out, and count, what cannot be used instead of refusing the table.
@@ -131,6 +157,7 @@ class TrainingConfig(BaseModel):
             "paper", that of the CrossFusion paper for all.
         fusion: of models of slide and clinical record.
         fitting: loss and optimiser, where they are to differ from the recipe.
+        augmenting: what networks are trained against besides.
         seed: of folds, initial weights, dropout and order.
     """
 
@@ -145,6 +172,7 @@ class TrainingConfig(BaseModel):
     recipe: Literal["network", "paper"] = "network"
     fitting: FittingSettings = FittingSettings()
     fusion: FusionSettings = FusionSettings()
+    augmenting: AugmentingSettings = AugmentingSettings()
     #: Each fold takes one of a thousand from it, in 32 bits.
     seed: int = Field(0, ge=0, le=4_000_000)
 
@@ -159,11 +187,12 @@ class TrainingConfig(BaseModel):
         """
         given = self.fitting.model_dump(exclude_none=True)
         sizes = self.network.model_dump(include={"embed_dim", "dropout"}, exclude_none=True)
-        recipe = PAPER if self.recipe == "paper" else recipe_of(model)
+        plain, parts = parts_of(model)
+        recipe = PAPER if self.recipe == "paper" else recipe_of(plain)
         if patients is not None and "epochs" not in given:
             step = given.get("patients_per_step", recipe.patients_per_step)
             recipe = recipe.lengthened(math.ceil(patients / (devices * step)))
-        return replace(recipe, **given, **sizes)
+        return replace(recipe, **given, **sizes, **in_recipe(parts, self.augmenting.strength))
 
     @property
     def slide_model(self) -> str:
@@ -191,10 +220,11 @@ class TrainingConfig(BaseModel):
         models = tuple(OTHER_NAMES.get(model, model) for model in models)
         known = model_names()
         for model in models:
-            if model not in known:
+            if model not in known and model.split("+")[0] not in known:
                 near = get_close_matches(model, known, n=1)
                 hint = f'did you mean "{near[0]}"? ' if near else ""
                 raise ValueError(f"unknown model {model!r}; {hint}known: {', '.join(known)}")
+            parts_of(model)
         if len(set(models)) < len(models):
             raise ValueError("a model is named twice")
         return models

@@ -20,7 +20,7 @@ from tiacrossfusion.evaluation.predictions import FoldPredictions
 from tiacrossfusion.evaluation.report import STAGING
 from tiacrossfusion.io.atomic import write_text
 from tiacrossfusion.models.bundle import load_bundle
-from tiacrossfusion.networks.registry import CLINICAL, FUSIONS, NETWORKS
+from tiacrossfusion.networks.registry import CLINICAL, FUSIONS
 from tiacrossfusion.survival import TimeBins, quantile_bins, risk_of, survival_curve
 from tiacrossfusion.survival.clinical import ClinicalCox
 from tiacrossfusion.survival.dependence_on_variables import dependence_on_variables
@@ -31,6 +31,7 @@ from tiacrossfusion.training.fold import BEST, LAST, METRICS, FittedFold, fit_fo
 from tiacrossfusion.training.fusion import fit_fusion
 from tiacrossfusion.training.patients import patient_hazards, patients_of
 from tiacrossfusion.training.plan import BUNDLE, Plan
+from tiacrossfusion.training.variants import is_network
 
 #: How the log-hazard of a fold depends on each variable of the record.
 DEPENDENCE = "partial_dependence.csv"
@@ -70,7 +71,7 @@ def fit_model(
             f"{len(fold.validation)} to stop by, {len(fold.test)} to test"
         )
         if bags is not None and model != CLINICAL:
-            if model in NETWORKS:
+            if is_network(model):
                 for line in _about_steps(plan, model, fold, devices):
                     say(f"{label}: {line}")
             _fit_network(
@@ -142,7 +143,7 @@ def _check_finished(place: Path, model: str) -> None:
         read_predictions(place)
         if model != CLINICAL:
             load_bundle(place / BUNDLE)
-        if model in NETWORKS:
+        if is_network(model):
             read_metrics(place / METRICS)
 
 

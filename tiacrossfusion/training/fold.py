@@ -26,6 +26,7 @@ from tiacrossfusion.networks.recipe import Recipe
 from tiacrossfusion.networks.registry import NETWORKS
 from tiacrossfusion.networks.trained import TrainedNetwork
 from tiacrossfusion.survival import TimeBins, breslow_increments, quantile_bins
+from tiacrossfusion.training.augmenting import make_augmentation
 from tiacrossfusion.training.bags import NESTED, CohortBags
 from tiacrossfusion.training.checkpoints import WholeCheckpoints, read_checkpoint
 from tiacrossfusion.training.closed_form import fit_coxnet
@@ -35,6 +36,7 @@ from tiacrossfusion.training.loggers import make_loggers
 from tiacrossfusion.training.module import SurvivalTraining
 from tiacrossfusion.training.patients import Patient, predict_log_hazards, times_and_events
 from tiacrossfusion.training.statistics import fit_statistics
+from tiacrossfusion.training.variants import plain_of
 
 LAST, BEST, METRICS = "last.ckpt", "best.ckpt", "metrics.csv"
 _LOGS = "logs"
@@ -82,7 +84,7 @@ def fit_fold(
 ) -> FittedFold:
     """Fit a network to the training patients and keep the epoch with the best validation score.
 
-    Time bins and feature moments come from the training patients alone. A run that was killed is resumed
+    Time bins, feature moments and differences between sites come from the training patients alone. A run that was killed is resumed
     from its checkpoints in `folder` after its last complete epoch, with the same result.
 
     Raises:
@@ -109,7 +111,10 @@ def fit_fold(
         say(fit_coxnet(network, bags, training, validation, folder / METRICS, seed))
         _set_baseline(network, bags, training, bins)
         return FittedFold(architecture, network, bins)
-    module = SurvivalTraining(network, bags, training, validation, bins, recipe, seed)
+    augmentation = make_augmentation(
+        network, recipe, bags, training, config.augmenting.nuisance, seed, say
+    )
+    module = SurvivalTraining(network, bags, training, validation, bins, recipe, seed, augmentation)
     last = folder / LAST
     with quiet():
         trainer = _trainer(recipe, folder, devices, loggers, show_progress and sys.stderr.isatty())
@@ -188,10 +193,10 @@ def wait_for_others() -> None:
 
 def _architecture(model: str, config: TrainingConfig, encoder_width: int) -> Architecture:
     """Describe a network with those of the settings that it takes."""
-    recipe = config.recipe_of(model)
-    covariates = config.columns.covariates if "covariates" in input_names(NETWORKS[model]) else ()
+    recipe, name = config.recipe_of(model), plain_of(model)
+    covariates = config.columns.covariates if "covariates" in input_names(NETWORKS[name]) else ()
     return describe_network(
-        model,
+        name,
         encoder_width=encoder_width,
         num_bins=config.network.num_bins,
         sizes={

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -71,36 +71,51 @@ def fit_generator(
     Raises:
         TiacfError: there are fewer tokens than prototypes.
     """
-    prototypes = _prototypes(audited, slides, seed)
+    prototypes = find_prototypes(audited, slides, seed)
     random = torch.Generator().manual_seed(seed)
-    with torch.random.fork_rng(devices=()):
-        torch.manual_seed(seed)
-        made = Generator(audited.scales, audited.sd.shape[1])
-    made = made.to(audited.sd.device)
-    optimiser = torch.optim.Adam(made.parameters(), lr=_RATE)
+    made = new_generator(audited, seed).to(audited.sd.device)
+    optimiser = optimiser_of(made)
     for _ in range(EPOCHS):
         for i in torch.randperm(len(slides), generator=random).tolist():
-            slide = slides[i]
-            with torch.no_grad(), _watched(audited) as kept:
-                audited.risk(slide)
-                before = [value.detach() for value in kept]
-            with torch.enable_grad(), _watched(audited) as kept:
-                delta = made(audited, slide, strength)
-                audited.risk(slide, delta)
-                pairs = zip(kept, before, strict=True)
-                apart = torch.stack(
-                    [(1 - cosine_similarity(a, b, dim=-1)).mean() for a, b in pairs]
-                )
-            moved = [
-                _scrambled(
-                    audited.standardised(slide, scale)[0], delta[scale][0], prototypes[scale]
-                )
-                for scale in audited.scales
-            ]
             optimiser.zero_grad()
-            (-(apart.sum() + _BETA * torch.stack(moved).sum())).backward()
+            loss_of(made, audited, slides[i], strength, prototypes).backward()
             optimiser.step()
     return made.eval().requires_grad_(requires_grad=False)
+
+
+def new_generator(audited: Audited, seed: int) -> Generator:
+    """Return a generator for a network, with weights by a seed of their own."""
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(seed)
+        return Generator(audited.scales, audited.sd.shape[1])
+
+
+def optimiser_of(generator: Generator) -> torch.optim.Optimizer:
+    """Return the optimiser that a generator is trained with."""
+    return torch.optim.Adam(generator.parameters(), lr=_RATE)
+
+
+def loss_of(
+    generator: Generator,
+    audited: Audited,
+    slide: SlideTokens,
+    strength: float,
+    prototypes: Mapping[str, Tensor],
+) -> Tensor:
+    """Return minus what a generator maximises (see `fit_generator`) on one slide."""
+    with torch.no_grad(), _watched(audited) as kept:
+        audited.risk(slide)
+        before = [value.detach() for value in kept]
+    with torch.enable_grad(), _watched(audited) as kept:
+        delta = generator(audited, slide, strength)
+        audited.risk(slide, delta)
+        pairs = zip(kept, before, strict=True)
+        apart = torch.stack([(1 - cosine_similarity(a, b, dim=-1)).mean() for a, b in pairs])
+        moved = [
+            _scrambled(audited.standardised(slide, scale)[0], delta[scale][0], prototypes[scale])
+            for scale in audited.scales
+        ]
+        return -(apart.sum() + _BETA * torch.stack(moved).sum())
 
 
 def _scrambled(z: Tensor, delta: Tensor, prototypes: Tensor) -> Tensor:
@@ -133,17 +148,24 @@ def _watched(audited: Audited) -> Iterator[list[Tensor]]:
             handle.remove()
 
 
-def _prototypes(audited: Audited, slides: Sequence[SlideTokens], seed: int) -> dict[str, Tensor]:
-    """Return centres (K, E) of the standardised tokens of each scale."""
+def find_prototypes(
+    audited: Audited, slides: Iterable[SlideTokens], seed: int
+) -> dict[str, Tensor]:
+    """Return centres (K, E) of the standardised tokens of each scale.
+
+    Raises:
+        TiacfError: there are fewer tokens than prototypes.
+    """
     from sklearn.cluster import MiniBatchKMeans
 
     rng = np.random.default_rng(seed)
-    found = {}
-    for scale in audited.scales:
-        parts = []
-        for slide in slides:
+    drawn: dict[str, list[Tensor]] = {scale: [] for scale in audited.scales}
+    for slide in slides:
+        for scale, parts in drawn.items():
             z = audited.standardised(slide, scale)[0]
             parts.append(z[torch.from_numpy(rng.permutation(len(z))[:_SAMPLED]).to(z.device)].cpu())
+    found = {}
+    for scale, parts in drawn.items():
         points = torch.cat(parts).numpy()
         if len(points) < PROTOTYPES:
             raise TiacfError(

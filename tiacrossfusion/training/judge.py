@@ -22,7 +22,7 @@ from tiacrossfusion.evaluation.predictions import FoldPredictions
 from tiacrossfusion.evaluation.scores import CHANCE, AddedValue, Evaluation, figure_row
 from tiacrossfusion.io.atomic import write_text
 from tiacrossfusion.models.bundle import load_bundle
-from tiacrossfusion.networks.registry import CLINICAL, FUSIONS, NETWORKS
+from tiacrossfusion.networks.registry import CLINICAL, FUSIONS
 from tiacrossfusion.survival.dependence_on_variables import opposite
 from tiacrossfusion.training.bags import CohortBags
 from tiacrossfusion.training.bundles import save_ensemble
@@ -31,6 +31,7 @@ from tiacrossfusion.training.fold import METRICS
 from tiacrossfusion.training.partial_reading import PARTIAL
 from tiacrossfusion.training.permutation import CHEAP, permutation_p
 from tiacrossfusion.training.plan import BUNDLE, Plan
+from tiacrossfusion.training.variants import is_network, parts_of, plain_of
 
 MODELS = "models.csv"
 
@@ -60,7 +61,7 @@ def judge_model(
         )
     write_predictions(place, folds)
     curves = None
-    if model in NETWORKS:
+    if is_network(model):
         curves = {
             fold.number: read_metrics(plan.fold_folder(model, fold) / METRICS)
             for fold in plan.folds
@@ -80,6 +81,9 @@ def judge_model(
     parts = [frame for frame in parts if len(frame)]
     if parts and evaluation.pooled.harrell_c.low > CHANCE:
         notes = (*evaluation.notes, *recommendation(parts))
+        evaluation = evaluation.model_copy(update={"notes": notes})
+    if plain_of(model) != model:
+        notes = (*evaluation.notes, *_beside_plain(plan, model, folds))
         evaluation = evaluation.model_copy(update={"notes": notes})
     judged = Judgement(model, evaluation)
     if plan.config.columns.covariates and model != CLINICAL:
@@ -124,6 +128,19 @@ def fold_predictions(plan: Plan, model: str) -> list[FoldPredictions]:
     return predictions
 
 
+def _beside_plain(plan: Plan, model: str, folds: list[FoldPredictions]) -> list[str]:
+    """Return what the changes that a network was trained with do to its C; nothing without plain training."""
+    plain, parts = parts_of(model)
+    if plain not in plan.config.models:
+        return []
+    found = compare(folds, fold_predictions(plan, plain), seed=plan.config.seed)
+    change = found.difference
+    return [
+        f"Trained against {' and '.join(parts)}: C less that of plain {plain} on the same folds is "
+        f"{change.value:+.3f} (95 % interval {change.low:+.3f} to {change.high:+.3f}, p {found.p:.2g})."
+    ]
+
+
 def _is_bundle(plan: Plan, model: str) -> bool:
     """Return whether the ensemble is in place and whole; else it is made from its members."""
     try:
@@ -165,6 +182,14 @@ def _write_models(plan: Plan) -> None:
                 "difference_low": difference.difference.low,
                 "difference_high": difference.difference.high,
                 "difference_p": difference.p,
+            }
+        if (plain := plain_of(model)) != model and plain in finished:
+            beside = compare(predictions, finished[plain][1], seed=plan.config.seed)
+            row |= {
+                "this_minus_plain": beside.difference.value,
+                "this_minus_plain_low": beside.difference.low,
+                "this_minus_plain_high": beside.difference.high,
+                "this_minus_plain_p": beside.p,
             }
         rows.append(row)
     text = pd.DataFrame(rows).to_csv(index=False, lineterminator="\n")

@@ -11,7 +11,7 @@ import lightning
 import numpy as np
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
-from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from lightning.pytorch.utilities.types import OptimizerConfig, OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, DistributedSampler
@@ -25,7 +25,9 @@ from tiacrossfusion.networks.trained import TrainedNetwork
 from tiacrossfusion.survival import TimeBins, risk_of, survival_curve
 from tiacrossfusion.survival.concordance import harrell_c
 from tiacrossfusion.survival.losses import cox_loss, cross_entropy_loss, nll_loss
+from tiacrossfusion.training.augmenting import ATTACKED, Augmentation, Change
 from tiacrossfusion.training.bags import CohortBags
+from tiacrossfusion.training.generator import optimiser_of
 from tiacrossfusion.training.optimising import share_of_rate, weight_groups
 from tiacrossfusion.training.parts import random_part
 from tiacrossfusion.training.patients import (
@@ -50,8 +52,11 @@ class SurvivalTraining(lightning.LightningModule):
     Cox's partial likelihood compares the patients of a step with each other, and a patient's hazards
     are the mean over the slides: there the loss needs the outputs of several slides at once. These are
     first computed without graphs; the loss gives their gradients, and each slide is then passed again,
-    with the same random numbers, to carry its gradient to the weights. That loss takes a
+    with the same random numbers and changes, to carry its gradient to the weights. That loss takes a
     `TrainedNetwork` with proportional hazards.
+
+    An `augmentation` adds changes to the slides that are fitted. Its generator takes a step against the
+    network before each step of the network; its weights and optimiser are in the checkpoints.
     """
 
     def __init__(
@@ -63,6 +68,7 @@ class SurvivalTraining(lightning.LightningModule):
         bins: TimeBins,
         settings: Recipe,
         seed: int,
+        augmentation: Augmentation | None = None,
     ) -> None:
         """Keep what training needs."""
         super().__init__()
@@ -72,6 +78,7 @@ class SurvivalTraining(lightning.LightningModule):
         self.bags = bags
         self.training_patients, self.validation_patients = list(training), list(validation)
         self.bins, self.settings, self.seed = bins, settings, seed
+        self.augmentation = augmentation
         self._losses: list[tuple[float, int]] = []  # of the epoch's steps, with their patients
 
     def train_dataloader(self) -> DataLoader:
@@ -115,7 +122,12 @@ class SurvivalTraining(lightning.LightningModule):
         torch.manual_seed(
             (self.seed * 1_000_003 + self.trainer.global_step) * 1_009 + self.trainer.global_rank
         )
-        optimiser = cast(LightningOptimizer, self.optimizers())
+        optimisers = self.optimizers()
+        # The second is the generator's.
+        both = optimisers if isinstance(optimisers, list) else [optimisers]
+        optimiser, *others = both
+        for other in others:
+            self._train_generator(batch, other)
         schedule = cast(LRScheduler, self.lr_schedulers())
         optimiser.zero_grad()
         units = self._units(batch)
@@ -123,7 +135,7 @@ class SurvivalTraining(lightning.LightningModule):
         total = 0.0
         for unit, loaded in zip(units, self.bags.read(slides), strict=True):
             total += self._backward(unit, loaded, weight=len(unit) / len(batch))
-        self._average_over_devices()
+        self._average_over_devices(self.network)
         self.clip_gradients(
             optimiser.optimizer,
             gradient_clip_val=self.settings.gradient_clip,
@@ -157,8 +169,11 @@ class SurvivalTraining(lightning.LightningModule):
         figures = {"train_loss": float(train_loss), "val_loss": loss, "val_c": c_index}
         self.log_dict(figures, batch_size=len(batch))
 
-    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """AdamW; linear warm-up, then a cosine that reaches 0 with the last step, once."""
+    def configure_optimizers(self) -> tuple[OptimizerLRSchedulerConfig | OptimizerConfig, ...]:
+        """AdamW; linear warm-up, then a cosine that reaches 0 with the last step, once.
+
+        A generator has its own optimiser, the second.
+        """
         optimiser = torch.optim.AdamW(
             weight_groups(self.network, self.settings), lr=self.settings.learning_rate
         )
@@ -169,7 +184,14 @@ class SurvivalTraining(lightning.LightningModule):
         warm_up, total = self.settings.warm_up * steps, self.settings.epochs * steps
         share = partial(share_of_rate, warm_up=warm_up, total=total)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, share)
-        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        of_network: OptimizerLRSchedulerConfig = {
+            "optimizer": optimiser,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+        generator = None if self.augmentation is None else self.augmentation.generator
+        if generator is None:
+            return (of_network,)
+        return of_network, {"optimizer": optimiser_of(generator)}
 
     def _units(self, batch: list[Patient]) -> list[list[Patient]]:
         """Split a step into the smallest parts whose losses add up."""
@@ -182,33 +204,63 @@ class SurvivalTraining(lightning.LightningModule):
         """Add the gradient of `weight * loss` of some patients; return that loss."""
         if isinstance(self.network, SurvivalNetwork):
             loaded = [random_part(tokens, self.network, self.settings) for tokens in loaded]
+        change = None if self.augmentation is None else self.augmentation.draw(len(loaded))
         members = passes(loaded)
         if len(members) == 1:
-            outputs = self._outputs(SlideTokens.stack(loaded))
+            outputs = self._outputs(SlideTokens.stack(loaded), change)
             loss = self._loss(self._average(outputs, unit), unit) * weight
             loss.backward()
             return float(loss.detach())
         # Several passes: outputs first, then the gradients of each, as described in the class docstring.
-        stacks = [SlideTokens.stack([loaded[i] for i in part]) for part in members]
+        stacks = [
+            (
+                SlideTokens.stack([loaded[i] for i in part]),
+                None if change is None else change.of(part),
+            )
+            for part in members
+        ]
         states, parts = [], []
         with torch.no_grad():
-            for tokens in stacks:
+            for tokens, own in stacks:
                 states.append(_random_state(self.device))
-                parts.append(self._outputs(tokens))
+                parts.append(self._outputs(tokens, own))
         leaf = in_order(parts, members).requires_grad_()  # (S, K)
         loss = self._loss(self._average(leaf, unit), unit) * weight
         (gradient,) = torch.autograd.grad(loss, leaf)
         after = _random_state(self.device)
-        for tokens, part, state in zip(stacks, members, states, strict=True):
+        for (tokens, own), part, state in zip(stacks, members, states, strict=True):
             _set_random_state(state, self.device)
-            self._outputs(tokens).backward(gradient[part])
+            self._outputs(tokens, own).backward(gradient[part])
         _set_random_state(after, self.device)
         return float(loss.detach())
 
-    def _outputs(self, tokens: SlideTokens) -> Tensor:
+    def _train_generator(self, batch: list[Patient], optimiser: LightningOptimizer) -> None:
+        """Take a step of the generator against the network, which predicts as it would for a patient."""
+        assert self.augmentation is not None  # noqa: S101 - there is an optimiser
+        generator = cast(nn.Module, self.augmentation.generator)
+        slides = [
+            tokens for (tokens,) in self.bags.read([one.slides[0]] for one in batch[:ATTACKED])
+        ]
+        self.network.eval()
+        with self.trainer.precision_plugin.forward_context():
+            loss = self.augmentation.loss(
+                [tokens.to(self.device) for tokens in slides], cast(SurvivalNetwork, self.network)
+            )
+        self.network.train()
+        weights = list(generator.parameters())
+        # The network gets no gradient of this loss.
+        for weight, gradient in zip(weights, torch.autograd.grad(loss, weights), strict=True):
+            weight.grad = gradient
+        self._average_over_devices(generator)
+        optimiser.step()
+
+    def _outputs(self, tokens: SlideTokens, change: Change | None = None) -> Tensor:
         """Outputs of B slides: (B, 1) log-hazards for the Cox loss, else (B, K) hazards."""
         tokens = tokens.to(self.device)
         with self.trainer.precision_plugin.forward_context():
+            if self.augmentation is not None and change is not None:
+                network = cast(SurvivalNetwork, self.network)
+                tokens = self.augmentation.add(change, tokens, network)
             if self.settings.loss == "cox":
                 assert isinstance(self.network, TrainedNetwork)  # noqa: S101 - as fit_fold built it
                 return self.network.log_hazard(tokens).float()[:, None]
@@ -230,14 +282,14 @@ class SurvivalTraining(lightning.LightningModule):
             return nll_loss(outputs, bins, observed, self.settings.alpha)
         return cross_entropy_loss(outputs, bins, observed, self.settings.alpha)
 
-    def _average_over_devices(self) -> None:
+    def _average_over_devices(self, network: nn.Module) -> None:
         """Bring the same mean gradient to all devices, once per step.
 
         DDP would synchronise in every backward pass, and devices run different numbers of them.
         """
         if self.trainer.world_size == 1:
             return
-        for weight in self.network.parameters():
+        for weight in network.parameters():
             if weight.requires_grad:
                 gradient = torch.zeros_like(weight) if weight.grad is None else weight.grad
                 weight.grad = self.trainer.strategy.reduce(gradient, reduce_op="mean")

@@ -26,12 +26,14 @@ class Patient:
     Attributes:
         time: follow-up, in the unit of the table.
         event: 1 observed, 0 censored.
+        site: hospital, if the table has them.
     """
 
     name: str
     slides: tuple[str, ...]
     time: float
     event: int
+    site: str | None = None
 
 
 def patients_of(table: CohortTable, names: Iterable[str]) -> list[Patient]:
@@ -41,7 +43,11 @@ def patients_of(table: CohortTable, names: Iterable[str]) -> list[Patient]:
     }
     return [
         Patient(
-            name, slides[name], float(table.patients.time[name]), int(table.patients.event[name])
+            name,
+            slides[name],
+            float(table.patients.time[name]),
+            int(table.patients.event[name]),
+            None if table.sites is None else str(table.sites[name]),
         )
         for name in names
     ]

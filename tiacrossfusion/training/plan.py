@@ -19,11 +19,13 @@ from tiacrossfusion.cohorts.splits import given_folds, official_folds, read_spli
 from tiacrossfusion.cohorts.table import CohortTable, read_table
 from tiacrossfusion.errors import UsageError
 from tiacrossfusion.models.pretrained import Pretrained, load_pretrained
-from tiacrossfusion.networks.registry import CLINICAL, COXNETS, FUSIONS, NETWORKS
+from tiacrossfusion.networks.registry import CLINICAL, COXNETS, FUSIONS
 from tiacrossfusion.survival.record import Record
 from tiacrossfusion.text import printable
+from tiacrossfusion.training.augmented_models import check_augmented, with_augmented
 from tiacrossfusion.training.config import ProtocolSettings, TrainingConfig
 from tiacrossfusion.training.space import Tuning
+from tiacrossfusion.training.variants import is_network, plain_of
 
 BUNDLE, ENSEMBLE = "bundle", "ensemble"
 
@@ -74,7 +76,7 @@ def _network_reads_covariates(config: TrainingConfig) -> bool:
     """Return whether a network is trained that takes covariates: unlike Cox regression, it needs them all."""
     if not config.columns.covariates:
         return False
-    return any(_reads_covariates(model, config) for model in config.models if model in NETWORKS)
+    return any(_reads_covariates(model, config) for model in config.models if is_network(model))
 
 
 def _reads_covariates(model: str, config: TrainingConfig) -> bool:
@@ -120,7 +122,7 @@ class Plan:
     @property
     def networks(self) -> tuple[str, ...]:
         """Return the networks of slides that are trained."""
-        return tuple(model for model in self.config.models if model in NETWORKS)
+        return tuple(model for model in self.config.models if is_network(model))
 
     @property
     def with_bundles(self) -> tuple[str, ...]:
@@ -177,6 +179,8 @@ def make_plan(
     if set(config.models) & set(FUSIONS):
         config, said = _with_slide_model(config)
         messages = [*messages, *said]
+    config, said = with_augmented(config)
+    messages = [*messages, *said]
     if config.columns.covariates and CLINICAL not in config.models:
         config = config.model_copy(update={"models": (*config.models, CLINICAL)})
         messages = [
@@ -202,6 +206,7 @@ def make_plan(
         raise UsageError(f"{plan.with_bundles[0]} needs bags; give their folder with --bags")
     if plan.networks:
         _check_networks(plan)
+    check_augmented(plan.networks, config, cohort.table, plan.folds)
     if tuning is not None:
         _check_tuning(plan)
         plan = replace(plan, tuning=tuning)
@@ -250,6 +255,8 @@ def _pretrained(config: TrainingConfig, record: Record) -> Pretrained:
 
 def _check_tuning(plan: Plan) -> None:
     """Refuse what settings cannot be chosen for."""
+    if plan.config.augmenting.parts:
+        raise UsageError("--augment and --adversarial are for tiacf train; leave them out")
     if len(plan.networks) != 1:
         raise UsageError("tiacf tune takes one network; give one with --model")
     if plan.networks[0] in COXNETS:
@@ -295,7 +302,7 @@ def _check_networks(plan: Plan) -> None:
             f"--entry-time: {plan.networks[0]} does not learn from left-truncated times, {CLINICAL} "
             "alone does; leave one of them out"
         )
-    taken = {size for model in plan.networks for size in network_sizes(model)}
+    taken = {size for model in plan.networks for size in network_sizes(plain_of(model))}
     odd = sorted(plan.config.network.sizes.keys() - taken)
     if odd:
         raise UsageError(f"network.sizes: no network takes {odd[0]}; remove it or mend its name")
@@ -317,12 +324,12 @@ def _check_networks(plan: Plan) -> None:
 def divide(
     table: CohortTable, folds: int, validation_share: float, *, seed: int
 ) -> tuple[list[Fold], list[str]]:
-    """Divide patients into folds, by site if the table has sites; returns them with what is said of it.
+    """Divide patients into folds, by site if the table asks for it; returns them with what is said of it.
 
     Raises:
         TiacfError: there are too few patients or sites.
     """
-    if table.sites is None:
+    if not table.by_site:
         return nested_folds(table, folds, validation_share, seed=seed), []
     return site_folds(table, folds, validation_share, seed=seed)
 
@@ -347,7 +354,7 @@ def _make_folds(
     """Return folds by the protocol, and what does not fit between given splits and the table."""
     if settings.repeats > 1 and (settings.protocol != "nested" or settings.splits is not None):
         raise UsageError("--repeats is for --protocol nested without --splits: leave it out")
-    if table.sites is not None and (settings.protocol != "nested" or settings.splits is not None):
+    if table.by_site and (settings.protocol != "nested" or settings.splits is not None):
         raise UsageError("--fold-by is for --protocol nested without --splits: leave it out")
     if settings.protocol == "holdout":
         if settings.splits is not None:

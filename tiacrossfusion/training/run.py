@@ -22,6 +22,7 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from tiacrossfusion.evaluation.scores import Evaluation
 from tiacrossfusion.networks.registry import CLINICAL
+from tiacrossfusion.training.augmented_models import check_features
 from tiacrossfusion.training.bag_cache import BagCache
 from tiacrossfusion.training.bags import CohortBags
 from tiacrossfusion.training.config import TrainingConfig
@@ -153,6 +154,7 @@ class TrainingRun:
             bags.check_patients(dict(zip(slides.slide, slides.patient, strict=True)))
             for network in self.plan.networks:
                 bags.check_inputs(network, needed_of_bags(network, self.plan.config))
+            check_features(self.plan.networks, self.plan.config, bags.encoder)
             if self.leader:
                 check_bags(self.plan.folder, bags.sha256)
             self._bags = bags

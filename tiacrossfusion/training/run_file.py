@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +22,22 @@ RUN, SPLITS = "run.json", "splits.csv"
 _VERSIONED = ("tiacrossfusion", "torch", "lightning", "numpy", "pandas", "lifelines")
 
 
+#: Settings that belong to single models.
+_OF_MODELS: dict[str, Any] = {"models": True, "augmenting": True, "columns": {"site"}}
+
+
+def _recipe(plan: Plan, model: str) -> dict[str, Any]:
+    """Return the recipe of a network, and of what it is trained against where that comes from."""
+    recipe = plan.config.recipe_of(model)
+    found = asdict(recipe)
+    if recipe.shift:
+        found["sites"] = plan.config.columns.sites
+    if recipe.stain and plan.config.augmenting.nuisance is not None:
+        with plan.config.augmenting.nuisance.open("rb") as file:
+            found["nuisance"] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
 def open_folder(plan: Plan) -> None:
     """Make the folder of a training, or check that it holds one of the same data and settings but models.
 
@@ -29,8 +46,9 @@ def open_folder(plan: Plan) -> None:
     """
     path = plan.folder / RUN
     record: dict[str, Any] = {
-        "config": plan.config.model_dump(mode="json", exclude={"models"}),
-        "recipes": {model: asdict(plan.config.recipe_of(model)) for model in plan.networks},
+        # Models may be added, and what they are trained against is in their recipes.
+        "config": plan.config.model_dump(mode="json", exclude=_OF_MODELS),
+        "recipes": {model: _recipe(plan, model) for model in plan.networks},
         "tuning": None if plan.tuning is None else plan.tuning.model_dump(mode="json"),
         "table": {"name": plan.cohort.name, "sha256": plan.cohort.table.sha256},
         "messages": list(plan.messages),
