@@ -20,7 +20,6 @@ from tiacrossfusion.audit.directions import (
     mean_features,
     site_directions,
 )
-from tiacrossfusion.networks.perturbed import Audited, risks
 from tiacrossfusion.audit.sites import FEWEST, SiteShift, Told, site_shift, told_sites
 from tiacrossfusion.audit.transfer import Transfer, transfer
 from tiacrossfusion.bags.bag import FeatureBag, check_same
@@ -32,11 +31,7 @@ from tiacrossfusion.errors import TiacfError, UsageError
 from tiacrossfusion.io.arguments import at_least, usable_seed
 from tiacrossfusion.markers.testing import Outcome
 from tiacrossfusion.models.bundle import ModelBundle, load_bundle
-<<<<<<< HEAD
 from tiacrossfusion.networks.perturbed import Audited, risks
-=======
-from tiacrossfusion.networks.perturbed import Audited, Perturbation, risks
->>>>>>> augment
 from tiacrossfusion.networks.tokens import SlideTokens
 from tiacrossfusion.training.generator import fit_generator
 from tiacrossfusion.training.parts import some_cells
