@@ -20,6 +20,7 @@ from tiacrossfusion.audit.directions import (
     mean_features,
     site_directions,
 )
+from tiacrossfusion.audit.judging import Attack, Judges
 from tiacrossfusion.audit.sites import FEWEST, SiteShift, Told, site_shift, told_sites
 from tiacrossfusion.audit.transfer import Transfer, transfer
 from tiacrossfusion.bags.bag import FeatureBag, check_same

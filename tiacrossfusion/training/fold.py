@@ -84,8 +84,9 @@ def fit_fold(
 ) -> FittedFold:
     """Fit a network to the training patients and keep the epoch with the best validation score.
 
-    Time bins, feature moments and differences between sites come from the training patients alone. A run that was killed is resumed
-    from its checkpoints in `folder` after its last complete epoch, with the same result.
+    Time bins, feature moments and differences between sites come from the training patients alone. A run
+    that was killed is resumed from its checkpoints in `folder` after its last complete epoch, with the same
+    result.
 
     Raises:
         TiacfError: too few events for the time bins, the loss is not finite, or the folder cannot be
