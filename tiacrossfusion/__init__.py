@@ -16,6 +16,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "audit.api": ["audit_model"],
+        "audit.slides": ["audit_slides"],
         "bags.bag": ["FeatureBag"],
         "bags.stores": ["STORES"],
         "encoders.loading": ["load_encoder"],
@@ -56,6 +57,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
 
 if TYPE_CHECKING:
     from tiacrossfusion.audit.api import audit_model as audit_model
+    from tiacrossfusion.audit.slides import audit_slides as audit_slides
     from tiacrossfusion.bags.bag import FeatureBag as FeatureBag
     from tiacrossfusion.bags.stores import STORES as STORES
     from tiacrossfusion.encoders.loading import load_encoder as load_encoder
