@@ -67,7 +67,7 @@ def coverage(found: NuisanceAudit, model: str) -> str:
         (uncertain if near else certain).append(changed)
 
     def share(values: list[float]) -> str:
-        return f"{np.mean(values):.1%} of {len(values)} slides" if values else "no slide"
+        return f"{np.mean(values):.1%} ({len(values)} slides)" if values else "no slide"
 
     return (
         f"| {model} | {np.mean(held):.1%} | {len(uncertain)} of {len(read) - half} | {share(uncertain)} "

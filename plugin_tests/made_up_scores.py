@@ -123,7 +123,8 @@ def result_of(
     config = SimpleNamespace(name=ORIGIN["model"], card=SimpleNamespace(notice=ORIGIN["note"]))
     if hotspots is None:
         hotspots = find_hotspots(bag, scores["20x"])
-    return SlideResult(bag, None, config, "", scores, hotspots, overview)
+    prediction = SimpleNamespace(risk_group=None, risk_nuisance_sd=None)
+    return SlideResult(bag, prediction, config, "", scores, hotspots, overview)
 
 
 def write_geojson(
