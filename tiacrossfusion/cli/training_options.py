@@ -140,7 +140,7 @@ _AUGMENTING = (
     click.option(
         "--nuisance",
         type=Path,
-        help="Measured changes for --augment stain: nuisance.safetensors of tiacf audit --slides.",
+        help="Measured changes for --augment stain: nuisance.safetensors of tiacf audit --img-input.",
     ),
 )
 

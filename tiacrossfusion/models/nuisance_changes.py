@@ -71,11 +71,11 @@ class NuisanceChanges:
         """
         from safetensors import safe_open
 
-        again = f"make {NUISANCE} again with tiacf audit --slides"
+        again = f"make {NUISANCE} again with tiacf audit --img-input"
         if not is_file(path):
             why = "not a file" if is_there(path) else missing(path)
             raise MissingFileError(
-                f"{path}: {why}; give the {NUISANCE} that tiacf audit --slides writes"
+                f"{path}: {why}; give the {NUISANCE} that tiacf audit --img-input writes"
             )
         try:
             with safe_open(path, "pt") as file:

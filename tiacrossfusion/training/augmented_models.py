@@ -69,7 +69,7 @@ def check_augmented(
     if any(recipe.stain for recipe in recipes):
         if config.augmenting.nuisance is None:
             raise UsageError(
-                f"--augment stain: no changes are given; name the {NUISANCE} of tiacf audit --slides with "
+                f"--augment stain: no changes are given; name the {NUISANCE} of tiacf audit --img-input with "
                 "--nuisance"
             )
         NuisanceChanges.load(config.augmenting.nuisance)

@@ -179,8 +179,8 @@ def differences_of_sites(
 ) -> tuple[Tensor, str]:
     """Return the directions (S, 3, E) in which sites differ more than by chance, and a line on them.
 
-    The rows `root(n_g / n) (m_g - m)`, with m_g the mean feature of the n_g patients of a site g and m that of
-    all, have the covariance between the sites as the sum of their outer products. Of their singular
+    The rows `root(n_g / n) (m_g - m)`, with m_g the mean feature of the n_g patients of a site g and m that
+    of all, have the covariance between the sites as the sum of their outer products. Of their singular
     directions, with features in SDs over the patients, those are kept that are larger than any when sites are
     dealt to the patients anew: else the patients' own differences would be taken for those of small sites.
     Sites of fewer than 5 patients are left out.
@@ -199,9 +199,7 @@ def differences_of_sites(
         raise TiacfError(too_few(sites))
     known = np.isin(sites, names)
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", RuntimeWarning
-        )  # of a scale that all slides of a patient lack
+        warnings.simplefilter("ignore", RuntimeWarning)  # of an absent scale
         means = np.stack([np.nanmean(bags.means(one.slides), axis=0) for one in patients])[known]
         shape, means = means.shape[1:], means.reshape(len(means), -1)  # (P, 3 E)
         centre, sd = np.nanmean(means, axis=0), np.nanstd(means, axis=0)

@@ -153,12 +153,15 @@ class SurvivalTraining(lightning.LightningModule):
     def validation_step(self, batch: list[Patient], batch_idx: int) -> None:
         """Log loss and Harrell's C of all validation patients, and the mean loss of the epoch's steps.
 
-        Both are logged here: Lightning logs training metrics after the checkpoint, so a kill between the
-        two would lose them.
+        Slides are changed like those of training, in all epochs by the same draws: else the epoch would be
+        chosen that makes the most of what the network is trained against. Both are logged here: Lightning
+        logs training metrics after the checkpoint, so a kill between the two would lose them.
         """
         del batch_idx
         # (N, K), or (N, 1) of the Cox loss
-        outputs = patient_outputs(batch, self.bags, self._outputs, self._average)
+        with torch.random.fork_rng(devices=()):
+            torch.manual_seed(self.seed)
+            outputs = patient_outputs(batch, self.bags, self._moved_outputs, self._average)
         loss = float(self._loss(outputs, batch))
         values = outputs.double().cpu().numpy()
         risks = values[:, 0] if self.settings.loss == "cox" else risk_of(survival_curve(values))
@@ -253,6 +256,11 @@ class SurvivalTraining(lightning.LightningModule):
             weight.grad = gradient
         self._average_over_devices(generator)
         optimiser.step()
+
+    def _moved_outputs(self, tokens: SlideTokens) -> Tensor:
+        """Outputs of B slides of validation patients."""
+        change = None if self.augmentation is None else self.augmentation.draw(len(tokens))
+        return self._outputs(tokens, change)
 
     def _outputs(self, tokens: SlideTokens, change: Change | None = None) -> Tensor:
         """Outputs of B slides: (B, 1) log-hazards for the Cox loss, else (B, K) hazards."""
