@@ -136,10 +136,10 @@ def main() -> None:
     lines = [
         "# Training against a planted site",
         "",
-        f"Output of benchmarks/audit_training.py: mean pooling trained in a cohort of {PATIENTS} patients (30 % "
-        f"held out), C on {TEST} others whose hospital is dealt by chance; a vector of {LENGTH:g} SD a feature "
-        f"is added in three of six hospitals. Means over {COHORTS} cohorts of seeds that were not used before, "
-        "with intervals of t; differences are within cohorts.",
+        f"Output of benchmarks/audit_training.py: mean pooling trained in a cohort of {PATIENTS} patients "
+        f"(30 % held out), C on {TEST} others whose hospital is dealt by chance; a vector of {LENGTH:g} SD a "
+        f"feature is added in three of six hospitals. Means over {COHORTS} cohorts of seeds that were not "
+        "used before, with intervals of t; differences are within cohorts.",
         "",
         "| trained | hospital in training | C held out | C on the test cohort | less plain training | "
         "share of the loss given back |",
