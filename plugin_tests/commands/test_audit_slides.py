@@ -18,7 +18,7 @@ from tiacrossfusion.simulation.slides import simulate_slides
 
 @pytest.fixture(scope="module")
 def slides(made_once) -> Path:
-    """Three small simulated slides, and a file that is none."""
+    """Three small simulated slides, and a file that is not a slide."""
 
     def make(folder: Path) -> None:
         simulate_slides(folder, 3, 5, scenario="sum", size=(2600, 2600))

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from scipy.stats import rankdata
+
+if TYPE_CHECKING:
+    from tiacrossfusion.markers.folds import HazardRatio
 
 #: Bootstrap draws of slides.
 DRAWS = 1000
@@ -67,6 +72,47 @@ def effect_of(
     drawn = np.array([_figures(before[row], after[row], cutoff, sd) for row in rows])
     low, high = np.nanquantile(drawn, [0.025, 0.975], axis=0)
     return Effect(*(Figure(*map(float, triple)) for triple in zip(whole, low, high, strict=True)))
+
+
+#: Names of the figures of an effect, in the order of the tables.
+FIGURES = tuple(figure.name for figure in fields(Effect))
+
+#: Of each figure by random perturbations: its mean, and the range of 95 % of the draws.
+Chance: TypeAlias = "dict[str, tuple[float, float, float]]"
+
+
+def by_chance(drawn: Sequence[Effect]) -> Chance:
+    """Summarise the effects of random perturbations, by figure."""
+    found = {}
+    for name in FIGURES:
+        values = [getattr(one, name).value for one in drawn]
+        low, high = np.quantile(values, [0.025, 0.975])
+        found[name] = (float(np.mean(values)), float(low), float(high))
+    return found
+
+
+def columns_of(effect: Effect, chance: Chance) -> dict[str, float]:
+    """Return the columns of a table: each figure, the ends of its interval, and its mean by chance."""
+    row: dict[str, float] = {}
+    for name in FIGURES:
+        figure = getattr(effect, name)
+        row |= {name: figure.value, f"{name}_low": figure.low, f"{name}_high": figure.high}
+        row[f"{name}_random"] = chance[name][0]
+    return row
+
+
+def cells_of(effect: Effect, chance: Chance) -> list[str]:
+    """Return the cells of a page's table: each figure with its interval, and its mean by chance."""
+    return [
+        cell
+        for name in FIGURES
+        for cell in (with_interval(getattr(effect, name), 2), f"{chance[name][0]:.2f}")
+    ]
+
+
+def with_interval(figure: Figure | HazardRatio, digits: int) -> str:
+    """Return a figure with its interval, as text."""
+    return f"{figure.value:.{digits}f} ({figure.low:.{digits}f} to {figure.high:.{digits}f})"
 
 
 def _figures(before: np.ndarray, after: np.ndarray, cutoff: float, sd: float | None) -> list[float]:

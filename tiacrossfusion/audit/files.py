@@ -15,15 +15,13 @@ from matplotlib.figure import Figure
 
 from tiacrossfusion.audit.api import Audit
 from tiacrossfusion.audit.carriers import Carrier
-from tiacrossfusion.audit.effects import Effect
-from tiacrossfusion.audit.effects import Figure as EffectFigure
+from tiacrossfusion.audit.effects import FIGURES, cells_of, columns_of, with_interval
 from tiacrossfusion.audit.judging import Attack
 from tiacrossfusion.audit.nuisance_files import PICTURE as NUISANCE_PICTURE
 from tiacrossfusion.audit.nuisance_files import nuisance_rows, nuisance_summary
 from tiacrossfusion.audit.slides import NuisanceAudit
 from tiacrossfusion.audit.transfer import Transfer
 from tiacrossfusion.io.atomic import write_text, writing
-from tiacrossfusion.markers.folds import HazardRatio
 from tiacrossfusion.outputs.figures import in_own_style, save_figure
 from tiacrossfusion.outputs.pages import page_environment, picture_address
 
@@ -45,7 +43,6 @@ _PARTS: dict[str, Any] = dict.fromkeys(
 )
 
 _NOTICE = "Research use only, not for clinical use."
-_FIGURES = tuple(figure.name for figure in dataclasses.fields(Effect))
 
 
 def effects_table(found: Audit) -> pd.DataFrame:
@@ -57,10 +54,7 @@ def effects_table(found: Audit) -> pd.DataFrame:
             "strength": attack.strength,
             "share": attack.share,
         }
-        for name in _FIGURES:
-            figure = getattr(attack.effect, name)
-            row |= {name: figure.value, f"{name}_low": figure.low, f"{name}_high": figure.high}
-            row |= {f"{name}_random": attack.random[name][0]}
+        row |= columns_of(attack.effect, attack.random)
         row["times_random"] = attack.ratio
         if attack.c_change is not None:
             row |= {
@@ -139,7 +133,7 @@ def write_page(folder: Path, slides: NuisanceAudit | None, features: Audit | Non
         }
     model = features.model if features is not None else slides.model if slides is not None else ""
     template = page_environment("tiacrossfusion.audit").get_template("audit.html")
-    page = template.render(model=model, lines=lines, figures=_FIGURES, **_PARTS | context)
+    page = template.render(model=model, lines=lines, figures=FIGURES, **_PARTS | context)
     write_text(folder / PAGE, page)
 
 
@@ -166,12 +160,12 @@ def summary(found: Audit) -> list[str]:
     if found.sites is not None:
         lines.append(
             f"Risks of sites at equal follow-up: p {found.sites.p:.2g}; C across sites "
-            f"{_with_interval(found.sites.c_across, 3)}, within {_with_interval(found.sites.c_within, 3)}; "
-            f"hazard ratio of one SD {_with_interval(found.sites.ratio, 2)}, with a baseline hazard for each "
-            f"site {_with_interval(found.sites.within, 2)}."
+            f"{with_interval(found.sites.c_across, 3)}, within {with_interval(found.sites.c_within, 3)}; "
+            f"hazard ratio of one SD {with_interval(found.sites.ratio, 2)}, with a baseline hazard for each "
+            f"site {with_interval(found.sites.within, 2)}."
         )
     lines += [
-        f"The generator moves {one.model} by {_with_interval(one.effect.size, 2)} SD: "
+        f"The generator moves {one.model} by {with_interval(one.effect.size, 2)} SD: "
         f"{one.times_random:.1f} times chance ({one.random:.2f}), {one.of_own:.2f} of a generator of its own "
         f"({one.own:.2f})."
         for one in found.transfers
@@ -285,19 +279,7 @@ def _name(attack: Attack) -> str:
 
 
 def _row(attack: Attack) -> Sequence[str]:
-    cells = [_name(attack)]
-    for name in _FIGURES:
-        figure = getattr(attack.effect, name)
-        cells += [
-            f"{figure.value:.2f} ({figure.low:.2f} to {figure.high:.2f})",
-            f"{attack.random[name][0]:.2f}",
-        ]
-    return [*cells, f"{attack.ratio:.1f}"]
-
-
-def _with_interval(figure: EffectFigure | HazardRatio, digits: int) -> str:
-    """Return a figure with its interval."""
-    return f"{figure.value:.{digits}f} ({figure.low:.{digits}f} to {figure.high:.{digits}f})"
+    return [_name(attack), *cells_of(attack.effect, attack.random), f"{attack.ratio:.1f}"]
 
 
 def _of_sites(found: Audit) -> list[tuple[str, str]]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from tiacrossfusion.audit.adversaries import random_sparse
 from tiacrossfusion.audit.effects import DRAWS as BOOTSTRAPS
-from tiacrossfusion.audit.effects import Effect, Figure, effect_of
+from tiacrossfusion.audit.effects import Chance, Effect, Figure, by_chance, effect_of
 from tiacrossfusion.markers.testing import Outcome
 from tiacrossfusion.networks.perturbed import Audited, Perturbation, risks
 from tiacrossfusion.networks.tokens import SlideTokens
@@ -40,7 +40,7 @@ class Attack:
     strength: float
     share: float
     effect: Effect
-    random: dict[str, tuple[float, float, float]]
+    random: Chance
     ratio: float
     c: float | None = None
     c_change: Figure | None = None
@@ -92,21 +92,15 @@ class Judges:
         after = risks(self.audited, self.slides, delta).numpy()
         effect = effect_of(before, after, self.cutoff)
         generator = torch.Generator().manual_seed(self.seed)
-        by_chance = [
-            risks(self.audited, self.slides, draw(generator)).numpy() for _ in range(DRAWS)
-        ]
-        drawn = [effect_of(before, each, self.cutoff, draws=0) for each in by_chance]
-        random = {}
-        for figure in fields(Effect):
-            values = [getattr(one, figure.name).value for one in drawn]
-            low, high = np.quantile(values, [0.025, 0.975])
-            random[figure.name] = (float(np.mean(values)), float(low), float(high))
+        others = [risks(self.audited, self.slides, draw(generator)).numpy() for _ in range(DRAWS)]
+        drawn = [effect_of(before, each, self.cutoff, draws=0) for each in others]
+        random = by_chance(drawn)
         size = random["size"][0]
         ratio = effect.size.value / size if size else float("inf")
         c = change = c_random = None
         if self.outcome is not None:
             c, change = self._c_change(before, after)
-            c_random = float(np.mean([self._c_change(before, e, 0)[1].value for e in by_chance]))
+            c_random = float(np.mean([self._c_change(before, e, 0)[1].value for e in others]))
         return Attack(name, strength, share, effect, random, ratio, c, change, c_random)
 
     def _c_change(

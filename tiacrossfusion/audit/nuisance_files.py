@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from tiacrossfusion.audit.effects import Effect
+from tiacrossfusion.audit.effects import cells_of, columns_of
 from tiacrossfusion.audit.slides import NuisanceAudit, NuisanceEffect
 from tiacrossfusion.io.atomic import write_text, writing
 from tiacrossfusion.models.nuisance_changes import NUISANCE
 from tiacrossfusion.outputs.figures import in_own_style, save_figure
 
 TABLE, PICTURE = "nuisances.csv", "nuisances.png"
-
-_FIGURES = tuple(figure.name for figure in dataclasses.fields(Effect))
 
 _COLOURS = {"stain": "#cc79a7", "scanner": "#d55e00", "sampling": "#0072b2", "turn": "#009e73"}
 
@@ -27,11 +24,7 @@ def nuisance_table(found: NuisanceAudit) -> pd.DataFrame:
     rows = []
     for one in found.effects:
         row: dict[str, Any] = {"nuisance": one.name, "kind": one.kind, "slides": one.slides}
-        for name in _FIGURES:
-            figure = getattr(one.effect, name)
-            row |= {name: figure.value, f"{name}_low": figure.low, f"{name}_high": figure.high}
-            row |= {f"{name}_random": one.random[name][0]}
-        rows.append(row)
+        rows.append(row | columns_of(one.effect, one.random))
     return pd.DataFrame(rows)
 
 
@@ -114,14 +107,7 @@ def _label(one: NuisanceEffect) -> str:
 
 def nuisance_rows(found: NuisanceAudit) -> list[list[str]]:
     """Return the cells of the page's table."""
-    rows = []
-    for one in found.effects:
-        cells = [one.name, one.kind, str(one.slides)]
-        for name in _FIGURES:
-            figure = getattr(one.effect, name)
-            cells += [
-                f"{figure.value:.2f} ({figure.low:.2f} to {figure.high:.2f})",
-                f"{one.random[name][0]:.2f}",
-            ]
-        rows.append(cells)
-    return rows
+    return [
+        [one.name, one.kind, str(one.slides), *cells_of(one.effect, one.random)]
+        for one in found.effects
+    ]

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from typing import ClassVar
 
 from pydantic import BaseModel, FiniteFloat
 
 from tiacrossfusion.io.atomic import OutputError
 from tiacrossfusion.runs.record import Record
-from tiacrossfusion.runs.records import RECORDS, RecordFolder
+from tiacrossfusion.runs.records import RECORDS, RecordFolder, table_by_path
 
 #: A row for each slide.
 SLIDES = "nuisance_slides.csv"
@@ -53,9 +51,4 @@ class NuisanceFolder(RecordFolder):
 
     def table_text(self, records: list[Record]) -> str:
         """Write the table, a row a slide, by path."""
-        text = io.StringIO()
-        table = csv.DictWriter(text, COLUMNS, "", extrasaction="ignore", lineterminator="\n")
-        table.writeheader()
-        rows = (record.table_row() for record in records)
-        table.writerows(sorted(rows, key=lambda row: row["path"]))
-        return text.getvalue()
+        return table_by_path(records, COLUMNS)

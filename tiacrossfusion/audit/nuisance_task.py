@@ -23,6 +23,7 @@ from tiacrossfusion.inference.nuisance import risk_gradient
 from tiacrossfusion.inference.prediction import predict_bag
 from tiacrossfusion.inference.slide import load_readers, open_as
 from tiacrossfusion.io.progress import Progress
+from tiacrossfusion.models.files import find_bundle, fingerprint
 from tiacrossfusion.models.source import LoadedModel, ModelSource
 from tiacrossfusion.runs.record import Record, names_for, source_of, stem_of
 from tiacrossfusion.runs.runner import RecordedTask
@@ -152,15 +153,9 @@ class NuisanceTask(RecordedTask):
     @cached_property
     def bundle_identity(self) -> str:
         """The model without what an earlier audit has added to it."""
-        from tiacrossfusion.models.files import CONFIG, WEIGHTS, find_bundle
-
         model = self.model
         if isinstance(model, ModelSource) and model.model and not model.model_weights:
-            folder = find_bundle(model.model)
-            digest = hashlib.sha256()
-            for name in (CONFIG, WEIGHTS):
-                digest.update((folder / name).read_bytes())
-            return f"{digest.hexdigest()} orders {model.orders}"
+            return f"{fingerprint(find_bundle(model.model), ())} orders {model.orders}"
         return self.bundle.fingerprint
 
     def make(self, record: Record, staging: Path, progress: Progress) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,6 @@ from tiacrossfusion.inference.extraction import bag_provenance, no_tissue, tissu
 from tiacrossfusion.inference.sampling import balanced_order, curve_order, slide_rng
 from tiacrossfusion.inference.slide import open_as
 from tiacrossfusion.io.progress import Progress
-from tiacrossfusion.slides.families import whole_families
 from tiacrossfusion.slides.grid import PatchGrid, cell_side_20x
 from tiacrossfusion.slides.options import PixelChange, ReadOptions, Scale
 from tiacrossfusion.slides.patches import read_patch
@@ -161,14 +160,7 @@ class Rereading:
         patches = EncodedPatches(
             slide, chosen, spec, self.encoder, self.read, self.progress, change
         )
-        patches.encode({scale: np.arange(len(chosen[scale])) for scale in self.scales})
-        kept = whole_families(chosen, patches.readable)
-        kept = {scale: kept[scale] for scale in self.scales}
-        if not all(cells.any() for cells in kept.values()):
-            raise TiacfError(
-                f"{slide.path or slide.name}: no patch can be read; copy the file again"
-            )
-        return patches.bag(kept, self.provenance)
+        return patches.bag(patches.encode_families(self.scales), self.provenance)
 
     def _within(self, grid: PatchGrid) -> PatchGrid:
         """Return the cells of a grid that lie in the blocks that are read."""
@@ -195,15 +187,9 @@ def turned_grid(bag: FeatureBag, rows: int) -> FeatureBag:
         bag: of a slide.
         rows: of its 5x grid.
     """
-    return FeatureBag(_turned(bag.scales, rows), bag.provenance)
-
-
-def _turned(scales: Mapping[str, ScaleFeatures], rows: int) -> dict[str, ScaleFeatures]:
-    height = max(
-        int(tokens.bounds[:, 3].max()) for tokens in scales.values() if tokens.bounds is not None
-    )
+    height = max(int(t.bounds[:, 3].max()) for t in bag.scales.values() if t.bounds is not None)
     found = {}
-    for scale, tokens in scales.items():
+    for scale, tokens in bag.scales.items():
         assert tokens.grid is not None and tokens.bounds is not None  # noqa: S101, PT018 - of slides
         along = rows * CELLS_20X["5x"] // CELLS_20X[scale]
         column, row = tokens.grid.T
@@ -212,4 +198,4 @@ def _turned(scales: Mapping[str, ScaleFeatures], rows: int) -> dict[str, ScaleFe
         bounds = np.stack([height - bottom, left, height - top, right], axis=1)
         order = np.lexsort(grid.T)
         found[scale] = ScaleFeatures(tokens.features[order], bounds[order], grid[order])
-    return found
+    return FeatureBag(found, bag.provenance)

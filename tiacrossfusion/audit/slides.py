@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from tiacrossfusion.audit.effects import Effect, effect_of
+from tiacrossfusion.audit.effects import Chance, Effect, by_chance, effect_of
 from tiacrossfusion.audit.nuisance import NUISANCES
 from tiacrossfusion.audit.nuisance_folder import NuisanceFolder
 from tiacrossfusion.audit.nuisance_task import NuisanceTask, Reread
@@ -52,7 +52,7 @@ class NuisanceEffect:
     kind: str
     slides: int
     effect: Effect
-    random: dict[str, tuple[float, float, float]]
+    random: Chance
 
 
 @dataclass(frozen=True, eq=False)
@@ -239,20 +239,13 @@ def _effect(
         return None
     before = np.array([one.risks[0] for one in tried])
     after = np.array([one.risks[1 + number] for one in tried])
-    random = {}
     drawn = [
         effect_of(before, before + change, cutoff, sd=sd, draws=0)
         for change in np.stack([one.random[number] for one in tried], axis=1)
     ]
-    for figure in fields(Effect):
-        values = [getattr(one, figure.name).value for one in drawn]
-        low, high = (
-            np.nanquantile(values, [0.025, 0.975]) if np.isfinite(values).any() else (np.nan,) * 2
-        )
-        random[figure.name] = (float(np.mean(values)), float(low), float(high))
     nuisance = NUISANCES[number]
     effect = effect_of(before, after, cutoff, sd=sd)
-    return NuisanceEffect(nuisance.name, nuisance.kind, len(tried), effect, random)
+    return NuisanceEffect(nuisance.name, nuisance.kind, len(tried), effect, by_chance(drawn))
 
 
 def _changes(read: Sequence[Reread], encoder: EncoderSpec) -> NuisanceChanges:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tiacrossfusion.bags.bag import FeatureBag, Provenance, ScaleFeatures
+from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.io.progress import Progress
 from tiacrossfusion.slides.batches import PatchBatch, read_batches
+from tiacrossfusion.slides.families import whole_families
 from tiacrossfusion.slides.grid import PatchGrid
 from tiacrossfusion.slides.options import PixelChange, ReadOptions
 from tiacrossfusion.slides.readers.choice import choose_reader
@@ -115,6 +117,25 @@ class EncodedPatches:
                 self._progress.step(len(batch.images) + len(batch.unreadable))
         for scale, cells in index.items():
             self.encoded[scale][cells] = True
+
+    def encode_families(self, scales: Sequence[str]) -> dict[str, np.ndarray]:
+        """Read and encode all patches of some scales.
+
+        Returns:
+            (N,) bool by scale: patches that can be read, in whole families.
+
+        Raises:
+            TiacfError: the file is damaged all over.
+        """
+        self.encode({scale: np.arange(len(self.grids[scale])) for scale in scales})
+        whole = whole_families(self.grids, self.readable)
+        kept = {scale: whole[scale] for scale in scales}
+        if not all(cells.any() for cells in kept.values()):
+            raise TiacfError(
+                f"{self.slide.path or self.slide.name}: no patch can be read, the file is damaged all over; "
+                "copy it again"
+            )
+        return kept
 
     def _changed(self, batch: PatchBatch) -> np.ndarray:
         """Return the images of a batch as they are to be encoded."""

@@ -16,7 +16,6 @@ from tiacrossfusion.bags.bag import FeatureBag, Provenance
 from tiacrossfusion.errors import TiacfError
 from tiacrossfusion.inference.encoding import EncodedPatches
 from tiacrossfusion.io.progress import Progress
-from tiacrossfusion.slides.families import whole_families
 from tiacrossfusion.slides.files import slide_identity
 from tiacrossfusion.slides.grid import PatchGrid, cell_side_20x, nested_grids
 from tiacrossfusion.slides.options import Mask, PixelChange, ReadOptions, WholeSlide
@@ -74,13 +73,7 @@ def extract_bag(
         raise TiacfError(f"{label}: {no_tissue(spec, mask)}")
     progress.stage(slide.name, "patches", sum(len(grids[scale]) for scale in scales))
     patches = EncodedPatches(slide, grids, spec, encoder, read, progress)
-    patches.encode({scale: np.arange(len(grids[scale])) for scale in scales})
-    whole = whole_families(grids, patches.readable)
-    kept = {scale: whole[scale] for scale in scales}
-    if not all(cells.any() for cells in kept.values()):
-        raise TiacfError(
-            f"{label}: no patch can be read, the file is damaged all over; copy it again"
-        )
+    kept = patches.encode_families(scales)
     made = bag_provenance(slide, spec, encoder.spec, read)
     return patches.bag(kept, made.model_copy(update={"mask_classes": classes}))
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 from collections import Counter
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -137,11 +138,11 @@ def read_config(folder: Path) -> BundleConfig:
     return config
 
 
-def fingerprint(folder: Path) -> str:
-    """Return a hash of the files of a bundle."""
+def fingerprint(folder: Path, optional: Sequence[str] = OPTIONAL) -> str:
+    """Return a hash of the files of a bundle, and of some that it may lack."""
     digest = hashlib.sha256()
-    for name in (CONFIG, WEIGHTS, *OPTIONAL):
-        if name not in OPTIONAL or (folder / name).exists():
+    for name in (CONFIG, WEIGHTS, *optional):
+        if name not in optional or (folder / name).exists():
             digest.update(hashlib.sha256((folder / name).read_bytes()).digest())
     return digest.hexdigest()
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,7 +10,7 @@ from pydantic import BaseModel
 from tiacrossfusion.io.atomic import OutputError
 from tiacrossfusion.io.paths import stem_for
 from tiacrossfusion.runs.record import Count, Record, names_for, source_of, stem_of
-from tiacrossfusion.runs.records import RECORDS, RecordFolder
+from tiacrossfusion.runs.records import RECORDS, RecordFolder, table_by_path
 from tiacrossfusion.slides.spec import SCALES
 
 TABLE = "extraction.csv"
@@ -77,12 +75,7 @@ class BagsFolder(RecordFolder):
 
     def table_text(self, records: list[Record]) -> str:
         """Write the table, a row a slide, by path."""
-        text = io.StringIO()
-        table = csv.DictWriter(text, COLUMNS, "", extrasaction="ignore", lineterminator="\n")
-        table.writeheader()
-        rows = (record.table_row() for record in records)
-        table.writerows(sorted(rows, key=lambda row: row["path"]))
-        return text.getvalue()
+        return table_by_path(records, COLUMNS)
 
     def place(self, record: Record, slide: Path, *, lone: bool) -> Path:
         """Return where the bag of a slide is or goes.

@@ -8,6 +8,8 @@ processes may run on several machines that share a file system.
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 import socket
 import time
@@ -225,6 +227,16 @@ class RecordFolder(RecordIndex, ABC):
         """Remove what dead processes have left."""
         for path in self.leftovers():
             remove(path)
+
+
+def table_by_path(records: Sequence[Record], columns: Sequence[str]) -> str:
+    """Return the rows of records as CSV, by path, with some of their columns."""
+    text = io.StringIO()
+    table = csv.DictWriter(text, columns, "", extrasaction="ignore", lineterminator="\n")
+    table.writeheader()
+    rows = (record.table_row() for record in records)
+    table.writerows(sorted(rows, key=lambda row: row["path"]))
+    return text.getvalue()
 
 
 def _is_dead(path: Path) -> bool:
